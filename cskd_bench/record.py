@@ -1,0 +1,175 @@
+"""Records: one immutable JSON per result, written to a temporary name and renamed."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import NonNegativeFloat, NonNegativeInt, ValidationError
+
+from cskd_bench.errors import UserError
+from cskd_bench.schema import StrictModel, fingerprint
+
+SCHEMA_VERSION: Final = 1
+
+
+class SideFile(StrictModel):
+    """A file beside the record (name relative to the records folder) and its SHA-256."""
+
+    name: str
+    sha256: str
+
+
+class TaskRef(StrictModel):
+    """Which task, in which version, with which content."""
+
+    name: str
+    version: int
+    fingerprint: str
+    metric: str  # the key of `metrics` that tables show
+    group: Literal["pretraining", "classification", "robustness", "detection"] = "classification"
+
+
+class MethodRef(StrictModel):
+    """The pretraining objective: `label` names it in tables, `teacher` is empty without one."""
+
+    kind: str
+    label: str
+    teacher: str = ""
+    config: dict[str, Any] = {}
+
+
+class ModelRef(StrictModel):
+    """The student. `parameters` counts those used at inference."""
+
+    name: str
+    image_size: NonNegativeInt
+    parameters: NonNegativeInt
+
+
+class CheckpointRef(StrictModel):
+    """Which weights were scored: run name, raw or EMA, and the file's SHA-256."""
+
+    run: str
+    weights: Literal["raw", "ema", "none"]
+    sha256: str
+    pretrain_seed: int | None = None
+    pretrain_recipe: str = ""
+    pretrain_data: str = ""
+
+
+class CodeRef(StrictModel):
+    """The code that ran."""
+
+    version: str
+    commit: str
+    dirty: bool
+
+
+class Cost(StrictModel):
+    """What it took: seconds of wall time, images per second in training, bytes at peak."""
+
+    seconds: NonNegativeFloat
+    images_per_second: NonNegativeFloat = 0.0
+    gpu_hours: NonNegativeFloat = 0.0
+    peak_memory_bytes: NonNegativeInt = 0
+
+
+class Record(StrictModel):
+    """What ran, on what, with which result."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    id: str
+    created: str  # UTC, ISO 8601
+    task: TaskRef
+    protocol: str  # pretrain, finetune, linear, knn, kshot, lowlabel, detect, evaluate
+    method: MethodRef
+    model: ModelRef
+    checkpoint: CheckpointRef
+    seed: int
+    recipe: str  # fingerprint: records are comparable only where it agrees
+    config: dict[str, Any]  # resolved, whole
+    metrics: dict[str, float]  # fractions in [0, 1] for accuracies and AP
+    examples: NonNegativeInt
+    per_example: SideFile | None = None  # npz: label, predicted (integers), confidence (float16)
+    curve: tuple[dict[str, float], ...] = ()  # one entry per epoch
+    pictures: tuple[SideFile, ...] = ()
+    code: CodeRef
+    versions: dict[str, str]
+    device: str
+    command: str
+    cost: Cost
+    note: str = ""
+
+    @property
+    def value(self) -> float:
+        """The score that tables show."""
+        return self.metrics[self.task.metric]
+
+
+def write_record(folder: Path, record: Record) -> Path:
+    """Write a record as folder/<id>.json without ever replacing a file; two processes may write at once."""
+    path = folder / f"{record.id}.json"
+    write_new(path, (json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True) + "\n").encode())
+    return path
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a new file atomically; UserError if one of that name is already there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.link(temporary, path)  # fails where the name exists, unlike rename
+    except FileExistsError:
+        raise UserError(f"{path}: exists already; records are never overwritten") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        os.unlink(temporary)
+
+
+def read_record(path: Path) -> Record:
+    """Read one record; UserError names the file and what is wrong with it."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        return Record.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: not a record: {key + ': ' if key else ''}{first['msg']}") from error
+
+
+def read_records(folder: Path) -> Iterator[tuple[Path, Record | UserError]]:
+    """Yield every record of a folder in name order; a broken file is yielded as its error."""
+    for path in sorted(folder.glob("*.json")):
+        try:
+            yield path, read_record(path)
+        except UserError as error:
+            yield path, error
+
+
+def record_id(*parts: object) -> str:
+    """Return a file name that is the same whenever the same cell is computed."""
+    words = [str(part) for part in parts[:-1]]
+    slug = "-".join("".join(c if c.isalnum() or c in "._" else "_" for c in word) for word in words)
+    return f"{slug}-{fingerprint({'identity': parts[-1]})[:8]}"
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,103 @@
+"""Strict base model, TOML loading with overrides, fingerprints, shipped files."""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cskd_bench.errors import UserError
+
+Model = TypeVar("Model", bound="StrictModel")
+
+
+class StrictModel(BaseModel):
+    """A frozen settings object that refuses unknown keys and wrong types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def fingerprint(value: StrictModel | dict[str, Any]) -> str:
+    """Return 16 hex digits that change with any value (SHA-256 of canonical JSON)."""
+    data = value.model_dump(mode="json") if isinstance(value, StrictModel) else value
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file; a missing, unreadable or malformed one is a UserError that names it."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return a copy of `data` with `a.b=value` applied; values are TOML, or else plain strings."""
+    result: dict[str, Any] = json.loads(json.dumps(data))
+    for text in overrides:
+        dotted, separator, value = text.partition("=")
+        keys = dotted.strip().split(".")
+        if not separator or not all(keys):
+            raise UserError(f"--set {text}: expected key=value, for example --set recipe.epochs=100")
+        node = result
+        for key in keys[:-1]:
+            node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                raise UserError(f"--set {text}: {key!r} is a value, not a table")
+        node[keys[-1]] = _toml_value(value.strip())
+    return result
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def validate(model: type[Model], data: dict[str, Any], where: str) -> Model:
+    """Validate `data`; every problem is reported with its key in a UserError that names `where`."""
+    try:
+        return model.model_validate(_tuples(data))
+    except ValidationError as error:
+        raise UserError(f"{where}: {'; '.join(map(_sentence, error.errors()))}") from error
+
+
+def _tuples(value: Any) -> Any:
+    """TOML has arrays, frozen models have tuples."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def _sentence(problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key}"
+    if problem["type"] == "missing":
+        return f"missing key {key}"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    shown = problem.get("input")
+    given = f" (got {shown!r})" if isinstance(shown, str | int | float | bool) else ""
+    return f"{key}: {message}{given}" if key else f"{message}{given}"
+
+
+def load_toml(path: Path, model: type[Model], overrides: Sequence[str] = ()) -> Model:
+    """Load and validate one TOML file, with `--set` overrides applied before validation."""
+    return validate(model, apply_overrides(read_toml(path), overrides), str(path))
+
+
+def shipped(folder: str) -> Path:
+    """Return the shipped `tasks` or `configs` folder, from the wheel or from the checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "shipped" / folder
+    return installed if installed.is_dir() else package.parent / folder

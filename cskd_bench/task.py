@@ -1,0 +1,118 @@
+"""A downstream task: data, protocols, metric and recipe, versioned; one TOML in tasks/."""
+
+import re
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from cskd_bench.config import AugmentConfig, DataConfig, OptimConfig, Probability, Recipe
+from cskd_bench.errors import UserError
+from cskd_bench.schema import StrictModel, apply_overrides, fingerprint, read_toml, shipped, validate
+
+Protocol = Literal["finetune", "linear", "knn", "kshot", "lowlabel", "detect", "evaluate"]
+Metric = Literal["top1", "mean_per_class", "box_ap"]
+
+FINETUNE_AUGMENT = AugmentConfig(repeats=1, erasing=0.0, mixup=0.0, cutmix=0.0, auto_augment="", color_jitter=0.0)
+
+
+class FinetuneConfig(Recipe):
+    """Fine-tune every weight; distillation token kept (with its head) or dropped."""
+
+    epochs: PositiveInt = 20
+    batch_size: PositiveInt = 64
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    augment: AugmentConfig = FINETUNE_AUGMENT
+    optim: OptimConfig = OptimConfig(lr=5e-5, min_lr=0.0, warmup_epochs=1.0, warmup_lr=1e-7)
+    distillation_token: Literal["keep", "drop"] = "keep"
+    train_fraction: float = Field(default=1.0, gt=0, le=1)
+
+
+class LinearConfig(StrictModel):
+    """Logistic regression on frozen features; the inverse penalty C is chosen on validation."""
+
+    c_grid: tuple[PositiveFloat, ...] = (0.01, 0.1, 1.0, 10.0, 100.0)
+    max_iter: PositiveInt = 1000
+    validation: Probability = 0.2
+
+
+class KnnConfig(StrictModel):
+    """Cosine k-nearest neighbours with votes weighted by exp(similarity / temperature)."""
+
+    k: PositiveInt = 20
+    temperature: PositiveFloat = 0.07
+
+
+class TaskData(DataConfig):
+    """A task's images; `test` is the split that a record reports and nothing selects on."""
+
+    val: str = ""
+    test: str = "test"
+    source: str = ""
+    licence: str = ""
+    by_hand: str = ""
+
+
+class TaskSpec(StrictModel):
+    """One downstream task, complete: records embed it whole."""
+
+    name: str
+    version: PositiveInt = 1
+    description: str = ""
+    protocols: tuple[Protocol, ...]
+    metric: Metric = "top1"
+    image_size: PositiveInt | None = None  # None: the student's own
+    eval_crop: float = Field(default=0.875, gt=0, le=1)
+    data: TaskData
+    finetune: FinetuneConfig = FinetuneConfig()
+    linear: LinearConfig = LinearConfig()
+    knn: KnnConfig = KnnConfig()
+    max_seeds: NonNegativeInt = 0  # 0: no limit
+
+    @model_validator(mode="after")
+    def _usable(self) -> "TaskSpec":
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise ValueError(f"name {self.name!r}: use letters, digits, '.', '_' and '-'; it names files")
+        if not self.protocols:
+            raise ValueError("protocols is empty: name at least one")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a score depends on, without where the files lie on this machine."""
+        data = self.model_dump(mode="json", exclude={"description"})
+        data["data"]["root"] = Path(self.data.root).name
+        for prose in ("source", "licence", "by_hand"):
+            del data["data"][prose]
+        return data
+
+    def fingerprint(self) -> str:
+        """Name the task's content: results under different fingerprints are never averaged."""
+        return fingerprint(self.identity())
+
+
+def task_files(tasks_dir: Path | None = None) -> dict[str, Path]:
+    """Map task names to files: shipped, then those of entry points, then the user's folder."""
+    folders = [shipped("tasks")]
+    for entry in entry_points(group="cskd_bench.tasks"):
+        folders.append(Path(str(entry.load())))
+    if tasks_dir is not None:
+        if not tasks_dir.is_dir():
+            raise UserError(f"{tasks_dir}: no such folder (--tasks-dir)")
+        folders.append(tasks_dir)
+    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.toml"))}
+
+
+def load_task(name: str, tasks_dir: Path | None = None, overrides: Sequence[str] = ()) -> TaskSpec:
+    """Load a task by registered name or by the path of its TOML file."""
+    path = Path(name)
+    if path.suffix != ".toml":
+        files = task_files(tasks_dir)
+        if name not in files:
+            raise UserError(f"no task {name!r}; there are {', '.join(sorted(files))} (or give the path of a TOML file)")
+        path = files[name]
+    data = read_toml(path)
+    data.setdefault("name", path.stem)
+    return validate(TaskSpec, apply_overrides(data, overrides), str(path))
