@@ -126,14 +126,14 @@ def write_new(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.link(temporary, path)  # fails where the name exists, unlike rename
+        Path(temporary).chmod(0o644)
+        path.hardlink_to(temporary)  # fails where the name exists, unlike rename
     except FileExistsError:
         raise UserError(f"{path}: exists already; records are never overwritten") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
     finally:
-        os.unlink(temporary)
+        Path(temporary).unlink()
 
 
 def read_record(path: Path) -> Record:

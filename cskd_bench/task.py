@@ -96,8 +96,7 @@ class TaskSpec(StrictModel):
 def task_files(tasks_dir: Path | None = None) -> dict[str, Path]:
     """Map task names to files: shipped, then those of entry points, then the user's folder."""
     folders = [shipped("tasks")]
-    for entry in entry_points(group="cskd_bench.tasks"):
-        folders.append(Path(str(entry.load())))
+    folders.extend(Path(str(entry.load())) for entry in entry_points(group="cskd_bench.tasks"))
     if tasks_dir is not None:
         if not tasks_dir.is_dir():
             raise UserError(f"{tasks_dir}: no such folder (--tasks-dir)")

@@ -1,0 +1,1 @@
+"""Teacher labels for deterministic views, so that the teacher runs once."""

@@ -1,0 +1,1 @@
+"""Plans and the runner of a whole comparison."""

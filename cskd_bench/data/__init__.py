@@ -1,0 +1,1 @@
+"""Images to views: sources, keyed randomness, augmentation, loaders."""

@@ -1,0 +1,1 @@
+"""MMDetection: the ViT backbone adapter and the runner."""

@@ -1,0 +1,1 @@
+"""Training: the loop, optimiser, EMA, checkpoints, ranks, evaluation."""

@@ -1,0 +1,1 @@
+"""Pictures of what teacher and student see in each patch."""

@@ -1,0 +1,1 @@
+"""Students and teachers: stock timm models, never vendored."""

@@ -1,0 +1,1 @@
+"""From records to tables, figures and one offline page; needs no torch."""

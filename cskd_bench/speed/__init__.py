@@ -1,0 +1,1 @@
+"""Side-by-side measurements of our parts against a yardstick."""
