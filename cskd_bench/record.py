@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, ValidationError
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, ValidationError
 
 from cskd_bench.errors import UserError
 from cskd_bench.schema import StrictModel, fingerprint
@@ -39,7 +39,7 @@ class MethodRef(StrictModel):
     kind: str
     label: str
     teacher: str = ""
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = Field(default_factory=dict)
 
 
 class ModelRef(StrictModel):
