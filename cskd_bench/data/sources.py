@@ -21,8 +21,10 @@ class Source(Protocol):
     """Images by index. `identity` changes with the content that is known without decoding."""
 
     labels: np.ndarray  # (n,) int64
-    classes: Sequence[str]
     identity: str
+
+    @property
+    def classes(self) -> Sequence[str]: ...
 
     def __len__(self) -> int: ...
 

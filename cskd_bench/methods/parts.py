@@ -1,0 +1,76 @@
+"""The arithmetic of the losses as pure functions; suffixes: B images, K classes, h x w places.
+
+Targets of integer type are class indices (hard), of floating type are logits (soft).
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cskd_bench.config import Decay, Hardness
+
+
+def label_loss(class_logits_BK: Tensor, labels_BK: Tensor) -> Tensor:
+    """Cross-entropy with soft (mixed, smoothed) labels, mean over images."""
+    return -(labels_BK * F.log_softmax(class_logits_BK, dim=1)).sum(1).mean()
+
+
+def global_loss(dist_logits_BK: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """DeiT's distillation: hard CE(logits, index); soft T^2 * KL summed / (B*K) (arXiv 2012.12877's code)."""
+    if not target.is_floating_point():
+        return F.cross_entropy(dist_logits_BK, target)
+    return _summed_kl(dist_logits_BK, target, temperature) / dist_logits_BK.numel()
+
+
+def plain_kd_loss(class_logits_BK: Tensor, target_BK: Tensor, temperature: float) -> Tensor:
+    """Hinton's soft target loss: T^2 * KL, mean over images (arXiv 1503.02531)."""
+    return _summed_kl(class_logits_BK, target_BK, temperature) / len(class_logits_BK)
+
+
+def spatial_loss(
+    patch_logits_BKhw: Tensor, target: Tensor, temperature: float, reduction: Literal["official", "mean"]
+) -> Tensor:
+    """CSKD's spatial loss (arXiv 2307.08500): hard, mean CE over B*h*w; soft, T^2 * KL summed / B.
+
+    The official soft scaling does not average over the h*w places; `reduction="mean"` does.
+    """
+    if not target.is_floating_point():
+        return F.cross_entropy(patch_logits_BKhw, target)
+    batch, _, height, width = patch_logits_BKhw.shape
+    terms = batch if reduction == "official" else batch * height * width
+    return _summed_kl(patch_logits_BKhw, target, temperature) / terms
+
+
+def _summed_kl(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """T^2 * sum KL(softmax(target / T) || softmax(logits / T)) over everything; classes are dimension 1."""
+    student = F.log_softmax(logits / temperature, dim=1)
+    teacher = F.log_softmax(target / temperature, dim=1)
+    return F.kl_div(student, teacher, reduction="sum", log_target=True) * temperature**2
+
+
+def fusion_ratio(decay: Decay, progress: float) -> float:
+    """Return r(t) for t = epoch / epochs in [0, 1): 1 is local, 0 is global."""
+    match decay:
+        case "linear":
+            return 1 - progress
+        case "quadratic":
+            return (1 - progress) ** 2
+        case "cosine":
+            return math.cos(math.pi * progress / 2)
+        case "local":
+            return 1.0
+        case "global":
+            return 0.0
+
+
+def fuse(dense_BKhw: Tensor, global_BK: Tensor, ratio: float) -> Tensor:
+    """Cumulative Knowledge Fusion: D' = r*D + (1-r)*G, with G broadcast over places."""
+    return ratio * dense_BKhw + (1 - ratio) * global_BK[:, :, None, None]
+
+
+def harden(logits: Tensor, hardness: Hardness) -> Tensor:
+    """Return class indices (argmax over dimension 1) for hard targets, the logits themselves for soft."""
+    return torch.argmax(logits, dim=1) if hardness == "hard" else logits

@@ -1,0 +1,161 @@
+"""Students: stock timm ViTs; the method decides about a distillation token and the inference rule."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import timm
+import torch
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cskd_bench.config import StudentConfig
+from cskd_bench.errors import UserError
+from cskd_bench.outputs import StudentOutput
+
+Heads = Literal["class", "class+dist", "class+dist+patch"]
+
+
+class Student(nn.Module):
+    """A timm model under one method's heads; takes views (B, 3, S, S) in [0, 1] and normalises them.
+
+    Inference averages the heads that `heads` names: the class head, the distillation head and
+    the mean over patches of the distillation head's patch logits (arXiv 2307.08500).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Any, heads: Heads) -> None:
+        super().__init__()
+        self.model = model
+        self.heads: Heads = heads
+        if heads != "class" and not hasattr(model, "dist_token"):
+            # A ViT without a distillation token lends its one register token to that purpose.
+            self.head_dist = nn.Linear(model.embed_dim, model.num_classes)
+        mean, std = (model.pretrained_cfg[name] for name in ("mean", "std"))
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def distillation_head(self) -> nn.Module:
+        """The head of the distillation token; patch tokens share it."""
+        head: nn.Module = self.model.head_dist if hasattr(self.model, "dist_token") else self.head_dist
+        return head
+
+    def forward(self, views: Tensor, grid: tuple[int, int] | None = None) -> StudentOutput:
+        """Return logits; with `grid` = (h, w) also patch logits pooled to the teacher's places.
+
+        The linear head commutes with average pooling, so tokens are pooled before the head.
+        """
+        tokens = self.tokens(views)
+        if self.heads == "class":
+            return StudentOutput(self.model.forward_head(tokens))
+        class_logits = self.model.head(self.model.head_drop(tokens[:, 0]))
+        dist_logits = self.distillation_head(self.model.head_drop(tokens[:, 1]))
+        if grid is None:
+            return StudentOutput(class_logits, dist_logits)
+        return StudentOutput(class_logits, dist_logits, self.patch_logits(tokens, grid))
+
+    def tokens(self, views: Tensor) -> Tensor:
+        """Return what the timm model's forward_features gives: (B, prefix + N, D) for a ViT."""
+        return self.model.forward_features((views - self.mean) / self.std)  # type: ignore[no-any-return]
+
+    def patch_logits(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Return (B, K, h, w): patch tokens (B, N, D) average-pooled to the grid, then the head."""
+        height, width = self.grid
+        patches = tokens[:, self.model.num_prefix_tokens :].transpose(1, 2)
+        pooled = pool_to_grid(patches.reshape(*patches.shape[:2], height, width), grid)
+        logits: Tensor = self.distillation_head(pooled.flatten(2).transpose(1, 2)).transpose(1, 2)
+        return logits.reshape(*logits.shape[:2], *grid)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the patch tokens at the training resolution."""
+        return self.model.patch_embed.grid_size  # type: ignore[no-any-return]
+
+    def predict(self, views: Tensor) -> Tensor:
+        """Return (B, K) logits by the method's inference rule."""
+        tokens = self.tokens(views)
+        if self.heads == "class":
+            return self.model.forward_head(tokens)  # type: ignore[no-any-return]
+        parts = [self.model.head(tokens[:, 0]), self.distillation_head(tokens[:, 1])]
+        if self.heads == "class+dist+patch":
+            parts.append(self.distillation_head(self._mean_patch(tokens)))
+        return torch.stack(parts).mean(0)
+
+    def features(self, views: Tensor) -> Tensor:
+        """Return (B, D) pre-logits: the mean of the tokens whose heads inference averages."""
+        tokens = self.tokens(views)
+        if self.heads == "class":
+            return self.model.forward_head(tokens, pre_logits=True)  # type: ignore[no-any-return]
+        parts = [tokens[:, 0], tokens[:, 1]]
+        if self.heads == "class+dist+patch":
+            parts.append(self._mean_patch(tokens))
+        return torch.stack(parts).mean(0)
+
+    def _mean_patch(self, tokens: Tensor) -> Tensor:
+        return tokens[:, self.model.num_prefix_tokens :].mean(1)
+
+    def parameters_at_inference(self) -> int:
+        """Count parameters."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+def pool_to_grid(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Average-pool (B, C, H, W) to (B, C, h, w); adaptive where the grids do not divide (still linear)."""
+    (height, width), (rows, columns) = maps.shape[-2:], grid
+    if (height, width) == grid:
+        return maps
+    if height % rows == 0 and width % columns == 0:
+        return F.avg_pool2d(maps, (height // rows, width // columns))
+    return F.adaptive_avg_pool2d(maps, grid)
+
+
+def build_student(config: StudentConfig, num_classes: int, heads: Heads) -> Student:
+    """Build a student with random weights; UserError for a model that timm or the method cannot use."""
+    name = config.name.replace("_distilled_", "_")
+    if not timm.is_model(name):
+        raise UserError(f"student.name: timm has no model {name!r}; timm.list_models('vit_*') lists what there is")
+    options: dict[str, Any] = {"num_classes": num_classes, "drop_path_rate": config.drop_path}
+    if heads == "class":
+        options |= _vit_options(config) if _is_vit(name) else {}
+        return Student(timm.create_model(name, **options), heads)
+    if not _is_vit(name):
+        raise UserError(f"student.name: {name!r} is not a ViT with patch tokens, which this method needs")
+    options |= _vit_options(config)
+    distilled = name.replace("_patch", "_distilled_patch", 1)
+    if timm.is_model(distilled):
+        return Student(timm.create_model(distilled, **options), heads)
+    return Student(timm.create_model(name, **options, reg_tokens=1), heads)
+
+
+def _vit_options(config: StudentConfig) -> dict[str, Any]:
+    chosen = {
+        "img_size": config.image_size,
+        "patch_size": config.patch_size,
+        "depth": config.depth,
+        "embed_dim": config.embed_dim,
+        "num_heads": config.num_heads,
+    }
+    return {key: value for key, value in chosen.items() if value is not None}
+
+
+def _is_vit(name: str) -> bool:
+    """Tell from timm's registry, without building the model twice."""
+    module = timm.model_entrypoint(name).__module__
+    return module in (VisionTransformer.__module__, VisionTransformerDistilled.__module__)
+
+
+def is_plain_vit(model: nn.Module) -> bool:
+    """Whether a built timm model has the token layout that students need."""
+    return isinstance(model, VisionTransformer)
+
+
+def image_size_of(model: Any) -> int:
+    """Return the side in pixels that a timm model was built for."""
+    size: Sequence[int] = (
+        getattr(getattr(model, "patch_embed", None), "img_size", None) or (model.pretrained_cfg["input_size"][-2:])
+    )
+    return int(size[0])

@@ -1,0 +1,143 @@
+"""Teachers: frozen timm CNNs whose own classification head is applied at every place."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from cskd_bench.config import TeacherConfig
+from cskd_bench.data.mixing import resize_view
+from cskd_bench.data.sources import data_path
+from cskd_bench.errors import UserError
+from cskd_bench.models.weights import load_state
+from cskd_bench.outputs import TeacherOutput
+from cskd_bench.record import sha256_file
+
+
+class Teacher(nn.Module):
+    """A frozen CNN: views (B, 3, S, S) in [0, 1] to the dense response D (B, K, h, w) and its mean G (B, K).
+
+    G is the mean of D over places (arXiv 2307.08500). For GAP + linear heads that equals the model's
+    ordinary logits; for heads with a norm or a non-linearity (ConvNeXt, MobileNetV3) it does not.
+    """
+
+    mean: Tensor
+    std: Tensor
+    class_indices: Tensor | None
+
+    def __init__(self, model: Any, image_size: int, class_indices: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.image_size = image_size
+        indices = None if class_indices is None else torch.tensor(class_indices)
+        self.register_buffer("class_indices", indices, persistent=False)
+        mean, std = (model.pretrained_cfg[name] for name in ("mean", "std"))
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self._linear = _plain_linear_head(model)
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Stay in evaluation mode: a teacher is frozen."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, views: Tensor) -> TeacherOutput:
+        """Return dense and global responses, restricted to the data set's classes."""
+        views = resize_view(views, self.image_size)
+        features = self.model.forward_features((views - self.mean) / self.std)
+        dense = self.dense_response(features)
+        return TeacherOutput(dense, dense.flatten(2).mean(2))
+
+    @torch.no_grad()
+    def dense_response(self, features: Tensor) -> Tensor:
+        """Apply the head at every place of a feature map (B, C, h, w): (B, K, h, w)."""
+        if self._linear is not None:
+            weight: Tensor = self._linear.weight
+            bias: Tensor | None = self._linear.bias
+            if self.class_indices is not None:
+                weight = weight[self.class_indices]
+                bias = None if bias is None else bias[self.class_indices]
+            return nn.functional.conv2d(features, weight[:, :, None, None].to(features.dtype), bias)
+        batch, channels, height, width = features.shape
+        places = features.permute(0, 2, 3, 1).reshape(-1, channels, 1, 1)
+        logits: Tensor = self.model.forward_head(places)
+        if self.class_indices is not None:
+            logits = logits[:, self.class_indices]
+        return logits.view(batch, height, width, -1).permute(0, 3, 1, 2).contiguous()
+
+    def grid(self) -> tuple[int, int]:
+        """Return (h, w), the places of the feature map at the teacher's resolution."""
+        output = self(torch.zeros(1, 3, self.image_size, self.image_size, device=self.mean.device))
+        height, width = output.dense.shape[-2:]
+        return int(height), int(width)
+
+
+def _plain_linear_head(model: Any) -> nn.Linear | None:
+    """Return the classifier if the head is nothing but pooling and that linear layer (found by trying it)."""
+    classifier = model.get_classifier()
+    if not isinstance(classifier, nn.Linear) or classifier.in_features != model.num_features:
+        return None
+    probe = torch.randn(2, model.num_features, 1, 1, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return (
+            classifier if torch.allclose(model.forward_head(probe), classifier(probe.flatten(1)), atol=1e-6) else None
+        )
+
+
+def build_teacher(config: TeacherConfig, classes: Sequence[str], num_classes: int) -> Teacher:
+    """Build a teacher for a data set; UserError where weights are missing or classes cannot be matched."""
+    if not timm.is_model(config.name):
+        raise UserError(f"teacher.name: timm has no model {config.name!r}")
+    options = {} if config.output_stride is None else {"output_stride": config.output_stride}
+    if config.weights:
+        model = timm.create_model(config.name, num_classes=config.num_classes, **options)
+        load_state(model, teacher_weights(config))
+    else:
+        try:
+            model = timm.create_model(config.name, pretrained=True, num_classes=config.num_classes, **options)
+        except Exception as error:
+            raise UserError(
+                f"teacher.name: timm could not fetch weights of {config.name!r} ({type(error).__name__}); "
+                "name a file on disk with teacher.weights"
+            ) from error
+    try:
+        with torch.no_grad():
+            features = model.eval().forward_features(torch.zeros(1, 3, config.image_size, config.image_size))
+    except (AssertionError, RuntimeError) as error:
+        raise UserError(f"teacher.name: {config.name!r} does not run at {config.image_size} px ({error})") from error
+    if features.ndim != 4 or features.shape[1] != model.num_features:
+        raise UserError(f"teacher.name: {config.name!r} has no feature map (B, C, h, w); a CNN is needed")
+    return Teacher(model, config.image_size, class_indices(classes, num_classes, config.num_classes))
+
+
+def teacher_weights(config: TeacherConfig) -> Path:
+    """Resolve teacher.weights: as given, else under the data folder."""
+    given = Path(config.weights)
+    return given if given.exists() else data_path(config.weights)
+
+
+def teacher_identity(config: TeacherConfig) -> str:
+    """Name a teacher by its model and the hash of its weights."""
+    return f"{config.name}@{sha256_file(teacher_weights(config))[:12]}" if config.weights else config.name
+
+
+def class_indices(classes: Sequence[str], num_classes: int, teacher_classes: int) -> list[int] | None:
+    """Map a data set's classes to the teacher's; None where they are the same in the same order.
+
+    ImageNet-1k subsets are matched by their synset folder names.
+    """
+    from timm.data import ImageNetInfo
+
+    synsets = {name: index for index, name in enumerate(ImageNetInfo().label_names())}
+    if teacher_classes == len(synsets) and all(name in synsets for name in classes):
+        indices = [synsets[name] for name in classes]
+        return None if indices == list(range(teacher_classes)) else indices
+    if num_classes == teacher_classes:
+        return None
+    raise UserError(
+        f"teacher: its {teacher_classes} classes cannot be matched with the data's {num_classes} "
+        f"({', '.join(classes[:3])}, ...); name class folders by ImageNet synset, or use a teacher of these classes"
+    )

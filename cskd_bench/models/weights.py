@@ -1,0 +1,56 @@
+"""Reading weights from disk: safetensors, or PyTorch files that cannot execute code."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from cskd_bench.errors import UserError
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from .safetensors or a PyTorch file; UserError for anything else."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a valid safetensors file ({error})") from error
+    except Exception as error:  # unpickling a hostile or broken file fails in many ways; none runs code
+        raise UserError(f"{path}: refused: it does not load as plain tensors (weights_only)") from error
+    return _find_state(content, path)
+
+
+def _find_state(content: Any, path: Path) -> dict[str, Tensor]:
+    for key in ("model", "state_dict", "model_ema"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise UserError(f"{path}: holds no state dict (a table of named tensors)")
+    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def load_state(model: nn.Module, path: Path) -> None:
+    """Load weights strictly; UserError says which names or shapes differ."""
+    state = read_state(path)
+    own = model.state_dict()
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+    if missing or unexpected or shapes:
+        parts = [
+            f"{what} {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+            for what, names in (
+                ("lacks", missing),
+                ("has unknown", unexpected),
+                ("differs in shape at", sorted(shapes)),
+            )
+            if names
+        ]
+        raise UserError(f"{path}: weights of another model: {'; '.join(parts)}")
+    model.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in state.items()})
