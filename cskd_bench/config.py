@@ -76,6 +76,7 @@ class DataConfig(StrictModel):
     train: str = "train"
     val: str = "val"
     num_classes: PositiveInt = 1000
+    eval_crop: Annotated[float, Field(gt=0, le=1)] = 0.875
     on_corrupt: Literal["fail", "skip"] = "fail"
     max_skipped: NonNegativeInt = 100
 
@@ -124,6 +125,7 @@ class AugmentConfig(StrictModel):
     color_jitter: NonNegativeFloat = 0.3
     auto_augment: str = "rand-m9-mstd0.5-inc1"
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    view_size: PositiveInt | None = None  # None: the larger of student's and teacher's resolution
     erasing: Probability = 0.25
     repeats: PositiveInt = 3
     mixup: NonNegativeFloat = 0.8
@@ -216,10 +218,20 @@ class PretrainConfig(StrictModel):
     run: RunConfig = RunConfig()
 
     @model_validator(mode="after")
-    def _has_a_safe_name(self) -> "PretrainConfig":
+    def _possible(self) -> "PretrainConfig":
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise ValueError(f"name {self.name!r}: use letters, digits, '.', '_' and '-'; it names a folder")
+        if self.view_size < self.student.image_size:
+            raise ValueError(f"recipe.augment.view_size {self.view_size} is less than the student's image_size")
         return self
+
+    @property
+    def view_size(self) -> int:
+        """Side in pixels of a view, as made; student and teacher shrink it to their own resolution."""
+        needed = self.student.image_size
+        if self.method.kind != "supervised":
+            needed = max(needed, self.teacher.image_size)
+        return self.recipe.augment.view_size or needed
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the run's result: a resumed run must agree in all of it."""

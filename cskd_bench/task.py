@@ -65,7 +65,6 @@ class TaskSpec(StrictModel):
     protocols: tuple[Protocol, ...]
     metric: Metric = "top1"
     image_size: PositiveInt | None = None  # None: the student's own
-    eval_crop: float = Field(default=0.875, gt=0, le=1)
     data: TaskData
     finetune: FinetuneConfig = FinetuneConfig()
     linear: LinearConfig = LinearConfig()

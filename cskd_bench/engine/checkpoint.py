@@ -1,0 +1,132 @@
+"""Checkpoints: a folder written under a temporary name, synced, then renamed; the last K are kept.
+
+A checkpoint holds model.safetensors, ema.safetensors, optimizer.pt (tensors only) and state.json
+with the step, the run's identity and the SHA-256 of the other files. Nothing in it can run code.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cskd_bench.errors import UserError
+from cskd_bench.record import sha256_file
+
+_PREFIX = "step-"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is needed to go on as if nothing had happened."""
+
+    step: int
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    state: dict[str, Any]  # history, meters, identity: plain JSON
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write a checkpoint atomically and drop the oldest beyond `keep`; UserError when the disk is full."""
+    final = folder / f"{_PREFIX}{checkpoint.step:09d}"
+    temporary = folder / f".writing-{final.name}-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        save_file(_contiguous(checkpoint.model), temporary / "model.safetensors")
+        if checkpoint.ema:
+            save_file(_contiguous(checkpoint.ema), temporary / "ema.safetensors")
+        torch.save(checkpoint.optimizer, temporary / "optimizer.pt")
+        hashes = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
+        state = {"step": checkpoint.step, "sha256": hashes, **checkpoint.state}
+        (temporary / "state.json").write_text(json.dumps(state))
+        for path in temporary.iterdir():
+            sync(path)
+        if final.exists():
+            shutil.rmtree(final)
+        temporary.rename(final)
+        sync(folder)
+    except (OSError, RuntimeError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(
+            f"{final}: the checkpoint could not be written ({error}); earlier ones are untouched"
+        ) from error
+    for old in _complete(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def load_latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """Return the newest valid checkpoint, and a sentence for each newer one that was set aside.
+
+    Raises UserError when checkpoints exist and none is valid: a run never restarts from zero in silence.
+    """
+    if not folder.is_dir():
+        return None, []
+    for leftover in folder.glob(".writing-*"):
+        shutil.rmtree(leftover)
+    found = _complete(folder)
+    notes: list[str] = []
+    for path in reversed(found):
+        try:
+            return _load(path), notes
+        except Exception as error:  # a damaged file fails in as many ways as there are bytes
+            aside = path.with_name(f"corrupt-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+            notes.append(f"{path}: damaged ({error}); set aside as {aside.name}")
+    if found:
+        raise UserError(
+            f"{folder}: no checkpoint is valid ({'; '.join(notes)}); to start again from zero, remove the run's folder"
+        )
+    return None, notes
+
+
+def _load(path: Path) -> Checkpoint:
+    state = json.loads((path / "state.json").read_text())
+    for name, expected in state.pop("sha256").items():
+        if sha256_file(path / name) != expected:
+            raise ValueError(f"{name} does not match its checksum")
+    ema = path / "ema.safetensors"
+    return Checkpoint(
+        step=state.pop("step"),
+        model=load_file(path / "model.safetensors"),
+        ema=load_file(ema) if ema.exists() else {},
+        optimizer=torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True),
+        state=state,
+    )
+
+
+def _complete(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob(f"{_PREFIX}*") if path.is_dir())
+
+
+def _contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file by renaming a finished, synced one over it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,76 @@
+"""Ranks: one process or many under torchrun, with the same results."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all of them, and its device."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and talks to the terminal."""
+        return self.rank == 0
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean over ranks of a tensor that each rank holds."""
+        if self.world > 1:
+            distributed.all_reduce(values)
+            values /= self.world
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is raised on any rank."""
+        if self.world == 1:
+            return flag
+        raised = torch.tensor(float(flag), device=self.device)
+        distributed.all_reduce(raised, op=distributed.ReduceOp.MAX)
+        return bool(raised.item())
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return what every rank holds, in rank order."""
+        if self.world == 1:
+            return [value]
+        gathered: list[Any] = [None] * self.world
+        distributed.all_gather_object(gathered, value)
+        return gathered
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        if self.world > 1:
+            distributed.barrier()
+
+
+def default_device() -> torch.device:
+    """Return this process's CUDA device, else the CPU; CSKD_BENCH_DEVICE=cpu insists."""
+    if torch.cuda.is_available() and os.environ.get("CSKD_BENCH_DEVICE", "cuda") != "cpu":
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cpu")
+
+
+@contextmanager
+def joined_ranks() -> Iterator[Ranks]:
+    """Join the process group that torchrun's environment describes; a single process without it."""
+    device = default_device()
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world == 1:
+        yield Ranks(0, 1, device)
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Ranks(distributed.get_rank(), world, device)
+    finally:
+        distributed.destroy_process_group()

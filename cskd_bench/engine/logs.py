@@ -1,0 +1,111 @@
+"""What a run leaves to look at: JSONL, TensorBoard, a progress bar, and running means without a host sync."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from cskd_bench.engine.distributed import Ranks
+
+
+class Meter:
+    """Running means of loss parts, kept on the device in float64 until somebody asks."""
+
+    def __init__(self, state: dict[str, list[float]] | None = None) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        for name, (total, count) in (state or {}).items():
+            self._sums[name] = torch.tensor(total, dtype=torch.float64)
+            self._counts[name] = int(count)
+
+    def add(self, parts: dict[str, Tensor]) -> None:
+        """Add one step's parts (scalars)."""
+        for name, value in parts.items():
+            value = value.detach().double()
+            previous = self._sums.get(name)
+            self._sums[name] = value if previous is None else previous.to(value.device) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def means(self, ranks: Ranks) -> dict[str, float]:
+        """Return the means over steps and ranks; this is where the host waits for the device."""
+        if not self._sums:
+            return {}
+        values = torch.stack([self._sums[name].to(ranks.device) / self._counts[name] for name in self._sums])
+        return dict(zip(self._sums, ranks.mean(values).tolist(), strict=True))
+
+    def state(self) -> dict[str, list[float]]:
+        """Return sums and counts for a checkpoint, exactly."""
+        return {name: [total.item(), float(self._counts[name])] for name, total in self._sums.items()}
+
+
+class RunLog:
+    """log.jsonl and TensorBoard of one run; on resuming, lines after the checkpoint are dropped."""
+
+    def __init__(self, folder: Path, resume_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._path = folder / "log.jsonl"
+        if self._path.exists():
+            lines = [line for line in self._path.read_text().splitlines() if _step_of(line) <= resume_step]
+            self._path.write_text("".join(f"{line}\n" for line in lines))
+        self._board: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)  # type: ignore[no-untyped-call]
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Append one line and one point per value."""
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush TensorBoard."""
+        self._board.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # a line cut short by a kill
+
+
+class Bar:
+    """A progress bar with rate and time left; where there is no terminal, one line per message."""
+
+    def __init__(self, console: Console, progress: Progress | None, task: Any) -> None:
+        self._console, self._progress, self._task = console, progress, task
+
+    def advance(self, rate: float, text: str) -> None:
+        """Move one step on; `rate` is images per second."""
+        if self._progress is not None:
+            self._progress.update(self._task, advance=1, rate=f"{rate:,.0f} img/s", text=text)
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._console.print(text, highlight=False, markup=False)
+
+
+@contextmanager
+def progress_bar(title: str, total: int, done: int, show: bool) -> Iterator[Bar]:
+    """Show progress on the main rank."""
+    console = Console(stderr=True, quiet=not show)
+    if not (show and console.is_terminal):
+        yield Bar(console, None, None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]} {task.fields[text]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(title, total=total, completed=done, rate="", text="")
+        yield Bar(console, progress, task)

@@ -1,0 +1,47 @@
+"""Where a step's targets come from: a teacher in the loop, or nothing; a bank offers the same call."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from cskd_bench.config import MethodConfig
+from cskd_bench.data.mixing import ViewKey
+from cskd_bench.engine.evaluate import autocast
+from cskd_bench.methods import METHODS
+from cskd_bench.models.teachers import Teacher
+from cskd_bench.outputs import Targets, TeacherOutput
+
+
+class TargetProvider(Protocol):
+    """Gives the targets of mixed views (B, 3, S, S) in [0, 1], identified by their keys."""
+
+    grid: tuple[int, int] | None  # the teacher's places, where the method needs them
+
+    def __call__(self, views: Tensor, keys: Sequence[ViewKey], ratio: float) -> Targets: ...
+
+
+class NoTargets:
+    """For methods without a teacher."""
+
+    grid = None
+
+    def __call__(self, views: Tensor, keys: Sequence[ViewKey], ratio: float) -> Targets:
+        return Targets()
+
+
+class TeacherTargets:
+    """Runs the teacher on the very views that the student sees; labels are taken in fp32."""
+
+    def __init__(self, teacher: Teacher, method: MethodConfig, precision: str) -> None:
+        self._teacher = teacher
+        self._config = method
+        self._method = METHODS[method.kind]
+        self._precision = precision
+        self.grid = teacher.grid() if self._method.spatial else None
+
+    def __call__(self, views: Tensor, keys: Sequence[ViewKey], ratio: float) -> Targets:
+        with autocast(views.device, self._precision):
+            output = self._teacher(views)
+        dense = output.dense.float()
+        return self._method.targets(self._config, TeacherOutput(dense, dense.flatten(2).mean(2)), ratio)
