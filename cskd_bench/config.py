@@ -197,7 +197,7 @@ class RunConfig(StrictModel):
 
     workers: NonNegativeInt = 8
     accumulate: PositiveInt = 1
-    compile: bool = False
+    compile: Literal["none", "teacher", "all"] = "none"
     eval_batch_size: PositiveInt = 256
     eval_every: PositiveInt = 1
     save_every: PositiveInt | None = None  # steps; a checkpoint is written at each epoch's end anyway

@@ -101,3 +101,12 @@ def shipped(folder: str) -> Path:
     package = Path(__file__).resolve().parent
     installed = package / "shipped" / folder
     return installed if installed.is_dir() else package.parent / folder
+
+
+def shipped_file(folder: str, path: Path) -> Path:
+    """Resolve a file as given, else within a shipped folder (`deit_tiny_cskd` or `deit_tiny_cskd.toml`)."""
+    inside = shipped(folder) / path
+    for candidate in (path, inside, inside.with_name(f"{inside.name}.toml")):
+        if candidate.is_file():
+            return candidate
+    return path

@@ -33,7 +33,7 @@ class TrainView:
 
     def __call__(self, image: Image.Image, epoch: int, index: int, repeat: int) -> Tensor:
         with _global_generators_seeded(integer_seed(self._seed, Stream.VIEW, epoch, index, repeat)):
-            return torch.from_numpy(self._transform(image))
+            return torch.as_tensor(self._transform(image))
 
 
 class EvalView:
@@ -45,7 +45,7 @@ class EvalView:
         )
 
     def __call__(self, image: Image.Image) -> Tensor:
-        return torch.from_numpy(self._transform(image))
+        return torch.as_tensor(self._transform(image))
 
 
 @contextmanager

@@ -54,7 +54,7 @@ class RunLog:
         if self._path.exists():
             lines = [line for line in self._path.read_text().splitlines() if _step_of(line) <= resume_step]
             self._path.write_text("".join(f"{line}\n" for line in lines))
-        self._board: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)  # type: ignore[no-untyped-call]
+        self._board: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append one line and one point per value."""

@@ -24,7 +24,7 @@ class TargetProvider(Protocol):
 class NoTargets:
     """For methods without a teacher."""
 
-    grid = None
+    grid: tuple[int, int] | None = None
 
     def __call__(self, views: Tensor, keys: Sequence[ViewKey], ratio: float) -> Targets:
         return Targets()
@@ -38,7 +38,7 @@ class TeacherTargets:
         self._config = method
         self._method = METHODS[method.kind]
         self._precision = precision
-        self.grid = teacher.grid() if self._method.spatial else None
+        self.grid: tuple[int, int] | None = teacher.grid() if self._method.spatial else None
 
     def __call__(self, views: Tensor, keys: Sequence[ViewKey], ratio: float) -> Targets:
         with autocast(views.device, self._precision):

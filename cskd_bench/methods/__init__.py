@@ -9,7 +9,7 @@ from torch import Tensor
 from cskd_bench.config import MethodConfig
 from cskd_bench.methods import cskd, deit, kd, supervised
 from cskd_bench.methods.parts import fusion_ratio
-from cskd_bench.outputs import StudentOutput, Targets, TeacherOutput
+from cskd_bench.outputs import Heads, StudentOutput, Targets, TeacherOutput
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Method:
     """An objective: what it needs, what it asks of the teacher, and its loss parts."""
 
     needs_teacher: bool
-    heads: str  # which of the student's heads inference averages
+    heads: Heads  # which of the student's heads inference averages
     spatial: bool  # whether patch logits are matched with the dense response
     targets: Callable[[Any, TeacherOutput, float], Targets]
     losses: Callable[[Any, StudentOutput, Targets, Tensor], dict[str, Tensor]]

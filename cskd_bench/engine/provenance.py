@@ -1,0 +1,90 @@
+"""Where a number comes from: code, versions, device, command, memory."""
+
+import importlib.metadata
+import platform
+import resource
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import cskd_bench
+from cskd_bench.record import CodeRef
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "pillow")
+DETECTION_PACKAGES = ("mmdet", "mmengine", "mmcv", "mmcv-lite", "pycocotools")
+_CODE = ("cskd_bench", "tasks", "configs", "pyproject.toml", "constraints.txt")
+
+
+def code_ref() -> CodeRef:
+    """Name the commit that runs and whether its code was changed; empty outside a checkout."""
+    root = Path(cskd_bench.__file__).resolve().parent.parent
+    commit = _git(root, "rev-parse", "HEAD") if (root / ".git").exists() else ""
+    dirty = bool(commit) and bool(_git(root, "status", "--porcelain", "--untracked-files=no", "--", *_CODE))
+    return CodeRef(version=cskd_bench.__version__, commit=commit, dirty=dirty)
+
+
+def _git(root: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
+
+
+def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
+    """Return the versions of the packages that decide numbers."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def device_name(device: torch.device) -> str:
+    """Describe the device in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def command_line() -> str:
+    """Return the command as it could be typed again, without this machine's folders."""
+    arguments = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return shlex.join([Path(sys.argv[0]).name, *arguments])
+
+
+def now() -> str:
+    """Return the time, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return peak bytes: on the device for CUDA, of the process otherwise."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def difference(then: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str:
+    """Say in words where two nested settings differ; empty when they agree."""
+    parts = []
+    for key in sorted(then.keys() | now.keys()):
+        old, new = then.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            parts.append(difference(old, new, f"{prefix}{key}."))
+        elif old != new and not _same_sequence(old, new):
+            parts.append(f"{prefix}{key} was {old!r}, is {new!r}")
+    return "; ".join(part for part in parts if part)
+
+
+def _same_sequence(old: Any, new: Any) -> bool:
+    both = isinstance(old, list | tuple) and isinstance(new, list | tuple)
+    return both and list(old) == list(new)
