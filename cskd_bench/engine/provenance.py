@@ -57,7 +57,7 @@ def device_name(device: torch.device) -> str:
 def command_line() -> str:
     """Return the command as it could be typed again, without this machine's folders."""
     arguments = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
-    return shlex.join([Path(sys.argv[0]).name, *arguments])
+    return shlex.join(["cskd-bench", *arguments])
 
 
 def now() -> str:
