@@ -1,0 +1,406 @@
+"""From selected records to tables: cells, paired differences, Holm over each table, ranks, cost, power."""
+
+import math
+import statistics as standard
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cskd_bench.record import Record
+from cskd_bench.report import statistics
+from cskd_bench.report.examples import Examples, read_examples
+from cskd_bench.report.selection import (
+    BASELINES,
+    GROUP_ORDER,
+    LeftOut,
+    Method,
+    Selection,
+    Setting,
+    Student,
+    method_order,
+    replicate_of,
+    setting_order,
+)
+
+Interval = tuple[float, float]
+
+
+@dataclass(slots=True)
+class Cell:
+    """One method on one setting; `scores` maps each pretraining seed to its mean over transfer seeds."""
+
+    method: Method
+    setting: Setting
+    records: list[Record]
+    scores: dict[int, float]
+    mean: float
+    deviation: float | None
+    interval: Interval | None
+    interval_kind: str  # what the interval covers, in words
+    bootstrap: Interval | None = None
+    calibration: statistics.Calibration | None = None
+    per_class: tuple[float, ...] = ()
+    differences: list["Difference"] = field(default_factory=list)
+    best: bool = False
+
+    @property
+    def seeds(self) -> int:
+        """The number of independent pretraining seeds."""
+        return len(self.scores)
+
+
+@dataclass(slots=True)
+class Pair:
+    """One model against one other with the same seed: examples that only one of them gets right."""
+
+    seed: int
+    difference: float
+    only_this: int | None = None
+    only_baseline: int | None = None
+    p_value: float | None = None
+
+
+@dataclass(slots=True)
+class Difference:
+    """A method minus a baseline over the seeds that both have."""
+
+    baseline: Method
+    mean: float
+    seeds: int
+    interval: Interval | None
+    interval_kind: str
+    p_value: float | None
+    bootstrap: Interval | None
+    pairs: list[Pair]
+    detectable: float | None
+    adjusted: float | None = None  # Holm over the table
+
+    @property
+    def significant(self) -> bool:
+        """Whether the difference holds after Holm's correction."""
+        return self.adjusted is not None and self.adjusted < statistics.LEVEL
+
+
+@dataclass(slots=True)
+class Cost:
+    """What one run of a row takes, averaged over its records; zero where nothing was recorded."""
+
+    seconds: float
+    images_per_second: float
+    gpu_hours: float
+    peak_memory_bytes: int
+
+
+@dataclass(slots=True)
+class Standing:
+    """A row over all columns: average rank and, per baseline, wins, ties and losses."""
+
+    rank: float | None
+    tally: dict[Method, tuple[int, int, int]]
+
+
+@dataclass(slots=True)
+class Table:
+    """All methods of one student and recipe on one group of tasks."""
+
+    group: str
+    student: Student
+    methods: list[Method]
+    settings: list[Setting]
+    cells: dict[tuple[Method, Setting], Cell]
+    costs: dict[Method, Cost]
+    standings: dict[Method, Standing]
+    baselines: list[Method]
+    tests: int  # the size of the Holm family
+    complete: int  # columns that every method has, over which ranks are averaged
+    power: str
+
+
+@dataclass
+class Comparison:
+    """Everything that the report shows about measured records."""
+
+    tables: list[Table]
+    left_out: list[LeftOut]
+    notes: list[str]
+    records: int
+
+
+class ExampleScores:
+    """Per-example scores of records, read once; a record whose side file is broken has none."""
+
+    def __init__(self, folder: Path, left_out: list[LeftOut]) -> None:
+        self._folder = folder
+        self._left_out = left_out
+        self._read: dict[str, Examples | None] = {}
+
+    def of(self, record: Record) -> Examples | None:
+        """Return a record's examples, None without a usable side file."""
+        if record.per_example is None:
+            return None
+        if record.id not in self._read:
+            try:
+                self._read[record.id] = read_examples(self._folder, record)
+            except ValueError as error:
+                self._read[record.id] = None
+                self._left_out.append(LeftOut(f"{record.id}.json", f"shown, but not in tests over examples: {error}"))
+        return self._read[record.id]
+
+    def matrix(self, cell: Cell) -> tuple[NDArray[np.float32], NDArray[np.integer[Any]]] | None:
+        """Return scores (S, E) in seed order and the labels (E,); None unless every record has them, in one order."""
+        rows: dict[int, list[NDArray[np.float32]]] = {seed: [] for seed in cell.scores}
+        label: NDArray[np.integer[Any]] | None = None
+        for record in cell.records:
+            examples = self.of(record)
+            if examples is None or (label is not None and not np.array_equal(label, examples.label)):
+                return None
+            label = examples.label
+            rows[replicate_of(record)].append(examples.scores(record.task.metric))
+        if label is None:
+            return None
+        return np.stack([np.mean(rows[seed], axis=0, dtype=np.float32) for seed in cell.scores]), label
+
+
+def compare(folder: Path, selection: Selection) -> Comparison:
+    """Compute every table from the selected records; side files are read from the same folder."""
+    left_out = list(selection.left_out)
+    examples = ExampleScores(folder, left_out)
+    by_table: dict[tuple[str, Student], list[Cell]] = {}
+    for (student, setting, method), records in selection.cells.items():
+        by_table.setdefault((setting.group, student), []).append(_cell(method, setting, records))
+    tables = [
+        _table(group, student, by_table[group, student], examples)
+        for group, student in sorted(by_table, key=_table_order)
+    ]
+    count = sum(map(len, selection.cells.values()))
+    return Comparison(tables, sorted(left_out, key=lambda item: (item.name, item.reason)), selection.notes, count)
+
+
+def _table_order(key: tuple[str, Student]) -> tuple[object, ...]:
+    group, student = key
+    return GROUP_ORDER.index(group), student.model, student.pretrain_data, student.pretrain_recipe
+
+
+def _cell(method: Method, setting: Setting, records: list[Record]) -> Cell:
+    values: dict[int, list[float]] = {}
+    for record in records:
+        values.setdefault(replicate_of(record), []).append(record.value)
+    scores = {seed: math.fsum(found) / len(found) for seed, found in sorted(values.items())}
+    estimate = statistics.over_seeds(list(scores.values()))
+    interval = estimate.interval()
+    kind = "seeds, on this test set" if interval else ""
+    deviation = statistics.spread(list(scores.values()))
+    return Cell(method, setting, records, scores, estimate.mean, deviation, interval, kind)
+
+
+def _table(group: str, student: Student, cells: list[Cell], examples: ExampleScores) -> Table:
+    methods = sorted({cell.method for cell in cells}, key=method_order)
+    settings = sorted({cell.setting for cell in cells}, key=setting_order)
+    grid = {(cell.method, cell.setting): cell for cell in cells}
+    baselines = _baselines(methods)
+    for setting in settings:
+        column = [grid[method, setting] for method in methods if (method, setting) in grid]
+        _mark_best(column)
+        _compare_column(column, baselines, examples)
+    differences = [difference for cell in cells for difference in cell.differences]
+    tests = _correct(differences)
+    complete = [setting for setting in settings if all((method, setting) in grid for method in methods)]
+    return Table(
+        group=group,
+        student=student,
+        methods=methods,
+        settings=settings,
+        cells=grid,
+        costs={method: _cost(cell.records for cell in cells if cell.method == method) for method in methods},
+        standings=_standings(methods, complete, grid, baselines),
+        baselines=baselines,
+        tests=tests,
+        complete=len(complete),
+        power=_power(differences),
+    )
+
+
+def _baselines(methods: Sequence[Method]) -> list[Method]:
+    """Return the plain supervised, kd and deit rows; a kind with only one row is that row, whatever its label."""
+    found = []
+    for kind in BASELINES:
+        same = [method for method in methods if method.kind == kind]
+        plain = [method for method in same if method.label == kind]
+        found.extend(plain or (same if len(same) == 1 else []))
+    return found
+
+
+def _mark_best(column: list[Cell]) -> None:
+    if len(column) > 1:
+        highest = max(cell.mean for cell in column)
+        for cell in column:
+            cell.best = cell.mean == highest
+
+
+def _compare_column(column: list[Cell], baselines: list[Method], examples: ExampleScores) -> None:
+    """Add what the side files know to each cell, then each cell's differences to the baselines before it."""
+    matrices = {cell.method: found for cell in column if (found := examples.matrix(cell)) is not None}
+    resampled = _resample(matrices)
+    for cell in column:
+        if cell.method in matrices:
+            _describe_examples(cell, matrices[cell.method][0], resampled[cell.method], examples)
+    by_method = {cell.method: cell for cell in column}
+    for cell in column:
+        for baseline in _baselines_of(cell.method, baselines):
+            if baseline in by_method:
+                difference = _difference(cell, by_method[baseline], matrices, resampled, examples)
+                cell.differences.extend([difference] if difference else [])
+
+
+Matrices = dict[Method, tuple[NDArray[np.float32], NDArray[np.integer[Any]]]]
+Resampled = dict[Method, NDArray[np.floating[Any]]]
+
+
+def _resample(matrices: Matrices) -> Resampled:
+    """Resample test sets for a whole column; models with as many examples meet the same test sets."""
+    resampled = {}
+    for size in {scores_SE.shape[1] for scores_SE, _ in matrices.values()}:
+        same = {method: scores_SE for method, (scores_SE, _) in matrices.items() if scores_SE.shape[1] == size}
+        means_RS = statistics.bootstrap_examples(np.concatenate(list(same.values())))
+        ends = np.cumsum([len(scores_SE) for scores_SE in same.values()])
+        resampled.update(zip(same, np.split(means_RS, ends[:-1], axis=1), strict=True))
+    return resampled
+
+
+def _describe_examples(
+    cell: Cell, scores_SE: NDArray[np.float32], means_RS: NDArray[np.floating[Any]], examples: ExampleScores
+) -> None:
+    cell.bootstrap = statistics.bootstrap_interval(means_RS)
+    estimate = statistics.over_seeds_and_examples(scores_SE.astype(np.float64))
+    if (interval := estimate.interval()) is not None:
+        cell.interval, cell.interval_kind = interval, "seeds and test images"
+    elif cell.seeds == 1:
+        cell.interval, cell.interval_kind = cell.bootstrap, "test images only, one seed"
+    known = [found for record in cell.records if (found := examples.of(record)) is not None]
+    confidence = np.concatenate([found.confidence for found in known])
+    cell.calibration = statistics.calibration(confidence, np.concatenate([found.correct for found in known]))
+    classes = np.mean([statistics.per_class(found.label, found.correct) for found in known], axis=0)
+    cell.per_class = tuple(classes.tolist())
+
+
+def _baselines_of(method: Method, baselines: list[Method]) -> list[Method]:
+    """A method is compared with the baselines above it that have its teacher or none."""
+    return [
+        baseline
+        for baseline in baselines
+        if baseline != method
+        and method_order(baseline) < method_order(method)
+        and baseline.teacher in ("", method.teacher)
+    ]
+
+
+def _difference(
+    cell: Cell, baseline: Cell, matrices: Matrices, resampled: Resampled, examples: ExampleScores
+) -> Difference | None:
+    seeds = [seed for seed in cell.scores if seed in baseline.scores]
+    if not seeds:
+        return None
+    pairs = [_pair(seed, cell, baseline, examples) for seed in seeds]
+    estimate = statistics.over_seeds([pair.difference for pair in pairs])
+    kind = "seeds, on this test set"
+    bootstrap = None
+    if cell.method in matrices and baseline.method in matrices:
+        (ours, label), (theirs, other_label) = matrices[cell.method], matrices[baseline.method]
+        if np.array_equal(label, other_label):
+            mine = [list(cell.scores).index(seed) for seed in seeds]
+            yours = [list(baseline.scores).index(seed) for seed in seeds]
+            paired = ours[mine].astype(np.float64) - theirs[yours]
+            estimate, kind = statistics.over_seeds_and_examples(paired), "seeds and test images"
+            means_RS = resampled[cell.method][:, mine] - resampled[baseline.method][:, yours]
+            bootstrap = statistics.bootstrap_interval(means_RS)
+    return Difference(
+        baseline=baseline.method,
+        mean=math.fsum(pair.difference for pair in pairs) / len(pairs),
+        seeds=len(seeds),
+        interval=estimate.interval(),
+        interval_kind=kind,
+        p_value=estimate.p_value(),
+        bootstrap=bootstrap,
+        pairs=pairs,
+        detectable=statistics.detectable(estimate),
+    )
+
+
+def _pair(seed: int, cell: Cell, baseline: Cell, examples: ExampleScores) -> Pair:
+    """Compare one seed; McNemar needs exactly one record on each side and the same images in the same order."""
+    pair = Pair(seed, cell.scores[seed] - baseline.scores[seed])
+    ours = [record for record in cell.records if replicate_of(record) == seed]
+    theirs = [record for record in baseline.records if replicate_of(record) == seed]
+    if len(ours) != 1 or len(theirs) != 1:
+        return pair
+    first, second = examples.of(ours[0]), examples.of(theirs[0])
+    if first is None or second is None or not np.array_equal(first.label, second.label):
+        return pair
+    pair.only_this = int(np.count_nonzero(first.correct & ~second.correct))
+    pair.only_baseline = int(np.count_nonzero(second.correct & ~first.correct))
+    pair.p_value = statistics.mcnemar(pair.only_this, pair.only_baseline)
+    return pair
+
+
+def _correct(differences: list[Difference]) -> int:
+    """Correct all tests of one table together and return how many there are."""
+    tested = [(difference, difference.p_value) for difference in differences if difference.p_value is not None]
+    for (difference, _), adjusted in zip(tested, statistics.holm([p for _, p in tested]), strict=True):
+        difference.adjusted = adjusted
+    return len(tested)
+
+
+def _cost(records_by_cell: Iterable[list[Record]]) -> Cost:
+    costs = [record.cost for records in records_by_cell for record in records]
+    speeds = [cost.images_per_second for cost in costs if cost.images_per_second]
+    return Cost(
+        seconds=standard.fmean(cost.seconds for cost in costs),
+        images_per_second=standard.fmean(speeds) if speeds else 0.0,
+        gpu_hours=standard.fmean(cost.gpu_hours for cost in costs),
+        peak_memory_bytes=max(cost.peak_memory_bytes for cost in costs),
+    )
+
+
+def _standings(
+    methods: list[Method],
+    complete: list[Setting],
+    grid: dict[tuple[Method, Setting], Cell],
+    baselines: list[Method],
+) -> dict[Method, Standing]:
+    ranks: dict[Method, list[float]] = {method: [] for method in methods}
+    for setting in complete:
+        for method, rank in zip(methods, statistics.ranks([grid[m, setting].mean for m in methods]), strict=True):
+            ranks[method].append(rank)
+    tallies: dict[Method, dict[Method, list[int]]] = {method: {} for method in methods}
+    for (method, _), cell in grid.items():
+        for difference in cell.differences:
+            tally = tallies[method].setdefault(difference.baseline, [0, 0, 0])
+            tally[1 if not difference.significant else 0 if difference.mean > 0 else 2] += 1
+    return {
+        method: Standing(
+            standard.fmean(ranks[method]) if ranks[method] and len(methods) > 1 else None,
+            {base: (wins, ties, losses) for base in baselines if base in tallies[method]
+             for wins, ties, losses in [tallies[method][base]]},
+        )
+        for method in methods
+    }
+
+
+def _power(differences: list[Difference]) -> str:
+    """Say what difference the measured spread lets these seeds see."""
+    if not differences:
+        return ""
+    seen = [difference for difference in differences if difference.detectable is not None]
+    if not seen:
+        return "One seed each: no spread between seeds was measured, so no difference between methods can be tested."
+    counts = sorted({difference.seeds for difference in seen})
+    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    typical = standard.median(difference.detectable or 0.0 for difference in seen)
+    return (
+        f"With {seeds} seeds a difference under {100 * typical:.1f} points cannot be seen "
+        f"(median over {len(seen)} comparisons: found with 80 % probability at 5 %, before Holm's correction)."
+    )

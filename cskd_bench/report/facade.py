@@ -1,0 +1,119 @@
+"""One call from a results folder to tables, figures and the page."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from cskd_bench.errors import UserError
+from cskd_bench.report import plain, terminal
+from cskd_bench.report.compare import Comparison, compare
+from cskd_bench.report.page import page
+from cskd_bench.report.published import Match, Published, match, read_published
+from cskd_bench.report.selection import LeftOut, select
+
+FORMATS: Final = ("terminal", "md", "csv", "latex", "json", "html")
+FILES: Final = {
+    "md": "leaderboard.md",
+    "csv": "leaderboard.csv",
+    "latex": "leaderboard.tex",
+    "json": "leaderboard.json",
+    "html": "leaderboard.html",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """A finished report: what it compares and where its files are."""
+
+    comparison: Comparison
+    published: tuple[Published, ...]
+    matches: tuple[Match, ...]
+    files: dict[str, Path]
+
+    def show(self, console: Console | None = None) -> None:
+        """Print the tables to the terminal."""
+        terminal.show(self.comparison, self.matches, console or Console())
+
+
+def build_report(
+    results: Path,
+    output: Path,
+    *,
+    formats: Sequence[str] = FORMATS,
+    include_dirty: bool = False,
+    published: bool = True,
+) -> Report:
+    """Read `results`/records and published.toml, write the leaderboard in each format into `output`.
+
+    `terminal` writes nothing; call `Report.show`. A broken record is named in the report and left out.
+    UserError: an unknown format, no records folder, an output folder that cannot be written.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            raise UserError(f"no report format {name!r}; there are {', '.join(FORMATS)}")
+    comparison, rows, matches = _measure(results, include_dirty, published)
+    rendered = {name: _render(name, results, comparison, rows, matches) for name in formats if name in FILES}
+    files = {name: output / FILES[name] for name in rendered}
+    for name, text in rendered.items():
+        _write(files[name], text)
+    return Report(comparison, tuple(rows), tuple(matches), files)
+
+
+def leaderboard_markdown(results: Path) -> str:
+    """Return what the committed leaderboard of a results folder must say; it depends on nothing else."""
+    return _render("md", results, *_measure(results, include_dirty=False, published=True))
+
+
+def check_leaderboard(results: Path, committed: Path) -> None:
+    """UserError if the committed Markdown leaderboard is missing or is not what the records say now."""
+    try:
+        text = committed.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{committed}: cannot be read: {error.strerror}; run `cskd-bench report`") from error
+    if text != leaderboard_markdown(results):
+        raise UserError(f"{committed}: stale: the records in {results} say something else; run `cskd-bench report`")
+
+
+def _measure(results: Path, include_dirty: bool, published: bool) -> tuple[Comparison, list[Published], list[Match]]:
+    records = results / "records"
+    comparison = compare(records, select(records, include_dirty=include_dirty))
+    rows: list[Published] = []
+    source = results / "published.toml"
+    if published and source.exists():
+        try:
+            rows = read_published(source)
+        except UserError as error:
+            comparison.left_out.append(LeftOut(source.name, str(error).removeprefix(f"{source}: ")))
+    return comparison, rows, match(rows, comparison)
+
+
+def _render(name: str, results: Path, comparison: Comparison, rows: list[Published], matches: list[Match]) -> str:
+    match name:
+        case "md":
+            return plain.markdown(comparison, rows, matches)
+        case "csv":
+            return plain.csv_table(comparison)
+        case "latex":
+            return plain.latex(comparison)
+        case "json":
+            return plain.plain_json(comparison, rows, matches)
+        case _:
+            return page(results / "records", comparison, rows, matches)
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a generated file in one step, so that a reader never sees half of it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,117 @@
+"""Published results, as reference rows: read from published.toml and set beside matching measured cells."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from scipy import special
+
+from cskd_bench.errors import UserError
+from cskd_bench.report.compare import Cell, Comparison
+from cskd_bench.schema import read_toml
+
+ROUNDING: Final = 0.0005  # published scores are rounded to 0.1 points
+WORDS: Final = ("task", "metric", "protocol", "source", "rows")
+SAME_TASK: Final = {
+    "value": "imagenet1k",
+    "real": "imagenet_real",
+    "v2": "imagenet_v2",
+    "cars": "stanford_cars",
+    "box_ap": "coco",
+    "mask_ap": "coco",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One published score (a fraction) with its source."""
+
+    task: str
+    metric: str
+    method: str
+    model: str
+    value: float
+    protocol: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A measured cell beside a published score; the tolerance is what one more seed of ours could give."""
+
+    student: str
+    cell: Cell
+    published: Published
+    tolerance: float | None
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether the published score lies within the tolerance; None without one."""
+        return None if self.tolerance is None else abs(self.cell.mean - self.published.value) <= self.tolerance
+
+
+def read_published(path: Path) -> list[Published]:
+    """Read published.toml: blocks of rows, one number per task or metric; UserError names what is wrong."""
+    found = []
+    for number, block in enumerate(read_toml(path).get("result", []), 1):
+        where = f"{path}: result {number}"
+        if not isinstance(block, dict) or not isinstance(block.get("rows"), list):
+            raise UserError(f"{where}: needs `rows`, a list of tables")
+        for key in WORDS[:-1]:
+            if not isinstance(block.get(key), str):
+                raise UserError(f"{where}: needs `{key}`, a text")
+        for row in block["rows"]:
+            found.extend(_scores(block, row, where))
+    return found
+
+
+def _scores(block: dict[str, Any], row: Any, where: str) -> list[Published]:
+    if not isinstance(row, dict) or not isinstance(row.get("method"), str) or not isinstance(row.get("model"), str):
+        raise UserError(f"{where}: each row needs `method` and `model`, both texts")
+    found = []
+    for key, value in row.items():
+        if key in ("method", "model"):
+            continue
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 100:
+            raise UserError(f"{where}: {row['method']} {key}: expected a score in percent, got {value!r}")
+        rerun = key == "rerun"
+        task = block["task"] if key in ("value", "rerun") else SAME_TASK.get(key, key)
+        metric = key if key in ("box_ap", "mask_ap") else block["metric"]
+        protocol = f"{block['protocol']}, rerun" if rerun else block["protocol"]
+        found.append(Published(task, metric, row["method"], row["model"], value / 100, protocol, block["source"]))
+    return found
+
+
+def match(published: list[Published], comparison: Comparison) -> list[Match]:
+    """Pair measured cells with published scores of the same task, metric, method and model."""
+    known: dict[tuple[str, str, str, str], list[Published]] = {}
+    for item in published:
+        known.setdefault((item.task, item.metric, item.method, _plain(item.model)), []).append(item)
+    return [
+        Match(table.student.model, cell, item, _tolerance(cell))
+        for table in comparison.tables
+        for (method, setting), cell in table.cells.items()
+        for item in known.get((setting.task, setting.metric, method.label, _plain(table.student.model)), [])
+        if setting.protocol in _protocols(item)
+    ]
+
+
+def _protocols(item: Published) -> tuple[str, ...]:
+    """Return our protocols that measure what was published."""
+    if item.protocol.startswith("pretrain"):
+        return "pretrain", "evaluate"
+    return ("finetune",) if item.protocol.startswith("fine-tune") else ("detect",)
+
+
+def _plain(model: str) -> str:
+    """Name the plain model: whether there is a distillation token is the method's business."""
+    return model.split(".")[0].replace("_distilled", "")
+
+
+def _tolerance(cell: Cell) -> float | None:
+    """Return half the 95 % prediction interval of one further seed, plus the rounding of published scores."""
+    if cell.deviation is None:
+        return None
+    t = float(special.stdtrit(cell.seeds - 1, 0.975))
+    return t * cell.deviation * math.sqrt(1 + 1 / cell.seeds) + ROUNDING

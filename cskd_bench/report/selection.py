@@ -1,0 +1,201 @@
+"""Which records stand together: cells of equal settings, and what was left out with the reason."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from cskd_bench.errors import UserError
+from cskd_bench.record import Record, read_records
+
+BASELINES: Final = ("supervised", "kd", "deit")
+METHOD_ORDER: Final = ("supervised", "kd", "deit", "cskd")
+GROUP_ORDER: Final = ("pretraining", "classification", "robustness", "detection")
+PROTOCOL_ORDER: Final = ("pretrain", "finetune", "linear", "knn", "kshot", "lowlabel", "detect", "evaluate")
+
+IMPOSSIBLE: Final = 1e12  # seconds, images per second, GPU-hours
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """What all methods of one table share: the model and how it was pretrained."""
+
+    model: str
+    pretrain_data: str
+    pretrain_recipe: str
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A column: what exactly was measured. Only equal settings are averaged or compared."""
+
+    group: str
+    task: str
+    version: int
+    fingerprint: str
+    metric: str
+    protocol: str
+    recipe: str
+    image_size: int
+    weights: str
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A row: a pretraining objective with its teacher."""
+
+    kind: str
+    label: str
+    teacher: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A file that is not in the tables, or not in all of them, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass
+class Selection:
+    """Records by table, row and column."""
+
+    cells: dict[tuple[Student, Setting, Method], list[Record]] = field(default_factory=dict)
+    left_out: list[LeftOut] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def student_of(record: Record) -> Student:
+    """Return the table that a record belongs to."""
+    recipe = record.checkpoint.pretrain_recipe or (record.recipe if record.protocol == "pretrain" else "")
+    return Student(record.model.name, record.checkpoint.pretrain_data, recipe)
+
+
+def setting_of(record: Record) -> Setting:
+    """Return the column that a record belongs to."""
+    task = record.task
+    return Setting(
+        group=task.group,
+        task=task.name,
+        version=task.version,
+        fingerprint=task.fingerprint,
+        metric=task.metric,
+        protocol=record.protocol,
+        recipe=record.recipe,
+        image_size=record.model.image_size,
+        weights=record.checkpoint.weights,
+    )
+
+
+def method_of(record: Record) -> Method:
+    """Return the row that a record belongs to."""
+    return Method(record.method.kind, record.method.label, record.method.teacher)
+
+
+def replicate_of(record: Record) -> int:
+    """Return the pretraining seed, the unit that is independent; without one, the record's own seed."""
+    seed = record.checkpoint.pretrain_seed
+    return record.seed if seed is None else seed
+
+
+def select(folder: Path, *, include_dirty: bool = False) -> Selection:
+    """Read a records folder and sort what can be compared into cells; UserError if there is no such folder."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of records; run a transfer first or name another one")
+    selection = Selection()
+    usable: list[Record] = []
+    for path, record in read_records(folder):
+        reason = _unusable(path, record, include_dirty)
+        if isinstance(record, Record) and reason is None:
+            usable.append(record)
+        else:
+            name = path.name.encode("utf-8", "replace").decode()  # a file name need not be text
+            selection.left_out.append(LeftOut(name, reason or ""))
+    usable = _newest_definitions(usable, selection.left_out)
+    for record in _first_of_each_seed(usable, selection.left_out):
+        key = (student_of(record), setting_of(record), method_of(record))
+        selection.cells.setdefault(key, []).append(record)
+    selection.notes.extend(_kept_apart(selection.cells))
+    return selection
+
+
+def _unusable(path: Path, record: Record | UserError, include_dirty: bool) -> str | None:
+    if isinstance(record, UserError):
+        problem = str(record).removeprefix(f"{path}: ")
+        if "schema_version" in problem:
+            return "its schema version is not known to this release"
+        return problem
+    if record.id != path.stem:
+        return f"its id is {record.id!r}: the file was renamed or copied"
+    if record.task.metric not in record.metrics:
+        return f"it has no metric {record.task.metric!r}"
+    if not 0 <= record.value <= 1:
+        return f"its {record.task.metric} is {record.value:g}, not a fraction between 0 and 1"
+    if max(record.cost.seconds, record.cost.images_per_second, record.cost.gpu_hours) > IMPOSSIBLE:
+        return "its cost is impossible"
+    if record.code.dirty and not include_dirty:
+        return "made from a tree with uncommitted changes (--include-dirty shows it)"
+    return None
+
+
+def _newest_definitions(records: list[Record], left_out: list[LeftOut]) -> list[Record]:
+    """Keep one definition of a task per table, protocol and image size: highest version, then newest record."""
+    definitions: dict[object, dict[tuple[int, str], str]] = defaultdict(dict)
+    places = []
+    for record in records:
+        place = (student_of(record), record.task.group, record.task.name, record.protocol, record.model.image_size)
+        places.append(place)
+        definition = (record.task.version, record.task.fingerprint)
+        definitions[place][definition] = max(definitions[place].get(definition, ""), record.created)
+    kept = []
+    for record, place in zip(records, places, strict=True):
+        known = definitions[place]
+        newest = max(known, key=lambda definition: (definition[0], known[definition], definition[1]))
+        if (record.task.version, record.task.fingerprint) == newest:
+            kept.append(record)
+        elif record.task.version != newest[0]:
+            reason = f"task {record.task.name} version {record.task.version}: version {newest[0]} stands beside it"
+            left_out.append(LeftOut(f"{record.id}.json", reason))
+        else:
+            reason = f"task {record.task.name} with content {record.task.fingerprint}: {newest[1]} is newer"
+            left_out.append(LeftOut(f"{record.id}.json", reason))
+    return kept
+
+
+def _first_of_each_seed(records: list[Record], left_out: list[LeftOut]) -> list[Record]:
+    """Keep the oldest record of a cell and seed, so that nobody can repeat a run until it comes out well."""
+    kept: dict[object, Record] = {}
+    for record in sorted(records, key=lambda record: (record.created, record.id)):
+        key = (student_of(record), setting_of(record), method_of(record), replicate_of(record), record.seed)
+        first = kept.setdefault(key, record)
+        if first is not record:
+            left_out.append(LeftOut(f"{record.id}.json", f"repeats seed {record.seed} of {first.id}, which is older"))
+    return sorted(kept.values(), key=lambda record: (replicate_of(record), record.seed, record.id))
+
+
+def _kept_apart(cells: Iterable[tuple[Student, Setting, Method]]) -> list[str]:
+    """Name the columns that differ in the recipe alone: they are shown side by side, never averaged."""
+    recipes: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+    for student, setting, _ in cells:
+        recipes[student.model, setting.task, setting.protocol].add(f"{student.pretrain_recipe} {setting.recipe}")
+    return [
+        f"{model}, {task}, {protocol}: {len(found)} recipes, shown apart and never averaged"
+        for (model, task, protocol), found in sorted(recipes.items())
+        if len(found) > 1
+    ]
+
+
+def method_order(method: Method) -> tuple[int, bool, str, str]:
+    """Sort methods as tables show them: by kind, the plain one first."""
+    kind = METHOD_ORDER.index(method.kind) if method.kind in METHOD_ORDER else len(METHOD_ORDER)
+    return kind, method.label != method.kind, method.label, method.teacher
+
+
+def setting_order(setting: Setting) -> tuple[object, ...]:
+    """Sort columns by task, then protocol."""
+    protocols = PROTOCOL_ORDER.index(setting.protocol) if setting.protocol in PROTOCOL_ORDER else len(PROTOCOL_ORDER)
+    natural = tuple((int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", setting.task))
+    return natural, setting.version, protocols, setting.protocol, setting.image_size, setting.recipe, setting.weights

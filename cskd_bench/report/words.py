@@ -1,0 +1,120 @@
+"""Numbers and names as every format writes them; the formats only escape."""
+
+from cskd_bench.report.compare import Cell, Cost, Difference, Table
+from cskd_bench.report.selection import Method, Setting
+from cskd_bench.report.statistics import LEVEL
+
+METRIC_WORDS = {"top1": "top-1", "mean_per_class": "mean per class", "box_ap": "box AP", "mask_ap": "mask AP"}
+PROTOCOL_WORDS = {
+    "finetune": "fine-tune",
+    "knn": "kNN",
+    "kshot": "k-shot",
+    "lowlabel": "low-label",
+    "linear": "linear probe",
+}
+LEGEND = (
+    "Scores in percent: mean ± standard deviation over pretraining seeds (number of seeds). Bold: the highest mean. "
+    f"Differences are paired by seed, in points with a 95 % interval; ↑ ↓ mark those that hold at {LEVEL:.0%} "
+    "after Holm's correction over the table, = those that do not. docs/statistics.md explains each number."
+).replace("5%", "5 %")
+
+
+def score(cell: Cell) -> str:
+    """Write a mean with its spread and number of seeds: `84.31 ± 0.25 (3)`."""
+    spread = "" if cell.deviation is None else f" ± {100 * cell.deviation:.2f}"
+    return f"{100 * cell.mean:.2f}{spread} ({cell.seeds})"
+
+
+def points(value: float) -> str:
+    """Write a difference in points with its sign, a true minus and no negative zero."""
+    text = f"{100 * value:+.2f}"
+    return "0.00" if float(text) == 0 else text.replace("-", "−")
+
+
+def interval(bounds: tuple[float, float] | None, *, signed: bool = False) -> str:
+    """Write an interval in percent, empty where there is none."""
+    if bounds is None:
+        return ""
+    low, high = (points(bound) if signed else f"{100 * bound:.2f}" for bound in bounds)
+    return f"[{low}, {high}]"
+
+
+def mark(difference: Difference) -> str:
+    """Return the arrow of a difference that holds, `=` for one that does not, `?` for one that cannot be tested."""
+    if difference.p_value is None:
+        return "?"
+    if not difference.significant:
+        return "="
+    return "↑" if difference.mean > 0 else "↓"
+
+
+def difference(value: Difference) -> str:
+    """Write a paired difference: `↑ +0.81 [+0.20, +1.42]`."""
+    return " ".join(part for part in (mark(value), points(value.mean), interval(value.interval, signed=True)) if part)
+
+
+def p_value(value: float | None) -> str:
+    """Write a p-value as papers do."""
+    if value is None:
+        return "n/a"
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
+def method(row: Method, methods: list[Method]) -> str:
+    """Name a row; the teacher is added where one label stands for several."""
+    same = [other for other in methods if other.label == row.label]
+    return f"{row.label} (teacher {row.teacher or 'none'})" if len(same) > 1 else row.label
+
+
+def protocol(setting: Setting) -> str:
+    """Name a protocol in tables."""
+    return PROTOCOL_WORDS.get(setting.protocol, setting.protocol)
+
+
+def metric(setting: Setting) -> str:
+    """Name a metric in tables."""
+    return METRIC_WORDS.get(setting.metric, setting.metric)
+
+
+def column(setting: Setting, settings: list[Setting]) -> str:
+    """Name a column below its task; whatever sets it apart from a like column is added."""
+    parts = [protocol(setting)]
+    same = [other for other in settings if (other.task, other.protocol) == (setting.task, setting.protocol)]
+    if len({other.image_size for other in same}) > 1:
+        parts.append(f"{setting.image_size} px")
+    if len({other.recipe for other in same}) > 1:
+        parts.append(f"recipe {setting.recipe[:6]}")
+    if len({other.weights for other in same}) > 1:
+        parts.append(f"{setting.weights} weights")
+    if setting.metric != "top1":
+        parts.append(metric(setting))
+    return ", ".join(parts)
+
+
+def title(table: Table) -> str:
+    """Name a table by its student and how that was pretrained."""
+    data = f", pretrained on {table.student.pretrain_data}" if table.student.pretrain_data else ""
+    recipe = f", recipe {table.student.pretrain_recipe[:8]}" if table.student.pretrain_recipe else ""
+    return f"{table.student.model}{data}{recipe}"
+
+
+def duration(seconds: float) -> str:
+    """Write a time with the unit that suits it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def cost(value: Cost) -> dict[str, str]:
+    """Write the cost of one run by column; empty where nothing was recorded."""
+    return {
+        "images/s": f"{value.images_per_second:,.0f}" if value.images_per_second else "",
+        "time": duration(value.seconds),
+        "GPU-hours": f"{value.gpu_hours:.2f}" if value.gpu_hours else "",
+        "memory": f"{value.peak_memory_bytes / 2**30:.1f} GiB" if value.peak_memory_bytes else "",
+    }
+
+
+def tally(counts: tuple[int, int, int]) -> str:
+    """Write wins, ties and losses."""
+    return "/".join(map(str, counts))
