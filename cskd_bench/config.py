@@ -233,6 +233,18 @@ class PretrainConfig(StrictModel):
             needed = max(needed, self.teacher.image_size)
         return self.recipe.augment.view_size or needed
 
+    @property
+    def model_name(self) -> str:
+        """Name the student in tables: timm's name and what was changed of it."""
+        changed = self.student.model_dump(exclude={"name", "image_size", "drop_path"}, exclude_none=True)
+        plain = self.student.name.replace("_distilled_", "_")
+        return plain + "".join(f" {key.replace('_', '-')}={value}" for key, value in changed.items())
+
+    @property
+    def data_name(self) -> str:
+        """Name the data set in tables: its folder, else its source."""
+        return Path(self.data.root).name or self.data.dataset.replace("/", "_")
+
     def identity(self) -> dict[str, Any]:
         """Return what decides the run's result: a resumed run must agree in all of it."""
         data = self.model_dump(mode="json", exclude={"run", "name"})

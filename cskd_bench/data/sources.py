@@ -154,13 +154,49 @@ def _timm_labels(data: object) -> np.ndarray:
     raise UserError('this data set cannot be indexed by number: copy it into class folders (dataset = "folder")')
 
 
+class JoinedSource:
+    """Several splits as one, in order: `train+val`."""
+
+    def __init__(self, parts: Sequence[Source]) -> None:
+        self._parts = parts
+        self._starts = np.cumsum([0, *map(len, parts)])
+        self.labels = np.concatenate([part.labels for part in parts])
+        self.classes = max((part.classes for part in parts), key=len)
+        self.identity = _digest(" ".join(part.identity for part in parts).encode())
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(self, index: int) -> Image.Image:
+        part = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self._parts[part].load(index - int(self._starts[part]))
+
+
+class SubsetSource:
+    """Chosen images of a source, in the given order."""
+
+    def __init__(self, source: Source, indices: np.ndarray) -> None:
+        self._source, self._indices = source, indices
+        self.labels = source.labels[indices]
+        self.classes = source.classes
+        self.identity = _digest(source.identity.encode() + indices.astype(np.int64).tobytes())
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(self, index: int) -> Image.Image:
+        return self._source.load(int(self._indices[index]))
+
+
 def data_path(root: str) -> Path:
     """Resolve a relative path under $CSKD_BENCH_DATA, else under ./data."""
     return Path(os.environ.get("CSKD_BENCH_DATA", "data")) / root
 
 
 def open_source(data: DataConfig, split: str) -> Source:
-    """Open one split. UserError names the folder or file that is missing, and what was expected."""
+    """Open one split, or several joined by `+`. UserError names what is missing and what was expected."""
+    if "+" in split:
+        return JoinedSource([open_source(data, part) for part in split.split("+")])
     if data.dataset in _BUILT_IN:
         source: Source = _BUILT_IN[data.dataset](split)
     elif data.dataset in ("folder", "npz", "flat"):

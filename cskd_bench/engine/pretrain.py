@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -16,6 +15,7 @@ from cskd_bench.engine.checkpoint import write_atomically
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions
 from cskd_bench.engine.provenance import code_ref, command_line, device_name, difference, now, versions
+from cskd_bench.engine.results import write_predictions
 from cskd_bench.engine.targets import NoTargets, TargetProvider, TeacherTargets
 from cskd_bench.engine.training import Fit, Job, fit
 from cskd_bench.errors import UserError
@@ -28,12 +28,10 @@ from cskd_bench.record import (
     MethodRef,
     ModelRef,
     Record,
-    SideFile,
     TaskRef,
     read_record,
     record_id,
     sha256_file,
-    write_new,
     write_record,
 )
 from cskd_bench.schema import fingerprint
@@ -128,7 +126,7 @@ def _record(
     last = result.curve[-1]
     metrics = predictions.metrics() | ({"ema_top1": last["ema_top1"]} if "ema_top1" in last else {})
     hours = result.seconds / 3600 * ranks.world if ranks.device.type == "cuda" else 0.0
-    data_name = Path(config.data.root).name or config.data.dataset.replace("/", "_")
+    data_name = config.data_name
     return Record(
         id=record_id(data_name, "pretrain", config.method.kind, config.student.name, f"s{config.seed}", identity),
         created=now(),
@@ -142,7 +140,7 @@ def _record(
         protocol="pretrain",
         method=method_ref(config),
         model=ModelRef(
-            name=model_name(config),
+            name=config.model_name,
             image_size=config.student.image_size,
             parameters=sum(parameter.numel() for parameter in result.student.parameters()),
         ),
@@ -172,13 +170,6 @@ def _record(
             peak_memory_bytes=result.peak_memory_bytes,
         ),
     )
-
-
-def model_name(config: PretrainConfig) -> str:
-    """Name a student in tables: timm's name and what was changed of it."""
-    changed = config.student.model_dump(exclude={"name", "image_size", "drop_path"}, exclude_none=True)
-    plain = config.student.name.replace("_distilled_", "_")
-    return plain + "".join(f" {key.replace('_', '-')}={value}" for key, value in changed.items())
 
 
 def _finish(
@@ -214,26 +205,6 @@ def _save_weights(module: torch.nn.Module, path: Path) -> str:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}, temporary)
     temporary.replace(path)
     return sha256_file(path)
-
-
-def write_predictions(records: Path, name: str, predictions: Predictions | None) -> SideFile | None:
-    """Write label, predicted class and confidence of every example beside a record."""
-    if predictions is None:
-        return None
-    import io
-
-    buffer = io.BytesIO()
-    kind = np.uint16 if predictions.label.max() < 2**16 else np.uint32
-    np.savez_compressed(
-        buffer,
-        label=predictions.label.astype(kind),
-        predicted=predictions.predicted.astype(kind),
-        confidence=predictions.confidence.astype(np.float16),
-    )
-    path = records / f"{name}.examples.npz"
-    if not path.exists():
-        write_new(path, buffer.getvalue())
-    return SideFile(name=path.name, sha256=sha256_file(path))
 
 
 def _finished_record(path: Path, config: PretrainConfig, results: Path) -> Record:

@@ -37,6 +37,10 @@ class Student(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     @property
+    def _stock_head(self) -> bool:
+        return self.heads == "class" and not hasattr(self.model, "dist_token")
+
+    @property
     def distillation_head(self) -> nn.Module:
         """The head of the distillation token; patch tokens share it."""
         head: nn.Module = self.model.head_dist if hasattr(self.model, "dist_token") else self.head_dist
@@ -48,7 +52,7 @@ class Student(nn.Module):
         The linear head commutes with average pooling, so tokens are pooled before the head.
         """
         tokens = self.tokens(views)
-        if self.heads == "class":
+        if self._stock_head:
             return StudentOutput(self.model.forward_head(tokens))
         class_logits = self.model.head(self.model.head_drop(tokens[:, 0]))
         dist_logits = self.distillation_head(self.model.head_drop(tokens[:, 1]))
@@ -76,9 +80,11 @@ class Student(nn.Module):
     def predict(self, views: Tensor) -> Tensor:
         """Return (B, K) logits by the method's inference rule."""
         tokens = self.tokens(views)
-        if self.heads == "class":
+        if self._stock_head:
             return self.model.forward_head(tokens)  # type: ignore[no-any-return]
-        parts = [self.model.head(tokens[:, 0]), self.distillation_head(tokens[:, 1])]
+        parts = [self.model.head(tokens[:, 0])]
+        if self.heads != "class":
+            parts.append(self.distillation_head(tokens[:, 1]))
         if self.heads == "class+dist+patch":
             parts.append(self.distillation_head(self._mean_patch(tokens)))
         return torch.stack(parts).mean(0)
@@ -86,9 +92,9 @@ class Student(nn.Module):
     def features(self, views: Tensor) -> Tensor:
         """Return (B, D) pre-logits: the mean of the tokens whose heads inference averages."""
         tokens = self.tokens(views)
-        if self.heads == "class":
+        if self._stock_head:
             return self.model.forward_head(tokens, pre_logits=True)  # type: ignore[no-any-return]
-        parts = [tokens[:, 0], tokens[:, 1]]
+        parts = [tokens[:, 0], *([tokens[:, 1]] if self.heads != "class" else [])]
         if self.heads == "class+dist+patch":
             parts.append(self._mean_patch(tokens))
         return torch.stack(parts).mean(0)
@@ -96,9 +102,11 @@ class Student(nn.Module):
     def _mean_patch(self, tokens: Tensor) -> Tensor:
         return tokens[:, self.model.num_prefix_tokens :].mean(1)
 
-    def parameters_at_inference(self) -> int:
-        """Count parameters."""
-        return sum(parameter.numel() for parameter in self.parameters())
+    def reset_classifier(self, num_classes: int) -> None:
+        """Give every head new random weights for another number of classes."""
+        self.model.reset_classifier(num_classes)
+        if hasattr(self, "head_dist"):
+            self.head_dist = nn.Linear(self.model.embed_dim, num_classes)
 
 
 def pool_to_grid(maps: Tensor, grid: tuple[int, int]) -> Tensor:

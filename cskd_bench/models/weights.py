@@ -1,11 +1,13 @@
 """Reading weights from disk: safetensors, or PyTorch files that cannot execute code."""
 
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from cskd_bench.errors import UserError
@@ -37,9 +39,15 @@ def _find_state(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def load_state(model: nn.Module, path: Path) -> None:
-    """Load weights strictly; UserError says which names or shapes differ."""
+    """Load weights strictly; position embeddings are resized to the model's grid where they differ.
+
+    Raises UserError that says which names or shapes differ.
+    """
     state = read_state(path)
     own = model.state_dict()
+    for name in own.keys() & state.keys():
+        if name.endswith("pos_embed") and own[name].shape != state[name].shape:
+            state[name] = _resized(state[name], own[name], model)
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
     if missing or unexpected or shapes:
@@ -54,3 +62,17 @@ def load_state(model: nn.Module, path: Path) -> None:
         ]
         raise UserError(f"{path}: weights of another model: {'; '.join(parts)}")
     model.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in state.items()})
+
+
+def _resized(embedding: Tensor, wanted: Tensor, model: Any) -> Tensor:
+    """Resample a (1, prefix + H*W, D) position embedding to the length of `wanted` (bicubic, as timm)."""
+    vit = getattr(model, "model", model)
+    prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    if (
+        embedding.ndim != 3
+        or embedding.shape[-1] != wanted.shape[-1]
+        or isqrt(embedding.shape[1] - prefix) ** 2 + prefix != embedding.shape[1]
+    ):
+        return embedding
+    resized: Tensor = resample_abs_pos_embed(embedding, new_size=vit.patch_embed.grid_size, num_prefix_tokens=prefix)
+    return resized

@@ -1,0 +1,119 @@
+"""Models from anywhere: a finished run of ours, or a weights file with the name of its timm model."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+
+from cskd_bench.config import PretrainConfig, StudentConfig
+from cskd_bench.errors import UserError
+from cskd_bench.methods import METHODS
+from cskd_bench.models.students import Student, build_student
+from cskd_bench.models.weights import load_state
+from cskd_bench.outputs import Heads
+from cskd_bench.record import CheckpointRef, MethodRef, ModelRef, sha256_file
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A student with its weights, and what a record says of it."""
+
+    student: Student
+    image_size: int
+    num_classes: int
+    classes: tuple[str, ...]
+    checkpoint: CheckpointRef
+    method: MethodRef
+    model: ModelRef
+    pretrain_config: dict[str, Any]
+
+
+def load_checkpoint(
+    path: Path, *, model: str = "", weights: Literal["raw", "ema"] = "raw", image_size: int | None = None
+) -> Loaded:
+    """Load a run folder, or a weights file of the timm model named `model`.
+
+    `image_size` rebuilds the student for another resolution and resizes its position embeddings.
+    Raises UserError for an unfinished run, a missing file, or weights of another model.
+    """
+    if path.is_dir():
+        return _load_run(path, weights, image_size)
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint; give a run folder, or a weights file with --model TIMM_NAME")
+    if not model:
+        raise UserError(f"{path}: a weights file needs --model, the timm name of its architecture")
+    return _load_file(path, model, image_size)
+
+
+def _load_run(folder: Path, weights: Literal["raw", "ema"], image_size: int | None) -> Loaded:
+    summary_file = folder / "run.json"
+    if not summary_file.exists():
+        unfinished = (folder / "checkpoints").is_dir()
+        hint = "its pretraining is not finished" if unfinished else "no run.json in it"
+        raise UserError(f"{folder}: not a finished run ({hint}); start its pretraining again to finish it")
+    try:
+        summary = json.loads(summary_file.read_text())
+        config = PretrainConfig.model_validate_json(json.dumps(summary["config"]))
+        method = MethodRef.model_validate_json(json.dumps(summary["method"]))
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{summary_file}: damaged: {error}") from error
+    file = folder / ("model.safetensors" if weights == "raw" else "ema.safetensors")
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; this run has no {weights} weights")
+    digest = sha256_file(file)
+    if digest != summary["sha256"]["model" if weights == "raw" else "ema"]:
+        raise UserError(f"{file}: does not match the checksum in run.json; the file was changed or damaged")
+    size = image_size or config.student.image_size
+    settings = config.student.model_copy(update={"image_size": size})
+    StudentConfig.model_validate(settings.model_dump())
+    student = build_student(settings, config.data.num_classes, METHODS[config.method.kind].heads)
+    load_state(student, file)
+    return Loaded(
+        student=student.eval(),
+        image_size=size,
+        num_classes=config.data.num_classes,
+        classes=tuple(summary["classes"]),
+        checkpoint=CheckpointRef(
+            run=config.name,
+            weights=weights,
+            sha256=digest,
+            pretrain_seed=config.seed,
+            pretrain_recipe=config.recipe_fingerprint(),
+            pretrain_data=config.data_name,
+        ),
+        method=method,
+        model=ModelRef(name=config.model_name, image_size=size, parameters=_count(student)),
+        pretrain_config=summary["config"],
+    )
+
+
+def _load_file(path: Path, name: str, image_size: int | None) -> Loaded:
+    if not timm.is_model(name):
+        raise UserError(f"--model: timm has no model {name!r}")
+    options = {} if image_size is None else {"img_size": image_size}
+    try:
+        built = timm.create_model(name, **options)
+    except TypeError:
+        built = timm.create_model(name)  # CNNs take any size and know no img_size
+    heads: Heads = "class"
+    if hasattr(built, "dist_token"):
+        heads = "class+dist+patch" if name.startswith("cskd_") else "class+dist"
+    load_state(built, path)
+    student = Student(built, heads)
+    size = image_size or int(built.pretrained_cfg["input_size"][-1])
+    return Loaded(
+        student=student.eval(),
+        image_size=size,
+        num_classes=built.num_classes,
+        classes=(),
+        checkpoint=CheckpointRef(run=path.stem, weights="raw", sha256=sha256_file(path)),
+        method=MethodRef(kind="external", label=f"external ({path.stem})"),
+        model=ModelRef(name=name.replace("_distilled_", "_"), image_size=size, parameters=_count(student)),
+        pretrain_config={},
+    )
+
+
+def _count(student: Student) -> int:
+    return sum(parameter.numel() for parameter in student.parameters())

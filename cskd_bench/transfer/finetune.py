@@ -1,0 +1,95 @@
+"""Fine-tuning: every weight trained on the task through the same loop as pretraining."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cskd_bench.config import RunConfig, Supervised
+from cskd_bench.data.randomness import Stream, generator, integer_seed
+from cskd_bench.data.sources import Source, SubsetSource, open_source
+from cskd_bench.data.views import EvalView
+from cskd_bench.engine.evaluate import evaluate
+from cskd_bench.engine.targets import NoTargets
+from cskd_bench.engine.training import Job, fit
+from cskd_bench.models.students import Student
+from cskd_bench.outputs import StudentOutput
+from cskd_bench.task import FinetuneConfig
+from cskd_bench.transfer.cell import Cell, Outcome, stratified_split
+
+
+class AveragedHeads(nn.Module):
+    """A student whose inference rule is also its training output: all its heads learn the task's labels."""
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+
+    @property
+    def model(self) -> Any:
+        """The timm model, whose layers parameter groups follow."""
+        return self.student.model
+
+    def forward(self, views: Tensor, grid: tuple[int, int] | None = None) -> StudentOutput:
+        """Return the averaged logits as class logits."""
+        return StudentOutput(self.student.predict(views))
+
+    def predict(self, views: Tensor) -> Tensor:
+        """Return (B, K) logits."""
+        return self.student.predict(views)
+
+
+def run(cell: Cell) -> Outcome:
+    """Fine-tune from the checkpoint with a new head; resumes from cell.folder; test is scored once."""
+    recipe, student = cell.spec.finetune, cell.model.student
+    torch.manual_seed(integer_seed(cell.seed, Stream.MODEL))
+    if recipe.distillation_token == "drop":
+        student.heads = "class"
+    student.reset_classifier(cell.spec.data.num_classes)
+    job = Job(
+        title=f"{cell.spec.name} finetune {cell.model.checkpoint.run} s{cell.seed}",
+        student=AveragedHeads(student),
+        method=Supervised(),
+        targets=NoTargets(),
+        train=_fraction(cell.train, recipe, cell.seed),
+        val=open_source(cell.spec.data, cell.spec.data.val) if cell.spec.data.val else None,
+        data=cell.spec.data,
+        recipe=recipe,
+        run=RunConfig(workers=cell.workers),
+        view_size=cell.model.image_size,
+        image_size=cell.model.image_size,
+        seed=cell.seed,
+        folder=cell.folder,
+        identity={
+            "task": cell.spec.fingerprint(),
+            "checkpoint": cell.model.checkpoint.sha256,
+            "seed": cell.seed,
+            "data": f"{cell.train.identity} {cell.test.identity}",
+        },
+    )
+    result = fit(job, cell.ranks)
+    tuned = result.ema if result.ema is not None else result.student
+    predictions = evaluate(
+        tuned.eval().predict,
+        cell.test,
+        EvalView(cell.model.image_size, cell.spec.data.eval_crop, recipe.augment.interpolation),
+        cell.ranks,
+        batch_size=256,
+        workers=cell.workers,
+    )
+    return Outcome(
+        predictions,
+        curve=result.curve,
+        seconds=result.seconds,
+        images_per_second=result.images_per_second,
+        peak_memory_bytes=result.peak_memory_bytes,
+    )
+
+
+def _fraction(train: Source, recipe: FinetuneConfig, seed: int) -> Source:
+    """Keep the low-label share of every class; all of it by default."""
+    if recipe.train_fraction == 1:
+        return train
+    _, kept = stratified_split(train.labels, recipe.train_fraction, seed)
+    order = generator(seed, Stream.SPLIT).permutation(len(kept))
+    return SubsetSource(train, kept[order])
