@@ -120,11 +120,29 @@ class Table:
     power: str
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The plain CSKD against one baseline over every column of every table."""
+
+    method: str
+    baseline: str
+    wins: int
+    ties: int  # not significant, or not testable
+    losses: int
+    mean: float  # difference, averaged over columns
+
+    @property
+    def columns(self) -> int:
+        """The number of columns that both have."""
+        return self.wins + self.ties + self.losses
+
+
 @dataclass
 class Comparison:
     """Everything that the report shows about measured records."""
 
     tables: list[Table]
+    verdicts: list[Verdict]
     left_out: list[LeftOut]
     notes: list[str]
     records: int
@@ -177,7 +195,9 @@ def compare(folder: Path, selection: Selection) -> Comparison:
         for group, student in sorted(by_table, key=_table_order)
     ]
     count = sum(map(len, selection.cells.values()))
-    return Comparison(tables, sorted(left_out, key=lambda item: (item.name, item.reason)), selection.notes, count)
+    return Comparison(
+        tables, _verdicts(tables), sorted(left_out, key=lambda item: (item.name, item.reason)), selection.notes, count
+    )
 
 
 def _table_order(key: tuple[str, Student]) -> tuple[object, ...]:
@@ -262,7 +282,7 @@ Resampled = dict[Method, NDArray[np.floating[Any]]]
 
 def _resample(matrices: Matrices) -> Resampled:
     """Resample test sets for a whole column; models with as many examples meet the same test sets."""
-    resampled = {}
+    resampled: Resampled = {}
     for size in {scores_SE.shape[1] for scores_SE, _ in matrices.values()}:
         same = {method: scores_SE for method, (scores_SE, _) in matrices.items() if scores_SE.shape[1] == size}
         means_RS = statistics.bootstrap_examples(np.concatenate(list(same.values())))
@@ -379,15 +399,41 @@ def _standings(
     for (method, _), cell in grid.items():
         for difference in cell.differences:
             tally = tallies[method].setdefault(difference.baseline, [0, 0, 0])
-            tally[1 if not difference.significant else 0 if difference.mean > 0 else 2] += 1
+            tally[outcome(difference)] += 1
     return {
         method: Standing(
             standard.fmean(ranks[method]) if ranks[method] and len(methods) > 1 else None,
-            {base: (wins, ties, losses) for base in baselines if base in tallies[method]
-             for wins, ties, losses in [tallies[method][base]]},
+            {
+                base: (wins, ties, losses)
+                for base in baselines
+                if base in tallies[method]
+                for wins, ties, losses in [tallies[method][base]]
+            },
         )
         for method in methods
     }
+
+
+def outcome(difference: Difference) -> int:
+    """Return 0 for a win, 1 for a tie (undecided), 2 for a loss."""
+    if not difference.significant:
+        return 1
+    return 0 if difference.mean > 0 else 2
+
+
+def _verdicts(tables: list[Table]) -> list[Verdict]:
+    found: dict[str, list[Difference]] = {}
+    for table in tables:
+        for cell in table.cells.values():
+            for difference in cell.differences if cell.method.label == "cskd" else ():
+                found.setdefault(difference.baseline.kind, []).append(difference)
+    verdicts = []
+    for kind in BASELINES:
+        if kind in found:
+            outcomes = [outcome(difference) for difference in found[kind]]
+            mean = standard.fmean(difference.mean for difference in found[kind])
+            verdicts.append(Verdict("cskd", kind, outcomes.count(0), outcomes.count(1), outcomes.count(2), mean))
+    return verdicts
 
 
 def _power(differences: list[Difference]) -> str:

@@ -26,7 +26,7 @@ class Examples:
     @property
     def correct(self) -> NDArray[np.bool_]:
         """Whether each image is classified rightly."""
-        return self.label == self.predicted
+        return np.asarray(self.label == self.predicted, dtype=np.bool_)
 
     def scores(self, metric: str) -> NDArray[np.float32]:
         """Return one number per image whose mean is the metric (`top1` or `mean_per_class`)."""
@@ -35,7 +35,7 @@ class Examples:
             return correct
         count = np.bincount(self.label)
         weight = len(self.label) / (np.count_nonzero(count) * np.maximum(count, 1))
-        return correct * weight[self.label].astype(np.float32)
+        return np.asarray(correct * weight[self.label], dtype=np.float32)
 
 
 def side_file_path(folder: Path, side: SideFile) -> Path:

@@ -128,6 +128,11 @@ function chooseBaseline(kind) {
       text.dataset.mark = found ? found.mark : "";
       text.textContent = found ? `${found.mark} ${points(found.mean)}` : "";
     }
+    for (const tally of $$(".tally", article)) {
+      const [text, order] = data.methods[tally.closest("tr").dataset.row].tallies[kind] ?? ["–", ""];
+      tally.textContent = text;
+      tally.dataset.value = order;
+    }
   }
   say(`Differences to ${kind}`);
 }
@@ -138,7 +143,7 @@ function say(text) {
 
 // ---------------------------------------------------------------- charts
 
-const WIDTH = 460, HEIGHT = 250, LEFT = 44, RIGHT = 34, TOP = 12, BOTTOM = 34;
+const WIDTH = 460, HEIGHT = 264, LEFT = 44, RIGHT = 34, TOP = 26, BOTTOM = 36;
 
 function ticks(low, high, wanted = 5) {
   const raw = (high - low || 1) / wanted;
@@ -164,7 +169,7 @@ function frame({ x, y, xName, yName, title, yText = (v) => `${v}`, xText = (v) =
   }
   svg.append(draw("line", { class: "axis", x1: LEFT, x2: WIDTH - RIGHT, y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM }));
   svg.append(draw("text", { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 3, "text-anchor": "middle" }, xName));
-  svg.append(draw("text", { x: LEFT - 38, y: TOP - 2 }, yName));
+  svg.append(draw("text", { x: LEFT - 38, y: TOP - 14 }, yName));
   return { svg, px, py };
 }
 
@@ -212,7 +217,7 @@ function learningCurves(curves, quantity, title) {
     const right = (value) => HEIGHT - BOTTOM - value * (HEIGHT - TOP - BOTTOM);
     svg.append(draw("path", { class: "ratio", d: path(ratio.curve.epoch, ratio.curve.fusion_ratio, px, right) }));
     for (const value of [0, 0.5, 1]) svg.append(draw("text", { x: WIDTH - RIGHT + 6, y: right(value) + 4 }, `${value}`));
-    svg.append(draw("text", { x: WIDTH, y: TOP - 2, "text-anchor": "end" }, "r"));
+    svg.append(draw("text", { x: WIDTH, y: TOP - 14, "text-anchor": "end" }, "r"));
   }
   for (const item of series) {
     const scaled = item.curve[quantity].map((value) => (value === null ? null : value * factor));
@@ -242,7 +247,8 @@ function costChart(data, column, quantity) {
     .map((method, row) => ({ method, cell: data.cells[`${row}-${column}`], cost: method.cost[quantity] }))
     .filter((item) => item.cell && item.cost > 0);
   if (found.length < 2) return null;
-  const [write, name] = quantity === "time" ? [duration, "wall time of one run"] : [(v) => `${Number(v.toPrecision(3))}`, "GPU-hours of one run"];
+  const what = data.pretraining_cost ? "pretraining" : "wall";
+  const [write, name] = quantity === "time" ? [duration, `${what} time of one run`] : [(v) => `${Number(v.toPrecision(3))}`, `${what} GPU-hours of one run`];
   const bounds = found.flatMap(({ cell }) => (cell.sd === null ? [cell.mean] : [cell.mean - cell.sd, cell.mean + cell.sd])).map((v) => 100 * v);
   const xs = found.map((item) => item.cost);
   const [low, high] = padded(xs, 0.2);
@@ -269,7 +275,7 @@ function costChart(data, column, quantity) {
   return svg;
 }
 
-const short = (text) => (text.length > 26 ? `${text.slice(0, 25)}…` : text);
+const short = (text, room = 26) => (text.length > room ? `${text.slice(0, room - 1)}…` : text);
 
 function figures(place) {
   const data = evidence(place.dataset.figures);
@@ -359,7 +365,7 @@ function differences(data, cell) {
     node("summary", {}, `Each seed against ${data.methods[item.row].name}`),
     grid(["seed", "difference", "only this right", "only baseline right", "exact McNemar p"],
       item.pairs.map(([seed, difference, ours, theirs, p]) => [`${seed}`, points(difference), ours === null ? "–" : `${ours}`, theirs === null ? "–" : `${theirs}`, pValue(p)]))));
-  return node("section", {}, node("h3", {}, "Paired differences, in points"), forest(data, cell),
+  return node("section", {}, node("h3", {}, "Paired differences, in points"), node("div", { class: "two" }, forest(data, cell) ?? ""),
     grid(["", "difference", "95 % interval", "p", "p, Holm", "bootstrap", "detectable", "seeds"], rows),
     node("p", { class: "soft" }, `Interval and p over ${cell.differences[0].covers}. “?” cannot be tested: one seed, or no spread.`), pairs);
 }
@@ -367,18 +373,18 @@ function differences(data, cell) {
 function forest(data, cell) {
   const known = cell.differences.filter((item) => item.interval);
   if (!known.length) return null;
-  const step = 26;
+  const step = 22;
   const bounds = known.flatMap((item) => item.interval).concat(0).map((value) => 100 * value);
   const [low, high] = padded(bounds, 0.05);
-  const x = (value) => 150 + ((value - low) / (high - low)) * 470;
+  const x = (value) => 140 + ((value - low) / (high - low)) * 310;
   const height = known.length * step + 30;
-  const svg = draw("svg", { viewBox: `0 0 640 ${height}`, role: "img", "aria-label": "Differences with 95 % intervals; the numbers are in the table below" });
+  const svg = draw("svg", { viewBox: `0 0 460 ${height}`, role: "img", "aria-label": "Differences with 95 % intervals; the numbers are in the table below" });
   svg.append(draw("line", { class: "zero", x1: x(0), x2: x(0), y1: 4, y2: height - 24 }));
   for (const value of ticks(low, high, 6)) svg.append(draw("text", { x: x(value), y: height - 8, "text-anchor": "middle" }, `${value}`));
   known.forEach((item, index) => {
     const y = 18 + index * step;
     const colour = item.mark === "↑" ? "var(--up)" : item.mark === "↓" ? "var(--down)" : "var(--soft)";
-    svg.append(draw("text", { x: 0, y: y + 4 }, `− ${short(data.methods[item.row].name)}`));
+    svg.append(draw("text", { x: 0, y: y + 4 }, `− ${short(data.methods[item.row].name, 22)}`));
     svg.append(draw("line", { class: "line", stroke: colour, x1: x(100 * item.interval[0]), x2: x(100 * item.interval[1]), y1: y, y2: y }));
     svg.append(draw("circle", { cx: x(100 * item.mean), cy: y, r: 4, fill: colour }));
   });

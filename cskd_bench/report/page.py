@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,15 +18,17 @@ from cskd_bench.report.compare import Cell, Comparison, Cost, Difference, Table
 from cskd_bench.report.examples import read_side_file
 from cskd_bench.report.plain import MATCH_HEAD, PUBLISHED_HEAD, match_rows, published_rows
 from cskd_bench.report.published import Match, Published
-from cskd_bench.report.selection import METHOD_ORDER, Method, Setting
-from cskd_bench.report.statistics import LEVEL
+from cskd_bench.report.selection import METHOD_ORDER, Method, Setting, Student
 
 HERE: Final = Path(__file__).resolve().parent
 PICTURES_PER_CELL: Final = 4
 PICTURES_PER_PAGE: Final = 24
 PICTURE_BYTES: Final = 1 << 20
 CURVE_POINTS: Final = 300
+NOBODY: Final = Method("", "", "")
 IMAGE_TYPES: Final = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+
+Trained = dict[tuple[Student, Method], Cost]  # what pretraining took, for the figures of score against cost
 
 
 def page(folder: Path, comparison: Comparison, published: Sequence[Published], matches: Sequence[Match]) -> str:
@@ -35,7 +38,13 @@ def page(folder: Path, comparison: Comparison, published: Sequence[Published], m
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     style, script = (HERE / "page.css").read_text("utf-8"), (HERE / "page.js").read_text("utf-8")
     shared = Shared(folder)
-    tables = [_table(number, table, shared) for number, table in enumerate(comparison.tables)]
+    trained = {
+        (table.student, method): cost
+        for table in comparison.tables
+        if table.group == "pretraining"
+        for method, cost in table.costs.items()
+    }
+    tables = [_table(number, table, shared, trained) for number, table in enumerate(comparison.tables)]
     groups: dict[str, list[dict[str, Any]]] = {}
     for table in tables:
         groups.setdefault(table["group"], []).append(table)
@@ -43,8 +52,11 @@ def page(folder: Path, comparison: Comparison, published: Sequence[Published], m
     return environment.get_template("page.html.j2").render(
         groups=groups,
         facts=_facts(comparison),
+        verdicts=[
+            {**asdict(verdict), "columns": verdict.columns, "mean": words.points(verdict.mean)}
+            for verdict in comparison.verdicts
+        ],
         legend=words.LEGEND,
-        level=f"{LEVEL:.0%}",
         baselines=[kind for kind in ("supervised", "kd", "deit") if kind in kinds],
         labels=sorted({method.label for table in comparison.tables for method in table.methods}),
         matches=match_rows(matches),
@@ -104,12 +116,12 @@ def _facts(comparison: Comparison) -> list[tuple[int, str]]:
 # ---------------------------------------------------------------- what the template writes
 
 
-def _table(number: int, table: Table, shared: Shared) -> dict[str, Any]:
+def _table(number: int, table: Table, shared: Shared, trained: Trained) -> dict[str, Any]:
     costs = {method: words.cost(cost) for method, cost in table.costs.items()}
     shown = [key for key in ("images/s", "time", "GPU-hours", "memory") if any(cost[key] for cost in costs.values())]
     raw = {method: _raw_cost(cost) for method, cost in table.costs.items()}
     colours = _colours(table)
-    reference = table.baselines[-1] if table.baselines else None
+    reference = table.baselines[-1] if table.baselines else NOBODY
     rows = []
     for row, method in enumerate(table.methods):
         standing = table.standings[method]
@@ -125,7 +137,8 @@ def _table(number: int, table: Table, shared: Shared) -> dict[str, Any]:
                 "teacher": method.teacher,
                 "cells": cells,
                 "rank": standing.rank,
-                "tally": [(base.label, words.tally(counts)) for base, counts in standing.tally.items()],
+                "tally": words.tally(standing.tally[reference]) if reference in standing.tally else "",
+                "order": _tally_order(standing.tally.get(reference)),
                 "costs": [(costs[method][key], raw[method][key]) for key in shown],
             }
         )
@@ -139,17 +152,22 @@ def _table(number: int, table: Table, shared: Shared) -> dict[str, Any]:
         "columns": [_column(setting, table) for setting in table.settings],
         "rows": rows,
         "costs": shown,
+        "tallied": any(standing.tally for standing in table.standings.values()),
         "ranked": any(standing.rank is not None for standing in table.standings.values()),
         "complete": table.complete,
         "power": table.power,
         "tests": table.tests,
-        "evidence": safe_json(_evidence(table, shared)),
+        "evidence": safe_json(_evidence(table, shared, trained)),
     }
+
+
+def _tally_order(counts: tuple[int, int, int] | None) -> int | str:
+    return "" if counts is None else counts[0] - counts[2]
 
 
 def _colours(table: Table) -> dict[Method, str]:
     """Give each plain method its own colour, and the others the spare ones in turn."""
-    colours = {}
+    colours: dict[Method, str] = {}
     spare = 0
     for method in table.methods:
         if method.label in METHOD_ORDER and method.label not in colours.values():
@@ -184,7 +202,7 @@ def _column(setting: Setting, table: Table) -> dict[str, Any]:
     return {"task": setting.task, "name": words.column(setting, table.settings), "metric": words.metric(setting)}
 
 
-def _shown_cell(name: str, cell: Cell | None, reference: object) -> dict[str, Any] | None:
+def _shown_cell(name: str, cell: Cell | None, reference: Method) -> dict[str, Any] | None:
     if cell is None:
         return None
     found = next((item for item in cell.differences if item.baseline == reference), None)
@@ -203,19 +221,24 @@ def _shown_cell(name: str, cell: Cell | None, reference: object) -> dict[str, An
 # ---------------------------------------------------------------- what page.js draws
 
 
-def _evidence(table: Table, shared: Shared) -> dict[str, Any]:
+def _evidence(table: Table, shared: Shared, trained: Trained) -> dict[str, Any]:
     place = {method: row for row, method in enumerate(table.methods)}
     columns = {setting: column for column, setting in enumerate(table.settings)}
     return {
         "title": words.title(table),
         "group": table.group,
+        "pretraining_cost": any((table.student, method) in trained for method in table.methods),
         "methods": [
             {
                 "name": words.method(method, table.methods),
                 "kind": method.kind,
                 "teacher": method.teacher,
                 "colour": colour,
-                "cost": _raw_cost(table.costs[method]),
+                "cost": _raw_cost(trained.get((table.student, method), table.costs[method])),
+                "tallies": {
+                    base.kind: [words.tally(counts), _tally_order(counts)]
+                    for base, counts in table.standings[method].tally.items()
+                },
             }
             for method, colour in _colours(table).items()
         ],
@@ -250,7 +273,10 @@ def _cell(cell: Cell, place: dict[Any, int], shared: Shared) -> dict[str, Any]:
         "covers": cell.interval_kind,
         "bootstrap": cell.bootstrap,
         "calibration": calibration
-        and {"error": calibration.error, "bins": _bins(calibration.share, calibration.confidence, calibration.accuracy)},
+        and {
+            "error": calibration.error,
+            "bins": _bins(calibration.share, calibration.confidence, calibration.accuracy),
+        },
         "classes": [None if math.isnan(value) else round(value, 4) for value in cell.per_class],
         "differences": [_shown_difference(item, place) for item in cell.differences],
         "config": [[key, shared.text(value)] for key, value in first.config.items()],
@@ -275,7 +301,9 @@ def _shown_difference(item: Difference, place: dict[Any, int]) -> dict[str, Any]
         "holm": item.adjusted,
         "mark": words.mark(item),
         "detectable": item.detectable,
-        "pairs": [[pair.seed, pair.difference, pair.only_this, pair.only_baseline, pair.p_value] for pair in item.pairs],
+        "pairs": [
+            [pair.seed, pair.difference, pair.only_this, pair.only_baseline, pair.p_value] for pair in item.pairs
+        ],
     }
 
 
@@ -324,7 +352,7 @@ def _short(value: float | None) -> float | None:
 
 def _pictures(cell: Cell, shared: Shared) -> list[dict[str, str]]:
     """Inline a handful of pictures; one that is missing, changed, too large or no image is left out."""
-    found = []
+    found: list[dict[str, str]] = []
     for record in cell.records:
         for side in record.pictures:
             if len(found) == PICTURES_PER_CELL or not shared.pictures_left:

@@ -89,6 +89,8 @@ def _markdown_table(head: Sequence[str], rows: Iterator[Row] | list[Row]) -> str
 def markdown(comparison: Comparison, published: Sequence[Published], matches: Sequence[Match]) -> str:
     """Return the whole report as GitHub-flavoured Markdown."""
     parts = ["# Leaderboard", f"{words.LEGEND}\n\n{comparison.records} records."]
+    if comparison.verdicts:
+        parts.append("\n".join(f"- {words.verdict(verdict)}" for verdict in comparison.verdicts))
     group = ""
     for table in comparison.tables:
         if table.group != group:
@@ -227,9 +229,7 @@ def latex(comparison: Comparison) -> str:
     """Return every table as booktabs LaTeX, ready for \\input."""
     parts = ["% Needs \\usepackage{booktabs}. " + one_line(words.LEGEND).replace("%", "percent")]
     for table in comparison.tables:
-        columns = [
-            latex_text(f"{setting.task}, {words.column(setting, table.settings)}") for setting in table.settings
-        ]
+        columns = [latex_text(f"{setting.task}, {words.column(setting, table.settings)}") for setting in table.settings]
         scores = []
         for method in table.methods:
             row = [latex_text(words.method(method, table.methods))]
@@ -309,6 +309,7 @@ def plain_json(comparison: Comparison, published: Sequence[Published], matches: 
     """Return every number of the report as JSON; records are named, not repeated."""
     data = {
         "records": comparison.records,
+        "verdicts": [asdict(verdict) for verdict in comparison.verdicts],
         "tables": [_table_json(table) for table in comparison.tables],
         "published": [asdict(item) for item in published],
         "ours_and_published": [

@@ -76,7 +76,7 @@ def _scores(block: dict[str, Any], row: Any, where: str) -> list[Published]:
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 100:
             raise UserError(f"{where}: {row['method']} {key}: expected a score in percent, got {value!r}")
         rerun = key == "rerun"
-        task = block["task"] if key in ("value", "rerun") else SAME_TASK.get(key, key)
+        task = str(block["task"] if key in ("value", "rerun") else SAME_TASK.get(key, key))
         metric = key if key in ("box_ap", "mask_ap") else block["metric"]
         protocol = f"{block['protocol']}, rerun" if rerun else block["protocol"]
         found.append(Published(task, metric, row["method"], row["model"], value / 100, protocol, block["source"]))

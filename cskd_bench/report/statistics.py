@@ -177,4 +177,4 @@ def per_class(label_E: NDArray[np.integer[Any]], correct_E: NDArray[np.bool_]) -
     classes = int(label_E.max()) + 1
     count = np.bincount(label_E, minlength=classes)
     right = np.bincount(label_E, correct_E.astype(np.float64), classes)
-    return np.divide(right, count, out=np.full(classes, np.nan), where=count > 0)
+    return np.asarray(np.divide(right, count, out=np.full(classes, np.nan), where=count > 0), dtype=np.float64)

@@ -1,26 +1,21 @@
-"""The report in a terminal."""
+"""The report in a terminal: one row per task and protocol, one column per method."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from cskd_bench.report import words
-from cskd_bench.report.compare import Comparison, Table
-from cskd_bench.report.plain import (
-    MATCH_HEAD,
-    difference_rows,
-    match_rows,
-    one_line,
-    score_rows,
-    standing_head,
-    standing_rows,
-)
+from cskd_bench.report.compare import Cell, Comparison, Table
+from cskd_bench.report.plain import MATCH_HEAD, match_rows, one_line
 from cskd_bench.report.published import Match
-from cskd_bench.report.selection import Method
+from cskd_bench.report.selection import Method, Setting
 
 SHOWN = 12  # left-out files that are named; the page names all
+CELL_WIDTH = 20
+COLOURS = {"↑": "green", "↓": "red"}
 
 
 def show(comparison: Comparison, matches: Sequence[Match], console: Console) -> None:
@@ -33,8 +28,12 @@ def show(comparison: Comparison, matches: Sequence[Match], console: Console) -> 
         _show_table(table, console)
     if not comparison.tables:
         console.print("No record can be shown yet.")
+    for verdict in comparison.verdicts:
+        console.print(Text(words.verdict(verdict), style="bold"))
     if matches:
-        _print(console, "Ours and published", MATCH_HEAD, match_rows(matches))
+        console.print(
+            _view("Ours and published", MATCH_HEAD, [[Text(one_line(t)) for t in row] for row in match_rows(matches)])
+        )
     for note in comparison.notes:
         console.print(Text(f"Kept apart: {one_line(note)}", style="yellow"))
     if comparison.left_out:
@@ -48,27 +47,50 @@ def show(comparison: Comparison, matches: Sequence[Match], console: Console) -> 
 
 
 def _show_table(table: Table, console: Console) -> None:
-    columns = [f"{setting.task}\n{words.column(setting, table.settings)}" for setting in table.settings]
-
-    def name(method: Method) -> str:
-        return words.method(method, table.methods)
-
-    scores = [[name(method), *row] for method, row in score_rows(table, "{} *")]
-    _print(console, f"{words.title(table)}  (* best)", ["method", *columns], scores)
-    differences = [[f"{name(method)} − {name(base)}", *row] for method, base, row in difference_rows(table)]
-    if differences:
-        _print(console, "Paired differences, points", ["difference", *columns], differences)
-    standings = [[name(method), *row] for method, row in standing_rows(table)]
-    _print(console, "Rank (win/tie/loss) and cost", ["method", *standing_head(table)], standings)
+    """Print a table; methods that do not fit beside each other follow below."""
+    labels = max(len(line) for setting in table.settings for line in _label(table, setting).plain.split("\n"))
+    fitting = max(1, (console.width - min(labels, 32) - 4) // CELL_WIDTH)
+    for start in range(0, len(table.methods), fitting):
+        methods = table.methods[start : start + fitting]
+        rows = [*_score_rows(table, methods), *_summary_rows(table, methods)]
+        head = ["", *(words.method(method, table.methods) for method in methods)]
+        console.print(_view(words.title(table), head, rows))
     if table.power:
-        console.print(Text(table.power))
+        console.print(Text(table.power, style="dim"))
 
 
-def _print(console: Console, title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    view = RichTable(title=Text(one_line(title)), title_justify="left", title_style="bold", header_style="bold")
-    for number, column in enumerate(head):
-        lines = "\n".join(map(one_line, column.split("\n")))
-        view.add_column(Text(lines), justify="right" if number else "left")
+def _score_rows(table: Table, methods: Sequence[Method]) -> Iterator[list[Text]]:
+    for setting in table.settings:
+        cells = [table.cells.get((method, setting)) for method in methods]
+        yield [_label(table, setting), *(_cell(cell, table) if cell else Text("–") for cell in cells)]
+
+
+def _label(table: Table, setting: Setting) -> Text:
+    return Text(f"{one_line(setting.task)}\n{one_line(words.column(setting, table.settings))}")
+
+
+def _cell(cell: Cell, table: Table) -> Text:
+    text = Text(words.score(cell), style="bold" if cell.best else "")
+    for item in cell.differences:
+        baseline = one_line(words.method(item.baseline, table.methods))
+        line = f"\n{words.mark(item)} {words.points(item.mean)} {baseline}"
+        text.append(line, style=COLOURS.get(words.mark(item), "not bold dim"))
+    return text
+
+
+def _summary_rows(table: Table, methods: Sequence[Method]) -> Iterator[list[Text]]:
+    ranks = [table.standings[method].rank for method in methods]
+    yield [Text("average rank", style="dim"), *(Text("–" if rank is None else f"{rank:.2f}") for rank in ranks)]
+    costs = [words.cost(table.costs[method]) for method in methods]
+    for name in ("images/s", "time", "GPU-hours", "memory"):
+        if any(cost[name] for cost in costs):
+            yield [Text(name, style="dim"), *(Text(cost[name] or "–", style="dim") for cost in costs)]
+
+
+def _view(title: str, head: Sequence[str], rows: Sequence[Sequence[Text]]) -> RichTable:
+    view = RichTable(title=Text(one_line(title)), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for number, name in enumerate(head):
+        view.add_column(Text(one_line(name)), justify="right" if number else "left")
     for row in rows:
-        view.add_row(*(Text(one_line(text), style="bold" if text.endswith(" *") else "") for text in row))
-    console.print(view)
+        view.add_row(*row)
+    return view

@@ -1,6 +1,6 @@
 """Numbers and names as every format writes them; the formats only escape."""
 
-from cskd_bench.report.compare import Cell, Cost, Difference, Table
+from cskd_bench.report.compare import Cell, Cost, Difference, Table, Verdict
 from cskd_bench.report.selection import Method, Setting
 from cskd_bench.report.statistics import LEVEL
 
@@ -118,3 +118,11 @@ def cost(value: Cost) -> dict[str, str]:
 def tally(counts: tuple[int, int, int]) -> str:
     """Write wins, ties and losses."""
     return "/".join(map(str, counts))
+
+
+def verdict(value: Verdict) -> str:
+    """Say how CSKD stands against one baseline."""
+    return (
+        f"{value.method} against {value.baseline}: better on {value.wins}, worse on {value.losses}, "
+        f"undecided on {value.ties} of {value.columns} columns; mean difference {points(value.mean)} points."
+    )

@@ -22,14 +22,26 @@ from cskd_bench.record import (
     write_record,
 )
 
-TEACHERS = {"supervised": "", "kd": "tf_efficientnet_lite0", "deit": "tf_efficientnet_lite0", "cskd": "tf_efficientnet_lite0"}
+TEACHERS = {
+    "supervised": "",
+    "kd": "tf_efficientnet_lite0",
+    "deit": "tf_efficientnet_lite0",
+    "cskd": "tf_efficientnet_lite0",
+}
 GROUPS = {"pretrain": "pretraining", "detect": "detection"}
 
 
 def make_record(**changes: Any) -> Record:
     """Return a valid record; `changes` name what a test cares about, other fields are filled in."""
     given = {
-        **{"task": "digits", "version": 1, "fingerprint": "f" * 16, "metric": "top1", "group": None, "protocol": "linear"},
+        **{
+            "task": "digits",
+            "version": 1,
+            "fingerprint": "f" * 16,
+            "metric": "top1",
+            "group": None,
+            "protocol": "linear",
+        },
         **{"label": "cskd", "teacher": None, "model": "vit_tiny", "image_size": 32, "weights": "ema", "seed": 0},
         **{"pretrain_seed": None, "recipe": "a" * 16, "pretrain_recipe": "b" * 16, "pretrain_data": "mnist_5k"},
         **{"value": 0.9, "examples": 500, "per_example": None, "curve": (), "dirty": False, "command": None},
@@ -91,12 +103,26 @@ def make_record(**changes: Any) -> Record:
 
 def default_config(seed: int) -> dict[str, Any]:
     """Return a configuration of realistic size."""
-    optim = {"name": "adamw", "lr": 5e-5, "min_lr": 0.0, "warmup_epochs": 1.0, "weight_decay": 0.05, "betas": [0.9, 0.999]}
+    optim = {
+        "name": "adamw",
+        "lr": 5e-5,
+        "min_lr": 0.0,
+        "warmup_epochs": 1.0,
+        "weight_decay": 0.05,
+        "betas": [0.9, 0.999],
+    }
     augment = {"crop_scale": [0.08, 1.0], "hflip": 0.5, "color_jitter": 0.3, "auto_augment": "rand-m9-mstd0.5-inc1"}
     return {
         "seed": seed,
         "data": {"dataset": "npz", "root": "images", "train": "train", "val": "val", "num_classes": 10},
-        "recipe": {"epochs": 10, "batch_size": 64, "ema_decay": 0.99, "precision": "fp32", "augment": augment, "optim": optim},
+        "recipe": {
+            "epochs": 10,
+            "batch_size": 64,
+            "ema_decay": 0.99,
+            "precision": "fp32",
+            "augment": augment,
+            "optim": optim,
+        },
     }
 
 
