@@ -33,22 +33,36 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"cskd-bench {__version__}")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
-    _add_pretrain(verbs)
+    for add in (_add_quickstart, _add_pretrain, _add_transfer, _add_bench, _add_report, _add_tasks, _add_configs):
+        add(verbs)
     return parser
 
 
-def _add_places(verb: argparse.ArgumentParser, runs: bool = True) -> None:
-    if runs:
-        verb.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
+Verbs = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _add_places(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
     verb.add_argument("--results", type=Path, default=Path("results"), help="folder of records (default: results)")
 
 
-def _add_pretrain(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_quickstart(verbs: Verbs) -> None:
+    verb = verbs.add_parser("quickstart", help="all methods on data that ships inside dependencies, in minutes")
+    verb.add_argument("--output", type=Path, default=Path("quickstart"), help="folder to fill (default: quickstart)")
+    verb.add_argument("--parallel", type=_positive, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    verb.set_defaults(run=_quickstart)
+
+
+def _quickstart(options: argparse.Namespace) -> int:
+    from cskd_bench.bench.quickstart import quickstart
+
+    return 0 if quickstart(options.output, options.parallel) else EXIT_INTERRUPTED
+
+
+def _add_pretrain(verbs: Verbs) -> None:
     verb = verbs.add_parser("pretrain", help="pretrain one student from a TOML; resumes when started again")
     verb.add_argument("config", type=Path, help="a TOML, as in configs/; shipped ones by name")
-    verb.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. recipe.epochs=100"
-    )
+    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. recipe.epochs=100")
     verb.add_argument("--data-dir", help="the data set's folder (sets data.root)")
     _add_places(verb)
     verb.set_defaults(run=_pretrain)
@@ -56,13 +70,13 @@ def _add_pretrain(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def _pretrain(options: argparse.Namespace) -> int:
     from cskd_bench.config import load_config
+    from cskd_bench.schema import shipped_file
+
+    config = load_config(shipped_file("configs", options.config), [*options.set, *_data_root(options)])
     from cskd_bench.engine.distributed import joined_ranks
     from cskd_bench.engine.pretrain import pretrain
     from cskd_bench.engine.training import Interrupted
-    from cskd_bench.schema import shipped_file
 
-    overrides = [*options.set, *([f'data.root="{_absolute(options.data_dir)}"'] if options.data_dir else [])]
-    config = load_config(shipped_file("configs", options.config), overrides)
     try:
         with joined_ranks() as ranks:
             record = pretrain(config, options.runs, options.results, ranks)
@@ -74,8 +88,160 @@ def _pretrain(options: argparse.Namespace) -> int:
     return 0
 
 
-def _absolute(path: str) -> str:
-    return str(Path(path).resolve()).replace(os.sep, "/")
+def _add_transfer(verbs: Verbs) -> None:
+    verb = verbs.add_parser("transfer", help="run downstream tasks on a checkpoint")
+    verb.add_argument("--task", action="append", required=True, help="a name as in `tasks list`, or a TOML; repeatable")
+    verb.add_argument("--checkpoint", type=Path, required=True, help="a run folder, or a weights file with --model")
+    verb.add_argument("--model", default="", help="timm name of a weights file's architecture")
+    verb.add_argument("--weights", choices=("raw", "ema"), default="raw", help="which weights of a run (default: raw)")
+    verb.add_argument("--protocol", action="append", default=[], help="default: all of the task; repeatable")
+    verb.add_argument("--seed", type=int, action="append", default=[], help="default: 0; repeatable")
+    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override the task")
+    verb.add_argument("--tasks-dir", type=Path, help="a folder with task files of your own")
+    verb.add_argument("--data-dir", help="the data set's folder (sets data.root)")
+    verb.add_argument("--workers", type=int, default=4, help="loader processes (default: 4)")
+    _add_places(verb)
+    verb.set_defaults(run=_transfer)
+
+
+def _transfer(options: argparse.Namespace) -> int:
+    from cskd_bench.task import load_task
+
+    overrides = [*options.set, *_data_root(options)]
+    specs = [load_task(name, options.tasks_dir, overrides) for name in options.task]
+    from cskd_bench.engine.distributed import joined_ranks
+    from cskd_bench.engine.training import Interrupted
+    from cskd_bench.transfer.run import transfer
+
+    try:
+        with joined_ranks() as ranks:
+            for spec in specs:
+                for protocol in options.protocol or spec.protocols:
+                    for seed in options.seed or [0]:
+                        record = transfer(
+                            spec,
+                            protocol,
+                            options.checkpoint,
+                            seed,
+                            results=options.results,
+                            work=options.runs / "transfer",
+                            ranks=ranks,
+                            model=options.model,
+                            weights=options.weights,
+                            workers=options.workers,
+                        )
+                        if ranks.is_main:
+                            score = f"{record.task.metric} {100 * record.value:.2f} %"
+                            print(f"{spec.name} {protocol} seed {seed}: {score}  ({record.id}.json)")
+    except Interrupted as stopped:
+        print(f"cskd-bench: {stopped}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def _add_bench(verbs: Verbs) -> None:
+    verb = verbs.add_parser("bench", help="run a whole plan: methods x students x tasks x protocols x seeds")
+    verb.add_argument("plan", type=Path, help="a TOML, as in configs/benchmarks/")
+    verb.add_argument("--dry-run", action="store_true", help="show the cells and stop")
+    verb.add_argument("--parallel", type=_positive, default=1, help="processes (default: 1)")
+    verb.add_argument("--threads", type=int, default=0, help="CPU threads a process (default: torch's own)")
+    verb.add_argument("--tasks-dir", type=Path, help="a folder with task files of your own")
+    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override every pretraining")
+    _add_places(verb)
+    verb.set_defaults(run=_bench)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from cskd_bench.bench.plan import expand, load_plan
+    from cskd_bench.schema import shipped_file
+
+    cells = expand(load_plan(shipped_file("configs", options.plan)), options.tasks_dir, options.set)
+    if options.dry_run:
+        for cell in [*([cells.teacher] if cells.teacher else []), *cells.pretrain, *cells.transfer]:
+            print(cell.name)
+        return 0
+    from cskd_bench.bench.runner import Places, run_plan
+
+    places = Places(options.runs, options.results)
+    outcome = run_plan(cells, places, parallel=options.parallel, threads=options.threads, console=Console())
+    if outcome.interrupted:
+        return EXIT_INTERRUPTED
+    return 1 if outcome.failures else 0
+
+
+def _add_report(verbs: Verbs) -> None:
+    verb = verbs.add_parser("report", help="tables, figures and one offline page from the records")
+    verb.add_argument("--results", type=Path, default=Path("results"), help="folder of records (default: results)")
+    verb.add_argument("--output", type=Path, help="where to write (default: the results folder)")
+    verb.add_argument("--include-dirty", action="store_true", help="use records made with uncommitted changes")
+    verb.add_argument("--check", action="store_true", help="only check that LEADERBOARD.md is what the records say")
+    verb.set_defaults(run=_report)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from cskd_bench.report.facade import build_report, check_leaderboard
+
+    if options.check:
+        check_leaderboard(options.results, options.results / "LEADERBOARD.md")
+        return 0
+    report = build_report(options.results, options.output or options.results, include_dirty=options.include_dirty)
+    report.show()
+    for path in report.files.values():
+        print(path)
+    return 0
+
+
+def _add_tasks(verbs: Verbs) -> None:
+    verb = verbs.add_parser("tasks", help="list, show or validate downstream tasks")
+    verb.add_argument("action", choices=("list", "show", "validate"))
+    verb.add_argument("name", nargs="?", help="a task's name or TOML")
+    verb.add_argument("--tasks-dir", type=Path, help="a folder with task files of your own")
+    verb.set_defaults(run=_tasks)
+
+
+def _tasks(options: argparse.Namespace) -> int:
+    from cskd_bench.task import load_task, task_files
+
+    files = task_files(options.tasks_dir)
+    if options.action == "list":
+        for name in sorted(files):
+            spec = load_task(name, options.tasks_dir)
+            print(f"{name:24} v{spec.version}  {', '.join(spec.protocols):32} {spec.description}")
+    elif options.action == "validate":
+        names = [options.name] if options.name else sorted(files)
+        for name in names:
+            print(f"{name}: valid, fingerprint {load_task(name, options.tasks_dir).fingerprint()}")
+    elif options.name is None:
+        raise UserError("tasks show: name a task")
+    else:
+        print(load_task(options.name, options.tasks_dir).model_dump_json(indent=1))
+    return 0
+
+
+def _add_configs(verbs: Verbs) -> None:
+    verb = verbs.add_parser("configs", help="list the shipped configurations")
+    verb.set_defaults(run=_configs)
+
+
+def _configs(options: argparse.Namespace) -> int:
+    from cskd_bench.schema import shipped
+
+    folder = shipped("configs")
+    for file in sorted(folder.rglob("*.toml")):
+        print(file.relative_to(folder))
+    return 0
+
+
+def _data_root(options: argparse.Namespace) -> list[str]:
+    return [f'data.root="{Path(options.data_dir).resolve().as_posix()}"'] if options.data_dir else []
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from cskd_bench.errors import UserError
 from cskd_bench.methods import METHODS
 from cskd_bench.models.students import Student, build_student
 from cskd_bench.models.teachers import build_teacher, teacher_identity
+from cskd_bench.models.weights import plain_state
 from cskd_bench.record import (
     CheckpointRef,
     Cost,
@@ -202,7 +203,7 @@ def _finish(
 
 def _save_weights(module: torch.nn.Module, path: Path) -> str:
     temporary = path.with_name(f".{path.name}")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}, temporary)
+    save_file(plain_state(module), temporary)
     temporary.replace(path)
     return sha256_file(path)
 

@@ -19,7 +19,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: no such weights file")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return _stripped(load_file(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise UserError(f"{path}: not a valid safetensors file ({error})") from error
@@ -35,7 +35,17 @@ def _find_state(content: Any, path: Path) -> dict[str, Tensor]:
             break
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise UserError(f"{path}: holds no state dict (a table of named tensors)")
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+    return _stripped(content)
+
+
+def _stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Drop the prefixes of wrappers: DataParallel's `module.`, our student's `model.`."""
+    return {name.removeprefix("module.").removeprefix("model."): tensor for name, tensor in state.items()}
+
+
+def plain_state(module: nn.Module) -> dict[str, Tensor]:
+    """Return a module's weights on the CPU under timm's own names, ready for safetensors."""
+    return {name.removeprefix("model."): t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
 
 
 def load_state(model: nn.Module, path: Path) -> None:
@@ -44,7 +54,8 @@ def load_state(model: nn.Module, path: Path) -> None:
     Raises UserError that says which names or shapes differ.
     """
     state = read_state(path)
-    own = model.state_dict()
+    full = {name.removeprefix("model."): name for name in model.state_dict()}
+    own = _stripped(model.state_dict())
     for name in own.keys() & state.keys():
         if name.endswith("pos_embed") and own[name].shape != state[name].shape:
             state[name] = _resized(state[name], own[name], model)
@@ -61,7 +72,7 @@ def load_state(model: nn.Module, path: Path) -> None:
             if names
         ]
         raise UserError(f"{path}: weights of another model: {'; '.join(parts)}")
-    model.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in state.items()})
+    model.load_state_dict({full[name]: tensor.to(own[name].dtype) for name, tensor in state.items()})
 
 
 def _resized(embedding: Tensor, wanted: Tensor, model: Any) -> Tensor:
