@@ -20,28 +20,76 @@ LEVEL: Final = 0.05
 POWER: Final = 0.8
 RESAMPLES: Final = 1000
 CALIBRATION_BINS: Final = 15
+NO_SPREAD: Final = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean with its standard error and degrees of freedom; both None where there is no spread to measure."""
+    """A mean and the two parts of its variance.
+
+    `seed_variance` is estimated with `freedom` degrees of freedom, None where no spread was measured;
+    `example_variance`, from the choice of test images, rests on so many images that it counts as known.
+    """
 
     mean: float
-    error: float | None
-    freedom: float | None
-
-    def interval(self, level: float = LEVEL) -> tuple[float, float] | None:
-        """Return the two-sided t interval that misses with probability `level`."""
-        if self.error is None or self.freedom is None:
-            return None
-        half = float(special.stdtrit(self.freedom, 1 - level / 2)) * self.error
-        return self.mean - half, self.mean + half
+    seed_variance: float | None
+    freedom: int
+    example_variance: float = 0.0
 
     def p_value(self) -> float | None:
         """Return the two-sided p-value of "the mean is zero"; None where no spread was measured."""
-        if self.error is None or self.freedom is None:
+        if self.seed_variance is None:
             return None
-        return float(2 * special.stdtr(self.freedom, -abs(self.mean / self.error)))
+        return _tail(abs(self.mean), self.seed_variance, self.freedom, self.example_variance)
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float] | None:
+        """Return the two-sided interval of the means that the test at `level` does not refute."""
+        if self.seed_variance is None:
+            return None
+        half = _half_width(self.seed_variance, self.freedom, self.example_variance, level)
+        return self.mean - half, self.mean + half
+
+
+# Nodes of an integral over the chi-square distribution, equally spaced in log q (the trapezoidal rule
+# converges exponentially there); the lower end keeps Student's heavy tails to 1e-10.
+_LOG_Q: Final = np.linspace(-50.0, 7.0, 400)
+
+
+@lru_cache(maxsize=256)
+def _chi_square(freedom: int) -> tuple[Floats, Floats]:
+    """Return nodes freedom / q and their weights, for q from the chi-square distribution."""
+    log_density = freedom / 2 * _LOG_Q - np.exp(_LOG_Q) / 2
+    weights = np.exp(log_density - log_density.max())
+    return freedom / np.exp(_LOG_Q), weights / weights.sum()
+
+
+def _tail(distance: float, seed_variance: float, freedom: int, example_variance: float) -> float:
+    """Return the generalised p-value (Tsui and Weerahandi, 1989) of a mean that is `distance` from its null.
+
+    The normal tail 2 Phi(-distance / sigma), averaged over sigma^2 = seed_variance * freedom / q +
+    example_variance with q chi-square distributed: Student's t without the second part, normal without
+    the first.
+    """
+    if example_variance == 0:
+        return float(2 * special.stdtr(freedom, -distance / math.sqrt(seed_variance)))
+    ratio, weights = _chi_square(freedom)
+    return float(weights @ (2 * special.ndtr(-distance / np.sqrt(seed_variance * ratio + example_variance))))
+
+
+def _half_width(seed_variance: float, freedom: int, example_variance: float, level: float) -> float:
+    """Return the distance whose p-value is `level`; it lies between the larger part and the sum of both."""
+    seeds = float(special.stdtrit(freedom, 1 - level / 2)) * math.sqrt(seed_variance)
+    if example_variance == 0:
+        return seeds
+    images = float(special.ndtri(1 - level / 2)) * math.sqrt(example_variance)
+    low, high = max(seeds, images), seeds + images
+    for _ in range(40):
+        middle = (low + high) / 2
+        if _tail(middle, seed_variance, freedom, example_variance) > level:
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 def spread(values: Sequence[float]) -> float | None:
@@ -56,34 +104,30 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     """Estimate a mean over seeds on this very test set: Student's t with n - 1 degrees of freedom."""
     mean = math.fsum(values) / len(values)
     deviation = spread(values)
-    if deviation is None or deviation <= 1e-12:
-        return Estimate(mean, None, None)
-    return Estimate(mean, deviation / math.sqrt(len(values)), len(values) - 1)
+    if deviation is None or deviation <= NO_SPREAD:
+        return Estimate(mean, None, 0)
+    return Estimate(mean, deviation**2 / len(values), len(values) - 1)
 
 
 def over_seeds_and_examples(scores_SE: Floats) -> Estimate:
-    """Estimate a mean over both seeds and test images, which are crossed (every model sees every image).
+    """Estimate a mean over both seeds and test images, which are crossed: every model sees every image.
 
-    Two-way analysis of variance without replication: with mean squares of seeds, examples and residual,
-    var(mean) = (MS_seed + max(MS_example - MS_residual, 0)) / (S E), and Hillis' degrees of freedom
-    (S - 1) * (that numerator / MS_seed)^2 (Statistics in Medicine 26, 2007, for random readers and cases).
-    Without variation between examples it is the t-test over seeds.
+    Two-way analysis of variance without replication, with mean squares of seeds, examples and residual:
+    var(mean) = MS_seed / (S E) + max(MS_example - MS_residual, 0) / (S E). The first part holds the luck of
+    seeds and of single predictions; the second what the methods make of these images and not of others.
     """
     seeds, examples = scores_SE.shape
     seed_means, example_means = scores_SE.mean(1), scores_SE.mean(0)
-    mean = float(seed_means.mean())
-    if seeds < 2 or examples < 2:
-        return Estimate(mean, None, None)
-    squares_seed = examples * float(((seed_means - mean) ** 2).sum())
-    squares_example = seeds * float(((example_means - mean) ** 2).sum())
-    squares_all = float(((scores_SE - mean) ** 2).sum())
-    ms_seed = squares_seed / (seeds - 1)
+    by_seed = over_seeds(seed_means.tolist())
+    if by_seed.seed_variance is None or examples < 2:
+        return by_seed
+    squares_seed = examples * float(((seed_means - by_seed.mean) ** 2).sum())
+    squares_example = seeds * float(((example_means - by_seed.mean) ** 2).sum())
+    squares_all = float(((scores_SE - by_seed.mean) ** 2).sum())
     ms_example = squares_example / (examples - 1)
-    ms_residual = max(squares_all - squares_seed - squares_example, 0.0) / ((seeds - 1) * (examples - 1))
-    if ms_seed <= 1e-12:
-        return Estimate(mean, None, None)
-    numerator = ms_seed + max(ms_example - ms_residual, 0.0)
-    return Estimate(mean, math.sqrt(numerator / (seeds * examples)), (seeds - 1) * (numerator / ms_seed) ** 2)
+    ms_residual = (squares_all - squares_seed - squares_example) / ((seeds - 1) * (examples - 1))
+    example_variance = max(ms_example - ms_residual, 0.0) / (seeds * examples)
+    return Estimate(by_seed.mean, by_seed.seed_variance, by_seed.freedom, example_variance)
 
 
 def bootstrap_examples(scores_SE: Floats, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
@@ -130,18 +174,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-@lru_cache(maxsize=4096)
-def _noncentrality(freedom: float, level: float, power: float) -> float:
+def detectable(estimate: Estimate, level: float = LEVEL, power: float = POWER) -> float | None:
+    """Return the smallest true difference that a test with this spread finds with probability `power`.
+
+    Exact where one part of the variance stands alone; the two parts add in squares.
+    """
+    if estimate.seed_variance is None:
+        return None
+    seeds = _noncentrality(estimate.freedom, level, power)
+    images = float(special.ndtri(1 - level / 2) + special.ndtri(power))
+    return math.sqrt(seeds**2 * estimate.seed_variance + images**2 * estimate.example_variance)
+
+
+@lru_cache(maxsize=256)
+def _noncentrality(freedom: int, level: float, power: float) -> float:
     """Return the shift, in standard errors, that a two-sided t-test finds with probability `power`."""
     critical = special.stdtrit(freedom, 1 - level / 2)
     return float(special.nctdtrinc(freedom, 1 - power, critical))
-
-
-def detectable(estimate: Estimate, level: float = LEVEL, power: float = POWER) -> float | None:
-    """Return the smallest true difference that this many seeds find with probability `power`."""
-    if estimate.error is None or estimate.freedom is None:
-        return None
-    return _noncentrality(round(estimate.freedom, 2), level, power) * estimate.error
 
 
 def ranks(scores: Sequence[float]) -> list[float]:

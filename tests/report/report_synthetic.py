@@ -51,7 +51,7 @@ def make_record(**changes: Any) -> Record:
     kind = given["label"].split(" ")[0]
     seed = given["seed"]
     run = given["run"] or f"runs/{kind}-{seed}"
-    identity = json.dumps({key: str(value) for key, value in given.items() if key != "created"}, sort_keys=True)
+    identity = json.dumps({key: str(value) for key, value in given.items()}, sort_keys=True)
     name = record_id(given["task"][:40], given["protocol"], kind, f"s{seed}", identity)
     return Record(
         id=given.get("id", name),

@@ -1,0 +1,267 @@
+"""Every format of a report, with ordinary and with hostile names."""
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from report_synthetic import make_record, write_study
+from rich.console import Console
+
+from cskd_bench.errors import UserError
+from cskd_bench.record import write_record
+from cskd_bench.report import plain
+from cskd_bench.report.facade import FILES, build_report, check_leaderboard, leaderboard_markdown
+from cskd_bench.report.page import safe_json
+
+ROOT = Path(__file__).resolve().parents[2]
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</script><img src=x onerror=alert(1)>",
+    '" onmouseover="alert(1)',
+    "{{ 7*7 }}{% raw %}",
+    "=HYPERLINK(1)",
+    "@SUM(A1)",
+    "-2+3",
+    "a|b\nc|d",
+    "\\input{/etc/passwd} $x$ %",
+    "[x](javascript:alert(1)) ![y](http://z) `code` **b**",
+    "\x1b[31mred\x1b[0m [bold]rich[/bold]",
+    "<!--",
+    "\u2028\u202e&amp;",
+    "",
+]
+
+
+@pytest.fixture
+def results(tmp_path):
+    write_study(
+        tmp_path, skills={"supervised": 0.0, "kd": 0.1, "deit": 0.2, "cskd": 0.5}, protocols=("pretrain", "knn")
+    )
+    return tmp_path
+
+
+def render(results):
+    report = build_report(results, results / "out")
+    return report, {name: (results / "out" / file).read_text("utf-8") for name, file in FILES.items()}
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page: elements, and the text outside of scripts and styles."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.elements, self.text, self.scripts, self._inside = [], [], [], None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag if tag in ("script", "style") else None
+
+    def handle_endtag(self, tag):
+        self._inside = None
+
+    def handle_data(self, data):
+        (self.scripts if self._inside == "script" else self.text).append(data)
+
+
+def test_every_format_is_written_and_tells_the_same_numbers(results):
+    report, texts = render(results)
+    assert set(report.files) == set(FILES)
+    cells = [cell for table in report.comparison.tables for cell in table.cells.values()]
+    assert len(cells) == 8
+    page = "".join(Page(texts["html"]).text)
+    for cell in cells:
+        mean = f"{100 * cell.mean:.2f}"
+        assert all(mean in texts[name] for name in ("md", "latex")) and mean in page
+    rows = list(csv.DictReader(io.StringIO(texts["csv"])))
+    assert {float(row["mean"]) for row in rows} == {cell.mean for cell in cells}
+    data = json.loads(texts["json"])
+    assert {cell["mean"] for table in data["tables"] for cell in table["cells"]} == {cell.mean for cell in cells}
+
+
+def test_best_values_are_bold_and_differences_are_marked(results):
+    _, texts = render(results)
+    bold = re.findall(r"\*\*([\d.]+) ± [\d.]+ \(3\)\*\*", texts["md"])
+    assert len(bold) == 2 and all(rf"\textbf{{{value} $\pm$" in texts["latex"] for value in bold)
+    assert re.search(r"cskd − deit \| [↑=] \+", texts["md"])
+    assert r"\toprule" in texts["latex"] and r"\bottomrule" in texts["latex"]
+
+
+def test_the_terminal_shows_scores_differences_and_what_was_left_out(results):
+    (results / "records" / "broken.json").write_text("[]")
+    file = io.StringIO()
+    build_report(results, results / "out", formats=["terminal"]).show(Console(file=file, width=120))
+    text = file.getvalue()
+    assert "cskd against deit" in text and "broken.json" in text and re.search(r"[↑=] \+\d\.\d\d supervised", text)
+    assert not (results / "out").exists()
+
+
+def test_the_same_records_give_the_same_bytes_so_that_a_stale_leaderboard_is_noticed(results):
+    _, first = render(results)
+    _, second = render(results)
+    assert first == second
+    committed = results / "LEADERBOARD.md"
+    with pytest.raises(UserError, match="cannot be read"):
+        check_leaderboard(results, committed)
+    committed.write_text(leaderboard_markdown(results), "utf-8")
+    check_leaderboard(results, committed)
+    write_study(results, skills={"cskd": 0.1}, protocols=("linear",), seeds=1)
+    with pytest.raises(UserError, match="stale"):
+        check_leaderboard(results, committed)
+
+
+def test_no_records_still_make_a_report(tmp_path):
+    (tmp_path / "records").mkdir()
+    _, texts = render(tmp_path)
+    assert "No record can be shown yet" in texts["md"] and "No record can be shown yet" in texts["html"]
+
+
+def test_an_unknown_format_and_an_unwritable_folder_are_user_errors(results):
+    with pytest.raises(UserError, match="no report format 'pdf'"):
+        build_report(results, results / "out", formats=["pdf"])
+    (results / "taken").write_text("a file")
+    with pytest.raises(UserError, match="cannot be written"):
+        build_report(results, results / "taken")
+
+
+def test_a_report_needs_no_torch():
+    code = (
+        "import sys, cskd_bench.report.facade; print([m for m in ('torch', 'timm', 'torchvision') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# ---------------------------------------------------------------- published rows
+
+PUBLISHED = """
+[[result]]
+task = "digits"
+metric = "top1"
+protocol = "pretrain, 300 epochs"
+source = "A paper, table 1"
+rows = [
+  { method = "cskd", model = "vit_tiny", value = 80.0, real = 70.1 },
+  { method = "deit", model = "vit_huge", value = 50.0 },
+]
+"""
+
+
+def test_published_scores_stand_apart_and_beside_ours_where_they_match(results):
+    (results / "published.toml").write_text(PUBLISHED)
+    report, texts = render(results)
+    assert [(item.published.method, item.published.value) for item in report.matches] == [("cskd", 0.8)]
+    assert {(item.task, item.value) for item in report.published} == {
+        ("digits", 0.8),
+        ("digits", 0.5),
+        ("imagenet_real", 0.701),
+    }
+    assert "A paper, table 1" in texts["html"] and "A paper, table 1" in texts["md"]
+    (match,) = report.matches
+    assert match.agrees == (abs(match.cell.mean - 0.8) <= match.tolerance)
+    assert not build_report(results, results / "out", published=False).published
+
+
+def test_the_shipped_published_scores_can_be_read(tmp_path):
+    (tmp_path / "records").mkdir()
+    (tmp_path / "published.toml").write_bytes((ROOT / "results" / "published.toml").read_bytes())
+    report, _ = render(tmp_path)
+    assert len(report.published) > 50 and not report.comparison.left_out
+    assert all(0 < item.value < 1 for item in report.published)
+
+
+@pytest.mark.parametrize(
+    "text", ["[[result]]\ntask = 1", "x = [", "[[result]]\nrows = 3", PUBLISHED.replace("80.0", '"many"')]
+)
+def test_a_broken_published_file_is_named_and_the_rest_is_shown(results, text):
+    (results / "published.toml").write_text(text)
+    report, _ = render(results)
+    assert [item.name for item in report.comparison.left_out] == ["published.toml"]
+    assert report.comparison.tables
+
+
+# ---------------------------------------------------------------- hostile names
+
+names = st.one_of(st.sampled_from(HOSTILE), st.text(st.characters(exclude_categories=("Cs",)), max_size=40))
+
+
+@given(names)
+def test_markdown_shows_a_name_as_text(name):
+    table = f"| a | b |\n| --- | --- |\n| {plain.markdown_text(name)} | end |\n"
+    tokens = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).parse(table)
+    rows = [token for token in tokens if token.type == "inline"]
+    assert len(rows) == 4 and rows[3].content == "end"
+    assert all(child.type in ("text", "text_special") for child in rows[2].children)
+    shown = "".join(child.content for child in rows[2].children).replace("\u200b", "")
+    assert shown.split() == plain.one_line(name).split()
+
+
+@given(names)
+def test_a_csv_cell_is_read_back_and_never_starts_a_formula(name):
+    file = io.StringIO()
+    csv.writer(file).writerow([plain.csv_text(name), "end"])
+    ((cell, end),) = csv.reader(io.StringIO(file.getvalue()))
+    assert end == "end" and not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert cell.removeprefix("'") == plain.one_line(name).removeprefix("'")
+
+
+@given(names)
+def test_latex_keeps_no_active_character(name):
+    text = plain.latex_text(name)
+    bare = re.sub(r"\\(text[a-z]+\{\}|[{}$&#%_])|\$\\(pm|uparrow|downarrow)\$|\$-\$|\{\[\}|\{\]\}", "", text)
+    assert not re.search(r"[\\{}$&#%_^~\n]", bare)
+
+
+@given(
+    st.recursive(
+        names | st.floats(allow_nan=False, allow_infinity=False), lambda v: st.lists(v) | st.dictionaries(names, v)
+    )
+)
+def test_embedded_json_is_read_back_and_cannot_leave_its_script(value):
+    text = str(safe_json(value))
+    assert not re.search(r"[<>&\u2028\u2029]", text)
+    assert json.loads(text) == value
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=names, other=names)
+def test_a_hostile_record_harms_no_format(tmp_path_factory, name, other):
+    results = tmp_path_factory.mktemp("hostile")
+    for label, seed in (("deit", 0), ("cskd", 0), ("cskd", 1)):
+        record = make_record(
+            **{"label": f"{label} {name}", "seed": seed, "task": other, "model": name, "pretrain_data": other},
+            **{"recipe": name, "teacher": other, "command": name, "note": other, "run": name, "created": other},
+            config={name: {other: [name]}, "x": other},
+            curve=({"epoch": 0.0, name: 1.0},),
+            id=f"{label}{seed}",
+        )
+        write_record(results / "records", record)
+    report, texts = render(results)
+    report.show(Console(file=io.StringIO(), width=100))
+    assert not report.comparison.left_out
+    page = Page(texts["html"])
+    tags = [tag for tag, _ in page.elements]
+    assert tags.count("script") == 3 and "img" not in tags and tags.count("table") == 1
+    assert not [key for _, attributes in page.elements for key in attributes if key.startswith("on")]
+    assert all(json.loads(script) for script in page.scripts[:2])
+    rows = list(csv.reader(io.StringIO(texts["csv"])))
+    assert {len(row) for row in rows} == {len(plain.CSV_HEAD)}
+    assert json.loads(texts["json"])["records"] == 3
+
+
+def test_the_page_asks_nothing_of_the_network_and_runs_only_its_own_script(results):
+    _, texts = render(results)
+    page = Page(texts["html"])
+    policy = next(a["content"] for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert not [a for tag, a in page.elements if "src" in a]
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", texts["html"])

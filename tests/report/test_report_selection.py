@@ -1,0 +1,243 @@
+"""What stands together in a report, what is left out, and the reason that is given."""
+
+import json
+
+import numpy as np
+import pytest
+from report_synthetic import add_examples, make_record, write_study
+
+from cskd_bench.errors import UserError
+from cskd_bench.record import write_record
+from cskd_bench.report.compare import compare
+from cskd_bench.report.selection import select
+
+
+def write(results, *records):
+    folder = results / "records"
+    folder.mkdir(parents=True, exist_ok=True)
+    for record in records:
+        write_record(folder, record)
+    return folder
+
+
+def only_cell(selection):
+    ((key, records),) = selection.cells.items()
+    return key, records
+
+
+def test_records_that_agree_share_a_cell(tmp_path):
+    folder = write(tmp_path, *(make_record(seed=seed, pretrain_seed=seed) for seed in range(3)))
+    _, records = only_cell(select(folder))
+    assert [record.seed for record in records] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"protocol": "knn"},
+        {"recipe": "c" * 16},
+        {"pretrain_recipe": "c" * 16},
+        {"pretrain_data": "imagenette128"},
+        {"model": "vit_small"},
+        {"image_size": 64},
+        {"label": "cskd (decay=local)"},
+        {"teacher": "regnety_160"},
+        {"weights": "raw"},
+        {"task": "flowers102"},
+    ],
+)
+def test_records_that_differ_are_never_averaged(tmp_path, change):
+    folder = write(tmp_path, make_record(seed=0), make_record(seed=1, **change))
+    selection = select(folder)
+    assert [len(records) for records in selection.cells.values()] == [1, 1]
+    assert not selection.left_out
+
+
+def test_two_recipes_are_shown_apart_and_said_to_be(tmp_path):
+    folder = write(tmp_path, make_record(seed=0), make_record(seed=1, recipe="c" * 16))
+    (note,) = select(folder).notes
+    assert "2 recipes" in note and "never averaged" in note
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"dirty": True}, "uncommitted changes"),
+        ({"version": 1}, "version 2 stands beside it"),
+        ({"version": 2, "fingerprint": "e" * 16, "created": "2025-01-01T00:00:00Z"}, "is newer"),
+        ({"version": 2, "seed": 1, "created": "2026-05-01T00:00:00Z"}, "repeats seed 1"),
+        ({"version": 2, "value": 76.3}, "not a fraction"),
+    ],
+)
+def test_what_must_not_be_averaged_is_left_out_with_its_reason(tmp_path, changes, reason):
+    good = [make_record(version=2, seed=seed) for seed in (1, 2)]
+    bad = make_record(**{"seed": 7, **changes})
+    selection = select(write(tmp_path, *good, bad))
+    _, records = only_cell(selection)
+    assert {record.id for record in records} == {record.id for record in good}
+    (left,) = selection.left_out
+    assert left.name == f"{bad.id}.json" and reason in left.reason
+
+
+def test_dirty_records_are_shown_when_asked_for(tmp_path):
+    folder = write(tmp_path, make_record(dirty=True))
+    assert only_cell(select(folder, include_dirty=True))
+
+
+def test_of_a_repeated_seed_the_oldest_counts_so_that_nobody_can_repeat_until_it_comes_out_well(tmp_path):
+    first = make_record(value=0.8, created="2026-01-01T00:00:00Z")
+    luckier = make_record(value=0.9, created="2026-01-02T00:00:00Z")
+    _, (kept,) = only_cell(select(write(tmp_path, luckier, first)))
+    assert kept.value == 0.8
+
+
+def test_broken_files_are_named_and_the_rest_is_shown(tmp_path):
+    good = make_record()
+    folder = write(tmp_path, good)
+    (folder / "not_json.json").write_text("{oops")
+    (folder / "empty.json").write_text("")
+    (folder / "future.json").write_text(json.dumps({**good.model_dump(mode="json"), "schema_version": 9}))
+    (folder / "copied.json").write_bytes((folder / f"{good.id}.json").read_bytes())
+    selection = select(folder)
+    assert only_cell(selection)[1] == [good]
+    reasons = {item.name: item.reason for item in selection.left_out}
+    assert set(reasons) == {"not_json.json", "empty.json", "future.json", "copied.json"}
+    assert "schema version" in reasons["future.json"]
+    assert "renamed or copied" in reasons["copied.json"]
+
+
+def test_a_missing_folder_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        select(tmp_path / "records")
+
+
+def test_transfer_seeds_are_averaged_within_a_pretraining_seed(tmp_path):
+    scores = {(0, 0): 0.5, (0, 1): 0.7, (1, 0): 0.8}
+    records = [make_record(pretrain_seed=p, seed=s, value=value) for (p, s), value in scores.items()]
+    folder = write(tmp_path, *records)
+    (table,) = compare(folder, select(folder)).tables
+    (cell,) = table.cells.values()
+    assert cell.scores == pytest.approx({0: 0.6, 1: 0.8})
+    assert cell.seeds == 2 and cell.mean == pytest.approx(0.7)
+
+
+def test_differences_pair_equal_seeds_and_only_those(tmp_path):
+    ours = {0: 0.81, 1: 0.82, 2: 0.84, 5: 0.99}
+    theirs = {0: 0.80, 1: 0.80, 2: 0.80, 7: 0.10}
+    records = [make_record(label="cskd", seed=s, value=v) for s, v in ours.items()]
+    records += [make_record(label="deit", seed=s, value=v) for s, v in theirs.items()]
+    folder = write(tmp_path, *records)
+    (table,) = compare(folder, select(folder)).tables
+    (difference,) = [item for cell in table.cells.values() for item in cell.differences]
+    assert difference.seeds == 3
+    assert difference.mean == pytest.approx(np.mean([0.01, 0.02, 0.04]))
+
+
+def test_a_method_is_compared_only_with_baselines_of_its_teacher_or_of_none(tmp_path):
+    records = [
+        make_record(label="supervised", seed=0),
+        make_record(label="deit", teacher="regnety_160", seed=0),
+        make_record(label="deit", teacher="lite0", seed=0),
+        make_record(label="cskd", teacher="lite0", seed=0),
+    ]
+    folder = write(tmp_path, *records)
+    (table,) = compare(folder, select(folder)).tables
+    (cell,) = [cell for (method, _), cell in table.cells.items() if method.kind == "cskd"]
+    assert [(item.baseline.kind, item.baseline.teacher) for item in cell.differences] == [
+        ("supervised", ""),
+        ("deit", "lite0"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda path: path.unlink(), "cannot be read"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"x"), "has changed"),
+    ],
+)
+def test_a_broken_side_file_costs_the_tests_over_examples_but_not_the_score(tmp_path, damage, reason):
+    write_study(tmp_path, skills={"deit": 0.0, "cskd": 0.2}, seeds=2)
+    folder = tmp_path / "records"
+    damage(next(folder.glob("*cskd-1-*.npz")))
+    comparison = compare(folder, select(folder))
+    (left,) = comparison.left_out
+    assert reason in left.reason and "shown, but not in tests over examples" in left.reason
+    (table,) = comparison.tables
+    (cell,) = [cell for (method, _), cell in table.cells.items() if method.kind == "cskd"]
+    assert cell.seeds == 2 and cell.bootstrap is None
+    assert cell.differences[0].interval_kind == "seeds, on this test set"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"label": np.zeros(3), "predicted": np.zeros(4)}, "different lengths"),
+        ({"label": np.zeros(4), "predicted": np.zeros(4)}, "gives top1 1.0000, the record 0.9000"),
+        ({"label": np.zeros(9), "predicted": np.zeros(9)}, "holds 9 examples, the record 4"),
+    ],
+)
+def test_a_side_file_that_contradicts_its_record_is_not_used(tmp_path, arrays, reason):
+    side = add_examples(tmp_path / "records", "side.npz", arrays["label"], arrays["predicted"])
+    folder = write(tmp_path, make_record(per_example=side, examples=4))
+    (left,) = compare(folder, select(folder)).left_out
+    assert reason in left.reason
+
+
+def test_a_side_file_cannot_lie_outside_the_folder(tmp_path):
+    side = add_examples(tmp_path, "outside.npz", np.zeros(4), np.zeros(4))
+    record = make_record(per_example=side.model_copy(update={"name": "../outside.npz"}), examples=4, value=1.0)
+    folder = write(tmp_path, record)
+    (left,) = compare(folder, select(folder)).left_out
+    assert "outside the records folder" in left.reason
+
+
+def test_a_planted_difference_is_marked_and_a_planted_null_is_not(tmp_path):
+    skills = {"supervised": 0.0, "deit": 0.0, "cskd": 0.6}
+    write_study(tmp_path, skills=skills, seeds=5, examples=1500, seed_spread=0.0, world_seed=3)
+    folder = tmp_path / "records"
+    comparison = compare(folder, select(folder))
+    found = {
+        (cell.method.kind, item.baseline.kind): item
+        for table in comparison.tables
+        for cell in table.cells.values()
+        for item in cell.differences
+    }
+    assert found["cskd", "deit"].significant and found["cskd", "supervised"].significant
+    assert not found["deit", "supervised"].significant
+    pair = found["cskd", "deit"].pairs[0]
+    assert pair.only_this > pair.only_baseline and pair.p_value < 0.001
+    assert [(v.baseline, v.wins, v.ties, v.losses) for v in comparison.verdicts] == [
+        ("supervised", 1, 0, 0),
+        ("deit", 1, 0, 0),
+    ]
+
+
+def test_mean_per_class_scores_weigh_classes_equally(tmp_path):
+    label = np.array([0] * 8 + [1] * 2)
+    predicted = np.array([0] * 8 + [0, 1])
+    side = add_examples(tmp_path / "records", "side.npz", label, predicted)
+    record = make_record(per_example=side, examples=10, metric="mean_per_class", value=0.75)
+    folder = write(tmp_path, record)
+    comparison = compare(folder, select(folder))
+    assert not comparison.left_out
+    (cell,) = comparison.tables[0].cells.values()
+    assert cell.per_class == pytest.approx((1.0, 0.5))
+    low, high = cell.interval
+    assert low < 0.75 <= high and "one seed" in cell.interval_kind
+
+
+def test_average_rank_covers_the_columns_that_every_method_has(tmp_path):
+    records = [
+        make_record(task=task, label=label, value=value)
+        for task, scores in {
+            "a": {"deit": 0.7, "cskd": 0.8},
+            "b": {"deit": 0.6, "cskd": 0.5},
+            "c": {"cskd": 0.1},
+        }.items()
+        for label, value in scores.items()
+    ]
+    folder = write(tmp_path, *records)
+    (table,) = compare(folder, select(folder)).tables
+    assert table.complete == 2
+    assert {method.kind: standing.rank for method, standing in table.standings.items()} == {"deit": 1.5, "cskd": 1.5}

@@ -1,0 +1,242 @@
+"""Each number of a report against a slow reference, and the tests' error rates by simulation."""
+
+import itertools
+import math
+import statistics as standard
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import integrate, stats
+from sklearn.calibration import calibration_curve
+
+from cskd_bench.report import statistics
+
+shares = st.floats(0, 1, allow_nan=False)
+
+
+@given(st.lists(shares, min_size=2, max_size=8))
+def test_mean_spread_and_t_test_are_those_of_the_library(values):
+    estimate = statistics.over_seeds(values)
+    assert estimate.mean == pytest.approx(standard.fmean(values))
+    assert statistics.spread(values) == pytest.approx(standard.stdev(values))
+    if standard.stdev(values) > 1e-6:
+        reference = stats.ttest_1samp(values, 0)
+        assert estimate.p_value() == pytest.approx(reference.pvalue, rel=1e-6)
+        assert estimate.interval() == pytest.approx(tuple(reference.confidence_interval()), rel=1e-6)
+
+
+def test_one_seed_or_no_spread_gives_no_test():
+    for values in ([0.7], [0.7, 0.7, 0.7]):
+        estimate = statistics.over_seeds(values)
+        assert estimate.p_value() is None and estimate.interval() is None
+        assert statistics.detectable(estimate) is None
+    assert statistics.spread([0.7]) is None
+
+
+def slow_variance_components(scores):
+    """Both parts of the variance of the mean by their definition: every deviation written out."""
+    seeds, examples = len(scores), len(scores[0])
+    grand = sum(map(sum, scores)) / (seeds * examples)
+    seed_mean = [sum(row) / examples for row in scores]
+    example_mean = [sum(row[e] for row in scores) / seeds for e in range(examples)]
+    ms_seed = examples * sum((m - grand) ** 2 for m in seed_mean) / (seeds - 1)
+    ms_example = seeds * sum((m - grand) ** 2 for m in example_mean) / (examples - 1)
+    residual = sum(
+        (scores[s][e] - seed_mean[s] - example_mean[e] + grand) ** 2 for s in range(seeds) for e in range(examples)
+    )
+    ms_residual = residual / ((seeds - 1) * (examples - 1))
+    return ms_seed / (seeds * examples), max(0.0, ms_example - ms_residual) / (seeds * examples)
+
+
+@given(st.integers(2, 5), st.integers(2, 40), st.integers(0, 10_000))
+def test_seeds_and_examples_agree_with_the_variance_components_written_out(seeds, examples, seed):
+    scores = np.random.default_rng(seed).integers(-1, 2, (seeds, examples)).astype(float)
+    estimate = statistics.over_seeds_and_examples(scores)
+    if estimate.seed_variance is None:
+        assert np.ptp(scores.mean(1)) < 1e-6
+        return
+    by_seed, by_example = slow_variance_components(scores.tolist())
+    assert estimate.seed_variance == pytest.approx(by_seed)
+    assert estimate.example_variance == pytest.approx(by_example, abs=1e-12)
+
+
+@given(st.floats(0.01, 50), st.integers(1, 30), st.floats(0, 20))
+def test_generalised_p_value_is_the_integral_over_the_unknown_variance(distance, freedom, example_variance):
+    def tail(q):
+        variance = freedom / q + example_variance
+        return 2 * stats.norm.sf(distance / math.sqrt(variance)) * stats.chi2.pdf(q, freedom)
+
+    cuts = [0, 1e-6, 1e-4, 1e-2, 0.1, 1, 5, 20, 60, 200]
+    slow = sum(integrate.quad(tail, low, high, limit=200)[0] for low, high in itertools.pairwise(cuts))
+    fast = statistics.Estimate(distance, 1.0, freedom, example_variance).p_value()
+    assert fast == pytest.approx(slow, rel=1e-4, abs=1e-9)
+
+
+@given(st.floats(1e-6, 1), st.integers(1, 8), st.floats(0, 1))
+def test_the_interval_holds_the_means_that_the_test_does_not_refute(seed_variance, freedom, example_variance):
+    low, high = statistics.Estimate(0.0, seed_variance, freedom, example_variance).interval()
+    assert low == -high
+    edge = statistics.Estimate(high, seed_variance, freedom, example_variance)
+    assert edge.p_value() == pytest.approx(0.05, rel=1e-3)
+
+
+def test_without_variation_between_examples_the_crossed_test_is_the_test_over_seeds():
+    scores = np.repeat([[0.1], [0.3], [0.2]], 50, axis=1)
+    crossed, seeds = statistics.over_seeds_and_examples(scores), statistics.over_seeds([0.1, 0.3, 0.2])
+    assert crossed.p_value() == pytest.approx(seeds.p_value())
+    assert crossed.interval() == pytest.approx(seeds.interval())
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_mcnemar_is_the_binomial_test_on_discordant_pairs(first, second):
+    reference = stats.binomtest(first, first + second).pvalue if first + second else 1.0
+    assert statistics.mcnemar(first, second) == pytest.approx(reference)
+
+
+@given(st.lists(shares, max_size=12))
+def test_holm_is_what_the_step_down_procedure_rejects(p_values):
+    adjusted = statistics.holm(p_values)
+    for level in (0.01, 0.05, 0.2):
+        rejected = set()
+        for step, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+            if p_values[index] * (len(p_values) - step) > level:
+                break
+            rejected.add(index)
+        assert {i for i, p in enumerate(adjusted) if p <= level} == rejected
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=8))
+def test_ranks_are_those_of_the_library(scores):
+    assert statistics.ranks(scores) == pytest.approx(stats.rankdata([-score for score in scores]).tolist())
+
+
+def test_bootstrap_over_examples_matches_drawing_every_image():
+    scores = np.random.default_rng(0).random((2, 30))
+    means = statistics.bootstrap_examples(scores, 4000)
+    drawn = np.random.default_rng(1).integers(0, 30, (4000, 30))
+    slow = np.stack([scores[:, images].mean(1) for images in drawn])
+    assert means.mean(0) == pytest.approx(scores.mean(1), abs=0.005)
+    assert means.std(0) == pytest.approx(slow.std(0), rel=0.06)
+    paired, slow_paired = means[:, 0] - means[:, 1], slow[:, 0] - slow[:, 1]
+    assert paired.std() == pytest.approx(slow_paired.std(), rel=0.06)
+
+
+def test_models_meet_the_same_resampled_test_sets_whoever_is_beside_them():
+    scores = np.random.default_rng(0).random((3, 900))
+    together = statistics.bootstrap_examples(scores, 100)
+    assert together[:, :1] == pytest.approx(statistics.bootstrap_examples(scores[:1], 100), abs=1e-6)
+
+
+def test_bootstrap_interval_over_seeds_is_that_of_all_possible_resamples():
+    means = np.tile([0.1, 0.2, 0.6], (20_000, 1))
+    every = [np.mean(drawn) for drawn in itertools.product([0.1, 0.2, 0.6], repeat=3)]
+    expected = np.quantile(every, [0.025, 0.975], method="inverted_cdf")
+    assert statistics.bootstrap_interval(means) == pytest.approx(tuple(expected))
+
+
+def test_calibration_error_and_bins_by_hand():
+    random = np.random.default_rng(0)
+    confidence = random.random(5000)
+    correct = random.random(5000) < confidence**1.3
+    found = statistics.calibration(confidence, correct, bins=10)
+    slow = 0.0
+    for k in range(10):
+        inside = (confidence > k / 10) & (confidence <= (k + 1) / 10)
+        slow += inside.mean() * abs(confidence[inside].mean() - correct[inside].mean())
+    assert found.error == pytest.approx(slow)
+    accuracy, mean_confidence = calibration_curve(correct, confidence, n_bins=10)
+    assert found.accuracy == pytest.approx(accuracy.tolist())
+    assert found.confidence == pytest.approx(mean_confidence.tolist())
+    assert statistics.calibration(np.ones(4), np.ones(4, bool)).error == 0
+    assert statistics.calibration(np.zeros(4), np.ones(4, bool)).error == 1
+
+
+def test_per_class_accuracy_counts_each_class():
+    label, correct = np.array([0, 0, 3, 3, 3]), np.array([True, False, True, True, False])
+    assert statistics.per_class(label, correct) == pytest.approx([0.5, math.nan, math.nan, 2 / 3], nan_ok=True)
+
+
+# ---------------------------------------------------------------- error rates, by simulation
+
+
+def simulate(random, seeds, examples, difference=0.0, seed_spread=0.01, taste=0.1):
+    """Return per-example differences (S, E) of two methods: luck of the seed, taste for images, noise.
+
+    `taste` is what one method makes of an image and the other does not; it averages to zero over the images
+    that could have been in the test set, not over those that are.
+    """
+    luck = random.normal(0, seed_spread, (seeds, 1))
+    images = random.normal(0, taste, (1, examples))
+    return difference + luck + images + random.normal(0, 0.5, (seeds, examples))
+
+
+def p_of(estimate):
+    return 1.0 if estimate.p_value() is None else estimate.p_value()
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("seed_spread", [0.0, 0.01, 0.05])
+def test_a_planted_null_is_marked_in_five_percent_of_tables(seeds, seed_spread):
+    """1,000 tables of four columns: any mark in a table after Holm, and each single test."""
+    random = np.random.default_rng(seeds)
+    single, family = [], []
+    for _ in range(1000):
+        columns = [simulate(random, seeds, 200, 0, seed_spread) for _ in range(4)]
+        p_values = [p_of(statistics.over_seeds_and_examples(scores)) for scores in columns]
+        single.extend(p < 0.05 for p in p_values)
+        family.append(min(statistics.holm(p_values)) < 0.05)
+    assert 0.035 <= np.mean(family) <= 0.065
+    assert 0.035 <= np.mean(single) <= 0.065
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("taste", [0.0, 0.2, 0.4])
+def test_a_null_is_never_marked_too_often_even_where_methods_prefer_different_images(seeds, taste):
+    """With few seeds and strong preferences the test is cautious; a test over seeds alone is not."""
+    random = np.random.default_rng(seeds)
+    tables = [simulate(random, seeds, 200, 0, 0.01, taste) for _ in range(1500)]
+    marked = np.mean([p_of(statistics.over_seeds_and_examples(scores)) < 0.05 for scores in tables])
+    assert marked <= 0.065
+    if taste == 0:
+        assert marked >= 0.03
+    if taste == 0.4 and seeds == 5:
+        over_seeds = [p_of(statistics.over_seeds(scores.mean(1).tolist())) < 0.05 for scores in tables]
+        assert np.mean(over_seeds) > 0.15
+
+
+def test_a_planted_null_over_seeds_alone_is_marked_in_five_percent():
+    random = np.random.default_rng(3)
+    hits = [p_of(statistics.over_seeds(random.normal(0, 0.01, 3).tolist())) < 0.05 for _ in range(4000)]
+    assert 0.035 <= np.mean(hits) <= 0.065
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("taste", [0.0, 0.5])
+def test_a_planted_difference_is_found_as_often_as_the_power_note_says(seeds, taste):
+    random = np.random.default_rng(seeds)
+    seed_spread, examples = 0.02, 200
+    truth = statistics.Estimate(0, (seed_spread**2 + 0.25 / examples) / seeds, seeds - 1, taste**2 / examples)
+    difference = statistics.detectable(truth)
+    tables = [simulate(random, seeds, examples, difference, seed_spread, taste) for _ in range(1000)]
+    found = np.mean([p_of(statistics.over_seeds_and_examples(scores)) < 0.05 for scores in tables])
+    assert found == pytest.approx(0.8, abs=0.05)
+
+
+def test_a_large_difference_is_found_and_the_interval_covers_it():
+    random = np.random.default_rng(9)
+    estimates = [statistics.over_seeds_and_examples(simulate(random, 3, 400, 0.3)) for _ in range(500)]
+    assert np.mean([estimate.p_value() < 0.05 for estimate in estimates]) > 0.95
+    covered = [low <= 0.3 <= high for low, high in (estimate.interval() for estimate in estimates)]
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.03)
+
+
+def test_the_plain_bootstrap_is_too_narrow_for_three_seeds_which_is_why_no_mark_rests_on_it():
+    random = np.random.default_rng(5)
+    missed = []
+    for _ in range(300):
+        means = statistics.bootstrap_examples(simulate(random, 3, 100, 0.0, 0.1, 0.0), 200)
+        low, high = statistics.bootstrap_interval(means)
+        missed.append(not low <= 0 <= high)
+    assert np.mean(missed) > 0.1
