@@ -71,7 +71,7 @@ def contradict(folder):
 
 
 def repeat(folder):
-    records = [make_record(created="2026-01-01T00:00:00Z"), make_record(created="2026-01-02T00:00:00Z")]
+    records = [make_record(task="repeated", created=f"2026-01-0{day}T00:00:00Z") for day in (1, 2)]
     for record in records:
         write_record(folder, record)
     return max(f"{record.id}.json" for record in records), "same cell and seed"
