@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from cskd_bench import __version__
 from cskd_bench.errors import UserError
@@ -38,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-Verbs = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add_places(verb: argparse.ArgumentParser) -> None:
@@ -159,8 +160,7 @@ def _bench(options: argparse.Namespace) -> int:
 
     cells = expand(load_plan(shipped_file("configs", options.plan)), options.tasks_dir, options.set)
     if options.dry_run:
-        for cell in [*([cells.teacher] if cells.teacher else []), *cells.pretrain, *cells.transfer]:
-            print(cell.name)
+        print("\n".join(cells.names()))
         return 0
     from cskd_bench.bench.runner import Places, run_plan
 

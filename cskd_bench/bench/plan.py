@@ -66,6 +66,11 @@ class Cells:
     pretrain: list[PretrainCell]
     transfer: list[TransferCell]
 
+    def names(self) -> list[str]:
+        """Name every cell in the order of running."""
+        first = [self.teacher.name] if self.teacher else []
+        return first + [cell.name for cell in self.pretrain] + [cell.name for cell in self.transfer]
+
 
 def load_plan(path: Path) -> Plan:
     """Load a plan's TOML."""

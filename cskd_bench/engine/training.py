@@ -122,7 +122,7 @@ def fit(job: Job, ranks: Ranks) -> Fit:
             ratio = ratio_at(job.method, epoch / recipe.epochs)
             rate = learning_rate(recipe.optim, step, plan.steps_per_epoch, plan.steps)
             set_learning_rate(optimizer, rate)
-            torch.manual_seed(integer_seed(job.seed, Stream.STEP, index=step, repeat=ranks.rank))
+            _seed_step(integer_seed(job.seed, Stream.STEP, index=step, repeat=ranks.rank), device)
             log_now = (step + 1) % run.log_every == 0 or within + 1 == plan.steps_per_epoch
             module.train()
             for part in range(run.accumulate):
@@ -187,6 +187,13 @@ def fit(job: Job, ranks: Ranks) -> Fit:
     rate_of_run = plan.steps * recipe.batch_size / max(progress.seconds, 1e-9)
     averaged = ema.module if ema is not None else None
     return Fit(student, averaged, progress.curve, predictions, progress.seconds, rate_of_run, peak_memory(device))
+
+
+def _seed_step(seed: int, device: torch.device) -> None:
+    """Seed the draws of dropout and stochastic depth, so that a step depends on nothing before it."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def _check_shares(recipe: Recipe, run: RunConfig, ranks: Ranks) -> None:
