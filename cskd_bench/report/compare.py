@@ -36,6 +36,7 @@ class Cell:
     method: Method
     setting: Setting
     records: list[Record]
+    by_seed: dict[int, list[Record]]
     scores: dict[int, float]
     mean: float
     deviation: float | None
@@ -170,17 +171,18 @@ class ExampleScores:
 
     def matrix(self, cell: Cell) -> tuple[NDArray[np.float32], NDArray[np.integer[Any]]] | None:
         """Return scores (S, E) in seed order and the labels (E,); None unless every record has them, in one order."""
-        rows: dict[int, list[NDArray[np.float32]]] = {seed: [] for seed in cell.scores}
-        label: NDArray[np.integer[Any]] | None = None
-        for record in cell.records:
-            examples = self.of(record)
-            if examples is None or (label is not None and not np.array_equal(label, examples.label)):
-                return None
-            label = examples.label
-            rows[replicate_of(record)].append(examples.scores(record.task.metric))
-        if label is None:
-            return None
-        return np.stack([np.mean(rows[seed], axis=0, dtype=np.float32) for seed in cell.scores]), label
+        known = {record.id: self.of(record) for record in cell.records}
+        label = next((examples.label for examples in known.values() if examples is not None), None)
+        rows = []
+        for records in cell.by_seed.values():
+            scores = []
+            for record in records:
+                examples = known[record.id]
+                if examples is None or label is None or not np.array_equal(label, examples.label):
+                    return None
+                scores.append(examples.scores(record.task.metric))
+            rows.append(np.mean(scores, axis=0, dtype=np.float32))
+        return None if label is None else (np.stack(rows), label)
 
 
 def compare(folder: Path, selection: Selection) -> Comparison:
@@ -206,15 +208,16 @@ def _table_order(key: tuple[str, Student]) -> tuple[object, ...]:
 
 
 def _cell(method: Method, setting: Setting, records: list[Record]) -> Cell:
-    values: dict[int, list[float]] = {}
+    found: dict[int, list[Record]] = {}
     for record in records:
-        values.setdefault(replicate_of(record), []).append(record.value)
-    scores = {seed: math.fsum(found) / len(found) for seed, found in sorted(values.items())}
+        found.setdefault(replicate_of(record), []).append(record)
+    by_seed = dict(sorted(found.items()))
+    scores = {seed: math.fsum(record.value for record in same) / len(same) for seed, same in by_seed.items()}
     estimate = statistics.over_seeds(list(scores.values()))
     interval = estimate.interval()
     kind = "seeds, on this test set" if interval else ""
     deviation = statistics.spread(list(scores.values()))
-    return Cell(method, setting, records, scores, estimate.mean, deviation, interval, kind)
+    return Cell(method, setting, records, by_seed, scores, estimate.mean, deviation, interval, kind)
 
 
 def _table(group: str, student: Student, cells: list[Cell], examples: ExampleScores) -> Table:
@@ -353,8 +356,7 @@ def _difference(
 def _pair(seed: int, cell: Cell, baseline: Cell, examples: ExampleScores) -> Pair:
     """Compare one seed; McNemar needs exactly one record on each side and the same images in the same order."""
     pair = Pair(seed, cell.scores[seed] - baseline.scores[seed])
-    ours = [record for record in cell.records if replicate_of(record) == seed]
-    theirs = [record for record in baseline.records if replicate_of(record) == seed]
+    ours, theirs = cell.by_seed[seed], baseline.by_seed[seed]
     if len(ours) != 1 or len(theirs) != 1:
         return pair
     first, second = examples.of(ours[0]), examples.of(theirs[0])

@@ -14,7 +14,11 @@ function evidence(table) {
 let sharedTexts = null;
 function shared(index) {
   sharedTexts ??= JSON.parse($("#shared").textContent).sections;
-  return sharedTexts[index];
+  try {
+    return JSON.stringify(JSON.parse(sharedTexts[index]), null, 1);
+  } catch {
+    return sharedTexts[index]; // a configuration may hold NaN, which is no JSON
+  }
 }
 
 function node(name, attributes = {}, ...children) {

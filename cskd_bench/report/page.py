@@ -94,7 +94,7 @@ class Shared:
 
     def text(self, value: object) -> int:
         """Return the number of a value's JSON text."""
-        text = json.dumps(value, indent=1)
+        text = json.dumps(value)
         if text not in self._index:
             self._index[text] = len(self.texts)
             self.texts.append(text)

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from cskd_bench.report import words
-from cskd_bench.report.compare import Cell, Comparison, Table
+from cskd_bench.report.compare import Cell, Comparison, Difference, Table
 from cskd_bench.report.published import Match, Published
 from cskd_bench.report.selection import Method
 
@@ -306,7 +306,7 @@ def _csv_rows(table: Table, cell: Cell) -> Iterator[list[object]]:
 
 
 def plain_json(comparison: Comparison, published: Sequence[Published], matches: Sequence[Match]) -> str:
-    """Return every number of the report as JSON; records are named, not repeated."""
+    """Return every number of the report as JSON; cells and differences name methods and settings by place."""
     data = {
         "records": comparison.records,
         "verdicts": [asdict(verdict) for verdict in comparison.verdicts],
@@ -327,7 +327,7 @@ def plain_json(comparison: Comparison, published: Sequence[Published], matches: 
         "notes": comparison.notes,
         "left_out": [asdict(item) for item in comparison.left_out],
     }
-    return json.dumps(data, indent=1, allow_nan=False) + "\n"
+    return json.dumps(data, allow_nan=False) + "\n"
 
 
 def _table_json(table: Table) -> dict[str, Any]:
@@ -345,14 +345,15 @@ def _table_json(table: Table) -> dict[str, Any]:
             }
             for method in table.methods
         ],
-        "cells": [_cell_json(cell) for cell in table.cells.values()],
+        "settings": [asdict(setting) for setting in table.settings],
+        "cells": [_cell_json(cell, table) for cell in table.cells.values()],
     }
 
 
-def _cell_json(cell: Cell) -> dict[str, Any]:
+def _cell_json(cell: Cell, table: Table) -> dict[str, Any]:
     return {
-        "setting": asdict(cell.setting),
-        "method": asdict(cell.method),
+        "setting": table.settings.index(cell.setting),
+        "method": table.methods.index(cell.method),
         "mean": cell.mean,
         "sd": cell.deviation,
         "seeds": cell.scores,
@@ -363,5 +364,30 @@ def _cell_json(cell: Cell) -> dict[str, Any]:
         "per_class": [None if math.isnan(value) else value for value in cell.per_class],
         "best": cell.best,
         "records": [record.id for record in cell.records],
-        "differences": [{**asdict(item), "significant": item.significant} for item in cell.differences],
+        "differences": [_difference_json(item, table) for item in cell.differences],
+    }
+
+
+def _difference_json(item: Difference, table: Table) -> dict[str, Any]:
+    return {
+        "baseline": table.methods.index(item.baseline),
+        "mean": item.mean,
+        "seeds": item.seeds,
+        "interval": item.interval,
+        "interval_covers": item.interval_kind,
+        "p_value": item.p_value,
+        "p_holm": item.adjusted,
+        "significant": item.significant,
+        "bootstrap": item.bootstrap,
+        "detectable": item.detectable,
+        "pairs": [
+            {
+                "seed": pair.seed,
+                "difference": pair.difference,
+                "only_this": pair.only_this,
+                "only_baseline": pair.only_baseline,
+                "mcnemar": pair.p_value,
+            }
+            for pair in item.pairs
+        ],
     }

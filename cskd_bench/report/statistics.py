@@ -130,20 +130,25 @@ def over_seeds_and_examples(scores_SE: Floats) -> Estimate:
     return Estimate(by_seed.mean, by_seed.seed_variance, by_seed.freedom, example_variance)
 
 
-def bootstrap_examples(scores_SE: Floats, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
+def bootstrap_examples(scores_SE: Floats, resamples: int = RESAMPLES) -> Floats:
     """Return each row's mean on `resamples` resampled test sets, (R, S); one test set serves all rows."""
-    rows, examples = scores_SE.shape
-    generator = np.random.default_rng((seed, examples))
-    means_RS = np.empty((resamples, rows))
-    chunk = max(1, 4_000_000 // max(examples, 1))
+    weights_RE = _resampled_test_sets(scores_SE.shape[1], resamples)
+    means_RS = np.empty((resamples, len(scores_SE)))
     scores_ES = np.ascontiguousarray(scores_SE.T, dtype=np.float32)
+    chunk = max(1, 4_000_000 // scores_SE.shape[1])
     for start in range(0, resamples, chunk):
-        count = min(chunk, resamples - start)
-        drawn = generator.integers(0, examples, (count, examples))
-        drawn += np.arange(count)[:, None] * examples
-        weights_RE = np.bincount(drawn.ravel(), minlength=count * examples).reshape(count, examples)
-        means_RS[start : start + count] = weights_RE.astype(np.float32) @ scores_ES / examples
-    return means_RS
+        means_RS[start : start + chunk] = weights_RE[start : start + chunk].astype(np.float32) @ scores_ES
+    return means_RS / scores_SE.shape[1]
+
+
+@lru_cache(maxsize=2)
+def _resampled_test_sets(examples: int, resamples: int) -> NDArray[np.uint8]:
+    """Return how often each image is drawn into each resampled test set, (R, E); the same on every call."""
+    generator = np.random.default_rng((0, examples))
+    weights_RE = np.empty((resamples, examples), dtype=np.uint8)
+    for row in weights_RE:
+        row[:] = np.bincount(generator.integers(0, examples, examples), minlength=examples)
+    return weights_RE
 
 
 def bootstrap_interval(means_RS: Floats, seed: int = 0, level: float = LEVEL) -> tuple[float, float]:
