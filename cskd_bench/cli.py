@@ -34,7 +34,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"cskd-bench {__version__}")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
-    for add in (_add_quickstart, _add_pretrain, _add_transfer, _add_bench, _add_report, _add_tasks, _add_configs):
+    for add in (
+        _add_quickstart,
+        _add_pretrain,
+        _add_transfer,
+        _add_bench,
+        _add_report,
+        _add_export,
+        _add_tasks,
+        _add_configs,
+    ):
         add(verbs)
     return parser
 
@@ -190,6 +199,23 @@ def _report(options: argparse.Namespace) -> int:
     report.show()
     for path in report.files.values():
         print(path)
+    return 0
+
+
+def _add_export(verbs: Verbs) -> None:
+    verb = verbs.add_parser("export", help="write a run for timm or ONNX, checked against its native logits")
+    verb.add_argument("--checkpoint", type=Path, required=True, help="a finished run folder")
+    verb.add_argument("--to", choices=("timm", "onnx"), required=True)
+    verb.add_argument("--output", type=Path, required=True, help="a new folder (timm) or file (onnx)")
+    verb.add_argument("--weights", choices=("raw", "ema"), default="raw")
+    verb.set_defaults(run=_export)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from cskd_bench.export import export_onnx, export_timm
+
+    write = export_timm if options.to == "timm" else export_onnx
+    print(write(options.checkpoint, options.output, options.weights))
     return 0
 
 

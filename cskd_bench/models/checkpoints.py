@@ -10,6 +10,7 @@ import timm
 from cskd_bench.config import PretrainConfig, StudentConfig
 from cskd_bench.errors import UserError
 from cskd_bench.methods import METHODS
+from cskd_bench.models import architectures
 from cskd_bench.models.students import Student, build_student
 from cskd_bench.models.weights import load_state
 from cskd_bench.outputs import Heads
@@ -90,6 +91,7 @@ def _load_run(folder: Path, weights: Literal["raw", "ema"], image_size: int | No
 
 
 def _load_file(path: Path, name: str, image_size: int | None) -> Loaded:
+    architectures.register()
     if not timm.is_model(name):
         raise UserError(f"--model: timm has no model {name!r}")
     options = {} if image_size is None else {"img_size": image_size}

@@ -94,6 +94,7 @@ def _plain_linear_head(model: Any) -> nn.Linear | None:
     if not isinstance(classifier, nn.Linear) or classifier.in_features != model.num_features:
         return None
     probe = torch.randn(2, model.num_features, 1, 1, generator=torch.Generator().manual_seed(0))
+    probe = probe.to(classifier.weight.dtype)
     with torch.no_grad():
         return (
             classifier if torch.allclose(model.forward_head(probe), classifier(probe.flatten(1)), atol=1e-6) else None

@@ -1,0 +1,115 @@
+"""Export a run: safetensors and a timm configuration that give the native logits through timm alone."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from safetensors.torch import save_file
+
+from cskd_bench.engine.checkpoint import write_atomically
+from cskd_bench.errors import UserError
+from cskd_bench.models import architectures
+from cskd_bench.models.checkpoints import Loaded, load_checkpoint
+from cskd_bench.models.weights import plain_state
+
+_CSKD_NAMES = {"deit_tiny": "cskd_tiny", "deit_small": "cskd_small", "deit_base": "cskd_base"}
+
+
+def export_timm(checkpoint: Path, output: Path, weights: Literal["raw", "ema"] = "raw") -> str:
+    """Write output/model.safetensors and output/config.json; returns how to load them.
+
+    `timm.create_model("local-dir:OUTPUT")` then gives the native logits (checked here before anything is
+    kept); a student with three-head inference needs `cskd_bench.models.architectures.register()` first.
+    Raises UserError for a folder that is in use or a student that has no timm architecture of its own.
+    """
+    loaded = load_checkpoint(checkpoint, weights=weights)
+    architecture, arguments = timm_architecture(loaded)
+    if output.exists() and any(output.iterdir()):
+        raise UserError(f"{output}: is not empty; name a new folder")
+    architectures.register()
+    exported = timm.create_model(architecture, num_classes=loaded.num_classes, **arguments).eval()
+    exported.load_state_dict(plain_state(loaded.student))
+    _verify(loaded, exported)
+    output.mkdir(parents=True, exist_ok=True)
+    save_file(plain_state(loaded.student), output / "model.safetensors")
+    config = {
+        "architecture": architecture,
+        "num_classes": loaded.num_classes,
+        "model_args": arguments,
+        "pretrained_cfg": {
+            "input_size": [3, loaded.image_size, loaded.image_size],
+            "mean": loaded.student.mean.flatten().tolist(),
+            "std": loaded.student.std.flatten().tolist(),
+            "interpolation": "bicubic",
+            "fixed_input_size": True,
+            "num_classes": loaded.num_classes,
+            "label_names": list(loaded.classes),
+            "classifier": exported.pretrained_cfg["classifier"],
+            "first_conv": exported.pretrained_cfg["first_conv"],
+        },
+    }
+    write_atomically(output / "config.json", (json.dumps(config, indent=1) + "\n").encode())
+    return f'timm.create_model("local-dir:{output}", pretrained=True)'
+
+
+def export_onnx(checkpoint: Path, output: Path, weights: Literal["raw", "ema"] = "raw") -> str:
+    """Write an ONNX file: normalised images (B, 3, S, S) to logits (B, K) by the student's inference rule."""
+    loaded = load_checkpoint(checkpoint, weights=weights)
+    if output.exists():
+        raise UserError(f"{output}: exists already; name a new file")
+    example = torch.zeros(1, 3, loaded.image_size, loaded.image_size)
+    try:
+        torch.onnx.export(
+            _Predict(loaded),
+            (example,),
+            str(output),
+            input_names=["views"],
+            output_names=["logits"],
+            dynamo=False,
+            dynamic_axes={"views": {0: "batch"}, "logits": {0: "batch"}},
+        )
+    except ImportError as error:
+        raise UserError(f"ONNX export needs more packages: pip install onnx ({error})") from error
+    return f"{output}: input `views` in [0, 1], {loaded.image_size} px; output `logits`"
+
+
+class _Predict(torch.nn.Module):
+    def __init__(self, loaded: Loaded) -> None:
+        super().__init__()
+        self.student = loaded.student
+
+    def forward(self, views: torch.Tensor) -> torch.Tensor:
+        return self.student.predict(views)
+
+
+def timm_architecture(loaded: Loaded) -> tuple[str, dict[str, Any]]:
+    """Return the timm name and arguments whose forward is the student's inference rule."""
+    student = loaded.pretrain_config.get("student", {"name": loaded.model.name})
+    name = str(student["name"]).replace("_distilled_", "_")
+    chosen = ("patch_size", "depth", "embed_dim", "num_heads")
+    arguments = {key: student[key] for key in chosen if student.get(key) is not None}
+    if hasattr(loaded.student.model, "patch_embed"):
+        arguments["img_size"] = loaded.image_size
+    if loaded.student.heads == "class":
+        return name, arguments
+    if not hasattr(loaded.student.model, "dist_token"):
+        raise UserError(f"{name}: timm has no architecture with a distillation token for it; DeiT students have")
+    if loaded.student.heads == "class+dist":
+        return name.replace("_patch", "_distilled_patch", 1), arguments
+    family = name.split("_patch")[0]
+    if family not in _CSKD_NAMES:
+        raise UserError(f"{name}: no cskd_* architecture for it; deit_tiny, deit_small and deit_base students have one")
+    return name.replace(family, _CSKD_NAMES[family], 1), arguments
+
+
+def _verify(loaded: Loaded, exported: torch.nn.Module) -> None:
+    student = loaded.student.cpu().eval()
+    views = torch.rand(2, 3, loaded.image_size, loaded.image_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        difference = (student.predict(views) - exported((views - student.mean) / student.std)).abs().max().item()
+    if difference > 1e-5:
+        raise UserError(
+            f"the exported model's logits differ from the native ones by {difference:.2g}; nothing was written"
+        )

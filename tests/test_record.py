@@ -1,0 +1,105 @@
+"""Records: written once, never replaced, read back exactly; broken ones are named."""
+
+import json
+import threading
+
+import pytest
+
+from cskd_bench.errors import UserError
+from cskd_bench.record import (
+    CheckpointRef,
+    CodeRef,
+    Cost,
+    MethodRef,
+    ModelRef,
+    Record,
+    TaskRef,
+    read_record,
+    read_records,
+    record_id,
+    write_record,
+)
+
+
+def a_record(name="digits-knn-cskd-s0", **changes):
+    return Record(
+        **{
+            "id": name,
+            "created": "2026-01-01T00:00:00+00:00",
+            "task": TaskRef(name="digits", version=1, fingerprint="f", metric="top1"),
+            "protocol": "knn",
+            "method": MethodRef(kind="cskd", label="cskd"),
+            "model": ModelRef(name="vit", image_size=32, parameters=1),
+            "checkpoint": CheckpointRef(run="run", weights="raw", sha256="0"),
+            "seed": 0,
+            "recipe": "r",
+            "config": {"a": [1, 2]},
+            "metrics": {"top1": 0.5},
+            "examples": 4,
+            "code": CodeRef(version="0", commit="c", dirty=False),
+            "versions": {},
+            "device": "CPU",
+            "command": "cskd-bench",
+            "cost": Cost(seconds=1.0),
+            **changes,
+        }
+    )
+
+
+def test_round_trip(tmp_path):
+    record = a_record(curve=({"epoch": 1.0, "total": 0.25},))
+    assert read_record(write_record(tmp_path, record)) == record
+
+
+def test_a_record_is_never_overwritten(tmp_path):
+    path = write_record(tmp_path, a_record())
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="never overwritten"):
+        write_record(tmp_path, a_record(metrics={"top1": 1.0}))
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_two_writers_of_one_name_leave_one_whole_record(tmp_path):
+    outcomes = []
+
+    def write(value):
+        try:
+            write_record(tmp_path, a_record(metrics={"top1": value}))
+            outcomes.append(value)
+        except UserError:
+            pass
+
+    threads = [threading.Thread(target=write, args=(n / 8,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(outcomes) == 1
+    assert read_record(tmp_path / "digits-knn-cskd-s0.json").value == outcomes[0]
+
+
+@pytest.mark.parametrize("text", ["", "not json", "[]", '{"id": 3}', '{"schema_version": 99}'])
+def test_broken_records_are_named_and_the_rest_is_read(tmp_path, text):
+    write_record(tmp_path, a_record("a"))
+    (tmp_path / "b.json").write_text(text)
+    write_record(tmp_path, a_record("c"))
+    first, broken, last = (entry for _, entry in read_records(tmp_path))
+    assert (first.id, last.id) == ("a", "c")
+    assert isinstance(broken, UserError)
+    assert "b.json" in str(broken)
+
+
+def test_unknown_keys_and_infinities_are_refused(tmp_path):
+    path = write_record(tmp_path, a_record())
+    data = json.loads(path.read_text())
+    for change in ({"colour": 1}, {"metrics": {"top1": float("inf")}}):
+        path.write_text(json.dumps(data | change))
+        with pytest.raises(UserError):
+            read_record(path)
+
+
+def test_ids_are_file_names_that_repeat_for_the_same_cell():
+    assert record_id("a/b", "s0", {"x": 1}) == record_id("a/b", "s0", {"x": 1})
+    assert record_id("a/b", "s0", {"x": 1}) != record_id("a/b", "s0", {"x": 2})
+    assert "/" not in record_id("a/../b", "s0", {"x": 1})

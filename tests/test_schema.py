@@ -1,0 +1,103 @@
+"""Settings: what is wrong is said in one sentence that names file and key."""
+
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cskd_bench.config import PretrainConfig, load_config, method_label
+from cskd_bench.errors import UserError
+from cskd_bench.schema import apply_overrides, fingerprint, shipped
+
+MINIMAL = '[method]\nkind = "cskd"\n'
+
+
+def write(tmp_path, text):
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults_are_the_papers_recipe(tmp_path):
+    config = load_config(write(tmp_path, MINIMAL))
+    recipe = config.recipe
+    assert (recipe.epochs, recipe.batch_size, recipe.ema_decay) == (300, 1024, 0.99996)
+    assert (recipe.optim.lr, recipe.optim.min_lr, recipe.optim.weight_decay) == (1e-3, 1e-5, 0.05)
+    assert (recipe.augment.mixup, recipe.augment.cutmix, recipe.augment.repeats) == (0.8, 1.0, 3)
+    assert (config.method.alpha, config.method.spatial_weight, config.method.decay) == (0.5, 1.0, "linear")
+    assert config.name == "run"
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "words"),
+    [
+        (MINIMAL + "colour = 1\n", [], ["run.toml", "method", "colour"]),
+        (MINIMAL, ["recipe.epochs=three"], ["run.toml", "recipe.epochs", "integer"]),
+        (MINIMAL, ['recipe.epochs="3"'], ["run.toml", "recipe.epochs", "integer"]),
+        (MINIMAL + "[method]\n", [], ["run.toml", "method"]),
+        ("a = 1\na = 2\n" + MINIMAL, [], ["run.toml", "line 2"]),
+        (MINIMAL, ["student.image_size=225"], ["run.toml", "student", "225", "patch size 16"]),
+        (MINIMAL, ["recipe.epochs=3"], ["run.toml", "warmup_epochs", "3 epochs"]),
+        (MINIMAL, ["method.decay=steep"], ["run.toml", "method", "decay", "steep"]),
+        (MINIMAL, ["method.kind=magic"], ["run.toml", "method", "magic", "cskd"]),
+        (MINIMAL, ["recipe.batch_size=100"], ["run.toml", "batch_size 100", "mix_group 16"]),
+        (MINIMAL, ["recipe.augment.crop_scale=[0.9, 0.1]"], ["run.toml", "crop_scale", "0.9", "0.1"]),
+        (MINIMAL, ["name=../elsewhere"], ["run.toml", "name"]),
+        (MINIMAL, ["recipe.optim.lr=nan"], ["run.toml", "recipe.optim.lr"]),
+        ("\xff", [], ["run.toml"]),
+    ],
+)
+def test_mistakes_are_named(tmp_path, text, overrides, words):
+    with pytest.raises(UserError) as caught:
+        load_config(write(tmp_path, text), overrides)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    for word in words:
+        assert word in sentence
+
+
+def test_missing_file_and_malformed_override(tmp_path):
+    with pytest.raises(UserError, match=r"nothing\.toml"):
+        load_config(tmp_path / "nothing.toml")
+    with pytest.raises(UserError, match="key=value"):
+        load_config(write(tmp_path, MINIMAL), ["recipe.epochs"])
+    with pytest.raises(UserError, match="not a table"):
+        load_config(write(tmp_path, MINIMAL), ["method.kind.x=1"])
+
+
+scalars = st.one_of(st.booleans(), st.integers(-(10**9), 10**9), st.floats(-1e9, 1e9), st.text("abc 'é", max_size=8))
+
+
+@given(st.lists(st.text("abcdefg_", min_size=1, max_size=5), min_size=1, max_size=3), scalars)
+def test_an_override_is_what_toml_would_have_said(keys, value):
+    text = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else repr(value)
+    result = apply_overrides({}, [f"{'.'.join(keys)}={text}"])
+    for key in keys:
+        result = result[key]
+    assert result == tomllib.loads(f"value = {text}")["value"]
+
+
+@given(st.dictionaries(st.text(max_size=4), scalars, max_size=5))
+def test_fingerprints_ignore_order_and_see_every_value(data):
+    assert fingerprint(data) == fingerprint(dict(reversed(data.items())))
+    assert fingerprint(data) != fingerprint({**data, "another key": 1})
+
+
+def test_recipe_fingerprint_is_shared_by_methods_and_seeds_only(tmp_path):
+    path = write(tmp_path, MINIMAL)
+    base = load_config(path).recipe_fingerprint()
+    assert load_config(path, ["seed=3", "method.kind=deit", "run.workers=0"]).recipe_fingerprint() == base
+    assert load_config(path, ["recipe.epochs=100"]).recipe_fingerprint() != base
+    assert load_config(path, ["student.name=deit_small_patch16_224"]).recipe_fingerprint() != base
+
+
+def test_methods_are_labelled_by_what_differs(tmp_path):
+    path = write(tmp_path, MINIMAL)
+    assert method_label(load_config(path).method) == "cskd"
+    assert method_label(load_config(path, ["method.decay=local"]).method) == "cskd (decay=local)"
+
+
+@pytest.mark.parametrize("path", sorted(shipped("configs").glob("[!bd]*/*.toml")), ids=lambda p: p.stem)
+def test_every_shipped_configuration_is_valid(path):
+    assert isinstance(load_config(path), PretrainConfig)
