@@ -81,7 +81,7 @@ def test_a_response_that_is_not_finite_is_refused():
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
 def test_real_logits_with_mixing(monkeypatch):
-    """EfficientNet-Lite0 over 1,000 classes on mixed imagenette128 views at 224 px: one view on all ratios, 16 on some."""
+    """EfficientNet-Lite0, 1,000 classes, mixed imagenette128 views, 224 px: one on all ratios, 16 on some."""
     from cskd_bench.data.loader import TrainViews, ViewPlan
     from cskd_bench.data.mixing import erase, mix, to_float
     from cskd_bench.data.sources import open_source

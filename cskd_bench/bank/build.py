@@ -1,0 +1,207 @@
+"""Building a bank: make the run's views, let the teacher label them, pack, write shard by shard."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.progress import Progress
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from cskd_bench.bank.envelope import upper_envelope
+from cskd_bench.bank.match import bank_plan, teacher_identity, views_identity
+from cskd_bench.bank.pack import pack, soft_targets
+from cskd_bench.bank.shard import write_shard
+from cskd_bench.bank.store import Bank, BankManifest, begin_bank, shard_path
+from cskd_bench.config import PretrainConfig
+from cskd_bench.data.loader import Batch, TrainViews, ViewPlan
+from cskd_bench.data.mixing import ViewKey, erase, mix, to_float
+from cskd_bench.data.sources import Source, open_source
+from cskd_bench.errors import UserError
+from cskd_bench.models.teachers import Teacher, build_teacher
+
+_SHARD_VIEWS = 65_536
+_SOFT_CLASSES = 64
+_VERSIONS = ("torch", "torchvision", "timm", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class Built:
+    """What one call of build_bank did."""
+
+    views: int
+    shards: int
+    shards_before: int  # that were there already
+    seconds: float
+
+
+def build_bank(
+    config: PretrainConfig,
+    out: Path,
+    epochs: range | None = None,
+    shard: tuple[int, int] = (1, 1),
+    device: torch.device | None = None,
+) -> Built:
+    """Label a run's views (all epochs by default) into the bank `out`; what is there already is kept.
+
+    `shard` = (i, n) builds the i-th of n parts, i from 1: run n processes with one `out`. Each shard
+    appears whole or not at all. A kd configuration adds soft targets. UserError for a configuration
+    without a teacher, another bank in `out`, or a teacher whose response is not finite.
+    """
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    epochs = range(config.recipe.epochs) if epochs is None else epochs
+    _check_arguments(config, epochs, shard)
+    source = open_source(config.data, config.data.train)
+    teacher = build_teacher(config.teacher, source.classes, config.data.num_classes).to(device)
+    if device.type == "cpu":
+        teacher.use_channels_last()
+    plan = bank_plan(config, len(source))
+    manifest = _manifest(config, source, teacher, plan, device)
+    begin_bank(out, manifest)
+    bank = Bank(out)
+    wanted = [(epoch, part) for epoch in epochs for part in range(manifest.parts())][shard[0] - 1 :: shard[1]]
+    todo = [(epoch, part) for epoch, part in wanted if not shard_path(out, epoch, part).exists()]
+    labeller = _Labeller(config, source, teacher, plan, bank, device)
+    began, views = time.perf_counter(), 0
+    with Progress() as progress:
+        task = progress.add_task("labelling views", total=sum(labeller.size(part) for _, part in todo))
+        for epoch, part in todo:
+            shard_began = time.perf_counter()
+            packed: list[bytes] = []
+            for labelled in labeller.batches(epoch, part):
+                packed += labelled
+                progress.advance(task, len(labelled))
+            first = part * manifest.views_per_shard
+            write_shard(shard_path(out, epoch, part), manifest.fingerprint(), epoch, first, packed)
+            _note_cost(out, epoch, part, len(packed), time.perf_counter() - shard_began, device)
+            views += len(packed)
+    return Built(views, len(todo), len(wanted) - len(todo), time.perf_counter() - began)
+
+
+def _check_arguments(config: PretrainConfig, epochs: range, shard: tuple[int, int]) -> None:
+    if config.method.kind == "supervised":
+        raise UserError("method supervised has no teacher, so there is nothing to label")
+    if not epochs or epochs[0] < 0 or epochs[-1] >= config.recipe.epochs:
+        raise UserError(f"--epochs {epochs.start}:{epochs.stop}: the run has epochs 0:{config.recipe.epochs}")
+    if not 1 <= shard[0] <= shard[1]:
+        raise UserError(f"--shard {shard[0]}/{shard[1]}: expected i/n with i from 1 to n")
+
+
+def _manifest(
+    config: PretrainConfig, source: Source, teacher: Teacher, plan: ViewPlan, device: torch.device
+) -> BankManifest:
+    batch = config.recipe.batch_size
+    teacher_part = teacher_identity(config)
+    if teacher_part["weights"] is None:
+        teacher_part["weights"] = _state_digest(teacher)
+    is_kd = config.method.kind == "kd"
+    return BankManifest(
+        views=views_identity(config, source),
+        teacher=teacher_part,
+        precision=_precision(config, device),
+        num_classes=config.data.num_classes,
+        grid=teacher.grid(),
+        epochs=config.recipe.epochs,
+        views_per_epoch=plan.steps_per_epoch * plan.batch_size,
+        views_per_shard=max(_SHARD_VIEWS // batch, 1) * batch,
+        soft_classes=min(_SOFT_CLASSES, config.data.num_classes) if is_kd else 0,
+        soft_temperature=config.method.temperature if config.method.kind == "kd" else 1.0,
+        versions={name: version(name) for name in _VERSIONS},
+    )
+
+
+def _precision(config: PretrainConfig, device: torch.device) -> Literal["fp32", "fp16"]:
+    """Label in fp16 where training is in half precision on a GPU; bf16 would flip one label in two hundred."""
+    return "fp16" if device.type == "cuda" and config.recipe.precision != "fp32" else "fp32"
+
+
+def _state_digest(teacher: Teacher) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(teacher.model.state_dict().items()):
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _note_cost(out: Path, epoch: int, part: int, views: int, seconds: float, device: torch.device) -> None:
+    """Append one line: what labelling a shard took, for the first-run cost."""
+    line = {"epoch": epoch, "part": part, "views": views, "seconds": round(seconds, 3), "device": device.type}
+    with (out / "costs.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+class _Labeller:
+    """Makes and labels the views of one shard after the other, in the run's own batches."""
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        source: Source,
+        teacher: Teacher,
+        plan: ViewPlan,
+        bank: Bank,
+        device: torch.device,
+    ) -> None:
+        self._config = config
+        self._teacher = teacher
+        self._plan = plan
+        self._manifest = bank.manifest
+        self._ladder = bank.ladder
+        self._device = device
+        augment = config.recipe.augment
+        self._dataset = TrainViews(source, augment, config.view_size, config.seed, config.data)
+
+    def size(self, part: int) -> int:
+        """Return how many views a shard has."""
+        each = self._manifest.views_per_shard
+        return min(each, self._manifest.views_per_epoch - part * each)
+
+    def batches(self, epoch: int, part: int) -> Iterator[list[bytes]]:
+        """Yield packed views, batch by batch, in the order of their positions."""
+        groups_first = part * self._manifest.views_per_shard // self._plan.batch_size
+        groups = self.size(part) // self._plan.batch_size
+        step = epoch * self._plan.steps_per_epoch + groups_first
+        keys = [key for group in range(groups) for key in self._plan.keys(step + group)]
+        batch = self._config.recipe.batch_size
+        workers = self._config.run.workers
+        loader = DataLoader(
+            self._dataset,
+            batch_sampler=[keys[start : start + batch] for start in range(0, len(keys), batch)],
+            num_workers=workers,
+            collate_fn=_identity,
+            pin_memory=self._device.type == "cuda",
+        )
+        for made in loader:
+            yield self._label(made)
+
+    @torch.no_grad()
+    def _label(self, batch: Batch) -> list[bytes]:
+        views = self._mixed(batch, batch.keys)
+        with torch.autocast(self._device.type, torch.float16, enabled=self._manifest.precision == "fp16"):
+            dense = self._teacher(views).dense
+        dense = dense.float()
+        global_ = dense.flatten(2).mean(2)
+        try:
+            envelope = upper_envelope(dense, global_, self._ladder)
+        except ValueError as error:
+            raise UserError(f"epoch {batch.keys[0].epoch}, views from {batch.keys[0].position}: {error}") from error
+        soft = None
+        if self._manifest.soft_classes:
+            soft = soft_targets(global_, self._manifest.soft_classes, self._manifest.soft_temperature)
+        return pack(envelope, soft)
+
+    def _mixed(self, batch: Batch, keys: list[ViewKey]) -> Tensor:
+        """Erase and mix as the training loop does."""
+        augment, seed = self._config.recipe.augment, self._config.seed
+        views = erase(to_float(batch.pixels.to(self._device, non_blocking=True)), keys, augment, seed)
+        views, _ = mix(views, batch.labels.to(self._device), keys, augment, self._config.data.num_classes, seed)
+        return views
+
+
+def _identity(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,86 @@
+"""What a configuration asks of a bank: the same views, the same teacher, and labels that it can give."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from cskd_bench.bank.store import Bank, differences, refusal
+from cskd_bench.config import PretrainConfig
+from cskd_bench.data.loader import TrainViews, ViewPlan
+from cskd_bench.data.sources import Source, open_source
+from cskd_bench.errors import UserError
+from cskd_bench.models.teachers import teacher_weights
+from cskd_bench.record import sha256_file
+
+_CHECKED_VIEWS = 16
+
+
+def bank_plan(config: PretrainConfig, images: int) -> ViewPlan:
+    """Return a plan whose steps are single mixing groups: a bank holds all of them, for every batch size."""
+    augment, recipe = config.recipe.augment, config.recipe
+    return ViewPlan(images, augment.mix_group if augment.mixes else 1, augment.repeats, recipe.epochs, config.seed)
+
+
+def views_identity(config: PretrainConfig, source: Source) -> dict[str, Any]:
+    """Return what the views of a run depend on, with a SHA-256 of the pixels of the first few."""
+    dataset = TrainViews(source, config.recipe.augment, config.view_size, config.seed, config.data)
+    plan = bank_plan(config, len(source))
+    keys = [key for step in range(_CHECKED_VIEWS) for key in plan.keys(step)][:_CHECKED_VIEWS]
+    return {
+        "seed": config.seed,
+        "data": source.identity,
+        "images": len(source),
+        "view_size": config.view_size,
+        "augment": config.recipe.augment.model_dump(mode="json", exclude={"smoothing", "view_size"}),
+        "pixels": hashlib.sha256(dataset.__getitems__(keys).pixels.numpy().tobytes()).hexdigest(),
+    }
+
+
+def teacher_identity(config: PretrainConfig) -> dict[str, Any]:
+    """Return what a teacher's answers depend on; `weights` is None where its file is not on this machine."""
+    teacher = config.teacher
+    path = teacher_weights(teacher) if teacher.weights else None
+    return {
+        "name": teacher.name,
+        "weights": sha256_file(path) if path is not None and path.is_file() else None,
+        "image_size": teacher.image_size,
+        "num_classes": teacher.num_classes,
+        "output_stride": teacher.output_stride or 0,
+    }
+
+
+def open_matching_bank(folder: Path, config: PretrainConfig) -> Bank:
+    """Open a bank for a run; UserError prints the difference, or what the bank lacks."""
+    bank = Bank(folder)
+    manifest = bank.manifest
+    _refuse_other_methods(config, folder)
+    source = open_source(config.data, config.data.train)
+    asked = {
+        "views": views_identity(config, source),
+        "teacher": teacher_identity(config),
+        "num_classes": config.data.num_classes,
+    }
+    if config.method.kind == "kd":
+        asked["soft_temperature"] = config.method.temperature
+        if not manifest.soft_classes:
+            raise UserError(f"{folder}: has hard labels only, kd needs soft targets: build it from a kd configuration")
+    have = manifest.model_dump(mode="json", include=set(asked))
+    if changes := differences(have, asked):
+        raise UserError(f"{folder}: does not match this run. {refusal(changes, manifest.versions)}")
+    if missing := bank.missing(range(config.recipe.epochs)):
+        raise UserError(
+            f"{folder}: lacks {len(missing)} of the run's shards ({missing[0].relative_to(folder)}, ...); "
+            f"run bank build with --epochs 0:{config.recipe.epochs}"
+        )
+    return bank
+
+
+def _refuse_other_methods(config: PretrainConfig, folder: Path) -> None:
+    method = config.method
+    if method.kind == "supervised":
+        raise UserError(f"{folder}: method supervised asks nothing of a teacher; leave the bank out")
+    soft = [
+        name for name in ("global_loss", "spatial_loss") if method.kind != "kd" and getattr(method, name, "") == "soft"
+    ]
+    if soft:
+        raise UserError(f'{folder}: a bank has hard labels; method.{soft[0]} = "soft" needs the teacher in the loop')

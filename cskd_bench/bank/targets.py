@@ -1,0 +1,56 @@
+"""Targets out of a bank, with the call that the training loop makes of a teacher."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cskd_bench.bank.match import open_matching_bank
+from cskd_bench.bank.store import Bank
+from cskd_bench.config import PretrainConfig
+from cskd_bench.data.mixing import ViewKey
+from cskd_bench.methods import ratio_at
+from cskd_bench.outputs import Targets
+
+
+class BankTargets:
+    """Looks up the targets of views by their keys; the views' pixels are not used.
+
+    `note` is a sentence where some ratio of the run is not among the bank's exact ones: its labels then
+    hold up to a shift of the ratio by 1.6e-5.
+    """
+
+    def __init__(self, bank: Bank, config: PretrainConfig) -> None:
+        self._bank = bank
+        self._kind = config.method.kind
+        self._num_classes = config.data.num_classes
+        self.grid: tuple[int, int] | None = bank.manifest.grid if self._kind == "cskd" else None
+        epochs = config.recipe.epochs
+        ratios = {ratio_at(config.method, epoch / epochs) for epoch in range(epochs)}
+        inexact = ratios - set(bank.ladder.declared.tolist())
+        self.note = (
+            f"labels from a bank declared for {bank.manifest.epochs} epochs: {len(inexact)} of {len(ratios)} "
+            "fusion ratios are met to 1.6e-5 only"
+            if inexact
+            else ""
+        )
+
+    def __call__(self, views: Tensor, keys: Sequence[ViewKey], ratio: float) -> Targets:
+        """Return the targets of one epoch's views, on the views' device."""
+        epoch = keys[0].epoch
+        positions = np.array([key.position for key in keys])
+        if self._kind == "kd":
+            logits = self._bank.soft_targets(epoch, positions).expand(self._num_classes)
+            return Targets(logits.to(views.device, non_blocking=True))
+        fused, global_ = (
+            torch.from_numpy(labels).to(views.device, non_blocking=True)
+            for labels in self._bank.labels(epoch, positions, ratio)
+        )
+        return Targets(global_, fused if self._kind == "cskd" else None)
+
+
+def bank_targets(folder: Path, config: PretrainConfig) -> BankTargets:
+    """Open a bank for a run, to be handed to `pretrain(..., targets=...)`; UserError where it does not match."""
+    return BankTargets(open_matching_bank(folder, config), config)
