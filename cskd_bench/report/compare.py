@@ -271,12 +271,22 @@ def _compare_column(column: list[Cell], baselines: list[Method], examples: Examp
     for cell in column:
         if cell.method in matrices:
             _describe_examples(cell, matrices[cell.method][0], resampled[cell.method], examples)
+    spread = _spread_of_column(column)
     by_method = {cell.method: cell for cell in column}
     for cell in column:
         for baseline in _baselines_of(cell.method, baselines):
             if baseline in by_method:
-                difference = _difference(cell, by_method[baseline], matrices, resampled, examples)
+                difference = _difference(cell, by_method[baseline], spread, matrices, resampled, examples)
                 cell.differences.extend([difference] if difference else [])
+
+
+def _spread_of_column(column: list[Cell]) -> tuple[float, int]:
+    """Pool the spread over the methods with several seeds, on the seeds that all of these share."""
+    repeated = [cell for cell in column if cell.seeds > 1]
+    shared = sorted(set.intersection(*(set(cell.scores) for cell in repeated))) if repeated else []
+    if len(repeated) < 2 or len(shared) < 2:
+        return 0.0, 0
+    return statistics.pooled_spread(np.array([[cell.scores[seed] for seed in shared] for cell in repeated]))
 
 
 Matrices = dict[Method, tuple[NDArray[np.float32], NDArray[np.integer[Any]]]]
@@ -322,7 +332,12 @@ def _baselines_of(method: Method, baselines: list[Method]) -> list[Method]:
 
 
 def _difference(
-    cell: Cell, baseline: Cell, matrices: Matrices, resampled: Resampled, examples: ExampleScores
+    cell: Cell,
+    baseline: Cell,
+    spread: tuple[float, int],
+    matrices: Matrices,
+    resampled: Resampled,
+    examples: ExampleScores,
 ) -> Difference | None:
     seeds = [seed for seed in cell.scores if seed in baseline.scores]
     if not seeds:
@@ -340,6 +355,8 @@ def _difference(
             estimate, kind = statistics.over_seeds_and_examples(paired), "seeds and test images"
             means_RS = resampled[cell.method][:, mine] - resampled[baseline.method][:, yours]
             bootstrap = statistics.bootstrap_interval(means_RS)
+    variance, freedom = spread
+    estimate = estimate.pooled(variance / len(seeds), freedom)
     return Difference(
         baseline=baseline.method,
         mean=math.fsum(pair.difference for pair in pairs) / len(pairs),

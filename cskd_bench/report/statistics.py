@@ -6,7 +6,7 @@ seeds), E examples (test images), R bootstrap resamples. docs/statistics.md says
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -48,6 +48,12 @@ class Estimate:
             return None
         half = _half_width(self.seed_variance, self.freedom, self.example_variance, level)
         return self.mean - half, self.mean + half
+
+    def pooled(self, seed_variance: float, freedom: int) -> "Estimate":
+        """Return the estimate with a spread that many methods show, or with its own where that is larger."""
+        if self.seed_variance is None or freedom <= self.freedom:
+            return self
+        return replace(self, seed_variance=max(self.seed_variance, seed_variance), freedom=freedom)
 
 
 # Nodes of an integral over the chi-square distribution, equally spaced in log q (the trapezoidal rule
@@ -128,6 +134,18 @@ def over_seeds_and_examples(scores_SE: Floats) -> Estimate:
     ms_residual = (squares_all - squares_seed - squares_example) / ((seeds - 1) * (examples - 1))
     example_variance = max(ms_example - ms_residual, 0.0) / (seeds * examples)
     return Estimate(by_seed.mean, by_seed.seed_variance, by_seed.freedom, example_variance)
+
+
+def pooled_spread(scores_MS: Floats) -> tuple[float, int]:
+    """Return the variance between seeds of a difference of two of M methods, and its degrees of freedom.
+
+    The randomised block design: all methods ran with the same S seeds, and twice the residual mean square of
+    methods x seeds is the mean of the variances of all paired differences, with (M - 1)(S - 1) degrees of freedom.
+    """
+    methods, seeds = scores_MS.shape
+    residual = scores_MS - scores_MS.mean(0) - scores_MS.mean(1, keepdims=True) + scores_MS.mean()
+    freedom = (methods - 1) * (seeds - 1)
+    return 2 * float((residual**2).sum()) / freedom, freedom
 
 
 def bootstrap_examples(scores_SE: Floats, resamples: int = RESAMPLES) -> Floats:

@@ -89,6 +89,22 @@ def test_without_variation_between_examples_the_crossed_test_is_the_test_over_se
     assert crossed.interval() == pytest.approx(seeds.interval())
 
 
+@given(st.integers(2, 6), st.integers(2, 5), st.integers(0, 10_000))
+def test_pooled_spread_is_the_mean_variance_of_all_paired_differences(methods, seeds, seed):
+    scores = np.random.default_rng(seed).random((methods, seeds))
+    pairs = [standard.variance(first - second) for first, second in itertools.combinations(scores, 2)]
+    variance, freedom = statistics.pooled_spread(scores)
+    assert variance == pytest.approx(standard.fmean(pairs))
+    assert freedom == (methods - 1) * (seeds - 1)
+
+
+def test_a_pooled_spread_never_makes_a_pair_look_steadier_than_it_was():
+    noisy, steady = statistics.Estimate(0.1, 0.04, 2), statistics.Estimate(0.1, 0.01, 2)
+    assert noisy.pooled(0.02, 6) == statistics.Estimate(0.1, 0.04, 6)
+    assert steady.pooled(0.02, 6) == statistics.Estimate(0.1, 0.02, 6)
+    assert steady.pooled(0.02, 2) == steady, "two methods: nothing is gained"
+
+
 @given(st.integers(0, 60), st.integers(0, 60))
 def test_mcnemar_is_the_binomial_test_on_discordant_pairs(first, second):
     reference = stats.binomtest(first, first + second).pvalue if first + second else 1.0
@@ -204,6 +220,38 @@ def test_a_null_is_never_marked_too_often_even_where_methods_prefer_different_im
     if taste == 0.4 and seeds == 5:
         over_seeds = [p_of(statistics.over_seeds(scores.mean(1).tolist())) < 0.05 for scores in tables]
         assert np.mean(over_seeds) > 0.15
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("unrest", [1.0, 2.0])
+def test_tables_of_many_methods_are_never_marked_too_often_even_if_one_is_twice_as_unsteady(seeds, unrest):
+    """1,000 tables of four methods, all pairs compared on three columns without a true difference."""
+    random = np.random.default_rng(seeds)
+    marked, single = [], []
+    for _ in range(1000):
+        p_values = []
+        for _ in range(3):
+            scores = random.normal(0, 0.01, (4, seeds)) * np.array([[1], [1], [1], [unrest]])
+            variance, freedom = statistics.pooled_spread(scores)
+            for first, second in itertools.combinations(scores, 2):
+                estimate = statistics.over_seeds((first - second).tolist()).pooled(variance / seeds, freedom)
+                p_values.append(p_of(estimate))
+        marked.append(min(statistics.holm(p_values)) < 0.05)
+        single.extend(p < 0.05 for p in p_values)
+    assert np.mean(marked) <= 0.065 and np.mean(single) <= 0.065
+    assert np.mean(single) >= 0.03
+
+
+def test_pooling_finds_with_three_seeds_what_single_pairs_cannot():
+    random = np.random.default_rng(4)
+    alone, pooled = [], []
+    for _ in range(500):
+        scores = random.normal(0, 0.01, (4, 3)) + np.array([[0.0], [0.0], [0.0], [0.06]])
+        variance, freedom = statistics.pooled_spread(scores)
+        estimate = statistics.over_seeds((scores[3] - scores[0]).tolist())
+        alone.append(estimate.p_value() < 0.05 / 6)
+        pooled.append(estimate.pooled(variance / 3, freedom).p_value() < 0.05 / 6)
+    assert np.mean(pooled) > 0.8 > 0.4 > np.mean(alone)
 
 
 def test_a_planted_null_over_seeds_alone_is_marked_in_five_percent():
