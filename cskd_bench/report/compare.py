@@ -223,13 +223,14 @@ def _cell(method: Method, setting: Setting, records: list[Record]) -> Cell:
 def _table(group: str, student: Student, cells: list[Cell], examples: ExampleScores) -> Table:
     methods = sorted({cell.method for cell in cells}, key=method_order)
     settings = sorted({cell.setting for cell in cells}, key=setting_order)
-    grid = {(cell.method, cell.setting): cell for cell in cells}
+    found = {(cell.method, cell.setting): cell for cell in cells}
+    grid = {(m, s): found[m, s] for m in methods for s in settings if (m, s) in found}
     baselines = _baselines(methods)
     for setting in settings:
         column = [grid[method, setting] for method in methods if (method, setting) in grid]
         _mark_best(column)
         _compare_column(column, baselines, examples)
-    differences = [difference for cell in cells for difference in cell.differences]
+    differences = [difference for cell in grid.values() for difference in cell.differences]
     tests = _correct(differences)
     complete = [setting for setting in settings if all((method, setting) in grid for method in methods)]
     return Table(

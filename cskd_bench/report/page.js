@@ -255,28 +255,23 @@ function costChart(data, column, quantity) {
   const [write, name] = quantity === "time" ? [duration, `${what} time of one run`] : [(v) => `${Number(v.toPrecision(3))}`, `${what} GPU-hours of one run`];
   const bounds = found.flatMap(({ cell }) => (cell.sd === null ? [cell.mean] : [cell.mean - cell.sd, cell.mean + cell.sd])).map((v) => 100 * v);
   const xs = found.map((item) => item.cost);
-  const [low, high] = padded(xs, 0.2);
+  const high = Math.max(...xs) * 1.08;
   const setting = data.settings[column];
   const unit = quantity === "time" ? (high > 7200 ? 3600 : high > 120 ? 60 : 1) : 1;
   const suffix = quantity === "time" ? { 3600: ", h", 60: ", min", 1: ", s" }[unit] : "";
   const { svg, px, py } = frame({
-    x: [Math.max(0, low) / unit, high / unit], y: padded(bounds, 0.12), xName: name + suffix, yName: `${setting.metric}, %`,
+    x: [0, high / unit], y: padded(bounds, 0.12), xName: name + suffix, yName: `${setting.metric}, %`,
     title: `${setting.task}, ${setting.column}: score against ${name}`, xText: (v) => `${Number(v.toPrecision(4))}`, yText: (v) => `${Number(v.toPrecision(5))}`,
   });
-  const taken = [];
   for (const { method, cell, cost } of found) {
     const [x, y] = [px(cost / unit), py(100 * cell.mean)];
     const stroke = `var(--${method.colour})`;
     if (cell.sd !== null) svg.append(draw("line", { class: "line", stroke, x1: x, x2: x, y1: py(100 * (cell.mean - cell.sd)), y2: py(100 * (cell.mean + cell.sd)) }));
     svg.append(draw("circle", { cx: x, cy: y, r: 4.5, fill: stroke }, draw("title", {}, `${method.name}: ${percent(cell.mean)} %, ${write(cost)}`)));
-    const label = short(method.name);
-    const left = x > WIDTH * 0.66;
-    let at = y + 4;
-    while (taken.some((other) => other.left === left && Math.abs(other.at - at) < 13 && Math.abs(other.x - x) < 110)) at += 13;
-    taken.push({ at, x, left });
-    svg.append(draw("text", { x: x + (left ? -9 : 9), y: at, "text-anchor": left ? "end" : "start" }, label));
   }
-  return svg;
+  const names = key(found.map(({ method }) => [method.name, method.colour, false]));
+  names.classList.add("dots");
+  return node("div", {}, svg, names);
 }
 
 const short = (text, room = 26) => (text.length > room ? `${text.slice(0, room - 1)}…` : text);
@@ -292,6 +287,7 @@ function figures(place) {
     show(0);
     place.append(node("figure", {}, node("figcaption", {}, node("b", {}, "Score against cost. "), "Bars: ± sd over seeds. ", choose), holder));
   }
+  place.append(differenceFigure(data) ?? "");
   const curves = [];
   data.methods.forEach((method, row) => {
     const cells = data.settings.map((_, column) => data.cells[`${row}-${column}`]).filter(Boolean);
@@ -300,6 +296,52 @@ function figures(place) {
     if (known.length) curves.push({ name: method.name, colour: method.colour, curve: meanCurve(known) });
   });
   if (data.group === "pretraining" && curves.length) place.append(curveFigure(curves, "mean over seeds"));
+}
+
+// rows: [[label, difference]]; an interval per row around the line of no difference.
+function forestChart(rows) {
+  const known = rows.filter(([, item]) => item.interval);
+  if (!known.length) return null;
+  const step = 22;
+  const bounds = known.flatMap(([, item]) => item.interval).concat(0).map((value) => 100 * value);
+  const [low, high] = padded(bounds, 0.05);
+  const left = Math.min(216, 14 + 5.9 * Math.max(...known.map(([label]) => short(label, 34).length)));
+  const x = (value) => left + ((value - low) / (high - low)) * (WIDTH - 10 - left);
+  const height = known.length * step + 30;
+  const svg = draw("svg", { viewBox: `0 0 ${WIDTH} ${height}`, role: "img", "aria-label": "Paired differences in points with 95 % intervals" });
+  for (const value of ticks(low, high, 6)) {
+    svg.append(draw("line", { class: value === 0 ? "zero" : "grid", x1: x(value), x2: x(value), y1: 4, y2: height - 24 }));
+    svg.append(draw("text", { x: x(value), y: height - 8, "text-anchor": "middle" }, `${value}`.replace("-", "−")));
+  }
+  known.forEach(([label, item], index) => {
+    const y = 16 + index * step;
+    const colour = item.mark === "↑" ? "var(--up)" : item.mark === "↓" ? "var(--down)" : "var(--soft)";
+    svg.append(draw("text", { x: 0, y: y + 4 }, short(label, 34)));
+    svg.append(draw("line", { class: "line", stroke: colour, x1: x(100 * item.interval[0]), x2: x(100 * item.interval[1]), y1: y, y2: y }));
+    svg.append(draw("circle", { cx: x(100 * item.mean), cy: y, r: 4, fill: colour }, draw("title", {}, `${points(item.mean)}, ${between(item.interval, points)}`)));
+  });
+  return svg;
+}
+
+// Paired differences of one method and baseline over all columns of a table.
+function differenceFigure(data) {
+  const pairs = new Map();
+  data.methods.forEach((method, row) => data.settings.forEach((setting, column) => {
+    for (const item of data.cells[`${row}-${column}`]?.differences ?? []) {
+      const name = `${method.name} − ${data.methods[item.row].name}`;
+      if (!pairs.has(name)) pairs.set(name, { plain: method.name === "cskd", rows: [] });
+      pairs.get(name).rows.push([`${setting.task}, ${setting.column}`, item]);
+    }
+  }));
+  const names = [...pairs.keys()].filter((name) => pairs.get(name).rows.filter(([, item]) => item.interval).length > 1);
+  if (!names.length) return null;
+  const first = names.filter((name) => pairs.get(name).plain).pop() ?? names[names.length - 1];
+  const holder = node("div");
+  const show = (name) => holder.replaceChildren(forestChart(pairs.get(name).rows));
+  const choose = node("select", { "aria-label": "Pair of the figure", change: () => show(choose.value) },
+    names.map((name) => node("option", { value: name, selected: name === first ? "" : null }, name)));
+  show(first);
+  return node("figure", {}, node("figcaption", {}, node("b", {}, "Paired differences. "), "Points, 95 % intervals, coloured where they hold after Holm. ", choose), holder);
 }
 
 function curveFigure(curves, note) {
@@ -369,30 +411,13 @@ function differences(data, cell) {
     node("summary", {}, `Each seed against ${data.methods[item.row].name}`),
     grid(["seed", "difference", "only this right", "only baseline right", "exact McNemar p"],
       item.pairs.map(([seed, difference, ours, theirs, p]) => [`${seed}`, points(difference), ours === null ? "–" : `${ours}`, theirs === null ? "–" : `${theirs}`, pValue(p)]))));
-  return node("section", {}, node("h3", {}, "Paired differences, in points"), node("div", { class: "two" }, forest(data, cell) ?? ""),
+  return node("section", {}, node("h3", {}, "Paired differences, in points"), node("div", { class: "forest" }, forest(data, cell) ?? ""),
     grid(["", "difference", "95 % interval", "p", "p, Holm", "bootstrap", "detectable", "seeds"], rows),
     node("p", { class: "soft" }, `Interval and p over ${cell.differences[0].covers}. “?” cannot be tested: one seed, or no spread.`), pairs);
 }
 
 function forest(data, cell) {
-  const known = cell.differences.filter((item) => item.interval);
-  if (!known.length) return null;
-  const step = 22;
-  const bounds = known.flatMap((item) => item.interval).concat(0).map((value) => 100 * value);
-  const [low, high] = padded(bounds, 0.05);
-  const x = (value) => 140 + ((value - low) / (high - low)) * 310;
-  const height = known.length * step + 30;
-  const svg = draw("svg", { viewBox: `0 0 460 ${height}`, role: "img", "aria-label": "Differences with 95 % intervals; the numbers are in the table below" });
-  svg.append(draw("line", { class: "zero", x1: x(0), x2: x(0), y1: 4, y2: height - 24 }));
-  for (const value of ticks(low, high, 6)) svg.append(draw("text", { x: x(value), y: height - 8, "text-anchor": "middle" }, `${value}`));
-  known.forEach((item, index) => {
-    const y = 18 + index * step;
-    const colour = item.mark === "↑" ? "var(--up)" : item.mark === "↓" ? "var(--down)" : "var(--soft)";
-    svg.append(draw("text", { x: 0, y: y + 4 }, `− ${short(data.methods[item.row].name, 22)}`));
-    svg.append(draw("line", { class: "line", stroke: colour, x1: x(100 * item.interval[0]), x2: x(100 * item.interval[1]), y1: y, y2: y }));
-    svg.append(draw("circle", { cx: x(100 * item.mean), cy: y, r: 4, fill: colour }));
-  });
-  return svg;
+  return forestChart(cell.differences.map((item) => [`− ${data.methods[item.row].name}`, item]));
 }
 
 function records(cell) {

@@ -62,7 +62,7 @@ def standing_rows(table: Table) -> Iterator[tuple[Method, Row]]:
 def standing_head(table: Table) -> Row:
     """Return the column names of `standing_rows`."""
     return [
-        f"average rank ({table.complete} columns)",
+        f"average rank over {table.complete} column{'' if table.complete == 1 else 's'}",
         *(f"against {words.method(base, table.methods)}" for base in table.baselines),
         "images/s",
         "time per run",
@@ -210,7 +210,8 @@ def latex_text(text: str) -> str:
 
 def _latex_tabular(head: Sequence[str], rows: Sequence[Row], caption: str) -> str:
     lines = [
-        r"\begin{table}",
+        r"\begin{table*}",
+        r"\small",
         r"\centering",
         rf"\caption{{{caption}}}",
         rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
@@ -220,7 +221,7 @@ def _latex_tabular(head: Sequence[str], rows: Sequence[Row], caption: str) -> st
         *(" & ".join(row) + r" \\" for row in rows),
         r"\bottomrule",
         r"\end{tabular}",
-        r"\end{table}",
+        r"\end{table*}",
     ]
     return "\n".join(lines)
 

@@ -124,5 +124,5 @@ def verdict(value: Verdict) -> str:
     """Say how CSKD stands against one baseline."""
     return (
         f"{value.method} against {value.baseline}: better on {value.wins}, worse on {value.losses}, "
-        f"undecided on {value.ties} of {value.columns} columns; mean difference {points(value.mean)} points."
+        f"undecided on {value.ties} of {value.columns} columns; {points(value.mean)} points on average."
     )
