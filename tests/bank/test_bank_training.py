@@ -1,0 +1,108 @@
+"""Training from a bank is training with the teacher: the same losses, the same weights, bit for bit."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from bank_runs import save_teacher, small_run
+from safetensors.torch import load_file
+
+from cskd_bench.bank.build import build_bank
+from cskd_bench.bank.targets import bank_targets
+from cskd_bench.config import CSKD, DeiT, PlainKD
+from cskd_bench.engine.distributed import Ranks
+from cskd_bench.engine.pretrain import pretrain
+from cskd_bench.engine.training import Interrupted
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return save_teacher(tmp_path_factory.mktemp("teacher"))
+
+
+@pytest.fixture(scope="module")
+def bank(weights, tmp_path_factory):
+    out = tmp_path_factory.mktemp("banks") / "bank"
+    build_bank(small_run(weights), out)
+    return out
+
+
+def outcome(record, runs: Path, name: str):
+    times = {"images_per_second", "seconds"}
+    curve = [{key: value for key, value in entry.items() if key not in times} for entry in record.curve]
+    return curve, load_file(runs / name / "model.safetensors"), load_file(runs / name / "ema.safetensors")
+
+
+def assert_same(one, other):
+    assert one[0] == other[0]
+    for ours, theirs in zip(one[1:], other[1:], strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours.keys() | theirs.keys())
+
+
+@pytest.mark.parametrize("method", [CSKD(), CSKD(decay="cosine"), DeiT()], ids=["linear", "cosine", "deit"])
+def test_bank_equals_teacher(method, weights, bank, tmp_path):
+    with_teacher = small_run(weights, "teacher", method)
+    from_bank = small_run(weights, "bank", method)
+    expected = pretrain(with_teacher, tmp_path, tmp_path / "a", ALONE)
+    targets = bank_targets(bank, from_bank)
+    assert targets.note == ""
+    found = pretrain(from_bank, tmp_path, tmp_path / "b", ALONE, targets)
+    assert_same(outcome(expected, tmp_path, "teacher"), outcome(found, tmp_path, "bank"))
+
+
+class StopAt:
+    """Asks this process to stop, as a cluster does, while a step is under way."""
+
+    def __init__(self, targets, step: int) -> None:
+        self.grid, self._targets, self._left = targets.grid, targets, step
+
+    def __call__(self, views, keys, ratio):
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return self._targets(views, keys, ratio)
+
+
+def test_bank_equals_teacher_across_an_interruption(weights, bank, tmp_path):
+    expected = pretrain(small_run(weights, "teacher"), tmp_path, tmp_path / "a", ALONE)
+    config = small_run(weights, "bank")
+    with pytest.raises(Interrupted):
+        pretrain(config, tmp_path, tmp_path / "b", ALONE, StopAt(bank_targets(bank, config), 9))
+    found = pretrain(config, tmp_path, tmp_path / "b", ALONE, bank_targets(bank, config))
+    assert_same(outcome(expected, tmp_path, "teacher"), outcome(found, tmp_path, "bank"))
+
+
+def test_bank_equals_teacher_on_two_ranks(weights, bank, tmp_path):
+    script = Path(__file__).with_name("bank_ranks.py")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CSKD_BENCH_DEVICE": "cpu"}
+    for targets in ("teacher", bank):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
+        done = subprocess.run(
+            [*command, weights, tmp_path, targets], env=environment, capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    teacher, from_bank = (load_file(tmp_path / name / "model.safetensors") for name in ("teacher", "bank"))
+    assert all(torch.equal(teacher[name], from_bank[name]) for name in teacher)
+
+
+def test_kd_learns_the_same_from_soft_targets_up_to_float16(weights, tmp_path):
+    method = PlainKD(alpha=1.0)
+    build_bank(small_run(weights, method=method), tmp_path / "soft", range(2))
+    expected = pretrain(small_run(weights, "teacher", method), tmp_path, tmp_path / "a", ALONE)
+    config = small_run(weights, "bank", method)
+    found = pretrain(config, tmp_path, tmp_path / "b", ALONE, bank_targets(tmp_path / "soft", config))
+    losses = [[entry["total"] for entry in record.curve] for record in (expected, found)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert losses[1] != losses[0]
+
+
+def test_a_run_of_other_length_says_where_its_ratios_are_inexact(weights, tmp_path):
+    build_bank(small_run(weights, epochs=7), tmp_path / "seven", range(3))
+    note = bank_targets(tmp_path / "seven", small_run(weights, epochs=3)).note
+    assert note.startswith("labels from a bank declared for 7 epochs: 2 of 3 fusion ratios")
