@@ -1,0 +1,100 @@
+"""A run that was killed, stopped or damaged ends with the same bits as one that never was."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+
+def wait_for_checkpoint(run, process, at_least=1):
+    for _ in range(2400):
+        found = sorted(run.checkpoints.glob("step-*")) if run.checkpoints.exists() else []
+        if found and int(found[-1].name.split("-")[1]) >= at_least:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    raise AssertionError("no checkpoint appeared")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_and_started_again_is_bit_equal(new_run, uninterrupted, same_end, workers):
+    for after in (1, 5):
+        process = new_run.start(f"run.workers={workers}")
+        wait_for_checkpoint(new_run, process, at_least=after)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    output = new_run.finish(f"run.workers={workers}")
+    assert "going on from step" in output
+    same_end(new_run, uninterrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_asked_to_stop_it_writes_a_checkpoint_and_exits_75(new_run, uninterrupted, same_end, number):
+    process = new_run.start("run.save_every=1000")
+    wait_for_checkpoint(new_run, process)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    assert "the same command goes on from here" in output
+    new_run.finish("run.save_every=1000")
+    same_end(new_run, uninterrupted)
+
+
+def test_micro_batches_change_nothing_but_rounding(new_run, tmp_path):
+    """Without stochastic depth, whose draws are per micro-batch, two halves add up to the whole."""
+    whole = type(new_run)(new_run.config, tmp_path / "whole")
+    settings = "recipe.epochs=1", "student.drop_path=0.0"
+    whole.finish(*settings)
+    new_run.finish(*settings, "run.accumulate=2")
+    ours, theirs = new_run.weights(), whole.weights()
+    assert max((ours[name] - theirs[name]).abs().max().item() for name in ours) < 1e-5
+
+
+def test_a_changed_recipe_is_refused_with_the_difference(new_run):
+    process = new_run.start()
+    wait_for_checkpoint(new_run, process)
+    process.kill()
+    process.communicate()
+    before = sorted(p.name for p in new_run.checkpoints.iterdir() if p.name.startswith("step"))
+    refused = new_run.start("recipe.optim.lr=0.1")
+    output, _ = refused.communicate(timeout=60)
+    assert refused.returncode == 2
+    assert "recipe.optim.lr was 0.001, is 0.1" in output
+    assert "Traceback" not in output
+    assert sorted(p.name for p in new_run.checkpoints.iterdir() if p.name.startswith("step")) == before
+
+
+def test_a_finished_run_is_not_trained_again(uninterrupted):
+    record = next((uninterrupted.folder / "results" / "records").glob("*.json"))
+    before = record.read_bytes()
+    output = uninterrupted.finish()
+    assert "epoch" not in output
+    assert record.read_bytes() == before
+    refused = uninterrupted.start("method.decay=cosine")
+    output, _ = refused.communicate(timeout=60)
+    assert refused.returncode == 2
+    assert "method.decay was 'linear', is 'cosine'" in output
+
+
+def test_the_curve_shows_the_method_at_work(uninterrupted):
+    record = json.loads(next((uninterrupted.folder / "results" / "records").glob("*.json")).read_text())
+    assert [round(entry["fusion_ratio"], 6) for entry in record["curve"]] == [1.0, 0.75, 0.5, 0.25]
+    for entry in record["curve"]:
+        total = 0.5 * entry["label"] + 0.5 * entry["global"] + entry["spatial"]
+        assert entry["total"] == pytest.approx(total, rel=1e-5)
+        assert 0 <= entry["spatial_agreement"] <= 1
+    assert record["metrics"]["top1"] == record["curve"][-1]["top1"]
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(new_run):
+    """A learning rate beyond reason: the run ends with a sentence, and its checkpoints are finite."""
+    from safetensors.torch import load_file
+
+    process = new_run.start("recipe.optim.lr=1e30", "recipe.optim.warmup_lr=1e30", "recipe.optim.warmup_epochs=0")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, output
+    assert "loss is not finite at step" in output and "images" in output
+    for path in new_run.checkpoints.glob("step-*/model.safetensors"):
+        assert all(value.isfinite().all() for value in load_file(path).values())
