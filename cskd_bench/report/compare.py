@@ -119,6 +119,7 @@ class Table:
     tests: int  # the size of the Holm family
     complete: int  # columns that every method has, over which ranks are averaged
     power: str
+    teaches: bool  # the model is a teacher of other tables' methods
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,19 +193,19 @@ def compare(folder: Path, selection: Selection) -> Comparison:
     by_table: dict[tuple[str, Student], list[Cell]] = {}
     for (student, setting, method), records in selection.cells.items():
         by_table.setdefault((setting.group, student), []).append(_cell(method, setting, records))
-    tables = [
-        _table(group, student, by_table[group, student], examples)
-        for group, student in sorted(by_table, key=_table_order)
-    ]
+    teachers = {method.teacher.split("@")[0] for _, _, method in selection.cells}
+    tables = [_table(key, cells, teachers, examples) for key, cells in by_table.items()]
+    tables.sort(key=_table_order)
     count = sum(map(len, selection.cells.values()))
     return Comparison(
         tables, _verdicts(tables), sorted(left_out, key=lambda item: (item.name, item.reason)), selection.notes, count
     )
 
 
-def _table_order(key: tuple[str, Student]) -> tuple[object, ...]:
-    group, student = key
-    return GROUP_ORDER.index(group), student.model, student.pretrain_data, student.pretrain_recipe
+def _table_order(table: Table) -> tuple[object, ...]:
+    student = table.student
+    group = GROUP_ORDER.index(table.group)
+    return group, table.teaches, student.model, student.pretrain_data, student.pretrain_recipe
 
 
 def _cell(method: Method, setting: Setting, records: list[Record]) -> Cell:
@@ -220,7 +221,8 @@ def _cell(method: Method, setting: Setting, records: list[Record]) -> Cell:
     return Cell(method, setting, records, by_seed, scores, estimate.mean, deviation, interval, kind)
 
 
-def _table(group: str, student: Student, cells: list[Cell], examples: ExampleScores) -> Table:
+def _table(key: tuple[str, Student], cells: list[Cell], teachers: set[str], examples: ExampleScores) -> Table:
+    group, student = key
     methods = sorted({cell.method for cell in cells}, key=method_order)
     settings = sorted({cell.setting for cell in cells}, key=setting_order)
     found = {(cell.method, cell.setting): cell for cell in cells}
@@ -245,6 +247,7 @@ def _table(group: str, student: Student, cells: list[Cell], examples: ExampleSco
         tests=tests,
         complete=len(complete),
         power=_power(differences),
+        teaches=student.model in teachers,
     )
 
 

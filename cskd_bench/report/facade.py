@@ -20,7 +20,7 @@ from cskd_bench.report.selection import LeftOut, select
 
 FORMATS: Final = ("terminal", "md", "csv", "latex", "json", "html")
 FILES: Final = {
-    "md": "leaderboard.md",
+    "md": "LEADERBOARD.md",
     "csv": "leaderboard.csv",
     "latex": "leaderboard.tex",
     "json": "leaderboard.json",

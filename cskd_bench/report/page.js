@@ -202,7 +202,10 @@ function padded(values, share = 0.08) {
   return [low - room, high + room];
 }
 
-const CURVE_NAMES = { top1: "top-1", ema_top1: "top-1 of EMA weights", lr: "learning rate", fusion_ratio: "CKF ratio r" };
+const CURVE_NAMES = {
+  top1: "top-1", ema_top1: "top-1 of EMA weights", lr: "learning rate", fusion_ratio: "CKF ratio r",
+  total: "total loss", label: "label loss", global: "global loss", spatial: "spatial loss",
+};
 const isShare = (name) => /top1|top5|accuracy|agreement/.test(name);
 
 // curves: [{name, colour, curve: {key: [values]}}]; one line per record, the ratio r dashed on the right.
@@ -216,7 +219,8 @@ function learningCurves(curves, quantity, title) {
     x: [Math.min(...xs), Math.max(...xs)], y: padded(ys), xName: "epoch", title,
     yName: (CURVE_NAMES[quantity] || quantity) + (factor === 100 ? ", %" : ""), yText: (v) => `${Number(v.toPrecision(6))}`,
   });
-  const ratio = curves.find((item) => item.curve.fusion_ratio && item.curve.epoch);
+  const varies = (item) => item.curve.epoch && new Set(item.curve.fusion_ratio ?? []).size > 1;
+  const ratio = curves.find(varies);
   if (ratio) {
     const right = (value) => HEIGHT - BOTTOM - value * (HEIGHT - TOP - BOTTOM);
     svg.append(draw("path", { class: "ratio", d: path(ratio.curve.epoch, ratio.curve.fusion_ratio, px, right) }));

@@ -106,7 +106,7 @@ def _facts(comparison: Comparison) -> list[tuple[int, str]]:
     return [
         (comparison.records, "records"),
         (len({cell.method for cell in cells}), "methods"),
-        (len({table.student.model for table in comparison.tables}), "students"),
+        (len({table.student.model for table in comparison.tables if not table.teaches}), "students"),
         (len({cell.setting.task for cell in cells}), "tasks"),
         (sum(table.tests for table in comparison.tables), "paired tests"),
         (len(comparison.left_out), "left out"),
@@ -146,6 +146,7 @@ def _table(number: int, table: Table, shared: Shared, trained: Trained) -> dict[
         "id": number,
         "group": table.group,
         "model": table.student.model,
+        "teaches": table.teaches,
         "data": table.student.pretrain_data,
         "recipe": table.student.pretrain_recipe,
         "tasks": _tasks(table),

@@ -1,6 +1,7 @@
 """Published results, as reference rows: read from published.toml and set beside matching measured cells."""
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -8,11 +9,12 @@ from typing import Any, Final
 from scipy import special
 
 from cskd_bench.errors import UserError
-from cskd_bench.report.compare import Cell, Comparison
+from cskd_bench.report.compare import Cell, Comparison, Table
 from cskd_bench.schema import read_toml
 
 ROUNDING: Final = 0.0005  # published scores are rounded to 0.1 points
 WORDS: Final = ("task", "metric", "protocol", "source", "rows")
+IMAGENET: Final = ("imagenet1k", "imagenet-1k", "imagenet_1k", "imagenet", "ilsvrc2012")
 SAME_TASK: Final = {
     "value": "imagenet1k",
     "real": "imagenet_real",
@@ -92,9 +94,28 @@ def match(published: list[Published], comparison: Comparison) -> list[Match]:
         Match(table.student.model, cell, item, _tolerance(cell))
         for table in comparison.tables
         for (method, setting), cell in table.cells.items()
-        for item in known.get((setting.task, setting.metric, method.label, _plain(table.student.model)), [])
-        if setting.protocol in _protocols(item)
+        for item in known.get((_task(setting.task), setting.metric, method.label, _plain(table.student.model)), [])
+        if setting.protocol in _protocols(item) and _same_pretraining(item, table, cell)
     ]
+
+
+def _task(name: str) -> str:
+    return "imagenet1k" if name.lower() in IMAGENET else name
+
+
+def _same_pretraining(item: Published, table: Table, cell: Cell) -> bool:
+    """Whether ours was pretrained on ImageNet-1k too, and for as many epochs where the source says how many."""
+    if table.student.pretrain_data.lower() not in IMAGENET:
+        return False
+    stated = re.search(r"(\d+) epochs", item.protocol)
+    return stated is None or cell.setting.group == "detection" or int(stated[1]) == _epochs(cell.records[0].config)
+
+
+def _epochs(config: dict[str, Any]) -> Any:
+    """Return the epochs of pretraining, from a pretraining's or a transfer's configuration."""
+    pretraining = config.get("pretrain", config)
+    recipe = pretraining.get("recipe") if isinstance(pretraining, dict) else None
+    return recipe.get("epochs") if isinstance(recipe, dict) else None
 
 
 def _protocols(item: Published) -> tuple[str, ...]:

@@ -156,7 +156,8 @@ def bootstrap_examples(scores_SE: Floats, resamples: int = RESAMPLES) -> Floats:
     chunk = max(1, 4_000_000 // scores_SE.shape[1])
     for start in range(0, resamples, chunk):
         means_RS[start : start + chunk] = weights_RE[start : start + chunk].astype(np.float32) @ scores_ES
-    return means_RS / scores_SE.shape[1]
+    means_RS /= scores_SE.shape[1]
+    return means_RS
 
 
 @lru_cache(maxsize=2)

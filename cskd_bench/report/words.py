@@ -95,7 +95,8 @@ def title(table: Table) -> str:
     """Name a table by its student and how that was pretrained."""
     data = f", pretrained on {table.student.pretrain_data}" if table.student.pretrain_data else ""
     recipe = f", recipe {table.student.pretrain_recipe[:8]}" if table.student.pretrain_recipe else ""
-    return f"{table.student.model}{data}{recipe}"
+    teacher = " (teacher)" if table.teaches else ""
+    return f"{table.student.model}{teacher}{data}{recipe}"
 
 
 def duration(seconds: float) -> str:

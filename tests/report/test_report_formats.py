@@ -145,7 +145,7 @@ def test_a_report_needs_no_torch():
 
 PUBLISHED = """
 [[result]]
-task = "digits"
+task = "imagenet1k"
 metric = "top1"
 protocol = "pretrain, 300 epochs"
 source = "A paper, table 1"
@@ -158,17 +158,40 @@ rows = [
 
 def test_published_scores_stand_apart_and_beside_ours_where_they_match(results):
     (results / "published.toml").write_text(PUBLISHED)
+    config = {"recipe": {"epochs": 300}}
+    for seed in range(3):
+        ours = {"task": "imagenet", "protocol": "pretrain", "pretrain_data": "imagenet", "value": 0.79 + seed / 100}
+        write_record(results / "records", make_record(**ours, seed=seed, pretrain_seed=seed, config=config))
     report, texts = render(results)
     assert [(item.published.method, item.published.value) for item in report.matches] == [("cskd", 0.8)]
     assert {(item.task, item.value) for item in report.published} == {
-        ("digits", 0.8),
-        ("digits", 0.5),
+        ("imagenet1k", 0.8),
+        ("imagenet1k", 0.5),
         ("imagenet_real", 0.701),
     }
     assert "A paper, table 1" in texts["html"] and "A paper, table 1" in texts["md"]
     (match,) = report.matches
-    assert match.agrees == (abs(match.cell.mean - 0.8) <= match.tolerance)
+    assert match.tolerance == pytest.approx(4.302653 * 0.01 * (4 / 3) ** 0.5 + 0.0005) and match.agrees
     assert not build_report(results, results / "out", published=False).published
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"config": {"recipe": {"epochs": 100}}},
+        {"pretrain_data": "imagenette128"},
+        {"protocol": "knn"},
+        {"label": "cskd (decay=local)"},
+        {"model": "vit_small"},
+    ],
+)
+def test_what_was_not_measured_alike_is_not_set_beside_a_published_score(tmp_path, change):
+    ours = {"task": "imagenet1k", "protocol": "pretrain", "pretrain_data": "imagenet1k"}
+    ours["config"] = {"recipe": {"epochs": 300}}
+    write_record(tmp_path / "records", make_record(**{**ours, **change}))
+    (tmp_path / "published.toml").write_text(PUBLISHED)
+    report, _ = render(tmp_path)
+    assert report.matches == ()
 
 
 def test_the_shipped_published_scores_can_be_read(tmp_path):

@@ -227,6 +227,14 @@ def test_mean_per_class_scores_weigh_classes_equally(tmp_path):
     assert low < 0.75 <= high and "one seed" in cell.interval_kind
 
 
+def test_a_teacher_has_its_own_table_after_its_students(tmp_path):
+    teacher = make_record(label="supervised", model="a_cnn", pretrain_recipe="t" * 16)
+    student = make_record(label="cskd", teacher="a_cnn@0123", model="vit_tiny")
+    folder = write(tmp_path, teacher, student)
+    tables = compare(folder, select(folder)).tables
+    assert [(table.student.model, table.teaches) for table in tables] == [("vit_tiny", False), ("a_cnn", True)]
+
+
 def test_average_rank_covers_the_columns_that_every_method_has(tmp_path):
     records = [
         make_record(task=task, label=label, value=value)
