@@ -471,5 +471,5 @@ def _power(differences: list[Difference]) -> str:
     typical = standard.median(difference.detectable or 0.0 for difference in seen)
     return (
         f"With {seeds} seeds a difference under {100 * typical:.1f} points cannot be seen "
-        f"(median over {len(seen)} comparisons: found with 80 % probability at 5 %, before Holm's correction)."
+        f"(median over {len(seen)} {'comparison' if len(seen) == 1 else 'comparisons'}: found with 80 % probability at 5 %, before Holm's correction)."
     )

@@ -101,16 +101,17 @@ class Shared:
         return self._index[text]
 
 
-def _facts(comparison: Comparison) -> list[tuple[int, str]]:
+def _facts(comparison: Comparison) -> list[tuple[str, str]]:
     cells = [cell for table in comparison.tables for cell in table.cells.values()]
-    return [
-        (comparison.records, "records"),
-        (len({cell.method for cell in cells}), "methods"),
-        (len({table.student.model for table in comparison.tables if not table.teaches}), "students"),
-        (len({cell.setting.task for cell in cells}), "tasks"),
-        (sum(table.tests for table in comparison.tables), "paired tests"),
-        (len(comparison.left_out), "left out"),
+    facts = [
+        (comparison.records, "record"),
+        (len({cell.method for cell in cells}), "method"),
+        (len({table.student.model for table in comparison.tables if not table.teaches}), "student"),
+        (len({cell.setting.task for cell in cells}), "task"),
+        (sum(table.tests for table in comparison.tables), "paired test"),
     ]
+    counted = [words.count(number, noun) for number, noun in facts] + [f"{len(comparison.left_out):,} left out"]
+    return [(text.split(" ", 1)[0], text.split(" ", 1)[1]) for text in counted]
 
 
 # ---------------------------------------------------------------- what the template writes

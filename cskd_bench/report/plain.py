@@ -62,7 +62,7 @@ def standing_rows(table: Table) -> Iterator[tuple[Method, Row]]:
 def standing_head(table: Table) -> Row:
     """Return the column names of `standing_rows`."""
     return [
-        f"average rank over {table.complete} column{'' if table.complete == 1 else 's'}",
+        f"average rank over {words.count(table.complete, 'column')}",
         *(f"against {words.method(base, table.methods)}" for base in table.baselines),
         "images/s",
         "time per run",
@@ -88,7 +88,7 @@ def _markdown_table(head: Sequence[str], rows: Iterator[Row] | list[Row]) -> str
 
 def markdown(comparison: Comparison, published: Sequence[Published], matches: Sequence[Match]) -> str:
     """Return the whole report as GitHub-flavoured Markdown."""
-    parts = ["# Leaderboard", f"{words.LEGEND}\n\n{comparison.records} records."]
+    parts = ["# Leaderboard", f"{words.LEGEND}\n\n{words.count(comparison.records, 'record')}."]
     if comparison.verdicts:
         parts.append("\n".join(f"- {words.verdict(verdict)}" for verdict in comparison.verdicts))
     group = ""

@@ -116,6 +116,11 @@ def cost(value: Cost) -> dict[str, str]:
     }
 
 
+def count(number: int, noun: str) -> str:
+    """Write a number with its noun: `1 column`, `2 columns`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def tally(counts: tuple[int, int, int]) -> str:
     """Write wins, ties and losses."""
     return "/".join(map(str, counts))
@@ -125,5 +130,5 @@ def verdict(value: Verdict) -> str:
     """Say how CSKD stands against one baseline."""
     return (
         f"{value.method} against {value.baseline}: better on {value.wins}, worse on {value.losses}, "
-        f"undecided on {value.ties} of {value.columns} columns; {points(value.mean)} points on average."
+        f"undecided on {value.ties} of {count(value.columns, 'column')}; {points(value.mean)} points on average."
     )

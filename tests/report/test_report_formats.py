@@ -234,7 +234,7 @@ def test_a_csv_cell_is_read_back_and_never_starts_a_formula(name):
     csv.writer(file).writerow([plain.csv_text(name), "end"])
     ((cell, end),) = csv.reader(io.StringIO(file.getvalue()))
     assert end == "end" and not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
-    assert cell.removeprefix("'") == plain.one_line(name).removeprefix("'")
+    assert cell in (plain.one_line(name), f"'{plain.one_line(name)}")
 
 
 @given(names)
