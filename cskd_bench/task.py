@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from cskd_bench.config import AugmentConfig, DataConfig, OptimConfig, Probability, Recipe
 from cskd_bench.errors import UserError
@@ -15,7 +15,25 @@ from cskd_bench.schema import StrictModel, apply_overrides, fingerprint, read_to
 Protocol = Literal["finetune", "linear", "knn", "kshot", "lowlabel", "detect", "evaluate"]
 Metric = Literal["top1", "mean_per_class", "box_ap"]
 
-FINETUNE_AUGMENT = AugmentConfig(repeats=1, erasing=0.0, mixup=0.0, cutmix=0.0, auto_augment="", color_jitter=0.0)
+
+class FinetuneAugment(AugmentConfig):
+    """Crops and flips alone, unless a task says more."""
+
+    repeats: PositiveInt = 1
+    erasing: Probability = 0.0
+    mixup: NonNegativeFloat = 0.0
+    cutmix: NonNegativeFloat = 0.0
+    auto_augment: str = ""
+    color_jitter: NonNegativeFloat = 0.0
+
+
+class FinetuneOptim(OptimConfig):
+    """AdamW at 5e-5 with one epoch of warm-up, down to zero."""
+
+    lr: PositiveFloat = 5e-5
+    min_lr: NonNegativeFloat = 0.0
+    warmup_epochs: NonNegativeFloat = 1.0
+    warmup_lr: NonNegativeFloat = 1e-7
 
 
 class FinetuneConfig(Recipe):
@@ -25,8 +43,8 @@ class FinetuneConfig(Recipe):
     batch_size: PositiveInt = 64
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    augment: AugmentConfig = FINETUNE_AUGMENT
-    optim: OptimConfig = OptimConfig(lr=5e-5, min_lr=0.0, warmup_epochs=1.0, warmup_lr=1e-7)
+    augment: FinetuneAugment = FinetuneAugment()
+    optim: FinetuneOptim = FinetuneOptim()
     distillation_token: Literal["keep", "drop"] = "keep"
     train_fraction: float = Field(default=1.0, gt=0, le=1)
 

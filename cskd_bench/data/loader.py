@@ -139,6 +139,7 @@ def train_loader(
         batch_sampler=_Steps(plan, first_step, rank, world, accumulate),
         num_workers=workers,
         collate_fn=_identity,
+        generator=torch.Generator(),  # the loader's own draw must not disturb the global one
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
     )
@@ -180,6 +181,7 @@ def eval_loader(
         batch_sampler=chunks,
         num_workers=workers,
         collate_fn=_identity,
+        generator=torch.Generator(),  # the loader's own draw must not disturb the global one
         pin_memory=torch.cuda.is_available(),
     )
 

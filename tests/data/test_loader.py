@@ -1,0 +1,99 @@
+"""Views are a pure function of (seed, epoch, index, repeat): workers, ranks and order change nothing."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cskd_bench.config import AugmentConfig, DataConfig, Recipe
+from cskd_bench.data.loader import TrainViews, ViewPlan, eval_loader, train_loader
+from cskd_bench.data.randomness import Stream, generator
+from cskd_bench.data.sources import open_source
+from cskd_bench.data.views import EvalView
+from cskd_bench.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def source(colour_squares):
+    return open_source(DataConfig(root=str(colour_squares), num_classes=3), "train")
+
+
+def collect(source, *, rank=0, world=1, accumulate=1, workers=0, first_step=0):
+    plan = ViewPlan(images=len(source), batch_size=16, repeats=3, epochs=2, seed=5)
+    data = TrainViews(source, AugmentConfig(), 20, seed=5, data=DataConfig())
+    return list(
+        train_loader(data, plan, first_step=first_step, rank=rank, world=world, accumulate=accumulate, workers=workers)
+    )
+
+
+@pytest.fixture(scope="module")
+def reference(source):
+    return collect(source)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(source, reference, workers):
+    for ours, theirs in zip(collect(source, workers=workers), reference, strict=True):
+        assert torch.equal(ours.pixels, theirs.pixels)
+        assert torch.equal(ours.labels, theirs.labels)
+
+
+def test_ranks_and_micro_batches_share_the_same_views(source, reference):
+    by_rank = [collect(source, rank=rank, world=2, accumulate=2) for rank in range(2)]
+    for step, whole in enumerate(reference):
+        parts = [by_rank[rank][2 * step + part] for rank in range(2) for part in range(2)]
+        assert torch.equal(torch.cat([part.pixels for part in parts]), whole.pixels)
+        assert [key for part in parts for key in part.keys] == whole.keys
+
+
+def test_starting_in_the_middle_gives_the_rest(source, reference):
+    for ours, theirs in zip(collect(source, first_step=4), reference[4:], strict=True):
+        assert torch.equal(ours.pixels, theirs.pixels)
+
+
+def test_making_views_leaves_the_global_generators_alone(source):
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = random.random(), np.random.rand(), torch.rand(1).item()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    collect(source)
+    assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(16, 60), st.integers(1, 3), st.integers(0, 3), st.sampled_from([1, 2, 4]))
+def test_a_plan_visits_each_position_once_and_ranks_share_it(images, repeats, seed, world):
+    plan = ViewPlan(images=images, batch_size=16, repeats=repeats, epochs=2, seed=seed)
+    for epoch in range(2):
+        steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
+        keys = [key for step in steps for key in plan.keys(step)]
+        assert [key.position for key in keys] == list(range(plan.steps_per_epoch * 16))
+        assert all(key.epoch == epoch for key in keys)
+        assert len({(key.index, key.repeat) for key in keys}) == len(keys)
+        assert max(np.bincount([key.index for key in keys])) <= repeats
+    step = plan.steps - 1
+    assert [key for rank in range(world) for key in plan.share(step, rank, world)] == plan.keys(step)
+
+
+def test_a_batch_larger_than_an_epoch_is_refused():
+    with pytest.raises(UserError, match="batch_size 64 is larger than the 48"):
+        ViewPlan.of(Recipe(batch_size=64), 48, 0)
+
+
+def test_draws_differ_by_every_part_of_their_key():
+    base = generator(0, Stream.VIEW, 0, 0, 0).random()
+    others = [
+        generator(1, Stream.VIEW, 0, 0, 0),
+        generator(0, Stream.MIX, 0, 0, 0),
+        generator(0, Stream.VIEW, 1, 0, 0),
+        generator(0, Stream.VIEW, 0, 1, 0),
+        generator(0, Stream.VIEW, 0, 0, 1),
+    ]
+    assert len({base, *(draw.random() for draw in others)}) == 6
+
+
+def test_evaluation_sees_each_image_once_in_order(source):
+    seen = [int(i) for b in eval_loader(source, EvalView(20), range(5, 40), batch_size=8, workers=0) for i in b.indices]
+    assert seen == list(range(5, 40))

@@ -1,0 +1,115 @@
+"""The command line: help without torch, one sentence and exit code 2 for bad input, nothing destroyed."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from cskd_bench.cli import build_parser, main
+
+BLOCKED = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked!r}:
+            raise ImportError(name + " is blocked")
+sys.meta_path.insert(0, Block())
+from cskd_bench.cli import main
+sys.exit(main({arguments!r}))
+"""
+
+
+def run_without(blocked, *arguments):
+    program = BLOCKED.format(blocked=set(blocked), arguments=list(arguments))
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+
+def test_help_imports_nothing_heavy():
+    """Help answers fast because it imports nothing: not even the settings library."""
+    done = run_without(["torch", "timm", "numpy", "pydantic", "sklearn", "rich"], "--help")
+    assert done.returncode == 0, done.stderr
+    for verb in ("quickstart", "pretrain", "transfer", "bench", "report", "export", "tasks"):
+        assert verb in done.stdout
+
+
+def test_every_verb_has_help(capsys):
+    for action in build_parser()._subparsers._group_actions:
+        for verb in action.choices:
+            with pytest.raises(SystemExit) as stopped:
+                main([verb, "--help"])
+            assert stopped.value.code == 0
+            assert capsys.readouterr().out
+
+
+def test_tasks_and_report_run_without_torch(tmp_path):
+    done = run_without(["torch", "timm", "torchvision"], "tasks", "list")
+    assert done.returncode == 0 and "flowers102_64" in done.stdout, done.stderr
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "broken.json").write_text("not json")
+    done = run_without(["torch", "timm", "torchvision"], "report", "--results", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "broken.json" in done.stdout + (tmp_path / "LEADERBOARD.md").read_text()
+
+
+def refused(capsys, *arguments):
+    assert main(list(arguments)) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("cskd-bench: ") and captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def config(tmp_path, data):
+    path = tmp_path / "run.toml"
+    path.write_text(f'[method]\nkind = "supervised"\n[data]\nroot = "{data}"\nnum_classes = 3\n')
+    return str(path)
+
+
+def test_bad_input_is_one_sentence_and_exit_code_2(capsys, tmp_path, colour_squares):
+    places = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    assert "nowhere.toml" in refused(capsys, "pretrain", "nowhere.toml", *places)
+    assert "no such folder" in refused(capsys, "pretrain", config(tmp_path, tmp_path / "nowhere"), *places)
+    (tmp_path / "hollow" / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "hollow" / "val" / "cat").mkdir(parents=True)
+    assert "without images" in refused(capsys, "pretrain", config(tmp_path, tmp_path / "hollow"), *places)
+    too_large = "larger than the 48 training images"
+    assert too_large in refused(capsys, "pretrain", config(tmp_path, colour_squares), *places)
+    task = tmp_path / "mine.toml"
+    task.write_text('protocols = ["levitate"]\n[data]\n')
+    words = refused(capsys, "transfer", "--task", str(task), "--checkpoint", str(tmp_path), *places)
+    assert "mine.toml" in words and "levitate" in words
+    assert "no task 'cifar1000'" in refused(capsys, "transfer", "--task", "cifar1000", "--checkpoint", "x", *places)
+    missing = refused(capsys, "transfer", "--task", "digits", "--checkpoint", str(tmp_path / "none"), *places)
+    assert "no such checkpoint" in missing
+    not_a_run = refused(capsys, "transfer", "--task", "digits", "--checkpoint", str(colour_squares), *places)
+    assert "not a finished run" in not_a_run
+    assert not (tmp_path / "results").exists()
+
+
+def test_weights_of_another_model_are_refused(capsys, tmp_path):
+    import timm
+    from safetensors.torch import save_file
+
+    weights = tmp_path / "w.safetensors"
+    save_file(timm.create_model("deit_tiny_patch16_224", depth=1).state_dict(), weights)
+    words = refused(
+        capsys, "transfer", "--task", "digits", "--checkpoint", str(weights), "--model", "deit_small_patch16_224"
+    )
+    assert "weights of another model" in words and "w.safetensors" in words
+
+
+def test_tasks_show_and_validate(capsys, tmp_path):
+    assert main(["tasks", "show", "digits"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "digits"
+    assert main(["tasks", "validate"]) == 0
+    assert "digits: valid" in capsys.readouterr().out
+    (tmp_path / "odd.toml").write_text("protocols = []\n[data]\n")
+    assert "odd.toml" in refused(capsys, "tasks", "validate", "--tasks-dir", str(tmp_path))
+
+
+def test_the_shipped_plan_expands(capsys):
+    assert main(["bench", "benchmarks/quickstart.toml", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 4 * 2 + 4 * 2 * 3
+    assert lines[0] == "quickstart_teacher"

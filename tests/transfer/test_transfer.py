@@ -1,0 +1,206 @@
+"""One checkpoint through every protocol, each against a slow and obvious reference."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from cskd_bench.config import load_config
+from cskd_bench.data.mixing import to_float
+from cskd_bench.data.sources import open_source
+from cskd_bench.data.views import EvalView
+from cskd_bench.engine.distributed import Ranks
+from cskd_bench.engine.evaluate import Predictions
+from cskd_bench.engine.pretrain import pretrain
+from cskd_bench.errors import UserError
+from cskd_bench.models.checkpoints import load_checkpoint
+from cskd_bench.record import read_record
+from cskd_bench.task import load_task
+from cskd_bench.transfer.cell import stratified_split
+from cskd_bench.transfer.run import transfer
+
+RANKS = Ranks(0, 1, torch.device("cpu"))
+TASK = """
+protocols = ["finetune", "linear", "knn"]
+[data]
+root = "{data}"
+num_classes = 3
+eval_crop = 1.0
+[finetune]
+epochs = 3
+batch_size = 16
+[finetune.optim]
+lr = 3e-3
+[knn]
+k = 5
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, colour_squares):
+    """A finished pretraining run, and the folder of its results."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "tiny.toml").write_text(
+        f"""
+[method]
+kind = "supervised"
+[data]
+root = "{colour_squares}"
+num_classes = 3
+eval_crop = 1.0
+[student]
+image_size = 32
+patch_size = 8
+depth = 2
+embed_dim = 24
+num_heads = 2
+[recipe]
+epochs = 4
+batch_size = 16
+precision = "fp32"
+ema_decay = 0.5
+optim = {{ lr = 3e-3, warmup_epochs = 1.0 }}
+augment = {{ repeats = 1, auto_augment = "", mixup = 0.0, cutmix = 0.0, color_jitter = 0.0 }}
+[run]
+workers = 0
+"""
+    )
+    record = pretrain(load_config(folder / "tiny.toml"), folder / "runs", folder / "results", RANKS)
+    assert record.value > 0.8  # three colours are not hard
+    return folder
+
+
+@pytest.fixture(scope="module")
+def task(run, colour_squares):
+    (run / "squares.toml").write_text(TASK.format(data=colour_squares))
+    return load_task(str(run / "squares.toml"))
+
+
+def do(run, task, protocol, results=None, seed=0):
+    return transfer(
+        task, protocol, run / "runs" / "tiny", seed,
+        results=results or run / "results", work=run / "work", ranks=RANKS, workers=0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", ["finetune", "linear", "knn"])
+def test_each_protocol_learns_colours_and_leaves_a_record(run, task, protocol):
+    record = do(run, task, protocol)
+    assert record.value > 0.85
+    assert record.examples == 24
+    kept = read_record(run / "results" / "records" / f"{record.id}.json")
+    assert kept == record
+    with np.load(run / "results" / "records" / record.per_example.name) as side:
+        assert (side["label"] == side["predicted"]).mean() == record.value
+    assert record.task.fingerprint == task.fingerprint()
+    assert record.checkpoint.pretrain_seed == 0
+    assert not list((run / "work").iterdir())
+
+
+def test_a_finished_cell_is_not_run_again(run, task):
+    first = do(run, task, "knn")
+    assert do(run, task, "knn") == first
+    assert do(run, task, "knn", seed=1).id != first.id
+
+
+def features(run, split, source):
+    """One image at a time, the obvious way."""
+    student = load_checkpoint(run / "runs" / "tiny").student
+    view = EvalView(32, 1.0)
+    with torch.no_grad():
+        rows = [student.features(to_float(view(source.load(i))[None])) for i in range(len(source))]
+    return torch.cat(rows).numpy()
+
+
+@pytest.fixture(scope="module")
+def by_hand(run, task):
+    train, test = (open_source(task.data, split) for split in ("train", "test"))
+    return features(run, "train", train), train.labels, features(run, "test", test), test.labels
+
+
+def test_knn_votes_as_written_down(run, task, by_hand):
+    train, labels, test, truth = by_hand
+    train, test = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, test))
+    predicted = []
+    for row in test:
+        similarity = train @ row
+        nearest = np.argsort(-similarity)[: task.knn.k]
+        votes = np.bincount(labels[nearest], np.exp(similarity[nearest] / task.knn.temperature), minlength=3)
+        predicted.append(votes.argmax())
+    assert do(run, task, "knn").value == (np.asarray(predicted) == truth).mean()
+
+
+def test_the_linear_probe_is_scikit_learns(run, task, by_hand):
+    train, labels, test, truth = by_hand
+    kept, held = stratified_split(labels, task.linear.validation, 0)
+    scaled = StandardScaler().fit(train[kept])
+
+    def score(c):
+        fitted = LogisticRegression(C=c, max_iter=1000).fit(scaled.transform(train[kept]), labels[kept])
+        return fitted.score(scaled.transform(train[held]), labels[held])
+
+    best = max(task.linear.c_grid, key=score)
+    scaled = StandardScaler().fit(train)
+    final = LogisticRegression(C=best, max_iter=1000).fit(scaled.transform(train), labels)
+    record = do(run, task, "linear")
+    assert record.metrics["chosen_c"] == best
+    assert record.value == final.score(scaled.transform(test), truth)
+
+
+def test_a_changed_weights_file_is_noticed(run, tmp_path):
+    import shutil
+
+    copy = tmp_path / "tiny"
+    shutil.copytree(run / "runs" / "tiny", copy)
+    content = bytearray((copy / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match="checksum"):
+        load_checkpoint(copy)
+    (copy / "run.json").write_text(json.dumps({"config": {}}))
+    with pytest.raises(UserError, match="damaged"):
+        load_checkpoint(copy)
+
+
+def test_another_resolution_resizes_position_embeddings(run):
+    loaded = load_checkpoint(run / "runs" / "tiny", image_size=48)
+    assert loaded.student.model.pos_embed.shape[1] == 1 + 36
+    assert loaded.student.predict(torch.rand(1, 3, 48, 48)).shape == (1, 3)
+
+
+def test_ema_weights_are_another_checkpoint(run):
+    raw, ema = (load_checkpoint(run / "runs" / "tiny", weights=w) for w in ("raw", "ema"))
+    assert raw.checkpoint.sha256 != ema.checkpoint.sha256
+
+
+def test_export_to_timm_gives_the_native_logits(run, tmp_path):
+    import timm
+
+    from cskd_bench.export import export_timm
+
+    export_timm(run / "runs" / "tiny", tmp_path / "out")
+    exported = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    student = load_checkpoint(run / "runs" / "tiny").student
+    views = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(exported((views - student.mean) / student.std), student.predict(views))
+    with pytest.raises(UserError, match="not empty"):
+        export_timm(run / "runs" / "tiny", tmp_path / "out")
+
+
+def test_splits_hold_out_a_share_of_every_class():
+    labels = np.repeat([0, 1, 2], [10, 20, 2])
+    kept, held = stratified_split(labels, 0.2, 0)
+    assert sorted([*kept, *held]) == list(range(32))
+    assert np.bincount(labels[held]).tolist() == [2, 4, 1]
+    assert not np.array_equal(held, stratified_split(labels, 0.2, 1)[1])
+
+
+def test_metrics_against_counting_by_hand():
+    said = Predictions(np.asarray([0, 0, 0, 1]), np.asarray([0, 0, 1, 1]), np.asarray([0.9, 0.8, 0.7, 1.0], np.float32))
+    assert said.top1 == 0.75
+    assert said.mean_per_class == pytest.approx((2 / 3 + 1) / 2)
+    assert said.ece == pytest.approx((0.1 + 0.2 + 0.7 + 0.0) / 4, abs=1e-6)
