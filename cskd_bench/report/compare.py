@@ -1,189 +1,26 @@
-"""From selected records to tables: cells, paired differences, Holm over each table, ranks, cost, power."""
+"""From selected records to tables: paired differences, Holm over each table, ranks, cost, power."""
 
 import math
 import statistics as standard
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cskd_bench.record import Record
 from cskd_bench.report import statistics
-from cskd_bench.report.examples import Examples, read_examples
+from cskd_bench.report.scores import ExampleScores, Matrices, Resampled, describe_examples, make_cell, resample
 from cskd_bench.report.selection import (
     BASELINES,
     GROUP_ORDER,
-    LeftOut,
     Method,
     Selection,
     Setting,
     Student,
     method_order,
-    replicate_of,
     setting_order,
 )
-
-Interval = tuple[float, float]
-
-
-@dataclass(slots=True)
-class Cell:
-    """One method on one setting; `scores` maps each pretraining seed to its mean over transfer seeds."""
-
-    method: Method
-    setting: Setting
-    records: list[Record]
-    by_seed: dict[int, list[Record]]
-    scores: dict[int, float]
-    mean: float
-    deviation: float | None
-    interval: Interval | None
-    interval_kind: str  # what the interval covers, in words
-    bootstrap: Interval | None = None
-    calibration: statistics.Calibration | None = None
-    per_class: tuple[float, ...] = ()
-    differences: list["Difference"] = field(default_factory=list)
-    best: bool = False
-
-    @property
-    def seeds(self) -> int:
-        """The number of independent pretraining seeds."""
-        return len(self.scores)
-
-
-@dataclass(slots=True)
-class Pair:
-    """One model against one other with the same seed: examples that only one of them gets right."""
-
-    seed: int
-    difference: float
-    only_this: int | None = None
-    only_baseline: int | None = None
-    p_value: float | None = None
-
-
-@dataclass(slots=True)
-class Difference:
-    """A method minus a baseline over the seeds that both have."""
-
-    baseline: Method
-    mean: float
-    seeds: int
-    interval: Interval | None
-    interval_kind: str
-    p_value: float | None
-    bootstrap: Interval | None
-    pairs: list[Pair]
-    detectable: float | None
-    adjusted: float | None = None  # Holm over the table
-
-    @property
-    def significant(self) -> bool:
-        """Whether the difference holds after Holm's correction."""
-        return self.adjusted is not None and self.adjusted < statistics.LEVEL
-
-
-@dataclass(slots=True)
-class Cost:
-    """What one run of a row takes, averaged over its records; zero where nothing was recorded."""
-
-    seconds: float
-    images_per_second: float
-    gpu_hours: float
-    peak_memory_bytes: int
-
-
-@dataclass(slots=True)
-class Standing:
-    """A row over all columns: average rank and, per baseline, wins, ties and losses."""
-
-    rank: float | None
-    tally: dict[Method, tuple[int, int, int]]
-
-
-@dataclass(slots=True)
-class Table:
-    """All methods of one student and recipe on one group of tasks."""
-
-    group: str
-    student: Student
-    methods: list[Method]
-    settings: list[Setting]
-    cells: dict[tuple[Method, Setting], Cell]
-    costs: dict[Method, Cost]
-    standings: dict[Method, Standing]
-    baselines: list[Method]
-    tests: int  # the size of the Holm family
-    complete: int  # columns that every method has, over which ranks are averaged
-    power: str
-    teaches: bool  # the model is a teacher of other tables' methods
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The plain CSKD against one baseline over every column of every table."""
-
-    method: str
-    baseline: str
-    wins: int
-    ties: int  # not significant, or not testable
-    losses: int
-    mean: float  # difference, averaged over columns
-
-    @property
-    def columns(self) -> int:
-        """The number of columns that both have."""
-        return self.wins + self.ties + self.losses
-
-
-@dataclass
-class Comparison:
-    """Everything that the report shows about measured records."""
-
-    tables: list[Table]
-    verdicts: list[Verdict]
-    left_out: list[LeftOut]
-    notes: list[str]
-    records: int
-
-
-class ExampleScores:
-    """Per-example scores of records, read once; a record whose side file is broken has none."""
-
-    def __init__(self, folder: Path, left_out: list[LeftOut]) -> None:
-        self._folder = folder
-        self._left_out = left_out
-        self._read: dict[str, Examples | None] = {}
-
-    def of(self, record: Record) -> Examples | None:
-        """Return a record's examples, None without a usable side file."""
-        if record.per_example is None:
-            return None
-        if record.id not in self._read:
-            try:
-                self._read[record.id] = read_examples(self._folder, record)
-            except ValueError as error:
-                self._read[record.id] = None
-                self._left_out.append(LeftOut(f"{record.id}.json", f"shown, but not in tests over examples: {error}"))
-        return self._read[record.id]
-
-    def matrix(self, cell: Cell) -> tuple[NDArray[np.float32], NDArray[np.integer[Any]]] | None:
-        """Return scores (S, E) in seed order and the labels (E,); None unless every record has them, in one order."""
-        known = {record.id: self.of(record) for record in cell.records}
-        label = next((examples.label for examples in known.values() if examples is not None), None)
-        rows = []
-        for records in cell.by_seed.values():
-            scores = []
-            for record in records:
-                examples = known[record.id]
-                if examples is None or label is None or not np.array_equal(label, examples.label):
-                    return None
-                scores.append(examples.scores(record.task.metric))
-            rows.append(np.mean(scores, axis=0, dtype=np.float32))
-        return None if label is None else (np.stack(rows), label)
+from cskd_bench.report.tables import Cell, Comparison, Cost, Difference, Pair, Standing, Table, Verdict
 
 
 def compare(folder: Path, selection: Selection) -> Comparison:
@@ -192,7 +29,7 @@ def compare(folder: Path, selection: Selection) -> Comparison:
     examples = ExampleScores(folder, left_out)
     by_table: dict[tuple[str, Student], list[Cell]] = {}
     for (student, setting, method), records in selection.cells.items():
-        by_table.setdefault((setting.group, student), []).append(_cell(method, setting, records))
+        by_table.setdefault((setting.group, student), []).append(make_cell(method, setting, records))
     teachers = {method.teacher.split("@")[0] for _, _, method in selection.cells}
     tables = [_table(key, cells, teachers, examples) for key, cells in by_table.items()]
     tables.sort(key=_table_order)
@@ -206,19 +43,6 @@ def _table_order(table: Table) -> tuple[object, ...]:
     student = table.student
     group = GROUP_ORDER.index(table.group)
     return group, table.teaches, student.model, student.pretrain_data, student.pretrain_recipe
-
-
-def _cell(method: Method, setting: Setting, records: list[Record]) -> Cell:
-    found: dict[int, list[Record]] = {}
-    for record in records:
-        found.setdefault(replicate_of(record), []).append(record)
-    by_seed = dict(sorted(found.items()))
-    scores = {seed: math.fsum(record.value for record in same) / len(same) for seed, same in by_seed.items()}
-    estimate = statistics.over_seeds(list(scores.values()))
-    interval = estimate.interval()
-    kind = "seeds, on this test set" if interval else ""
-    deviation = statistics.spread(list(scores.values()))
-    return Cell(method, setting, records, by_seed, scores, estimate.mean, deviation, interval, kind)
 
 
 def _table(key: tuple[str, Student], cells: list[Cell], teachers: set[str], examples: ExampleScores) -> Table:
@@ -271,10 +95,10 @@ def _mark_best(column: list[Cell]) -> None:
 def _compare_column(column: list[Cell], baselines: list[Method], examples: ExampleScores) -> None:
     """Add what the side files know to each cell, then each cell's differences to the baselines before it."""
     matrices = {cell.method: found for cell in column if (found := examples.matrix(cell)) is not None}
-    resampled = _resample(matrices)
+    resampled = resample(matrices)
     for cell in column:
         if cell.method in matrices:
-            _describe_examples(cell, matrices[cell.method][0], resampled[cell.method], examples)
+            describe_examples(cell, matrices[cell.method][0], resampled[cell.method], examples)
     spread = _spread_of_column(column)
     by_method = {cell.method: cell for cell in column}
     for cell in column:
@@ -291,37 +115,6 @@ def _spread_of_column(column: list[Cell]) -> tuple[float, int]:
     if len(repeated) < 2 or len(shared) < 2:
         return 0.0, 0
     return statistics.pooled_spread(np.array([[cell.scores[seed] for seed in shared] for cell in repeated]))
-
-
-Matrices = dict[Method, tuple[NDArray[np.float32], NDArray[np.integer[Any]]]]
-Resampled = dict[Method, NDArray[np.floating[Any]]]
-
-
-def _resample(matrices: Matrices) -> Resampled:
-    """Resample test sets for a whole column; models with as many examples meet the same test sets."""
-    resampled: Resampled = {}
-    for size in {scores_SE.shape[1] for scores_SE, _ in matrices.values()}:
-        same = {method: scores_SE for method, (scores_SE, _) in matrices.items() if scores_SE.shape[1] == size}
-        means_RS = statistics.bootstrap_examples(np.concatenate(list(same.values())))
-        ends = np.cumsum([len(scores_SE) for scores_SE in same.values()])
-        resampled.update(zip(same, np.split(means_RS, ends[:-1], axis=1), strict=True))
-    return resampled
-
-
-def _describe_examples(
-    cell: Cell, scores_SE: NDArray[np.float32], means_RS: NDArray[np.floating[Any]], examples: ExampleScores
-) -> None:
-    cell.bootstrap = statistics.bootstrap_interval(means_RS)
-    estimate = statistics.over_seeds_and_examples(scores_SE.astype(np.float64))
-    if (interval := estimate.interval()) is not None:
-        cell.interval, cell.interval_kind = interval, "seeds and test images"
-    elif cell.seeds == 1:
-        cell.interval, cell.interval_kind = cell.bootstrap, "test images only, one seed"
-    known = [found for record in cell.records if (found := examples.of(record)) is not None]
-    confidence = np.concatenate([found.confidence for found in known])
-    cell.calibration = statistics.calibration(confidence, np.concatenate([found.correct for found in known]))
-    classes = np.mean([statistics.per_class(found.label, found.correct) for found in known], axis=0)
-    cell.per_class = tuple(classes.tolist())
 
 
 def _baselines_of(method: Method, baselines: list[Method]) -> list[Method]:
@@ -471,5 +264,5 @@ def _power(differences: list[Difference]) -> str:
     typical = standard.median(difference.detectable or 0.0 for difference in seen)
     return (
         f"With {seeds} seeds a difference under {100 * typical:.1f} points cannot be seen "
-        f"(median over {len(seen)} {'comparison' if len(seen) == 1 else 'comparisons'}: found with 80 % probability at 5 %, before Holm's correction)."
+        f"(median over the table's {len(seen)}: found with 80 % probability at 5 %, before Holm's correction)."
     )

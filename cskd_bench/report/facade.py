@@ -12,11 +12,15 @@ from typing import Final
 from rich.console import Console
 
 from cskd_bench.errors import UserError
-from cskd_bench.report import plain, terminal
-from cskd_bench.report.compare import Comparison, compare
+from cskd_bench.report import terminal
+from cskd_bench.report.compare import compare
+from cskd_bench.report.data import csv_table, plain_json
+from cskd_bench.report.latex import latex
+from cskd_bench.report.markdown import markdown
 from cskd_bench.report.page import page
 from cskd_bench.report.published import Match, Published, match, read_published
 from cskd_bench.report.selection import LeftOut, select
+from cskd_bench.report.tables import Comparison
 
 FORMATS: Final = ("terminal", "md", "csv", "latex", "json", "html")
 FILES: Final = {
@@ -110,13 +114,13 @@ def _measure(results: Path, include_dirty: bool, published: bool) -> tuple[Compa
 def _render(name: str, results: Path, comparison: Comparison, rows: list[Published], matches: list[Match]) -> str:
     match name:
         case "md":
-            return plain.markdown(comparison, rows, matches)
+            return markdown(comparison, rows, matches)
         case "csv":
-            return plain.csv_table(comparison)
+            return csv_table(comparison)
         case "latex":
-            return plain.latex(comparison)
+            return latex(comparison)
         case "json":
-            return plain.plain_json(comparison, rows, matches)
+            return plain_json(comparison, rows, matches)
         case _:
             return page(results / "records", comparison, rows, matches)
 

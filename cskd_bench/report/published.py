@@ -9,7 +9,7 @@ from typing import Any, Final
 from scipy import special
 
 from cskd_bench.errors import UserError
-from cskd_bench.report.compare import Cell, Comparison, Table
+from cskd_bench.report.tables import Cell, Comparison, Table
 from cskd_bench.schema import read_toml
 
 ROUNDING: Final = 0.0005  # published scores are rounded to 0.1 points

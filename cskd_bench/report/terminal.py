@@ -8,10 +8,10 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from cskd_bench.report import words
-from cskd_bench.report.compare import Cell, Comparison, Table
-from cskd_bench.report.plain import MATCH_HEAD, match_rows, one_line
 from cskd_bench.report.published import Match
+from cskd_bench.report.rows import MATCH_HEAD, match_rows, one_line
 from cskd_bench.report.selection import Method, Setting
+from cskd_bench.report.tables import Cell, Comparison, Table
 
 SHOWN = 12  # left-out files that are named; the page names all
 CELL_WIDTH = 20

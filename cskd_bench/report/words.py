@@ -1,8 +1,8 @@
 """Numbers and names as every format writes them; the formats only escape."""
 
-from cskd_bench.report.compare import Cell, Cost, Difference, Table, Verdict
 from cskd_bench.report.selection import Method, Setting
 from cskd_bench.report.statistics import LEVEL
+from cskd_bench.report.tables import Cell, Cost, Difference, Table, Verdict
 
 METRIC_WORDS = {"top1": "top-1", "mean_per_class": "mean per class", "box_ap": "box AP", "mask_ap": "mask AP"}
 PROTOCOL_WORDS = {

@@ -18,9 +18,12 @@ from rich.console import Console
 
 from cskd_bench.errors import UserError
 from cskd_bench.record import write_record
-from cskd_bench.report import plain
+from cskd_bench.report.data import CSV_HEAD, csv_text
 from cskd_bench.report.facade import FILES, build_report, check_leaderboard, leaderboard_markdown
+from cskd_bench.report.latex import latex_text
+from cskd_bench.report.markdown import markdown_text
 from cskd_bench.report.page import safe_json
+from cskd_bench.report.rows import one_line
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = [
@@ -219,27 +222,27 @@ names = st.one_of(st.sampled_from(HOSTILE), st.text(st.characters(exclude_catego
 
 @given(names)
 def test_markdown_shows_a_name_as_text(name):
-    table = f"| a | b |\n| --- | --- |\n| {plain.markdown_text(name)} | end |\n"
+    table = f"| a | b |\n| --- | --- |\n| {markdown_text(name)} | end |\n"
     tokens = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).parse(table)
     rows = [token for token in tokens if token.type == "inline"]
     assert len(rows) == 4 and rows[3].content == "end"
     assert all(child.type in ("text", "text_special") for child in rows[2].children)
     shown = "".join(child.content for child in rows[2].children).replace("\u200b", "")
-    assert shown.split() == plain.one_line(name).split()
+    assert shown.split() == one_line(name).split()
 
 
 @given(names)
 def test_a_csv_cell_is_read_back_and_never_starts_a_formula(name):
     file = io.StringIO()
-    csv.writer(file).writerow([plain.csv_text(name), "end"])
+    csv.writer(file).writerow([csv_text(name), "end"])
     ((cell, end),) = csv.reader(io.StringIO(file.getvalue()))
     assert end == "end" and not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
-    assert cell in (plain.one_line(name), f"'{plain.one_line(name)}")
+    assert cell in (one_line(name), f"'{one_line(name)}")
 
 
 @given(names)
 def test_latex_keeps_no_active_character(name):
-    text = plain.latex_text(name)
+    text = latex_text(name)
     bare = re.sub(r"\\(text[a-z]+\{\}|[{}$&#%_])|\$\\(pm|uparrow|downarrow)\$|\$-\$|\{\[\}|\{\]\}", "", text)
     assert not re.search(r"[\\{}$&#%_^~\n]", bare)
 
@@ -277,7 +280,7 @@ def test_a_hostile_record_harms_no_format(tmp_path_factory, name, other):
     assert not [key for _, attributes in page.elements for key in attributes if key.startswith("on")]
     assert all(json.loads(script) for script in page.scripts[:2])
     rows = list(csv.reader(io.StringIO(texts["csv"])))
-    assert {len(row) for row in rows} == {len(plain.CSV_HEAD)}
+    assert {len(row) for row in rows} == {len(CSV_HEAD)}
     assert json.loads(texts["json"])["records"] == 3
 
 

@@ -68,7 +68,9 @@ def scroll_to(page, element):
 
 
 def click(page, element):
-    scroll_to(page, element)
+    for _ in range(4):  # figures are drawn, and so heights change, as tables come into view
+        scroll_to(page, element)
+        page.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
     element.click()
 
 

@@ -1,0 +1,100 @@
+"""Rows of text that several formats share; each format escapes them in its own way."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from cskd_bench.report import words
+from cskd_bench.report.published import Match, Published
+from cskd_bench.report.selection import Method
+from cskd_bench.report.tables import Table
+
+Row = list[str]
+
+
+def one_line(text: str) -> str:
+    """Return text without line breaks and control characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def score_rows(table: Table, bold: str) -> Iterator[tuple[Method, Row]]:
+    """Yield each method with its scores; `bold` wraps the best of a column, as in "**{}**"."""
+    for method in table.methods:
+        row = []
+        for setting in table.settings:
+            cell = table.cells.get((method, setting))
+            text = words.score(cell) if cell else "–"
+            row.append(bold.format(text) if cell and cell.best else text)
+        yield method, row
+
+
+def difference_rows(table: Table) -> Iterator[tuple[Method, Method, Row]]:
+    """Yield each method and baseline with the paired differences over the columns."""
+    for method in table.methods:
+        for baseline in table.baselines:
+            row = []
+            for setting in table.settings:
+                cell = table.cells.get((method, setting))
+                found = [d for d in cell.differences if d.baseline == baseline] if cell else []
+                row.append(words.difference(found[0]) if found else "–")
+            if any(text != "–" for text in row):
+                yield method, baseline, row
+
+
+def standing_rows(table: Table) -> Iterator[tuple[Method, Row]]:
+    """Yield each method with its average rank, its tally against each baseline, and its cost."""
+    for method in table.methods:
+        standing = table.standings[method]
+        row = [f"{standing.rank:.2f}" if standing.rank is not None else "–"]
+        row.extend(words.tally(standing.tally[base]) if base in standing.tally else "–" for base in table.baselines)
+        row.extend(text or "–" for text in words.cost(table.costs[method]).values())
+        yield method, row
+
+
+def standing_head(table: Table) -> Row:
+    """Return the column names of `standing_rows`."""
+    return [
+        f"average rank over {words.count(table.complete, 'column')}",
+        *(f"against {words.method(base, table.methods)}" for base in table.baselines),
+        "images/s",
+        "time per run",
+        "GPU-hours",
+        "peak memory",
+    ]
+
+
+MATCH_HEAD: Final = ["task", "method", "student", "ours", "published", "tolerance", "agrees", "source"]
+PUBLISHED_HEAD: Final = ["task", "method", "model", "metric", "published", "protocol", "source"]
+
+
+def match_rows(matches: Sequence[Match]) -> list[Row]:
+    """Return measured cells beside published scores."""
+    verdict = {True: "yes", False: "no", None: "one seed: no tolerance"}
+    return [
+        [
+            item.published.task,
+            item.published.method,
+            item.student,
+            words.score(item.cell),
+            f"{100 * item.published.value:.1f}",
+            "" if item.tolerance is None else f"±{100 * item.tolerance:.2f}",
+            verdict[item.agrees],
+            f"{item.published.source}; {item.published.protocol}",
+        ]
+        for item in matches
+    ]
+
+
+def published_rows(published: Sequence[Published]) -> list[Row]:
+    """Return the published scores."""
+    return [
+        [
+            item.task,
+            item.method,
+            item.model,
+            words.METRIC_WORDS.get(item.metric, item.metric),
+            f"{100 * item.value:.1f}",
+            item.protocol,
+            item.source,
+        ]
+        for item in published
+    ]

@@ -1,0 +1,94 @@
+"""Cells and what their side files add: scores per test image, resampled test sets, calibration, classes."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cskd_bench.record import Record
+from cskd_bench.report import statistics
+from cskd_bench.report.examples import Examples, read_examples
+from cskd_bench.report.selection import LeftOut, Method, Setting, replicate_of
+from cskd_bench.report.tables import Cell
+
+
+class ExampleScores:
+    """Per-example scores of records, read once; a record whose side file is broken has none."""
+
+    def __init__(self, folder: Path, left_out: list[LeftOut]) -> None:
+        self._folder = folder
+        self._left_out = left_out
+        self._read: dict[str, Examples | None] = {}
+
+    def of(self, record: Record) -> Examples | None:
+        """Return a record's examples, None without a usable side file."""
+        if record.per_example is None:
+            return None
+        if record.id not in self._read:
+            try:
+                self._read[record.id] = read_examples(self._folder, record)
+            except ValueError as error:
+                self._read[record.id] = None
+                self._left_out.append(LeftOut(f"{record.id}.json", f"shown, but not in tests over examples: {error}"))
+        return self._read[record.id]
+
+    def matrix(self, cell: Cell) -> tuple[NDArray[np.float32], NDArray[np.integer[Any]]] | None:
+        """Return scores (S, E) in seed order and the labels (E,); None unless every record has them, in one order."""
+        known = {record.id: self.of(record) for record in cell.records}
+        label = next((examples.label for examples in known.values() if examples is not None), None)
+        rows = []
+        for records in cell.by_seed.values():
+            scores = []
+            for record in records:
+                examples = known[record.id]
+                if examples is None or label is None or not np.array_equal(label, examples.label):
+                    return None
+                scores.append(examples.scores(record.task.metric))
+            rows.append(np.mean(scores, axis=0, dtype=np.float32))
+        return None if label is None else (np.stack(rows), label)
+
+
+def make_cell(method: Method, setting: Setting, records: list[Record]) -> Cell:
+    found: dict[int, list[Record]] = {}
+    for record in records:
+        found.setdefault(replicate_of(record), []).append(record)
+    by_seed = dict(sorted(found.items()))
+    scores = {seed: math.fsum(record.value for record in same) / len(same) for seed, same in by_seed.items()}
+    estimate = statistics.over_seeds(list(scores.values()))
+    interval = estimate.interval()
+    kind = "seeds, on this test set" if interval else ""
+    deviation = statistics.spread(list(scores.values()))
+    return Cell(method, setting, records, by_seed, scores, estimate.mean, deviation, interval, kind)
+
+
+Matrices = dict[Method, tuple[NDArray[np.float32], NDArray[np.integer[Any]]]]
+Resampled = dict[Method, NDArray[np.floating[Any]]]
+
+
+def resample(matrices: Matrices) -> Resampled:
+    """Resample test sets for a whole column; models with as many examples meet the same test sets."""
+    resampled: Resampled = {}
+    for size in {scores_SE.shape[1] for scores_SE, _ in matrices.values()}:
+        same = {method: scores_SE for method, (scores_SE, _) in matrices.items() if scores_SE.shape[1] == size}
+        means_RS = statistics.bootstrap_examples(np.concatenate(list(same.values())))
+        ends = np.cumsum([len(scores_SE) for scores_SE in same.values()])
+        resampled.update(zip(same, np.split(means_RS, ends[:-1], axis=1), strict=True))
+    return resampled
+
+
+def describe_examples(
+    cell: Cell, scores_SE: NDArray[np.float32], means_RS: NDArray[np.floating[Any]], examples: ExampleScores
+) -> None:
+    cell.bootstrap = statistics.bootstrap_interval(means_RS)
+    estimate = statistics.over_seeds_and_examples(scores_SE.astype(np.float64))
+    if (interval := estimate.interval()) is not None:
+        cell.interval, cell.interval_kind = interval, "seeds and test images"
+    elif cell.seeds == 1:
+        cell.interval, cell.interval_kind = cell.bootstrap, "test images only, one seed"
+    known = [found for record in cell.records if (found := examples.of(record)) is not None]
+    confidence = np.concatenate([found.confidence for found in known])
+    cell.calibration = statistics.calibration(confidence, np.concatenate([found.correct for found in known]))
+    classes = np.mean([statistics.per_class(found.label, found.correct) for found in known], axis=0)
+    cell.per_class = tuple(classes.tolist())
