@@ -70,5 +70,6 @@ class TensorViews(TrainViews):
 def cut(image: Tensor, crop: Crop, size: int, interpolation: str) -> Tensor:
     """Resize a crop of an image (3, H, W) uint8 to (3, size, size), antialiased; mirror it where asked."""
     box = image[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-    resized = F.interpolate(box[None], size=(size, size), mode=interpolation, antialias=True)[0]
+    box = box[None].contiguous(memory_format=torch.channels_last)  # interleaved colours: torch's fastest path
+    resized = F.interpolate(box, size=(size, size), mode=interpolation, antialias=True)[0]
     return resized.flip(-1) if crop.flip else resized
