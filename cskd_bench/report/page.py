@@ -48,7 +48,7 @@ def page(folder: Path, comparison: Comparison, published: Sequence[Published], m
             {**asdict(verdict), "columns": verdict.columns, "mean": words.points(verdict.mean)}
             for verdict in comparison.verdicts
         ],
-        legend=words.LEGEND,
+        legend=_unbroken(words.LEGEND),
         baselines=[kind for kind in BASELINES if kind in kinds],
         labels=sorted({method.label for table in comparison.tables for method in table.methods}),
         matches=match_rows(matches),
@@ -63,6 +63,11 @@ def page(folder: Path, comparison: Comparison, published: Sequence[Published], m
         style_hash=_csp_hash(style),
         script_hash=_csp_hash(script),
     )
+
+
+def _unbroken(text: str) -> str:
+    """Keep a percent sign on the line of its number."""
+    return text.replace(" %", "\u00a0%")
 
 
 def safe_json(value: object) -> Markup:
@@ -131,7 +136,7 @@ def _table(number: int, table: Table, shared: Shared, trained: Trained) -> dict[
         "tallied": any(standing.tally for standing in table.standings.values()),
         "ranked": any(standing.rank is not None for standing in table.standings.values()),
         "complete": table.complete,
-        "power": table.power,
+        "power": _unbroken(table.power),
         "tests": table.tests,
         "evidence": safe_json(evidence(table, shared, trained)),
     }

@@ -134,7 +134,8 @@ def _unusable(path: Path, record: Record | UserError, include_dirty: bool) -> st
         return f"it has no metric {record.task.metric!r}"
     if not 0 <= record.value <= 1:
         return f"its {record.task.metric} is {record.value:g}, not a fraction between 0 and 1"
-    if max(record.cost.seconds, record.cost.images_per_second, record.cost.gpu_hours) > IMPOSSIBLE:
+    cost = record.cost
+    if max(cost.seconds, cost.images_per_second, cost.gpu_hours) > IMPOSSIBLE or cost.peak_memory_bytes > 1 << 60:
         return "its cost is impossible"
     if record.code.dirty and not include_dirty:
         return "made from a tree with uncommitted changes (--include-dirty shows it)"

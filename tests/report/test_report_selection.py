@@ -9,6 +9,7 @@ from report_synthetic import add_examples, make_record, write_study
 from cskd_bench.errors import UserError
 from cskd_bench.record import write_record
 from cskd_bench.report.compare import compare
+from cskd_bench.report.facade import build_report
 from cskd_bench.report.selection import select
 
 
@@ -67,6 +68,7 @@ def test_two_recipes_are_shown_apart_and_said_to_be(tmp_path):
         ({"version": 2, "fingerprint": "e" * 16, "created": "2025-01-01T00:00:00Z"}, "is newer"),
         ({"version": 2, "seed": 1, "created": "2026-05-01T00:00:00Z"}, "repeats seed 1"),
         ({"version": 2, "value": 76.3}, "not a fraction"),
+        ({"version": 2, "seconds": 1e300}, "cost is impossible"),
     ],
 )
 def test_what_must_not_be_averaged_is_left_out_with_its_reason(tmp_path, changes, reason):
@@ -104,6 +106,24 @@ def test_broken_files_are_named_and_the_rest_is_shown(tmp_path):
     assert set(reasons) == {"not_json.json", "empty.json", "future.json", "copied.json"}
     assert "schema version" in reasons["future.json"]
     assert "renamed or copied" in reasons["copied.json"]
+
+
+def test_strange_but_valid_json_harms_nothing(tmp_path):
+    record = make_record()
+    folder = write(tmp_path, record)
+    text = json.dumps({**record.model_dump(mode="json"), "id": "strange"})
+    deep = "[" * 5000 + "]" * 5000
+    for name, old, new in [
+        ("nan", '"batch_size": 64', '"batch_size": NaN'),
+        ("deep", '"batch_size": 64', f'"batch_size": {deep}'),
+        ("surrogate", "cskd-bench transfer", "\\ud800"),
+        ("huge", '"batch_size": 64', '"batch_size": ' + "9" * 5000),
+    ]:
+        assert old in text
+        (folder / f"{name}.json").write_text(text.replace(old, new).replace("strange", name))
+    report = build_report(tmp_path, tmp_path / "out")
+    shown = report.comparison.records + len(report.comparison.left_out)
+    assert shown == 5 and all("out" in str(path) for path in report.files.values())
 
 
 def test_a_missing_folder_is_a_user_error(tmp_path):
