@@ -79,7 +79,8 @@ def run_plan(cells: Cells, places: Places, *, parallel: int, threads: int, conso
     with ProcessPoolExecutor(parallel, mp_context=get_context("spawn"), initializer=_stop_with_parent) as pool:
 
         def submit(cell: PretrainCell | TransferCell) -> "Future[str]":
-            return pool.submit(run_cell, cell, places, threads)
+            alone = cell is cells.teacher  # it has the whole machine
+            return pool.submit(run_cell, cell, places, threads * parallel if alone else threads)
 
         try:
             if cells.teacher is not None:

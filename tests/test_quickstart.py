@@ -1,0 +1,84 @@
+"""The quickstart as a user runs it: one command, four methods x three protocols on a page, restartable."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cskd_bench.record import read_record
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    """Interrupt the quickstart once, then let it finish."""
+    pytest.importorskip("mlxtend", reason="the quickstart extra is not installed")
+    folder = tmp_path_factory.mktemp("quickstart") / "out"
+    command = [sys.executable, "-m", "cskd_bench.cli", "quickstart", "--output", str(folder), "--parallel", "2"]
+    environment = {**os.environ, "CSKD_BENCH_DEVICE": "cpu"}
+    began = time.monotonic()
+    process = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, start_new_session=True)
+    while not list((folder / "results" / "records").glob("*.json")) and process.poll() is None:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    first, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, first
+    done = subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    print(done.stdout, f"{time.monotonic() - began:.0f} s in all")
+    return folder, done.stdout
+
+
+def test_it_prints_tables_wall_time_and_where_the_page_is(quickstart):
+    folder, output = quickstart
+    assert "33 cells in" in output
+    assert str(folder / "leaderboard.html") in output.replace("\n", "")
+
+
+def test_it_leaves_a_record_for_every_cell(quickstart):
+    folder, _ = quickstart
+    records = [read_record(path) for path in (folder / "results" / "records").glob("*.json")]
+    cells = {(r.method.kind, r.protocol, r.seed) for r in records if r.task.name == "digits"}
+    methods, protocols = ("supervised", "kd", "deit", "cskd"), ("finetune", "linear", "knn")
+    assert cells == {(m, p, s) for m in methods for p in protocols for s in (0, 1)}
+    assert all(0.2 < r.value <= 1 for r in records)
+    views = {r.recipe for r in records if r.protocol == "pretrain" and r.method.kind != "supervised"}
+    assert len(views) == 1
+
+
+@pytest.mark.browser
+def test_the_page_shows_four_methods_and_three_protocols_without_errors(quickstart):
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
+    if not (chromium.exists() and driver.exists()):
+        pytest.skip("chromium and chromedriver are not installed")
+    folder, _ = quickstart
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(chromium)
+    for switch in ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"):
+        options.add_argument(switch)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options, webdriver.ChromeService(str(driver)))
+    try:
+        browser.get((folder / "leaderboard.html").as_uri())
+        text = browser.find_element("tag name", "body").text
+        errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    finally:
+        browser.quit()
+    assert errors == []
+    for word in ("supervised", "kd", "deit", "cskd", "finetune", "linear", "knn", "digits"):
+        assert word in text.lower().replace("fine-tune", "finetune"), word
+
+
+def test_a_second_start_runs_nothing_again(quickstart):
+    folder, _ = quickstart
+    before = {path: path.stat().st_mtime_ns for path in (folder / "results" / "records").iterdir()}
+    command = [sys.executable, "-m", "cskd_bench.cli", "quickstart", "--output", str(folder)]
+    done = subprocess.run(command, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in (folder / "results" / "records").iterdir()} == before
+    assert json.loads((folder / "leaderboard.json").read_text())
