@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -109,7 +110,9 @@ def _stop_with_parent() -> None:
         parent = parent_process()
         assert parent is not None
         parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
+        while True:  # the first one may be taken for a checkpoint, the next ends the idle worker
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
