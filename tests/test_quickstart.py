@@ -21,7 +21,7 @@ def quickstart(tmp_path_factory):
     command = [sys.executable, "-m", "cskd_bench.cli", "quickstart", "--output", str(folder), "--parallel", "2"]
     environment = {**os.environ, "CSKD_BENCH_DEVICE": "cpu"}
     began = time.monotonic()
-    process = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, process_group=0)
     while not list((folder / "results" / "records").glob("*.json")) and process.poll() is None:
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)

@@ -104,7 +104,8 @@ def run_plan(cells: Cells, places: Places, *, parallel: int, threads: int, conso
 
 
 def _stop_with_parent() -> None:
-    """Let a worker write its checkpoint and end when the process that started it is gone."""
+    """Let a worker write its checkpoint and end when the process that started it is gone; idle, it ignores Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         parent = parent_process()

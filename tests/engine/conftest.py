@@ -110,6 +110,11 @@ def new_run(tiny_config, tmp_path):
 
 
 @pytest.fixture(scope="session")
+def new_run_at(tiny_config, tmp_path_factory):
+    return lambda name: Run(tiny_config, tmp_path_factory.mktemp(name))
+
+
+@pytest.fixture(scope="session")
 def uninterrupted(tiny_config, tmp_path_factory) -> Run:
     """The run that all others must equal, bit for bit."""
     run = Run(tiny_config, tmp_path_factory.mktemp("uninterrupted"))

@@ -1,0 +1,84 @@
+"""One process or two under torchrun: the same views, the same weights, each image evaluated once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SETTINGS = ["student.drop_path=0.0", "recipe.epochs=7", "run.save_every=3"]
+
+
+def torchrun(run, *overrides, restarts=0):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", f"--max-restarts={restarts}"]
+    command = [sys.executable, *launcher, *run.command(*SETTINGS, *overrides)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CSKD_BENCH_DEVICE": "cpu"}
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+@pytest.fixture(scope="module")
+def one_process(new_run_at):
+    run = new_run_at("one")
+    run.finish(*SETTINGS)
+    return run
+
+
+@pytest.fixture(scope="module")
+def two_ranks(new_run_at):
+    run = new_run_at("two")
+    process = torchrun(run)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return run
+
+
+def record(run):
+    return json.loads(next((run.folder / "results" / "records").glob("*.json")).read_text())
+
+
+def test_two_ranks_end_with_the_weights_of_one(one_process, two_ranks):
+    """21 steps with mixup, cutmix and repeated augmentation on; see tests/data/test_loader.py for the views."""
+    ours, theirs = two_ranks.weights(), one_process.weights()
+    assert max((ours[name] - theirs[name]).abs().max().item() for name in ours) < 1e-6
+    for mine, reference in zip(record(two_ranks)["curve"], record(one_process)["curve"], strict=True):
+        assert mine["total"] == pytest.approx(reference["total"], rel=1e-5)
+
+
+def test_each_image_is_evaluated_once(one_process, two_ranks):
+    assert record(two_ranks)["examples"] == record(one_process)["examples"] == 24
+    assert record(two_ranks)["metrics"]["top1"] == record(one_process)["metrics"]["top1"]
+
+
+def test_a_rank_that_dies_once_changes_no_bit(new_run_at, two_ranks):
+    run = new_run_at("dies")
+    process = torchrun(run, restarts=1)
+    while not list(run.checkpoints.glob("step-*")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.kill(rank_one(process.pid), signal.SIGKILL)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert "going on from step" in output
+    ours, theirs = run.weights(), two_ranks.weights()
+    assert all((ours[name] == theirs[name]).all() for name in ours)
+    assert run.log() == two_ranks.log()
+
+
+def rank_one(launcher):
+    """Find the process whose environment says RANK=1."""
+    children = subprocess.run(["pgrep", "-P", str(launcher)], capture_output=True, text=True, check=True).stdout.split()
+    for child in map(int, children):
+        if b"\0RANK=1\0" in b"\0" + Path(f"/proc/{child}/environ").read_bytes():
+            return child
+    raise AssertionError("no rank 1")
+
+
+def test_a_batch_that_does_not_split_is_refused(new_run_at):
+    process = torchrun(new_run_at("odd"), "recipe.augment.mix_group=16")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "does not split into 2 ranks" in output
