@@ -39,6 +39,7 @@ HOSTILE = [
     "[x](javascript:alert(1)) ![y](http://z) `code` **b**",
     "\x1b[31mred\x1b[0m [bold]rich[/bold]",
     "<!--",
+    "a_b^c~d#e%f&g{h}i$j\\k",
     "\u2028\u202e&amp;",
     "",
 ]

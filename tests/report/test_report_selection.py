@@ -65,6 +65,7 @@ def test_two_recipes_are_shown_apart_and_said_to_be(tmp_path):
     [
         ({"dirty": True}, "uncommitted changes"),
         ({"version": 1}, "version 2 stands beside it"),
+        ({"version": 1, "created": "2026-09-09T00:00:00Z"}, "version 2 stands beside it"),
         ({"version": 2, "fingerprint": "e" * 16, "created": "2025-01-01T00:00:00Z"}, "is newer"),
         ({"version": 2, "seed": 1, "created": "2026-05-01T00:00:00Z"}, "repeats seed 1"),
         ({"version": 2, "value": 76.3}, "not a fraction"),
