@@ -64,6 +64,21 @@ class KnnConfig(StrictModel):
     temperature: PositiveFloat = 0.07
 
 
+class DetectConfig(StrictModel):
+    """Object detection through MMDetection: a configuration of configs/detection and what may differ from it.
+
+    `config` is a file there without its ending (its _tiny, _small or _base, where there are such, by the
+    student's width), or the path of one. None keeps the configuration's own value. `batch_size` is global.
+    """
+
+    config: str = "mask_rcnn_1x"
+    epochs: PositiveInt | None = None
+    batch_size: PositiveInt | None = None
+    lr: PositiveFloat | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # the CPU always computes in fp32
+    pictures: NonNegativeInt = 4
+
+
 class TaskData(DataConfig):
     """A task's images; `test` is the split that a record reports and nothing selects on."""
 
@@ -87,6 +102,7 @@ class TaskSpec(StrictModel):
     finetune: FinetuneConfig = FinetuneConfig()
     linear: LinearConfig = LinearConfig()
     knn: KnnConfig = KnnConfig()
+    detect: DetectConfig = DetectConfig()
     max_seeds: NonNegativeInt = 0  # 0: no limit
 
     @model_validator(mode="after")
@@ -100,6 +116,8 @@ class TaskSpec(StrictModel):
     def identity(self) -> dict[str, Any]:
         """Return what a score depends on, without where the files lie on this machine."""
         data = self.model_dump(mode="json", exclude={"description"})
+        if "detect" not in self.protocols:
+            del data["detect"]
         data["data"]["root"] = Path(self.data.root).name
         for prose in ("source", "licence", "by_hand"):
             del data["data"][prose]

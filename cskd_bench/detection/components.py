@@ -1,0 +1,143 @@
+"""What we add to MMDetection's and MMEngine's registries. Import only after operators.install()."""
+
+import math
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.datasets import CocoDataset
+from mmdet.registry import DATA_SAMPLERS, DATASETS, HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.dist import get_dist_info
+from mmengine.hooks import Hook
+from mmengine.optim import DefaultOptimWrapperConstructor
+from torch import nn
+from torch.utils.data import Sampler
+
+from cskd_bench.data.randomness import Stream, integer_seed, permutation
+from cskd_bench.detection.backbone import PlainViT
+from cskd_bench.detection.necks import FourTapFPN, SimpleFeaturePyramid
+
+
+def register() -> None:
+    """Make our parts known to mmdet under their class names; calling it again changes nothing."""
+    for registry, part in (
+        (MODELS, PlainViT),
+        (MODELS, SimpleFeaturePyramid),
+        (MODELS, FourTapFPN),
+        (DATASETS, KeyedCocoDataset),
+        (DATA_SAMPLERS, EpochSampler),
+        (HOOKS, KeyedSteps),
+        (OPTIM_WRAPPER_CONSTRUCTORS, LayerDecay),
+    ):
+        registry.register_module(module=part, force=True)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators that library code draws from."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+class EpochSampler(Sampler[int]):
+    """Yields keys epoch * n + index in an order that is a function of (seed, epoch), split over ranks.
+
+    The order is padded from its beginning so that every rank has equally many.
+    """
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self.dataset, self.seed, self.epoch = dataset, seed, 0
+        self.rank, self.world = get_dist_info()
+
+    def __iter__(self) -> Iterator[int]:
+        images = len(self.dataset)
+        order = np.resize(permutation(self.seed, self.epoch, images), len(self) * self.world)
+        return (self.epoch * images + int(index) for index in order[self.rank :: self.world])
+
+    def __len__(self) -> int:
+        return int(math.ceil(len(self.dataset) / self.world))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes next; mmengine calls this."""
+        self.epoch = epoch
+
+
+class KeyedCocoDataset(CocoDataset):  # type: ignore[misc]
+    """A COCO data set whose augmentation of image i in epoch e is a function of (seed, e, i).
+
+    It is indexed by the keys of EpochSampler, so that workers, ranks and interruptions change no view.
+    """
+
+    def __init__(self, *, seed: int, **settings: Any) -> None:
+        self.seed = seed
+        super().__init__(**settings)
+
+    def prepare_data(self, idx: int) -> Any:
+        """Return image idx % n as augmented in epoch idx // n."""
+        epoch, index = divmod(int(idx), len(self))
+        seed_everything(integer_seed(self.seed, Stream.VIEW, epoch, index))
+        return super().prepare_data(idx)
+
+    def get_data_info(self, idx: int) -> Any:
+        """Return the annotations of image idx % n."""
+        return super().get_data_info(int(idx) % len(self))
+
+
+class KeyedSteps(Hook):  # type: ignore[misc]
+    """Seeds what a training step draws (proposal sampling, stochastic depth) by (seed, epoch, step, rank)."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.rank, _ = get_dist_info()
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Seed the generators; mmengine calls this once the batch is loaded."""
+        seed_everything(integer_seed(self.seed, Stream.STEP, runner.epoch, batch_idx, self.rank))
+
+
+class LayerDecay(DefaultOptimWrapperConstructor):  # type: ignore[misc]
+    """Layer-wise learning rates for a detector on PlainViT; paramwise_cfg = {"layer_decay": rate}."""
+
+    def add_params(self, params: list[dict[str, Any]], module: nn.Module, **_: Any) -> None:
+        """Fill `params` with the optimiser's groups; mmengine calls this."""
+        assert isinstance(module.backbone, PlainViT)
+        depth = module.backbone.depth
+        params.extend(parameter_groups(module, depth, self.base_lr, self.base_wd, self.paramwise_cfg["layer_decay"]))
+
+
+def parameter_groups(
+    detector: nn.Module, depth: int, lr: float, weight_decay: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    """Group a detector's parameters: rate lr * layer_decay^(depth + 1 - layer), no decay for biases, norms, tokens.
+
+    Layer 0 is the embedding, layer i block i - 1, layer depth + 1 the final norm, neck and heads, at the full rate.
+    """
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in detector.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        layer = layer_of(name, depth)
+        decays = parameter.ndim > 1 and not name.endswith(("pos_embed", "cls_token", "dist_token", "reg_token"))
+        group = groups.setdefault(
+            (layer, decays),
+            {
+                "params": [],
+                "lr": lr * layer_decay ** (depth + 1 - layer),
+                "weight_decay": weight_decay if decays else 0.0,
+            },
+        )
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def layer_of(name: str, depth: int) -> int:
+    """Return the layer of a detector's parameter, 0 to depth + 1, from its name."""
+    prefix = "backbone.vit."
+    if not name.startswith(prefix):
+        return depth + 1
+    first, *rest = name.removeprefix(prefix).split(".")
+    if first == "blocks":
+        return int(rest[0]) + 1
+    return depth + 1 if first == "norm" else 0

@@ -1,0 +1,257 @@
+"""One detection cell from checkpoint to record: MMEngine's Runner trains, CocoMetric scores."""
+
+import copy
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+
+from cskd_bench.data.sources import data_path
+from cskd_bench.detection import operators
+from cskd_bench.detection.annotations import CocoSplit, find_split, usable_split
+from cskd_bench.detection.digits import make_digits
+from cskd_bench.detection.pictures import write_pictures
+from cskd_bench.detection.score import average_precision
+from cskd_bench.detection.settings import StudentFacts, complete, has_masks, place
+from cskd_bench.engine.distributed import Ranks
+from cskd_bench.engine.provenance import (
+    DETECTION_PACKAGES,
+    PACKAGES,
+    code_ref,
+    command_line,
+    device_name,
+    now,
+    peak_memory,
+    versions,
+)
+from cskd_bench.errors import UserError
+from cskd_bench.models.checkpoints import Loaded, load_checkpoint
+from cskd_bench.record import Cost, Record, TaskRef, read_record, record_id, write_record
+from cskd_bench.schema import fingerprint
+from cskd_bench.task import TaskSpec
+
+Result = TypeVar("Result")
+
+
+def run_detection(
+    spec: TaskSpec,
+    checkpoint: Path,
+    seed: int,
+    *,
+    results: Path,
+    work: Path,
+    ranks: Ranks,
+    model: str = "",
+    weights: Literal["raw", "ema"] = "raw",
+    workers: int = 4,
+) -> Record:
+    """Train and score a detector on a checkpoint and write its record; a finished cell is not run again.
+
+    An interrupted run goes on from its last whole epoch, as if it had not been interrupted. Raises UserError
+    for missing packages, a checkpoint that is no plain ViT, and data that cannot be read.
+    """
+    operators.install()
+    loaded = load_checkpoint(checkpoint, model=model, weights=weights)
+    facts = StudentFacts.of(loaded.student)
+    train, test = _first_on_main(ranks, lambda: _open(spec, work))
+    classes = train.classes()
+    if classes != test.classes():
+        raise UserError(f"{test.annotations}: its categories are not those of {train.annotations.name}, in that order")
+    config = complete(spec.detect, facts, classes, seed)
+    recipe = {
+        "pretrain": loaded.checkpoint.pretrain_recipe,
+        "protocol": "detect",
+        "task": spec.identity(),
+        "config": comparable(config),
+    }
+    identity = {**recipe, "checkpoint": loaded.checkpoint.sha256, "seed": seed}
+    name = record_id(spec.name, "detect", loaded.method.kind, loaded.checkpoint.run, f"s{seed}", identity)
+    written = results / "records" / f"{name}.json"
+    if written.exists():
+        return read_record(written)
+    folder = work / name
+    skip, cap = spec.data.on_corrupt == "skip", spec.data.max_skipped
+    (train, left_out), (test, unscored) = _first_on_main(
+        ranks,
+        lambda: (
+            usable_split(train, folder, skip=skip, cap=cap),
+            usable_split(test, folder, skip=skip, cap=cap),
+        ),
+    )
+    described = config.copy()
+    place(config, train, test, folder, world=ranks.world, workers=workers, precision=spec.detect.precision)
+    runner = build_runner(config, loaded, ranks)
+    began, first_epoch = time.perf_counter(), _epochs_done(folder)
+    runner.train()
+    training_seconds = time.perf_counter() - began
+    runner.val()
+    kinds = ("bbox", "segm") if has_masks(config) else ("bbox",)
+    seconds = time.perf_counter() - began
+    record = Record(
+        id=name,
+        created=now(),
+        task=TaskRef(
+            name=spec.name,
+            version=spec.version,
+            fingerprint=spec.fingerprint(),
+            metric=spec.metric,
+            group="detection",
+        ),
+        protocol="detect",
+        method=loaded.method,
+        model=loaded.model,
+        checkpoint=loaded.checkpoint,
+        seed=seed,
+        recipe=fingerprint(recipe),
+        config={"task": spec.identity(), "pretrain": loaded.pretrain_config, "mmengine": comparable(described)},
+        metrics={},
+        examples=len(runner.val_dataloader.dataset),
+        curve=_curve(runner),
+        code=code_ref(),
+        versions=versions((*PACKAGES, *DETECTION_PACKAGES)),
+        device=device_name(ranks.device),
+        command=command_line(),
+        cost=Cost(
+            seconds=seconds,
+            images_per_second=len(runner.train_dataloader.dataset)
+            * (config.train_cfg.max_epochs - first_epoch)
+            / training_seconds,
+            gpu_hours=seconds / 3600 * ranks.world if ranks.device.type == "cuda" else 0.0,
+            peak_memory_bytes=peak_memory(ranks.device),
+        ),
+        note=_note(spec, left_out, unscored, first_epoch),
+    )
+
+    def finish() -> Record:
+        scores: dict[str, float] = {}
+        for kind in kinds:
+            scores |= average_precision(test.annotations, folder / f"predictions.{kind}.json", kind)
+        records = results / "records"
+        boxes = folder / "predictions.bbox.json"
+        pictures = write_pictures(records, name, test, boxes, spec.detect.pictures)
+        finished = record.model_copy(update={"metrics": scores, "pictures": pictures})
+        write_record(records, finished)
+        return finished
+
+    return _first_on_main(ranks, finish)
+
+
+def build_runner(config: Any, loaded: Loaded, ranks: Ranks) -> Any:
+    """Build mmengine's Runner around a detector whose backbone is the loaded student."""
+    from mmdet.registry import MODELS
+    from mmdet.utils import register_all_modules
+    from mmengine.runner import Runner
+
+    from cskd_bench.detection import components
+
+    register_all_modules(init_default_scope=True)
+    components.register()
+    components.seed_everything(config.randomness.seed)
+    described = copy.deepcopy(config.model)
+    described.backbone.vit = loaded.student.model  # not in the configuration, which mmengine writes down as text
+    detector = MODELS.build(described)
+    return Runner(
+        model=detector,
+        work_dir=config.work_dir,
+        train_dataloader=config.train_dataloader,
+        val_dataloader=config.val_dataloader,
+        train_cfg=config.train_cfg,
+        val_cfg=config.val_cfg,
+        optim_wrapper=config.optim_wrapper,
+        param_scheduler=config.param_scheduler,
+        val_evaluator=config.val_evaluator,
+        default_hooks=config.default_hooks,
+        custom_hooks=config.custom_hooks,
+        resume=config.resume,
+        launcher="pytorch" if ranks.world > 1 else "none",
+        env_cfg=config.env_cfg,
+        log_level=config.log_level,
+        randomness=config.randomness,
+        experiment_name=Path(config.work_dir).name,
+        default_scope="mmdet",
+        cfg=config,
+    )
+
+
+def comparable(config: Any) -> dict[str, Any]:
+    """Return the settings that decide a detector's score: all but the seed."""
+    described: dict[str, Any] = _plain(config.to_dict())
+    for seeded in (
+        described,
+        described["train_dataloader"]["sampler"],
+        described["train_dataloader"]["dataset"],
+        *described.get("custom_hooks", []),
+    ):
+        seeded.pop("seed", None)
+    for name in ("randomness", "env_cfg", "log_level"):
+        described.pop(name, None)
+    return described
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _open(spec: TaskSpec, work: Path) -> tuple[CocoSplit, CocoSplit]:
+    data = spec.data
+    if data.dataset == "digits_detection":
+        root = make_digits(work / "digits_detection")
+    elif data.dataset == "coco":
+        root = data_path(data.root)
+    else:
+        raise UserError(f"data.dataset: detection reads coco or digits_detection, not {data.dataset!r}")
+    return find_split(root, data.train), find_split(root, data.test)
+
+
+def _first_on_main(ranks: Ranks, work: Callable[[], Result]) -> Result:
+    """Do work on the main rank alone and give every rank its result, or its UserError."""
+    result: Any = None
+    if ranks.is_main:
+        try:
+            result = work()
+        except UserError as error:
+            result = error
+    shared: Any = ranks.gather(result)[0]
+    if isinstance(shared, UserError):
+        raise shared
+    return shared  # type: ignore[no-any-return]
+
+
+def _epochs_done(folder: Path) -> int:
+    """Return how many epochs earlier processes have finished."""
+    pointer = folder / "last_checkpoint"
+    if not pointer.exists():
+        return 0
+    return int(Path(pointer.read_text().strip()).stem.removeprefix("epoch_"))
+
+
+def _curve(runner: Any) -> tuple[dict[str, float], ...]:
+    """Return one entry per epoch: mean training loss and, where it was scored, box AP."""
+    histories = runner.message_hub.log_scalars
+    losses = histories["train/loss"].data[0]
+    epochs = runner.max_epochs
+    curve = [
+        {"epoch": float(number), "loss": float(part.mean())}
+        for number, part in enumerate(torch.as_tensor(losses).reshape(epochs, -1).double(), 1)
+    ]
+    scored = [number for number in range(1, epochs + 1) if number % runner.val_interval == 0 or number == epochs]
+    if "val/coco/bbox_mAP" in histories:
+        values = histories["val/coco/bbox_mAP"].data[0]
+        for number, value in zip(scored, values, strict=False):
+            curve[number - 1]["box_ap"] = float(value)
+    return tuple(curve)
+
+
+def _note(spec: TaskSpec, left_out: list[str], unscored: list[str], resumed_from: int) -> str:
+    parts = []
+    if left_out or unscored:
+        parts.append(f"{len(left_out)} training and {len(unscored)} validation images left out as unreadable")
+    if spec.detect.precision != "fp32" and not torch.cuda.is_available():
+        parts.append("computed in fp32: no CUDA device")
+    if resumed_from:
+        parts.append(f"resumed after epoch {resumed_from}; seconds count from there")
+    return "; ".join(parts)

@@ -1,0 +1,34 @@
+"""COCO's average precision of a predictions file, in full (MMDetection's own summary keeps three digits)."""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+METRICS: Final = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+
+
+def average_precision(annotations: Path, predictions: Path, kind: str) -> dict[str, float]:
+    """Return `box_ap`, `box_ap50`, ... (kind "bbox") or `mask_ap`, ... (kind "segm") as fractions, by pycocotools.
+
+    Areas are COCO's: small under 32^2 pixels, large over 96^2. A size without objects has no entry. No
+    predictions at all score 0.
+    """
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    word = {"bbox": "box", "segm": "mask"}[kind]
+    found = json.loads(predictions.read_text()) if predictions.exists() else []
+    if not found:
+        return {f"{word}_{metric}": 0.0 for metric in METRICS[:3]}
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(annotations))
+        evaluation = COCOeval(truth, truth.loadRes(found), kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    scores: np.ndarray = evaluation.stats[: len(METRICS)]
+    return {f"{word}_{metric}": float(score) for metric, score in zip(METRICS, scores, strict=True) if score >= 0}
