@@ -1,0 +1,82 @@
+"""Timing sides next to each other: every round runs each side once, in alternating order."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+Clock = Literal["wall", "cpu"]
+
+
+def compare(
+    sides: Mapping[str, Callable[[], object]], rounds: int, clock: Clock = "wall", warmup: int = 1
+) -> dict[str, list[float]]:
+    """Return seconds per side and round; what disturbs the machine disturbs all sides of a round.
+
+    `cpu` counts this process's own processor time: for a busy machine, with one thread.
+    """
+    now = time.perf_counter if clock == "wall" else time.process_time
+    for _ in range(warmup):
+        for run in sides.values():
+            run()
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds):
+        order = list(sides.items())[:: 1 if number % 2 == 0 else -1]
+        for name, run in order:
+            _wait()
+            began = now()
+            run()
+            _wait()
+            seconds[name].append(now() - began)
+    return seconds
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def table(seconds: dict[str, list[float]], reference: str, items: int) -> list[dict[str, Any]]:
+    """Return one row a side: median, quartiles, items/s, and the median over rounds of reference / side."""
+    rows = []
+    for name, values in seconds.items():
+        low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+        speedups = [ours / theirs for ours, theirs in zip(seconds[reference], values, strict=True)]
+        rows.append(
+            {
+                "side": name,
+                "median_seconds": middle,
+                "quartiles_seconds": [low, high],
+                "items_per_second": items / middle,
+                f"speedup_over_{reference}": statistics.median(speedups),
+                "rounds": len(values),
+            }
+        )
+    return rows
+
+
+def machine() -> dict[str, Any]:
+    """Describe what the numbers were measured on."""
+    cuda = torch.cuda.is_available()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return {
+        "device": torch.cuda.get_device_name() if cuda else _processor(),
+        "cores": os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "load_average_at_start": round(load, 2),
+    }
+
+
+def _processor() -> str:
+    """Name the processor: Linux tells it in a file, elsewhere the platform module does."""
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

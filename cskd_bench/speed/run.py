@@ -1,0 +1,117 @@
+"""`cskd-bench speed`: measure one part on this machine, print a table, save JSON."""
+
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from cskd_bench.config import PretrainConfig
+from cskd_bench.engine.distributed import default_device
+from cskd_bench.engine.provenance import code_ref, now, versions
+from cskd_bench.errors import UserError
+from cskd_bench.speed.measure import Clock, compare, machine, table
+
+Part = Literal["step", "teacher", "data", "bank", "report"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+
+def run_speed(
+    part: Part,
+    output: Path | None = None,
+    *,
+    student: str = "deit_tiny_patch16_224",
+    teacher: str = "regnety_160",
+    batch: int | None = None,
+    rounds: int = 9,
+    clock: Clock = "wall",
+    compiled: bool = False,
+    images: Path | None = None,
+    config: PretrainConfig | None = None,
+    results: Path = Path("results"),
+) -> dict[str, Any]:
+    """Measure a part, print it, write it to `output` where given, and return it.
+
+    `student`, `teacher`, `batch`, `compiled`: step and teacher (weights are random). `images`: a folder
+    for data. `config`: the run whose teacher and views the bank part measures. `results`: records for
+    the report part. `clock` cpu counts processor time: for a busy machine, with one thread. UserError
+    for missing inputs and an output that exists.
+    """
+    if part not in PARTS:
+        raise UserError(f"--part {part}: choose one of {', '.join(PARTS)}")
+    if rounds < 3:
+        raise UserError(f"--rounds {rounds}: medians need at least 3")
+    if output is not None and output.exists():
+        raise UserError(f"{output}: exists already; measurements are not overwritten")
+    if clock == "cpu":
+        torch.set_num_threads(1)
+    device = default_device()
+    head = {"part": part, "measured": now(), "clock": clock, "machine": machine(), "versions": versions()}
+    head["code"] = code_ref().model_dump(mode="json")
+    default_batch = 8 if device.type == "cpu" else 256
+    body: dict[str, Any]
+    match part:
+        case "step":
+            from cskd_bench.speed.step import StepSize, measure_step
+
+            size = StepSize(student, teacher, batch or default_batch, rounds=rounds)
+            body = measure_step(replace(size, compile=compiled), device, clock)
+        case "teacher":
+            from cskd_bench.speed.teacher import measure_teacher
+
+            body = measure_teacher(teacher, batch or default_batch, rounds, clock, device, compiled)
+        case "data":
+            from cskd_bench.speed.data import measure_data
+
+            body = measure_data(images, rounds, clock, device)
+        case "bank":
+            from cskd_bench.speed.bank import measure_bank
+
+            if config is None:
+                raise UserError("--part bank needs --config: the run whose teacher and views are measured")
+            body = measure_bank(config, rounds, clock, device)
+        case "report":
+            body = _measure_report(results, rounds, clock)
+    measured = head | body
+    _show(measured)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(measured, indent=1) + "\n")
+    return measured
+
+
+def _measure_report(results: Path, rounds: int, clock: Clock) -> dict[str, Any]:
+    """Time all formats of the report of the records that are there."""
+    from cskd_bench.report.facade import build_report
+
+    records = len(list((results / "records").glob("*.json")))
+    with tempfile.TemporaryDirectory() as folder:
+        sides = {"all formats": lambda: build_report(results, Path(folder), include_dirty=True)}
+        seconds = compare(sides, rounds, clock)
+    return {"what": f"report of {records} records", "sides": table(seconds, "all formats", max(records, 1))}
+
+
+def _show(measured: dict[str, Any]) -> None:
+    """Print every list of sides as a table, then the plain numbers."""
+    console = Console()
+    console.print(f"{measured['what']}  ({measured['machine']['device']}, {measured['clock']} clock)")
+    for name, rows in measured.items():
+        if not isinstance(rows, list):
+            continue
+        shown = Table(title=name, title_justify="left")
+        for column in ("side", "median ms", "items/s", "speed-up"):
+            shown.add_column(column, justify="left" if column == "side" else "right")
+        for row in rows:
+            speedup = next(value for key, value in row.items() if key.startswith("speedup_over_"))
+            median, rate = 1000 * row["median_seconds"], row["items_per_second"]
+            shown.add_row(row["side"], f"{median:,.1f}", f"{rate:,.1f}", f"{speedup:.2f}x")
+        console.print(shown)
+    for name, value in measured.items():
+        if isinstance(value, float):
+            console.print(f"{name.replace('_', ' ')}: {value:,.3f}")
+    if "note" in measured:
+        console.print(measured["note"])

@@ -1,0 +1,51 @@
+"""Part `teacher`: images per second of the teacher's dense response, in each layout and with folded norms."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import timm
+import torch
+
+from cskd_bench.bank.folding import fold_batch_norms
+from cskd_bench.engine.evaluate import autocast
+from cskd_bench.models.teachers import Teacher
+from cskd_bench.speed.measure import Clock, compare, table
+
+
+def measure_teacher(
+    name: str, batch: int, rounds: int, clock: Clock, device: torch.device, compiled: bool
+) -> dict[str, Any]:
+    """Time one forward of each variant on random views; the fastest layout differs between machines."""
+    precision = "fp32" if device.type == "cpu" else "fp16"
+    views = torch.rand(batch, 3, 224, 224, device=device)
+    teachers = {
+        "as it is": _teacher(name, device),
+        "channels last": _teacher(name, device).use_channels_last(),
+        "folded": _folded(name, device),
+        "folded, channels last": _folded(name, device).use_channels_last(),
+    }
+    if compiled:
+        teachers["compiled"] = _teacher(name, device).compile_features()
+
+    def forward(teacher: Teacher) -> object:
+        with autocast(device, precision):
+            return teacher(views)
+
+    sides: dict[str, Callable[[], object]] = {key: partial(forward, teacher) for key, teacher in teachers.items()}
+    return {
+        "what": f"{name}, 224 px, batch {batch}, {precision}, dense response",
+        "sides": table(compare(sides, rounds, clock), "as it is", batch),
+    }
+
+
+def _teacher(name: str, device: torch.device) -> Teacher:
+    torch.manual_seed(1)
+    return Teacher(timm.create_model(name), 224).to(device)
+
+
+def _folded(name: str, device: torch.device) -> Teacher:
+    torch.manual_seed(1)
+    model = timm.create_model(name).eval()
+    fold_batch_norms(model, torch.zeros(1, 3, 224, 224))
+    return Teacher(model, 224).to(device)

@@ -1,0 +1,85 @@
+"""`speed` measures small cases of every part and says on what; our step is the loop's own arithmetic."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cskd_bench.config import DataConfig, PretrainConfig, Recipe, Supervised
+from cskd_bench.errors import UserError
+from cskd_bench.speed import data as data_part
+from cskd_bench.speed.measure import compare, table
+from cskd_bench.speed.run import run_speed
+from cskd_bench.speed.step import StepSize, measure_step
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_sides_alternate_and_ratios_pair_rounds():
+    order = []
+    seconds = compare({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3, warmup=0)
+    assert order == ["a", "b", "b", "a", "a", "b"] and len(seconds["a"]) == 3
+    rows = table({"a": [1.0, 2.0, 9.0], "b": [0.5, 1.0, 1.0]}, "a", 8)
+    assert rows[0]["speedup_over_a"] == 1.0 and rows[1]["speedup_over_a"] == 2.0
+    assert rows[0]["median_seconds"] == 2.0 and rows[0]["items_per_second"] == 4.0
+
+
+def test_step_measures_every_side():
+    size = StepSize(student="deit_tiny_patch16_224", teacher="regnety_002", batch=2, rounds=3)
+    found = measure_step(size, torch.device("cpu"), "cpu")
+    sides = {row["side"]: row for row in found["sides"]}
+    assert list(sides) == ["plain", "timm", "student alone", "ours, teacher", "ours, bank"]
+    assert all(row["median_seconds"] > 0 for row in sides.values())
+    assert found["bank_over_student_alone"] > 0 and found["timm_over_ours_with_teacher"] > 0
+
+
+def test_data_measures_worker_and_device(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_part, "_IMAGES", 16)
+    for number in range(16):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((80, 60)).save(tmp_path / f"{number}.jpg")
+    monkeypatch.setattr(data_part, "_VIEWS", 16)
+    found = run_speed("data", tmp_path / "out" / "data.json", rounds=3, clock="cpu", images=tmp_path)
+    assert next(row["side"] for row in found["worker"]) == "plain PIL + timm"
+    written = json.loads((tmp_path / "out" / "data.json").read_text())
+    assert written["machine"]["device"] and written["versions"]["torch"] and written["clock"] == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"part": "gpu"}, "choose one of"),
+        ({"part": "step", "rounds": 1}, "at least 3"),
+        ({"part": "bank"}, "needs --config"),
+    ],
+)
+def test_wrong_requests_are_told(arguments, reason):
+    with pytest.raises(UserError, match=reason):
+        run_speed(**arguments)
+
+
+def test_a_measurement_is_not_overwritten(tmp_path):
+    (tmp_path / "step.json").write_text("{}")
+    with pytest.raises(UserError, match="not overwritten"):
+        run_speed("step", tmp_path / "step.json")
+
+
+def test_too_few_images(tmp_path):
+    with pytest.raises(UserError, match="needs 64"):
+        run_speed("data", rounds=3, images=tmp_path)
+
+
+def test_a_run_without_a_teacher_has_no_bank():
+    config = PretrainConfig(
+        name="x", method=Supervised(), data=DataConfig(dataset="sklearn/digits"), recipe=Recipe(batch_size=16)
+    )
+    with pytest.raises(UserError, match="nothing to label"):
+        run_speed("bank", rounds=3, config=config)
