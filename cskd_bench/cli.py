@@ -74,6 +74,7 @@ def _add_pretrain(verbs: Verbs) -> None:
     verb.add_argument("config", type=Path, help="a TOML, as in configs/; shipped ones by name")
     verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. recipe.epochs=100")
     verb.add_argument("--data-dir", help="the data set's folder (sets data.root)")
+    verb.add_argument("--dry-run", action="store_true", help="print steps, FLOPs, memory and disk need, and stop")
     _add_places(verb)
     verb.set_defaults(run=_pretrain)
 
@@ -83,6 +84,13 @@ def _pretrain(options: argparse.Namespace) -> int:
     from cskd_bench.schema import shipped_file
 
     config = load_config(shipped_file("configs", options.config), [*options.set, *_data_root(options)])
+    if options.dry_run:
+        from rich.console import Console
+
+        from cskd_bench.engine.estimate import estimate, show
+
+        show(estimate(config), Console())
+        return 0
     from cskd_bench.engine.distributed import joined_ranks
     from cskd_bench.engine.pretrain import pretrain
     from cskd_bench.engine.training import Interrupted

@@ -1,0 +1,257 @@
+"""What a pretraining run will take, before it starts: steps, FLOPs, memory and disk, without images or weights."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Final
+
+import timm
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from cskd_bench.config import PretrainConfig
+from cskd_bench.data.loader import ViewPlan
+from cskd_bench.data.manifests import manifest_for_folder
+from cskd_bench.data.sources import open_source
+from cskd_bench.engine.evaluate import autocast
+from cskd_bench.engine.optim import build_optimizer
+from cskd_bench.errors import UserError
+from cskd_bench.methods import METHODS
+from cskd_bench.models.students import Student, build_student
+from cskd_bench.outputs import TeacherOutput
+
+FLOAT: Final = 4  # bytes of a weight, a gradient, a moment: training keeps them in fp32
+METHOD: Final = (
+    "FLOPs: torch's counter, 2 per multiply-add, on one image without data (backward included for the student). "
+    "Memory: weights, gradients, moments and EMA by their sizes; activations are what autograd keeps of one and of "
+    "two images on the CPU under this precision, extended to a GPU's micro-batch; the teacher adds its weights and its "
+    "largest layer. Left out: the allocator's and cuDNN's workspace and the CUDA context."
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The size of a run; FLOPs are for one view, bytes for the whole run or, in `memory`, for one GPU."""
+
+    name: str
+    images: int
+    images_from: str
+    steps_per_epoch: int
+    epochs: int
+    batch_size: int
+    accumulate: int
+    student_parameters: int
+    teacher_parameters: int
+    student_forward_flops: int
+    student_step_flops: int  # forward and backward
+    teacher_flops: int
+    optimizer_moments: int  # tensors of the weights' size that the optimiser keeps
+    ema: bool
+    activation_bytes_fixed: int  # weights cast to the run's precision
+    activation_bytes_per_view: int
+    teacher_bytes_per_view: int
+    view_bytes: int
+    keep: int
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.steps_per_epoch * self.epochs
+
+    @property
+    def views(self) -> int:
+        """Views that student and teacher see in the whole run."""
+        return self.steps * self.batch_size
+
+    @property
+    def total_flops(self) -> int:
+        """FLOPs of the whole run, evaluation left out."""
+        return self.views * (self.student_step_flops + self.teacher_flops)
+
+    def memory(self, gpus: int) -> dict[str, int]:
+        """Return bytes on each of `gpus` GPUs, by purpose; their sum is the estimated peak."""
+        micro_batch = self.batch_size / (gpus * self.accumulate)
+        weights = self.student_parameters * FLOAT
+        return {
+            "student's weights": weights,
+            "gradients": weights * (2 if gpus > 1 else 1),  # DDP reduces them in buckets of its own
+            "optimiser": weights * self.optimizer_moments,
+            "EMA": weights if self.ema else 0,
+            "student's activations": int(self.activation_bytes_fixed + self.activation_bytes_per_view * micro_batch),
+            "teacher": int(self.teacher_parameters * FLOAT + self.teacher_bytes_per_view * micro_batch),
+            "views": int(3 * self.view_bytes * micro_batch),  # as made, their mixing partners, normalised
+        }
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Bytes of one checkpoint: weights, EMA, the optimiser's moments."""
+        return self.student_parameters * FLOAT * (1 + self.ema + self.optimizer_moments)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Most bytes that the run folder holds at once: the kept checkpoints and the one being written."""
+        return (self.keep + 1) * self.checkpoint_bytes
+
+
+def estimate(config: PretrainConfig) -> Estimate:
+    """Size up a run. UserError where the number of training images cannot be known or a model does not run."""
+    images, source = training_images(config)
+    plan = ViewPlan.of(config.recipe, images, config.seed)
+    method = METHODS[config.method.kind]
+    student = build_student(config.student, config.data.num_classes, method.heads)
+    teacher = _Teacher(config) if method.needs_teacher else None
+    grid = teacher.grid if teacher is not None and method.spatial else None
+    forward, step = _student_flops(student, config, grid)
+    one, two = (_kept_for_backward(student, config, grid, views) for views in (1, 2))
+    optimizer = build_optimizer(student, config.recipe.optim)
+    return Estimate(
+        name=config.name,
+        images=images,
+        images_from=source,
+        steps_per_epoch=plan.steps_per_epoch,
+        epochs=config.recipe.epochs,
+        batch_size=config.recipe.batch_size,
+        accumulate=config.run.accumulate,
+        student_parameters=_count(student),
+        teacher_parameters=teacher.parameters if teacher else 0,
+        student_forward_flops=forward,
+        student_step_flops=step,
+        teacher_flops=teacher.flops if teacher else 0,
+        optimizer_moments=2 if isinstance(optimizer, torch.optim.AdamW) else 1,
+        ema=config.recipe.ema_decay > 0,
+        activation_bytes_fixed=max(0, 2 * one - two),
+        activation_bytes_per_view=two - one,
+        teacher_bytes_per_view=teacher.largest_layer_bytes if teacher else 0,
+        view_bytes=3 * config.view_size**2 * FLOAT,
+        keep=config.run.keep,
+    )
+
+
+def training_images(config: PretrainConfig) -> tuple[int, str]:
+    """Return the number of training images and where it is known from: a manifest, else the data itself."""
+    manifest = manifest_for_folder(config.data.root)
+    if manifest is not None and all(part in manifest.splits for part in config.data.train.split("+")):
+        parts = config.data.train.split("+")
+        return sum(manifest.splits[part] for part in parts), f"the manifest of {manifest.title}"
+    try:
+        return len(open_source(config.data, config.data.train)), "the data"
+    except UserError as error:
+        raise UserError(f"the number of training images is known from the data alone: {error}") from error
+
+
+def _student_flops(student: Student, config: PretrainConfig, grid: tuple[int, int] | None) -> tuple[int, int]:
+    """Count one image's FLOPs, forward alone and with backward, on tensors without content."""
+    hollow = copy.deepcopy(student).to("meta")
+    views = torch.zeros(1, 3, config.student.image_size, config.student.image_size, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        output = hollow(views, grid)
+        forward = counter.get_total_flops()
+        heads = (output.class_logits, output.dist_logits, output.patch_logits)
+        torch.stack([head.sum() for head in heads if head is not None]).sum().backward()
+    return forward, counter.get_total_flops()
+
+
+def _kept_for_backward(student: Student, config: PretrainConfig, grid: tuple[int, int] | None, views: int) -> int:
+    """Return the bytes that autograd keeps of a forward pass and its losses, beyond the weights themselves."""
+    cpu, method = torch.device("cpu"), METHODS[config.method.kind]
+    weights = {tensor.untyped_storage().data_ptr() for tensor in [*student.parameters(), *student.buffers()]}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        address = tensor.untyped_storage().data_ptr()
+        if address not in weights:
+            kept[address] = tensor  # held, so that no later tensor takes its address
+        return tensor
+
+    size, classes = config.student.image_size, config.data.num_classes
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with autocast(cpu, config.recipe.precision):
+            output = student.train()(torch.rand(views, 3, size, size), grid)
+        dense = torch.rand(views, classes, *(grid or (1, 1)))
+        targets = method.targets(config.method, TeacherOutput(dense, dense.flatten(2).mean(2)), 0.5)
+        method.losses(config.method, output, targets, torch.full((views, classes), 1 / classes))
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+class _Teacher:
+    """A teacher without weights: its size, the FLOPs of one dense response, its largest layer."""
+
+    def __init__(self, config: PretrainConfig) -> None:
+        settings = config.teacher
+        if not timm.is_model(settings.name):
+            raise UserError(f"teacher.name: timm has no model {settings.name!r}")
+        options = {} if settings.output_stride is None else {"output_stride": settings.output_stride}
+        with torch.device("meta"):
+            model: Any = timm.create_model(settings.name, num_classes=settings.num_classes, **options).eval()
+        width = FLOAT if config.recipe.precision == "fp32" else 2
+        self.largest_layer_bytes = 0
+
+        def measure(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            tensors = [tensor for tensor in (*inputs, output) if isinstance(tensor, Tensor)]
+            self.largest_layer_bytes = max(self.largest_layer_bytes, sum(t.numel() for t in tensors) * width)
+
+        for layer in model.modules():
+            if not list(layer.children()):
+                layer.register_forward_hook(measure)
+        views = torch.zeros(1, 3, settings.image_size, settings.image_size, device="meta")
+        try:
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                features = model.forward_features(views)
+                _, channels, height, width_ = features.shape
+                model.forward_head(features.permute(0, 2, 3, 1).reshape(-1, channels, 1, 1))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise UserError(f"teacher.name: {settings.name!r} gives no dense response ({error})") from error
+        self.grid = (int(height), int(width_))
+        self.flops = counter.get_total_flops()
+        self.parameters = _count(model)
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def show(size: Estimate, console: Console) -> None:
+    """Print an estimate as two tables and how it was made."""
+    run = Table(title=f"{size.name}: what this run takes", title_justify="left", show_header=False)
+    run.add_column()
+    run.add_column(justify="right")
+    run.add_row("training images", f"{size.images:,} (from {size.images_from})")
+    run.add_row(
+        "steps", f"{size.steps:,} ({size.epochs} epochs of {size.steps_per_epoch:,}, batch {size.batch_size:,})"
+    )
+    run.add_row("views", f"{size.views:,}")
+    run.add_row("student", f"{size.student_parameters / 1e6:.2f} M parameters")
+    run.add_row("  FLOPs an image, forward", _giga(size.student_forward_flops))
+    run.add_row("  FLOPs an image, forward + backward", _giga(size.student_step_flops))
+    if size.teacher_parameters:
+        run.add_row("teacher", f"{size.teacher_parameters / 1e6:.2f} M parameters")
+        run.add_row("  FLOPs an image, forward", _giga(size.teacher_flops))
+        share = size.teacher_flops / (size.teacher_flops + size.student_step_flops)
+        run.add_row("  share of a step's FLOPs", f"{100 * share:.0f} %")
+    run.add_row("FLOPs of the run", f"{size.total_flops:.2e}")
+    run.add_row("disk", _bytes(size.disk_bytes))
+    run.add_row("  checkpoints, one being written", f"{size.keep} + 1 x {_bytes(size.checkpoint_bytes)}")
+    console.print(run)
+
+    counts = [gpus for gpus in (1, 2, 4, 8) if size.batch_size % (gpus * size.accumulate) == 0]
+    parts = {gpus: size.memory(gpus) for gpus in counts}
+    memory = Table(title="Memory of each GPU (estimate)", title_justify="left")
+    memory.add_column("")
+    for gpus in counts:
+        memory.add_column(f"{gpus} GPU{'s' if gpus > 1 else ''}", justify="right")
+    for name in parts[counts[0]]:
+        memory.add_row(name, *(_bytes(parts[gpus][name]) for gpus in counts))
+    memory.add_section()
+    memory.add_row("together", *(_bytes(sum(parts[gpus].values())) for gpus in counts), style="bold")
+    console.print(memory)
+    console.print(METHOD, style="dim", highlight=False)
+
+
+def _giga(flops: int) -> str:
+    return f"{flops / 1e9:,.2f} G"
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:,.2f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"

@@ -1,0 +1,84 @@
+"""The ImageNet-1k recipes state the paper's hyper-parameters, and say what they should reach."""
+
+import re
+import tomllib
+
+import pytest
+
+from cskd_bench.config import PretrainConfig, load_config
+from cskd_bench.schema import shipped
+
+METHODS = ("supervised", "kd", "deit", "cskd")
+SCALE = {"tiny": (1024, 1e-3), "small": (512, 5e-4), "base": (256, 2.5e-4)}  # global batch, learning rate
+RECIPES = [(size, method, epochs) for size in SCALE for method in METHODS for epochs in (300, 100)]
+
+
+def path_of(size, method, epochs):
+    return shipped("configs") / f"deit_{size}_{method}{'' if epochs == 300 else '_100ep'}.toml"
+
+
+@pytest.mark.parametrize(("size", "method", "epochs"), RECIPES)
+def test_a_recipe_is_the_papers(size, method, epochs):
+    config = load_config(path_of(size, method, epochs))
+    recipe, optim, augment = config.recipe, config.recipe.optim, config.recipe.augment
+    assert config.method.kind == method
+    assert config.student.name == f"deit_{size}_patch16_224" and config.student.image_size == 224
+    assert config.student.drop_path == 0
+    assert config.data.num_classes == 1000
+    assert (recipe.batch_size, optim.lr) == SCALE[size]
+    assert recipe.epochs == epochs
+    assert (optim.name, optim.weight_decay, optim.betas, optim.eps) == ("adamw", 0.05, (0.9, 0.999), 1e-8)
+    assert optim.clip_grad is None
+    assert (optim.warmup_epochs, optim.warmup_lr, optim.min_lr) == (5, 1e-6, 1e-5)
+    assert (augment.auto_augment, augment.color_jitter) == ("rand-m9-mstd0.5-inc1", 0.3)
+    assert (augment.interpolation, augment.erasing, augment.repeats) == ("bicubic", 0.25, 3)
+    assert (augment.mixup, augment.cutmix, augment.mix_switch, augment.smoothing) == (0.8, 1.0, 0.5, 0.1)
+    assert recipe.ema_decay == 0.99996
+    assert (config.teacher.name, config.teacher.image_size) == ("regnety_160.deit_in1k", 224)
+    if method == "cskd":
+        assert (config.method.alpha, config.method.spatial_weight, config.method.decay) == (0.5, 1.0, "linear")
+        assert config.method.global_loss == config.method.spatial_loss == "hard"
+
+
+def leaves(table, prefix=()):
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from leaves(value, (*prefix, key))
+        else:
+            yield (*prefix, key), value
+
+
+@pytest.mark.parametrize(("size", "method", "epochs"), RECIPES)
+def test_a_recipe_states_only_what_differs_from_the_defaults(size, method, epochs):
+    stated = tomllib.loads(path_of(size, method, epochs).read_text())
+    defaults = PretrainConfig(name="defaults", method={"kind": method}).model_dump()
+    for keys, value in leaves(stated):
+        default = defaults
+        for key in keys:
+            default = default[key]
+        assert value != default or keys == ("method", "kind"), ".".join(keys)
+
+
+@pytest.mark.parametrize(("size", "method", "epochs"), RECIPES)
+def test_a_recipe_is_headed_by_command_published_score_and_cost(size, method, epochs):
+    path = path_of(size, method, epochs)
+    heading = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
+    assert f"pretrain configs/{path.name}" in heading
+    assert "GPU-hours" in heading
+    stated = re.search(r"Published top-1: (?:([\d.]+) %|none published)", heading)
+    assert stated is not None
+    assert (float(stated[1]) if stated[1] else None) == published(size, method, epochs)
+
+
+def published(size, method, epochs):
+    """The score of results/published.toml for this student, method and number of epochs, if there is one."""
+    blocks = tomllib.loads((shipped("configs").parent / "results" / "published.toml").read_text())["result"]
+    names = {f"deit_{size}_patch16_224", f"deit_{size}_distilled_patch16_224"}
+    scores = [
+        row["value"]
+        for block in blocks
+        if block["task"] == "imagenet1k" and block["protocol"] == f"pretrain, {epochs} epochs, 224 px"
+        for row in block["rows"]
+        if row["method"] == method and row["model"] in names
+    ]
+    return scores[0] if scores else None
