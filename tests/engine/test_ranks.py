@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 SETTINGS = ["student.drop_path=0.0", "recipe.epochs=7", "run.save_every=3"]
 
@@ -41,9 +42,18 @@ def record(run):
 
 
 def test_two_ranks_end_with_the_weights_of_one(one_process, two_ranks):
-    """21 steps with mixup, cutmix and repeated augmentation on; see tests/data/test_loader.py for the views."""
+    """21 steps with mixup, cutmix and repeated augmentation on; see tests/data/test_loader.py for the views.
+
+    Key biases stand apart: softmax cancels them, so their gradient is nothing but rounding, which Adam scales up.
+    """
     ours, theirs = two_ranks.weights(), one_process.weights()
-    assert max((ours[name] - theirs[name]).abs().max().item() for name in ours) < 1e-6
+    for name in ours:
+        difference = (ours[name] - theirs[name]).abs()
+        if name.endswith("qkv.bias"):
+            query, key, value = difference.chunk(3)
+            assert key.max() < 1e-4
+            difference = torch.cat([query, value])
+        assert difference.max() < 1e-6, name
     for mine, reference in zip(record(two_ranks)["curve"], record(one_process)["curve"], strict=True):
         assert mine["total"] == pytest.approx(reference["total"], rel=1e-5)
 
