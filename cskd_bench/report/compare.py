@@ -264,5 +264,5 @@ def _power(differences: list[Difference]) -> str:
     typical = standard.median(difference.detectable or 0.0 for difference in seen)
     return (
         f"With {seeds} seeds a difference under {100 * typical:.1f} points cannot be seen "
-        f"(median over the table's {len(seen)}: found with 80 % probability at 5 %, before Holm's correction)."
+        f"(median of {len(seen)} tests: found with 80 % probability at 5 %, before Holm's correction)."
     )
