@@ -1,10 +1,8 @@
 """The training loop, from top to bottom; pretraining and fine-tuning both run through it."""
 
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +17,12 @@ from cskd_bench.data.mixing import erase, mix, resize_view, to_float
 from cskd_bench.data.randomness import Stream, integer_seed
 from cskd_bench.data.sources import Source
 from cskd_bench.data.views import EvalView
-from cskd_bench.engine.checkpoint import Checkpoint, load_latest, save_checkpoint
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions, autocast, evaluate
 from cskd_bench.engine.logs import Bar, Meter, RunLog, progress_bar
 from cskd_bench.engine.optim import build_optimizer, learning_rate, set_learning_rate, skip_update_if
-from cskd_bench.engine.provenance import difference, peak_memory
+from cskd_bench.engine.provenance import peak_memory
+from cskd_bench.engine.state import Progress, Trained, resume, save, stop_signals
 from cskd_bench.engine.targets import TargetProvider
 from cskd_bench.errors import UserError
 from cskd_bench.methods import METHODS, ratio_at
@@ -55,18 +53,6 @@ class Job:
     identity: dict[str, Any]
 
 
-@dataclass
-class Progress:
-    """What a run has done so far; kept in its checkpoints."""
-
-    step: int = 0
-    curve: list[dict[str, float]] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    window: Meter = field(default_factory=Meter)  # since the last line of the log
-    epoch: Meter = field(default_factory=Meter)  # since the epoch began
-
-
 @dataclass(frozen=True)
 class Fit:
     """A finished run."""
@@ -93,7 +79,8 @@ def fit(job: Job, ranks: Ranks) -> Fit:
     ema = ModelEmaV3(student, decay=recipe.ema_decay) if recipe.ema_decay > 0 else None
     optimizer = build_optimizer(student, recipe.optim)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16" and device.type == "cuda")
-    progress = _resume(job, ranks, student, ema, optimizer, scaler)
+    trained = Trained(student, ema, optimizer, scaler)
+    progress, notes = resume(job.folder, job.identity, trained, ranks)
     module: Any = torch.compile(student) if run.compile == "all" else student
     module = DistributedDataParallel(module) if ranks.world > 1 else module
     batches = iter(
@@ -113,8 +100,10 @@ def fit(job: Job, ranks: Ranks) -> Fit:
     log = RunLog(job.folder, progress.step) if ranks.is_main else None
     with (
         progress_bar(job.title, plan.steps, progress.step, ranks.is_main) as bar,
-        _stop_signals() as stop,
+        stop_signals() as stop,
     ):
+        for note in notes:
+            bar.say(f"{job.title}: {note}")
         while progress.step < plan.steps:
             began = time.perf_counter()
             step = progress.step
@@ -174,9 +163,9 @@ def fit(job: Job, ranks: Ranks) -> Fit:
                     log.write(progress.step, scores)
                 bar.say(_epoch_line(job, progress.curve[-1], images_per_second))
             if within + 1 == plan.steps_per_epoch or (run.save_every and progress.step % run.save_every == 0):
-                _save(job, ranks, progress, student, ema, optimizer, scaler)
+                save(job.folder, job.identity, progress, trained, ranks, run.keep)
             elif stop.agreed(ranks, progress.step):
-                _save(job, ranks, progress, student, ema, optimizer, scaler)
+                save(job.folder, job.identity, progress, trained, ranks, run.keep)
                 raise Interrupted(
                     f"stopped after step {progress.step} of {plan.steps}; the same command goes on from here"
                 )
@@ -204,57 +193,6 @@ def _check_shares(recipe: Recipe, run: RunConfig, ranks: Ranks) -> None:
             f"recipe.batch_size {recipe.batch_size} does not split into {ranks.world} ranks x {run.accumulate} "
             f"micro-batches of whole mixing groups of {group}; change run.accumulate, the ranks or augment.mix_group"
         )
-
-
-def _resume(job: Job, ranks: Ranks, student: nn.Module, ema: Any, optimizer: Any, scaler: Any) -> Progress:
-    """Load the newest valid checkpoint; the main rank goes first and sets damaged ones aside."""
-    folder = job.folder / "checkpoints"
-    if not ranks.is_main:
-        ranks.barrier()
-    checkpoint, notes = load_latest(folder)
-    if ranks.is_main:
-        ranks.barrier()
-    if checkpoint is None:
-        return Progress()
-    state = checkpoint.state
-    if changes := difference(state["identity"], job.identity):
-        raise UserError(f"{job.folder}: was started under another recipe: {changes}; choose another name for this run")
-    student.load_state_dict(checkpoint.model)
-    if ema is not None:
-        ema.module.load_state_dict(checkpoint.ema)
-    optimizer.load_state_dict(checkpoint.optimizer["optimizer"])
-    scaler.load_state_dict(checkpoint.optimizer["scaler"])
-    with progress_bar("", 0, 0, ranks.is_main) as bar:
-        for note in notes:
-            bar.say(note)
-        bar.say(f"{job.title}: going on from step {checkpoint.step}")
-    return Progress(
-        checkpoint.step,
-        state["curve"],
-        state["skipped"],
-        state["seconds"],
-        Meter(state["window"]),
-        Meter(state["epoch"]),
-    )
-
-
-def _save(
-    job: Job, ranks: Ranks, progress: Progress, student: nn.Module, ema: Any, optimizer: Any, scaler: Any
-) -> None:
-    if ranks.is_main:
-        state = {
-            "identity": job.identity,
-            "curve": progress.curve,
-            "skipped": progress.skipped,
-            "seconds": progress.seconds,
-            "window": progress.window.state(),
-            "epoch": progress.epoch.state(),
-        }
-        averaged = ema.module.state_dict() if ema is not None else {}
-        optimizers = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
-        checkpoint = Checkpoint(progress.step, student.state_dict(), averaged, optimizers, state)
-        save_checkpoint(job.folder / "checkpoints", checkpoint, job.run.keep)
-    ranks.barrier()
 
 
 def _scores(job: Job, ranks: Ranks, student: Any, ema: Any, epoch: int) -> tuple[dict[str, float], Predictions | None]:
@@ -332,31 +270,3 @@ def _epoch_line(job: Job, entry: dict[str, float], images_per_second: float) -> 
     ]
     title = f"{job.title}: epoch {entry['epoch']:.0f}/{job.recipe.epochs}"
     return "  ".join([title, *shown, f"{images_per_second:,.0f} img/s"])
-
-
-class _Stop:
-    """Remembers a request to stop; ranks agree on it at fixed steps."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def agreed(self, ranks: Ranks, step: int) -> bool:
-        if ranks.world > 1 and step % 10:
-            return False
-        return ranks.any(self.requested)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[_Stop]:
-    stop = _Stop()
-
-    def request(number: int, frame: object) -> None:
-        stop.requested = True
-
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-    previous = {number: signal.signal(number, request) for number in numbers}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

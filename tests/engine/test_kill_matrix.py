@@ -10,7 +10,7 @@ import signal
 
 import pytest
 
-POINTS = ["learning_rate", "mix", "_agreement", "set_learning_rate", "_scores", "_save"]
+POINTS = ["learning_rate", "mix", "_agreement", "set_learning_rate", "_scores", "save"]
 STEPS = 12
 
 
