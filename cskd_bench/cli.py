@@ -41,6 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
         _add_bench,
         _add_report,
         _add_export,
+        _add_explain,
+        _add_doctor,
         _add_tasks,
         _add_configs,
     ):
@@ -225,6 +227,51 @@ def _export(options: argparse.Namespace) -> int:
     write = export_timm if options.to == "timm" else export_onnx
     print(write(options.checkpoint, options.output, options.weights))
     return 0
+
+
+def _add_explain(verbs: Verbs) -> None:
+    verb = verbs.add_parser("explain", help="draw what teacher and student see in one image")
+    verb.add_argument("--checkpoint", type=Path, required=True, help="a finished run folder")
+    verb.add_argument("--image", type=Path, required=True, help="an image file")
+    verb.add_argument("--output", type=Path, default=Path("explain"), help="folder for the pictures (default: explain)")
+    verb.add_argument("--weights", choices=("raw", "ema"), default="raw")
+    verb.set_defaults(run=_explain)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from cskd_bench.explain.run import explain
+
+    for path in explain(options.checkpoint, options.image, options.output, options.weights):
+        print(path)
+    return 0
+
+
+def _add_doctor(verbs: Verbs) -> None:
+    verb = verbs.add_parser("doctor", help="check this machine and a data set, and say what to do")
+    verb.add_argument("--config", type=Path, help="a pretraining TOML: checks its data, teacher and disk need")
+    verb.add_argument("--dataset", default="", help="what the data set should be, e.g. imagenet1k, cifar100, coco")
+    verb.add_argument("--data-dir", default="", help="the data set's folder")
+    verb.add_argument("--counts-only", action="store_true", help="do not decode every image")
+    verb.add_argument("--threads", type=_positive, default=1, help="threads that decode (default: 1)")
+    verb.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
+    verb.set_defaults(run=_doctor)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from cskd_bench.doctor.examine import examine
+
+    fine = examine(
+        config=options.config,
+        dataset=options.dataset,
+        data_dir=options.data_dir,
+        runs=options.runs,
+        decode=not options.counts_only,
+        threads=options.threads,
+        console=Console(),
+    )
+    return 0 if fine else 1
 
 
 def _add_tasks(verbs: Verbs) -> None:

@@ -132,8 +132,9 @@ def estimate(config: PretrainConfig) -> Estimate:
 def training_images(config: PretrainConfig) -> tuple[int, str]:
     """Return the number of training images and where it is known from: a manifest, else the data itself."""
     manifest = manifest_for_folder(config.data.root)
-    if manifest is not None and all(part in manifest.splits for part in config.data.train.split("+")):
-        parts = config.data.train.split("+")
+    parts = config.data.train.split("+")
+    known = manifest is not None and manifest.classes == config.data.num_classes
+    if manifest is not None and known and all(part in manifest.splits for part in parts):
         return sum(manifest.splits[part] for part in parts), f"the manifest of {manifest.title}"
     try:
         return len(open_source(config.data, config.data.train)), "the data"
@@ -149,7 +150,7 @@ def _student_flops(student: Student, config: PretrainConfig, grid: tuple[int, in
         output = hollow(views, grid)
         forward = counter.get_total_flops()
         heads = (output.class_logits, output.dist_logits, output.patch_logits)
-        torch.stack([head.sum() for head in heads if head is not None]).sum().backward()
+        torch.stack([head.sum() for head in heads if head is not None]).sum().backward()  # type: ignore[no-untyped-call]
     return forward, counter.get_total_flops()
 
 

@@ -1,0 +1,186 @@
+"""Is this data set complete and readable? Layout, classes, counts against a manifest, every image decoded."""
+
+import json
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from cskd_bench.config import DataConfig
+from cskd_bench.data.manifests import Manifest
+from cskd_bench.data.sources import IMAGE_SUFFIXES, FolderSource, Source, data_path, open_source
+from cskd_bench.doctor.findings import Finding
+from cskd_bench.errors import UserError
+
+LISTED: Final = 20  # unreadable files named in full; of more, the number is given
+ANY_CLASSES: Final = 1_000_000  # what is expected where neither a manifest nor a configuration says
+FOLDERS: Final = "expected FOLDER/train/<class>/<images> and FOLDER/val (or test)/<class>/<images>"
+
+
+def describe(root: Path, manifest: Manifest | None) -> DataConfig | Finding:
+    """Tell a data set's layout from what lies in its folder; a Finding where that cannot be told."""
+    if not root.is_dir():
+        return Finding("attention", "layout", f"{root}: no such folder", "name the data set's folder with --data-dir")
+    if (root / "annotations").is_dir():
+        return DataConfig(dataset="coco", root=str(root), train="", val="", num_classes=_classes(manifest))
+    archives = sorted(path.stem for path in root.glob("*.npz"))
+    folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    names = archives or folders
+    if not names:
+        return Finding("attention", "layout", f"{root}: neither split folders nor .npz files in it", FOLDERS)
+    if not archives and _is_split(root):
+        todo = f"{FOLDERS}; name the folder above with --data-dir"
+        return Finding("attention", "layout", f"{root}: holds class folders, so it is one split, not a data set", todo)
+    if not archives and len(folders) == 1 and _holds_splits(root / folders[0]):
+        return Finding("attention", "layout", f"{root}: one level too high", f"use --data-dir {root / folders[0]}")
+    train = "train" if "train" in names else names[0]
+    held_out = next((name for name in ("val", "test") if name in names), "")
+    return DataConfig(
+        dataset="npz" if archives else "folder",
+        root=str(root),
+        train=train,
+        val=held_out,
+        num_classes=_classes(manifest),
+    )
+
+
+def check_data(
+    data: DataConfig, splits: tuple[str, ...], manifest: Manifest | None, *, decode: bool, threads: int
+) -> Iterator[Finding]:
+    """Look at the named splits of a data set; `decode` reads every image whole, in so many threads."""
+    if data.dataset == "coco":
+        yield from _check_coco(data_path(data.root), splits, manifest)
+        return
+    found: dict[str, Source] = {}
+    for split in splits:
+        try:
+            found[split] = open_source(data, split)
+        except UserError as error:
+            yield Finding("attention", split, str(error), _where_from(manifest))
+    yield from _classes_agree(found, data)
+    for split, source in found.items():
+        yield _count(split, len(source), manifest)
+        if isinstance(source, FolderSource):
+            yield from _strays(split, source)
+        if decode:
+            yield from _unreadable(split, source, threads)
+
+
+def _classes_agree(found: Mapping[str, Source], data: DataConfig) -> Iterator[Finding]:
+    expected = data.num_classes
+    for split, source in found.items():
+        present = len(source.classes)
+        if expected == ANY_CLASSES:
+            yield Finding("ok", split, f"{present:,} classes")
+        elif present != expected:
+            todo = "a class without images, or a folder that is none of its classes? compare the folder names"
+            yield Finding("attention", split, f"{present:,} classes, {expected:,} expected", todo)
+        else:
+            yield Finding("ok", split, f"{present:,} classes")
+    names = {split: tuple(source.classes) for split, source in found.items()}
+    if len(set(names.values())) > 1:
+        differing = sorted(set.symmetric_difference(*(set(classes) for classes in list(names.values())[:2])))
+        todo = f"class numbers would differ between splits; only one has {', '.join(differing[:5])}"
+        yield Finding("attention", "classes", f"{' and '.join(names)} name different classes", todo)
+
+
+def _count(split: str, images: int, manifest: Manifest | None) -> Finding:
+    expected = manifest.splits.get(split) if manifest else None
+    if manifest is None or expected is None:
+        return Finding("ok", split, f"{images:,} images")
+    if images == expected:
+        return Finding("ok", split, f"{images:,} images, as {manifest.title} has")
+    gap = f"{expected - images:,} are missing" if images < expected else f"{images - expected:,} too many"
+    found = f"{images:,} images, {manifest.title} has {expected:,}: {gap}"
+    todo = "unpack it again; or, if this is another data set by intention, give it another folder name"
+    return Finding("attention", split, found, todo)
+
+
+def _strays(split: str, source: FolderSource) -> Iterator[Finding]:
+    """Name files beside the images that no run will read."""
+    folders = {path.parent for path in source.paths}
+    strays = [
+        path for folder in sorted(folders) for path in folder.iterdir() if path.suffix.lower() not in IMAGE_SUFFIXES
+    ]
+    if strays:
+        shown = ", ".join(str(path) for path in strays[:3])
+        yield Finding("note", split, f"{len(strays)} entries are no images and are left out ({shown})")
+
+
+def _unreadable(split: str, source: Source, threads: int) -> Iterator[Finding]:
+    """Decode every image; list those that fail."""
+
+    def problem(index: int) -> str:
+        try:
+            if isinstance(source, FolderSource):
+                with Image.open(source.paths[index]) as image:
+                    image.verify()
+            source.load(index)
+        except UserError as error:
+            return str(error)
+        except Exception as error:  # damaged files fail in many ways
+            where = source.paths[index] if isinstance(source, FolderSource) else f"{split} image {index}"
+            return f"{where}: not a readable image ({error})"
+        return ""
+
+    progress = Console(stderr=True)
+    with ThreadPoolExecutor(threads) as pool:
+        results = track(pool.map(problem, range(len(source))), f"{split}: decoding", len(source), console=progress)
+        problems = [sentence for sentence in results if sentence]
+    for sentence in problems[:LISTED]:
+        yield Finding("attention", split, sentence)
+    if problems:
+        more = f" ({len(problems) - LISTED} more are not listed)" if len(problems) > LISTED else ""
+        todo = 'replace them, or train with data.on_corrupt = "skip" (counted, at most data.max_skipped)'
+        yield Finding("attention", split, f"{len(problems)} of {len(source):,} images cannot be read{more}", todo)
+    else:
+        yield Finding("ok", split, f"all {len(source):,} images decode")
+
+
+def _check_coco(root: Path, splits: tuple[str, ...], manifest: Manifest | None) -> Iterator[Finding]:
+    """Look at COCO-format data: counts from the annotations, then everything that detection checks."""
+    from cskd_bench.detection.annotations import check_coco, find_split
+
+    for split in splits or coco_splits(root):
+        try:
+            place = find_split(root, split)
+            content = json.loads(place.annotations.read_text(encoding="utf-8"))
+            yield _count(split, len(content["images"]), manifest)
+            problems = check_coco(place.annotations, place.images)
+        except (UserError, ValueError, KeyError, OSError) as error:
+            yield Finding("attention", split, str(error), _where_from(manifest))
+            continue
+        for sentence in problems[:LISTED]:
+            yield Finding("attention", split, sentence)
+        if len(problems) > LISTED:
+            yield Finding("attention", split, f"{len(problems)} problems in all", "the first are listed above")
+        if not problems:
+            yield Finding("ok", split, "annotations and images agree")
+
+
+def coco_splits(root: Path) -> tuple[str, ...]:
+    """Return the splits that have an annotation file in a COCO-format folder."""
+    files = sorted((root / "annotations").glob("instances_*.json"))
+    return tuple(file.stem.removeprefix("instances_") for file in files)
+
+
+def _where_from(manifest: Manifest | None) -> str:
+    return f"{manifest.title} comes from {manifest.source}" if manifest else ""
+
+
+def _classes(manifest: Manifest | None) -> int:
+    return manifest.classes if manifest else ANY_CLASSES
+
+
+def _is_split(folder: Path) -> bool:
+    """Whether images lie right inside the folders of a folder."""
+    children = sorted(path for path in folder.iterdir() if path.is_dir())
+    return any(path.suffix.lower() in IMAGE_SUFFIXES for child in children[:3] for path in child.iterdir())
+
+
+def _holds_splits(folder: Path) -> bool:
+    return any((folder / name).is_dir() for name in ("train", "val", "test"))

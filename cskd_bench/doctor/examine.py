@@ -1,0 +1,114 @@
+"""One visit: the environment, then the data set or the configuration that was named."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from cskd_bench.config import DataConfig, PretrainConfig, load_config
+from cskd_bench.data.manifests import Manifest, manifest_for_folder, manifests
+from cskd_bench.data.sources import data_path
+from cskd_bench.doctor.data import check_data, describe
+from cskd_bench.doctor.environment import LOW_DISK, environment
+from cskd_bench.doctor.findings import Finding, show
+from cskd_bench.errors import UserError
+from cskd_bench.schema import shipped_file
+
+
+def examine(
+    *,
+    config: Path | None,
+    dataset: str,
+    data_dir: str,
+    runs: Path,
+    decode: bool,
+    threads: int,
+    console: Console,
+) -> bool:
+    """Look at everything that was asked for, print it, and return whether all is fine.
+
+    Raises UserError for a data set without a manifest by that name and for a faulty configuration.
+    """
+    manifest = _manifest(dataset)
+    overrides = [f'data.root="{Path(data_dir).resolve().as_posix()}"'] if data_dir else []
+    settings = load_config(shipped_file("configs", config), overrides) if config else None
+    console.print("Environment", style="bold underline")
+    count = show(environment(runs, _disk_needed(settings)), console)
+    if settings is not None:
+        console.print(f"Configuration {settings.name}", style="bold underline")
+        count += show(_check_config(settings), console)
+        splits = tuple(dict.fromkeys(f"{settings.data.train}+{settings.data.val}".split("+")))
+        known = manifest or manifest_for_folder(settings.data.root)
+        console.print(f"Data {settings.data_name}", style="bold underline")
+        count += show(check_data(settings.data, splits, known, decode=decode, threads=threads), console)
+    elif dataset or data_dir:
+        console.print(f"Data {dataset or data_dir}", style="bold underline")
+        count += show(_check_folder(dataset, data_dir, manifest, decode, threads), console)
+    verdict = "Everything is fine." if count == 0 else f"{count} thing{'s need' if count > 1 else ' needs'} attention."
+    console.print(verdict, style="bold green" if count == 0 else "bold red")
+    return count == 0
+
+
+def _manifest(dataset: str) -> Manifest | None:
+    if dataset and dataset not in manifests():
+        raise UserError(f"--dataset {dataset}: no manifest of that name; there are {', '.join(sorted(manifests()))}")
+    return manifests()[dataset] if dataset else None
+
+
+def _disk_needed(settings: PretrainConfig | None) -> int:
+    """Return what the run folder will hold; where that cannot be sized up, a modest amount."""
+    if settings is None:
+        return LOW_DISK
+    from cskd_bench.engine.estimate import estimate
+
+    try:
+        return max(LOW_DISK, estimate(settings).disk_bytes)
+    except UserError:
+        return LOW_DISK  # what is wrong with the data is told below
+
+
+def _check_config(settings: PretrainConfig) -> Iterator[Finding]:
+    yield Finding("ok", "settings", "valid")
+    if settings.method.kind == "supervised":
+        return
+    teacher = settings.teacher
+    if teacher.weights:
+        from cskd_bench.models.teachers import teacher_weights
+
+        path = teacher_weights(teacher)
+        if path.is_file():
+            yield Finding("ok", "teacher", f"{teacher.name}, weights at hand")
+        else:
+            yield Finding("attention", "teacher", f"{path}: no such weights file", "set teacher.weights to a file")
+        return
+    import timm
+
+    if not timm.is_model(teacher.name):
+        yield Finding("attention", "teacher", f"timm has no model {teacher.name!r}", "set teacher.name")
+    else:
+        yield Finding("note", "teacher", f"{teacher.name}: timm downloads its weights at the first run")
+
+
+def _check_folder(
+    dataset: str, data_dir: str, manifest: Manifest | None, decode: bool, threads: int
+) -> Iterator[Finding]:
+    root = Path(data_dir) if data_dir else data_path(dataset)
+    layout = describe(root.resolve() if data_dir else root, manifest)
+    if isinstance(layout, Finding):
+        yield layout
+        return
+    yield Finding("ok", "layout", _LAYOUTS[layout.dataset])
+    known = manifest or manifest_for_folder(layout.root)
+    yield from check_data(layout, _splits(layout, known), known, decode=decode, threads=threads)
+
+
+_LAYOUTS = {"folder": "one folder per class in each split", "npz": "one .npz per split", "coco": "COCO's format"}
+
+
+def _splits(layout: DataConfig, manifest: Manifest | None) -> tuple[str, ...]:
+    """Return the splits to look at: the manifest's, else those that were found."""
+    if layout.dataset == "coco":
+        return ()
+    if manifest is not None:
+        return tuple(manifest.splits)
+    return tuple(split for split in (layout.train, layout.val) if split)
