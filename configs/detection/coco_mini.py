@@ -1,6 +1,6 @@
 # Faster R-CNN on coco_mini (boxes only): shows on real images that everything runs; the AP is a smoke figure.
 # cskd-bench transfer --task coco_mini --checkpoint RUN
-_base_ = ["_base_/faster_rcnn.py"]
+_base_ = ["_base_/faster_rcnn.py", "_base_/loaders.py"]
 model = dict(
     backbone=dict(taps=1, window_size=0),
     neck=dict(_delete_=True, type="SimpleFeaturePyramid", out_channels=64),

@@ -1,6 +1,6 @@
 # Mask R-CNN on digits scattered over a 96 px canvas, for the quickstart's student: minutes on two cores.
 # cskd-bench transfer --task digits_detection --checkpoint RUN
-_base_ = ["_base_/mask_rcnn.py"]
+_base_ = ["_base_/mask_rcnn.py", "_base_/loaders.py"]
 model = dict(
     backbone=dict(taps=1, window_size=0),
     neck=dict(_delete_=True, type="SimpleFeaturePyramid", out_channels=64),
@@ -38,10 +38,10 @@ val_dataloader = dict(
         ]
     ),
 )
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=8, val_interval=2)
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=4, val_interval=1)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type="MultiStepLR", by_epoch=True, begin=0, end=8, milestones=[6], gamma=0.1),
+    dict(type="MultiStepLR", by_epoch=True, begin=0, end=4, milestones=[3], gamma=0.1),
 ]
 optim_wrapper = dict(
     type="OptimWrapper",

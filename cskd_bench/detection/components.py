@@ -1,7 +1,7 @@
 """What we add to MMDetection's and MMEngine's registries. Import only after operators.install()."""
 
-import math
 import random
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,6 +29,7 @@ def register() -> None:
         (DATASETS, KeyedCocoDataset),
         (DATA_SAMPLERS, EpochSampler),
         (HOOKS, KeyedSteps),
+        (HOOKS, EpochLines),
         (OPTIM_WRAPPER_CONSTRUCTORS, LayerDecay),
     ):
         registry.register_module(module=part, force=True)
@@ -49,6 +50,8 @@ class EpochSampler(Sampler[int]):
 
     def __init__(self, dataset: Any, seed: int) -> None:
         self.dataset, self.seed, self.epoch = dataset, seed, 0
+        self.rank: int
+        self.world: int
         self.rank, self.world = get_dist_info()
 
     def __iter__(self) -> Iterator[int]:
@@ -57,7 +60,8 @@ class EpochSampler(Sampler[int]):
         return (self.epoch * images + int(index) for index in order[self.rank :: self.world])
 
     def __len__(self) -> int:
-        return int(math.ceil(len(self.dataset) / self.world))
+        images: int = len(self.dataset)
+        return -(-images // self.world)
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes next; mmengine calls this."""
@@ -95,6 +99,23 @@ class KeyedSteps(Hook):  # type: ignore[misc]
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Seed the generators; mmengine calls this once the batch is loaded."""
         seed_everything(integer_seed(self.seed, Stream.STEP, runner.epoch, batch_idx, self.rank))
+
+
+class EpochLines(Hook):  # type: ignore[misc]
+    """Tells the terminal one line per epoch and per evaluation, from the main rank."""
+
+    def after_train_epoch(self, runner: Any) -> None:
+        """Print the epoch's mean loss; mmengine calls this."""
+        losses = runner.message_hub.get_scalar("train/loss").data[0][-len(runner.train_dataloader) :]
+        self._tell(f"epoch {runner.epoch + 1}/{runner.max_epochs}: loss {losses.mean():.3f}")
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Print box AP; mmengine calls this."""
+        self._tell(f"box AP {100 * (metrics or {}).get('coco/bbox_mAP', 0.0):.1f}")
+
+    def _tell(self, line: str) -> None:
+        if get_dist_info()[0] == 0:
+            print(line, file=sys.stderr, flush=True)
 
 
 class LayerDecay(DefaultOptimWrapperConstructor):  # type: ignore[misc]

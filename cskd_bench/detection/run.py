@@ -1,6 +1,8 @@
 """One detection cell from checkpoint to record: MMEngine's Runner trains, CocoMetric scores."""
 
+import contextlib
 import copy
+import io
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -84,9 +86,11 @@ def run_detection(
     place(config, train, test, folder, world=ranks.world, workers=workers, precision=spec.detect.precision)
     runner = build_runner(config, loaded, ranks)
     began, first_epoch = time.perf_counter(), _epochs_done(folder)
-    runner.train()
-    training_seconds = time.perf_counter() - began
-    runner.val()
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its tables at every evaluation
+        runner.train()
+        training_seconds = time.perf_counter() - began
+        runner.val()
+    epochs_here = config.train_cfg.max_epochs - first_epoch
     kinds = ("bbox", "segm") if has_masks(config) else ("bbox",)
     seconds = time.perf_counter() - began
     record = Record(
@@ -115,9 +119,7 @@ def run_detection(
         command=command_line(),
         cost=Cost(
             seconds=seconds,
-            images_per_second=len(runner.train_dataloader.dataset)
-            * (config.train_cfg.max_epochs - first_epoch)
-            / training_seconds,
+            images_per_second=len(runner.train_dataloader.dataset) * epochs_here / training_seconds,
             gpu_hours=seconds / 3600 * ranks.world if ranks.device.type == "cuda" else 0.0,
             peak_memory_bytes=peak_memory(ranks.device),
         ),

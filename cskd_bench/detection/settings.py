@@ -75,6 +75,7 @@ def complete(detect: DetectConfig, facts: StudentFacts, classes: Sequence[str], 
         for step in loader.dataset.pipeline:
             if step.type == "LoadAnnotations":
                 step.with_mask = has_masks(config)
+    config.val_evaluator.metric = ["bbox", "segm"] if has_masks(config) else ["bbox"]
     config.train_dataloader.sampler.seed = seed
     config.train_dataloader.dataset.seed = seed
     for hook in config.get("custom_hooks", []):

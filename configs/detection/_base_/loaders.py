@@ -1,5 +1,5 @@
 # Loading, evaluation and the plain augmentation: short side 800, long side at most 1333, horizontal flip.
-# batch_size is the global one, over all ranks.
+# batch_size is the global one, over all ranks. Masks are loaded and scored where the detector has them.
 train_dataloader = dict(
     batch_size=16,
     sampler=dict(type="EpochSampler"),
@@ -29,4 +29,4 @@ val_dataloader = dict(
         ],
     ),
 )
-val_evaluator = dict(type="CocoMetric", metric=["bbox", "segm"])
+val_evaluator = dict(type="CocoMetric", metric=["bbox"])

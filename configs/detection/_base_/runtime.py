@@ -8,7 +8,7 @@ default_hooks = dict(
     checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=2),
     sampler_seed=dict(type="DistSamplerSeedHook"),
 )
-custom_hooks = [dict(type="KeyedSteps")]
+custom_hooks = [dict(type="KeyedSteps"), dict(type="EpochLines")]
 env_cfg = dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0))
-log_level = "WARNING"
+log_level = "ERROR"
 val_cfg = dict(type="ValLoop")

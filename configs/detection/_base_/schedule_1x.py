@@ -1,4 +1,5 @@
 # 12 epochs of AdamW, global batch 16; the rate falls tenfold after epochs 8 and 11.
+_base_ = ["loaders.py"]
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=12, val_interval=1)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=500),

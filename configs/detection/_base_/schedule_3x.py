@@ -1,5 +1,6 @@
 # 36 epochs of AdamW, global batch 16; the rate falls tenfold after epochs 27 and 33.
 # Multi-scale: short side from 480 to 800, long side at most 1333.
+_base_ = ["loaders.py"]
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=36, val_interval=1)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=500),

@@ -1,5 +1,5 @@
 # ViTDet's recipe: simple feature pyramid, layer-wise rates, 100 epochs of large-scale jittering at 1024 px, batch 64.
-_base_ = ["mask_rcnn.py"]
+_base_ = ["mask_rcnn.py", "loaders.py"]
 model = dict(
     data_preprocessor=dict(batch_augments=[dict(type="BatchFixedSizePad", size=(1024, 1024), pad_mask=True)]),
     backbone=dict(taps=1, drop_path=0.1),

@@ -1,0 +1,153 @@
+"""COCO-format data: found by layout, checked in sentences, broken images by policy."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cskd_bench.detection.annotations import CocoSplit, check_coco, find_split, usable_split
+from cskd_bench.detection.digits import make_digits, run_lengths
+from cskd_bench.errors import UserError
+
+
+def coco_folder(root, split="train2017", images=3):
+    """One class, one box per image, JPEGs of noise."""
+    folder = root / split
+    folder.mkdir(parents=True)
+    (root / "annotations").mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    content = {"images": [], "annotations": [], "categories": [{"id": 7, "name": "cat"}]}
+    for number in range(images):
+        Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(folder / f"{number}.jpg")
+        content["images"].append({"id": number, "file_name": f"{number}.jpg", "width": 60, "height": 40})
+        content["annotations"].append(
+            {"id": number, "image_id": number, "category_id": 7, "bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0}
+        )
+    file = root / "annotations" / f"instances_{split}.json"
+    file.write_text(json.dumps(content))
+    return CocoSplit(file, folder)
+
+
+def rewrite(split, change):
+    content = json.loads(split.annotations.read_text())
+    change(content)
+    split.annotations.write_text(json.dumps(content))
+
+
+def truncate(file):
+    file.write_bytes(file.read_bytes()[:-300])
+
+
+def test_a_sound_data_set_has_no_problems(tmp_path):
+    split = coco_folder(tmp_path)
+    assert check_coco(split.annotations, split.images) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda c: c["images"][0].update(file_name="gone.jpg"), "gone.jpg: no such image in train2017/"),
+        (lambda c: c["images"][0].update(width=61), "0.jpg: is 60 x 40, the annotations say 61 x 40"),
+        (
+            lambda c: c["annotations"][1].update(bbox=[50, 5, 20, 20]),
+            "annotation 1 reaches outside its image of 60 x 40",
+        ),
+        (lambda c: c["annotations"][1].update(bbox=[5, 5, 0, 20]), "annotation 1 has an empty box"),
+        (lambda c: c["annotations"][1].update(bbox=[5, 5]), "annotation 1 has bbox [5, 5]; expected"),
+        (lambda c: c["annotations"][1].update(image_id=99), "annotation 1 belongs to image 99, which is not listed"),
+        (lambda c: c["annotations"][1].update(category_id=8), "annotation 1 has category 8, which is not listed"),
+        (lambda c: c["categories"].append({"id": 8, "name": "dog"}), "category 'dog' has no object"),
+        (lambda c: c["annotations"][1].pop("bbox"), "an entry of annotations has no bbox"),
+        (lambda c: c.pop("categories"), "no list of categories"),
+    ],
+)
+def test_every_kind_of_mistake_is_named(tmp_path, change, sentence):
+    split = coco_folder(tmp_path)
+    rewrite(split, change)
+    problems = check_coco(split.annotations, split.images)
+    assert len(problems) == 1 and sentence in problems[0], problems
+
+
+def test_a_truncated_jpeg_is_found(tmp_path):
+    split = coco_folder(tmp_path)
+    truncate(split.images / "1.jpg")
+    (problem,) = check_coco(split.annotations, split.images)
+    assert problem.startswith("1.jpg: cannot be decoded: image file is truncated")
+
+
+def test_broken_images_fail_before_the_first_epoch_by_default(tmp_path):
+    split = coco_folder(tmp_path)
+    truncate(split.images / "1.jpg")
+    with pytest.raises(UserError, match=r"1 of 3 images cannot be used: 1\.jpg.*--set data\.on_corrupt="):
+        usable_split(split, tmp_path / "work", skip=False, cap=0)
+
+
+def test_broken_images_are_left_out_up_to_a_cap(tmp_path):
+    split = coco_folder(tmp_path)
+    truncate(split.images / "1.jpg")
+    usable, left_out = usable_split(split, tmp_path / "work", skip=True, cap=1)
+    assert [entry["id"] for entry in usable.read()["images"]] == [0, 2]
+    assert [entry["image_id"] for entry in usable.read()["annotations"]] == [0, 2]
+    assert len(left_out) == 1 and len(split.read()["images"]) == 3  # the user's own file is untouched
+    with pytest.raises(UserError, match=r"more than data\.max_skipped = 0"):
+        usable_split(split, tmp_path / "work", skip=True, cap=0)
+
+
+def test_a_sound_split_is_used_as_it_is(tmp_path):
+    split = coco_folder(tmp_path)
+    assert usable_split(split, tmp_path / "work", skip=False, cap=0) == (split, [])
+    assert not (tmp_path / "work").exists()
+
+
+def test_splits_are_found_by_name_or_by_beginning(tmp_path):
+    coco_folder(tmp_path)
+    assert find_split(tmp_path, "train2017") == find_split(tmp_path, "train")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "train2017").rename(tmp_path / "images" / "train2017")
+    assert find_split(tmp_path, "train").images == tmp_path / "images" / "train2017"
+
+
+def test_a_missing_layout_says_what_is_expected(tmp_path):
+    with pytest.raises(UserError, match=r"expected annotations/instances_train\.json.*--data-dir"):
+        find_split(tmp_path, "train")
+    split = coco_folder(tmp_path)
+    split.images.rename(tmp_path / "pictures")
+    with pytest.raises(
+        UserError, match="expected one of train2017/, train/, images/train2017/, images/train/, images/"
+    ):
+        find_split(tmp_path, "train")
+    coco_folder(tmp_path, "train2014")
+    with pytest.raises(UserError, match=r"found instances_train2014\.json, instances_train2017\.json"):
+        find_split(tmp_path, "train")
+
+
+def test_run_lengths_match_pycocotools():
+    mask_tools = pytest.importorskip("pycocotools.mask", reason="the detection extra is not installed")
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.2, 0.8, 1.0):
+        mask = rng.random((7, 5)) < share
+        encoded = mask_tools.frPyObjects({"size": [7, 5], "counts": run_lengths(mask)}, 7, 5)
+        assert np.array_equal(mask_tools.decode(encoded).astype(bool), mask)
+
+
+def test_digits_are_sound_exact_and_the_same_for_the_same_seed(tmp_path):
+    mask_tools = pytest.importorskip("pycocotools.mask", reason="the detection extra is not installed")
+    first, again, other = (
+        make_digits(tmp_path / name, seed=seed, train=6, val=3) for name, seed in zip("abc", (0, 0, 1), strict=True)
+    )
+    names = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
+    assert all((first / name).read_bytes() == (again / name).read_bytes() for name in names)
+    assert (first / "train/0000.png").read_bytes() != (other / "train/0000.png").read_bytes()
+    for split in ("train", "val"):
+        found = find_split(first, split)
+        problems = check_coco(found.annotations, found.images)
+        assert all("has no object" in problem for problem in problems)  # few images need not show every digit
+        for annotation in found.read()["annotations"]:
+            rle = annotation["segmentation"]
+            mask = mask_tools.decode(mask_tools.frPyObjects(rle, *rle["size"]))
+            rows, columns = np.nonzero(mask)
+            x, y, width, height = annotation["bbox"]
+            assert (columns.min(), rows.min()) == (x, y)
+            assert (columns.max() + 1, rows.max() + 1) == (x + width, y + height)
+            assert annotation["area"] == mask.sum()

@@ -1,0 +1,263 @@
+"""A whole detection run on eight images: train, score, record, resume; and the shipped configurations."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from cskd_bench.detection.annotations import find_split
+from cskd_bench.detection.digits import make_digits
+from cskd_bench.detection.score import average_precision
+from cskd_bench.detection.settings import StudentFacts, complete, config_file
+from cskd_bench.engine.distributed import Ranks
+from cskd_bench.errors import UserError
+from cskd_bench.schema import shipped
+from cskd_bench.task import DetectConfig, load_task
+
+if importlib.util.find_spec("mmdet") is None:
+    pytest.skip("the detection extra is not installed", allow_module_level=True)
+
+from cskd_bench.detection import operators
+
+operators.install()
+
+from cskd_bench.detection.components import EpochSampler, layer_of, parameter_groups  # noqa: E402
+from cskd_bench.detection.run import run_detection  # noqa: E402
+
+TINY = StudentFacts(width=192, patch_size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+CPU = Ranks(0, 1, torch.device("cpu"))
+
+TINY_CONFIG = """
+_base_ = ["{digits}"]
+model = dict(
+    backbone=dict(drop_path=0.2, window_size=2, global_blocks=1),
+    neck=dict(out_channels=8),
+    rpn_head=dict(in_channels=8, feat_channels=8),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=8),
+        bbox_head=dict(in_channels=8, fc_out_channels=8),
+        mask_roi_extractor=dict(out_channels=8),
+        mask_head=dict(in_channels=8, conv_out_channels=8, num_convs=1),
+    ),
+    train_cfg=dict(rpn_proposal=dict(nms_pre=50, max_per_img=20), rcnn=dict(sampler=dict(num=8))),
+    test_cfg=dict(rpn=dict(nms_pre=50, max_per_img=10), rcnn=dict(score_thr=0.0, max_per_img=5)),
+)
+train_dataloader = dict(
+    batch_size=4,
+    dataset=dict(
+        pipeline=[
+            dict(type="LoadImageFromFile"),
+            dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+            dict(type="RandomResize", scale=(48, 48), ratio_range=(0.8, 1.2), keep_ratio=True),
+            dict(type="RandomFlip", prob=0.5),
+            dict(type="PackDetInputs"),
+        ]
+    ),
+)
+val_dataloader = dict(
+    dataset=dict(
+        pipeline=[
+            dict(type="LoadImageFromFile"),
+            dict(type="Resize", scale=(48, 48), keep_ratio=True),
+            dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
+        ]
+    )
+)
+train_cfg = dict(max_epochs=2, val_interval=1)
+"""
+
+
+@pytest.fixture(scope="module")
+def cell(tmp_path_factory):
+    """Eight images and a task that uses them."""
+    root = tmp_path_factory.mktemp("detection")
+    make_digits(root / "digits", train=8, val=4)
+    (root / "tiny.py").write_text(TINY_CONFIG.format(digits=shipped("configs") / "detection" / "digits.py"))
+    overrides = [
+        'data.dataset="coco"',
+        f'data.root="{root / "digits"}"',
+        f'detect.config="{root / "tiny.py"}"',
+        "detect.pictures=1",
+    ]
+    return root, load_task("digits_detection", None, overrides)
+
+
+@pytest.fixture(scope="module")
+def vit_file(tmp_path_factory):
+    """A distilled ViT's weights under timm's names."""
+    torch.manual_seed(0)
+    vit = timm.create_model("deit_tiny_distilled_patch16_224")
+    file = tmp_path_factory.mktemp("weights") / "vit.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in vit.state_dict().items()}, file)
+    return file
+
+
+def detect(spec, vit_file, place):
+    return run_detection(
+        spec,
+        vit_file,
+        0,
+        results=place / "results",
+        work=place / "work",
+        ranks=CPU,
+        model="deit_tiny_distilled_patch16_224",
+        workers=0,
+    )
+
+
+def final_weights(place):
+    (file,) = place.glob("work/*/epoch_2.pth")
+    return operators.read_mmengine_checkpoint(file)["state_dict"]
+
+
+def test_a_run_killed_between_epochs_continues_exactly(cell, vit_file, tmp_path, monkeypatch):
+    _, spec = cell
+    whole = detect(spec, vit_file, tmp_path / "whole")
+    assert whole.task.group == "detection" and whole.protocol == "detect" and whole.examples == 4
+    assert {"box_ap", "box_ap50", "box_ap75", "mask_ap", "mask_ap50"} <= whole.metrics.keys()
+    assert len(whole.curve) == 2 and all(np.isfinite(entry["loss"]) for entry in whole.curve)
+    assert [side.name for side in whole.pictures] == [f"{whole.id}.truth_and_predictions_1.jpg"]
+    assert detect(spec, vit_file, tmp_path / "whole") == whole  # a finished cell is not run again
+
+    from mmengine.runner import EpochBasedTrainLoop
+
+    run_epoch = EpochBasedTrainLoop.run_epoch
+
+    def killed_in_the_second_epoch(loop):
+        if loop._epoch == 1:
+            raise KeyboardInterrupt
+        run_epoch(loop)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EpochBasedTrainLoop, "run_epoch", killed_in_the_second_epoch)
+        with pytest.raises(KeyboardInterrupt):
+            detect(spec, vit_file, tmp_path / "parts")
+    torch.manual_seed(999)  # another process has other global random numbers
+    resumed = detect(spec, vit_file, tmp_path / "parts")
+    assert resumed.note == "resumed after epoch 1; seconds count from there"
+    assert resumed.metrics == whole.metrics and resumed.curve == whole.curve and resumed.id == whole.id
+    expected, found = final_weights(tmp_path / "whole"), final_weights(tmp_path / "parts")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_truncated_image_stops_the_run_before_its_first_epoch(cell, vit_file, tmp_path):
+    _, spec = cell
+    folder = make_digits(tmp_path / "digits", train=4, val=2)
+    broken = folder / "train" / "0002.png"
+    broken.write_bytes(broken.read_bytes()[:-200])
+    spec = spec.model_copy(update={"data": spec.data.model_copy(update={"root": str(folder)})})
+    with pytest.raises(UserError, match=r"1 of 4 images cannot be used: 0002\.png"):
+        detect(spec, vit_file, tmp_path)
+    assert not list(tmp_path.glob("work/*/*.pth"))
+
+
+def test_perfect_predictions_score_one_and_none_score_zero(tmp_path):
+    split = find_split(make_digits(tmp_path / "digits", train=2, val=6), "val")
+    predictions = [
+        {
+            "image_id": item["image_id"],
+            "category_id": item["category_id"],
+            "bbox": item["bbox"],
+            "score": 0.9,
+        }
+        for item in split.read()["annotations"]
+    ]
+    file = tmp_path / "boxes.json"
+    file.write_text(json.dumps(predictions))
+    scores = average_precision(split.annotations, file, "bbox")
+    assert scores["box_ap"] == pytest.approx(1) and scores["box_ap_small"] == pytest.approx(1)
+    assert "box_ap_large" not in scores  # no digit is larger than 96 x 96
+    assert average_precision(split.annotations, tmp_path / "none.json", "segm")["mask_ap"] == 0
+
+
+def names_of_configs():
+    return sorted(file.stem for file in (shipped("configs") / "detection").glob("*.py"))
+
+
+@pytest.mark.parametrize("name", names_of_configs())
+def test_every_shipped_configuration_builds_its_detector(name):
+    from mmdet.registry import MODELS
+    from mmdet.utils import register_all_modules
+
+    from cskd_bench.detection import components
+
+    register_all_modules(init_default_scope=True)
+    components.register()
+    config = complete(DetectConfig(config=name), TINY, ["cat", "dog"], seed=3)
+    assert config.train_dataloader.sampler.seed == config.train_dataloader.dataset.seed == 3
+    assert config.model.rpn_head.anchor_generator.strides == [4, 8, 16, 32, 64]
+    for step in config.train_dataloader.dataset.pipeline:
+        if step.type == "LoadAnnotations":
+            assert step.with_mask == ("mask_head" in config.model.roi_head)
+    config.model.backbone.vit = timm.create_model("deit_tiny_patch16_224", depth=4)
+    detector = MODELS.build(config.model)
+    levels = detector.extract_feat(torch.randn(1, 3, 96, 64))
+    assert [tuple(level.shape[-2:]) for level in levels] == [(24, 16), (12, 8), (6, 4), (3, 2), (2, 1)]
+
+
+def test_a_configuration_is_chosen_by_the_students_width():
+    assert config_file("mask_rcnn_1x", 192).name == "mask_rcnn_1x_tiny.py"
+    assert config_file("mask_rcnn_1x", 384).name == "mask_rcnn_1x_small.py"
+    assert config_file("mask_rcnn_1x", 768).name == "mask_rcnn_1x_base.py"
+    with pytest.raises(UserError, match="there are coco_mini, digits, faster_rcnn_1x, faster_rcnn_3x, mask_rcnn_1x"):
+        config_file("no_such", 192)
+
+
+def test_fewer_epochs_shrink_the_schedule_in_proportion():
+    config = complete(DetectConfig(config="mask_rcnn_3x", epochs=12, lr=2e-4, batch_size=8), TINY, ["cat"], 0)
+    assert config.train_cfg.max_epochs == 12
+    assert config.param_scheduler[1].milestones == [9, 11] and config.param_scheduler[1].end == 12
+    assert config.optim_wrapper.optimizer.lr == 2e-4 and config.train_dataloader.batch_size == 8
+
+
+def test_rates_fall_with_the_distance_from_the_head():
+    names = ["backbone.vit.pos_embed", "backbone.vit.patch_embed.proj.weight", "backbone.vit.blocks.0.norm1.weight"]
+    assert [layer_of(name, 12) for name in names] == [0, 0, 1]
+    assert [layer_of(n, 12) for n in ("backbone.vit.blocks.11.mlp.fc1.bias", "backbone.vit.norm.bias")] == [12, 13]
+    assert layer_of("roi_head.bbox_head.fc_cls.weight", 12) == 13
+
+
+def test_parameter_groups_hold_every_weight_once():
+    from cskd_bench.detection.backbone import PlainViT
+
+    detector = torch.nn.Module()
+    vit = timm.create_model("deit_tiny_distilled_patch16_224", depth=2)
+    detector.backbone, detector.neck = PlainViT(vit), torch.nn.Conv2d(192, 8, 1)
+    groups = parameter_groups(detector, 2, lr=1.0, weight_decay=0.1, layer_decay=0.5)
+    grouped = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in detector.parameters())
+    settings = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert settings[id(vit.pos_embed)] == settings[id(vit.dist_token)] == (0.125, 0.0)
+    assert settings[id(vit.blocks[0].attn.qkv.weight)] == (0.25, 0.1)
+    assert settings[id(vit.blocks[1].attn.qkv.bias)] == (0.5, 0.0)
+    assert settings[id(detector.neck.weight)] == (1.0, 0.1)
+
+
+def test_two_ranks_share_the_epoch_that_one_rank_sees(monkeypatch):
+    alone = EpochSampler(list(range(10)), seed=4)
+    alone.set_epoch(3)
+    shares = []
+    for rank in range(2):
+        sampler = EpochSampler(list(range(10)), seed=4)
+        sampler.rank, sampler.world = rank, 2
+        sampler.set_epoch(3)
+        shares.append(list(sampler))
+    assert sorted(shares[0] + shares[1]) == sorted(alone) == list(range(30, 40))
+    assert [key for pair in zip(*shares, strict=True) for key in pair] == list(alone)
+    alone.set_epoch(4)
+    assert [key % 10 for key in alone] != [key % 10 for pair in zip(*shares, strict=True) for key in pair]
+
+
+def test_importing_the_room_is_light():
+    import subprocess
+    import sys
+
+    code = "import sys, cskd_bench.detection; print([m for m in ('torch', 'mmdet', 'mmengine') if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
+    assert run.stdout.strip() == "[]"
