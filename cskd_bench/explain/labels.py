@@ -1,0 +1,53 @@
+"""Label maps: which class teacher and student name at every place of one image."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from cskd_bench.data.mixing import resize_view
+from cskd_bench.methods.parts import fuse
+from cskd_bench.models.students import Student, pool_to_grid
+from cskd_bench.models.teachers import Teacher
+
+RATIOS: Final = (1.0, 0.5, 0.0)
+
+
+@dataclass(frozen=True)
+class LabelMaps:
+    """Class indices at each place; H x W patches of the student, h x w places of the teacher."""
+
+    predicted: int  # the student's answer for the whole image
+    student: Tensor  # (H, W)
+    teacher: Tensor | None  # (h, w), the dense response's argmax; None without a teacher
+    fused: tuple[tuple[float, Tensor], ...]  # (ratio r, (h, w) argmax of r*D + (1-r)*G)
+    agreement: float | None  # share of places where the student's pooled patch label is the teacher's
+
+
+@torch.no_grad()
+def label_maps(student: Student, teacher: Teacher | None, views: Tensor, image_size: int) -> LabelMaps:
+    """Compute the maps of one view (1, 3, S, S) in [0, 1]; each model shrinks it to its own resolution."""
+    small = resize_view(views, image_size)
+    logits = patch_logits(student, small)
+    predicted = int(student.predict(small).argmax(1))
+    patches = logits.argmax(1)[0]
+    if teacher is None:
+        return LabelMaps(predicted, patches, None, (), None)
+    response = teacher(views)
+    fused = tuple((ratio, fuse(response.dense, response.global_logits, ratio).argmax(1)[0]) for ratio in RATIOS)
+    local = fused[0][1]
+    pooled = pool_to_grid(logits, (local.shape[0], local.shape[1])).argmax(1)[0]
+    return LabelMaps(predicted, patches, local, fused, float((pooled == local).float().mean()))
+
+
+def patch_logits(student: Student, views: Tensor) -> Tensor:
+    """Return (1, K, H, W): the head that patch tokens share, at every patch.
+
+    A student without a distillation token lends its class head, which was never trained on patches.
+    """
+    tokens = student.tokens(views)
+    if student.heads != "class" or hasattr(student.model, "dist_token"):
+        return student.patch_logits(tokens, student.grid)
+    logits: Tensor = student.model.head(tokens[:, student.model.num_prefix_tokens :]).transpose(1, 2)
+    return logits.reshape(*logits.shape[:2], *student.grid)

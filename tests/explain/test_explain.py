@@ -1,0 +1,157 @@
+"""Pictures show what the models computed: attention reproduces the blocks, labels are the teacher's and student's."""
+
+import json
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from cskd_bench.cli import main
+from cskd_bench.config import PretrainConfig, StudentConfig, TeacherConfig, method_label
+from cskd_bench.explain.attention import attended, attention, attention_maps, mean_distance
+from cskd_bench.explain.labels import label_maps, patch_logits
+from cskd_bench.explain.run import class_names
+from cskd_bench.methods import METHODS
+from cskd_bench.models.students import Student, build_student
+from cskd_bench.models.teachers import Teacher
+from cskd_bench.models.weights import plain_state
+from cskd_bench.record import sha256_file
+from cskd_bench.schema import validate
+
+SMALL = {"image_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 24, "num_heads": 2}
+
+
+def small_student(heads="class+dist+patch"):
+    torch.manual_seed(0)
+    student = build_student(StudentConfig(**SMALL), 3, heads).eval()
+    for parameter in student.parameters():  # trained weights are not as small as initial ones
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return student
+
+
+@pytest.mark.parametrize("options", [{}, {"qk_norm": True}, {"qk_norm": True, "scale_attn_norm": True}])
+def test_recomputed_attention_reproduces_the_block(options):
+    """The reference is the block itself, which runs fused attention and never shows its weights."""
+    torch.manual_seed(0)
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=3, embed_dim=24, num_heads=2, num_classes=3, **options
+    ).eval()
+    student = Student(model, "class")
+    taken = {}
+    for number, block in enumerate(model.blocks):
+        block.attn.register_forward_hook(lambda _, i, o, number=number: taken.update({number: (i[0], o)}))
+    maps = attention_maps(student, torch.rand(2, 3, 32, 32))
+    assert len(maps) == 3
+    for number, weights in enumerate(maps):
+        assert torch.allclose(weights.sum(-1), torch.ones(()), atol=1e-5)
+        tokens, output = taken[number]
+        assert torch.allclose(attended(model.blocks[number].attn, tokens, weights), output, atol=1e-5)
+        assert torch.equal(attention(model.blocks[number].attn, tokens), weights)
+
+
+def test_mean_distance_is_the_slow_sum():
+    torch.manual_seed(0)
+    weights = torch.rand(1, 2, 8, 8).softmax(-1)  # 2 prefix tokens, 2 x 3 patches
+    expected = []
+    for head in weights[0]:
+        total = 0.0
+        for i in range(6):
+            row = head[2 + i, 2:]
+            for j in range(6):
+                far = ((i // 3 - j // 3) ** 2 + (i % 3 - j % 3) ** 2) ** 0.5 * 16
+                total += float(row[j] / row.sum()) * far / 6
+        expected.append(total)
+    assert mean_distance(weights, (2, 3), 16, 2).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_heads_that_look_at_themselves_look_no_further():
+    assert mean_distance(torch.eye(6)[None, None], (2, 2), 16, 2).item() == 0
+
+
+def test_label_maps_are_the_models_own_labels():
+    student = small_student()
+    torch.manual_seed(1)
+    teacher = Teacher(timm.create_model("test_byobnet", num_classes=3), 64)
+    views = torch.rand(1, 3, 64, 64)
+    maps = label_maps(student, teacher, views, 32)
+    dense = teacher(views).dense
+    assert torch.equal(maps.teacher, dense.argmax(1)[0])
+    assert [ratio for ratio, _ in maps.fused] == [1.0, 0.5, 0.0]
+    assert torch.equal(maps.fused[0][1], maps.teacher)
+    assert (maps.fused[2][1] == dense.mean((2, 3)).argmax(1)).all(), "at r = 0 every place has the global label"
+    tokens = student.tokens(torch.nn.functional.avg_pool2d(views, 2))[0, 2:]
+    assert torch.equal(maps.student.flatten(), student.distillation_head(tokens).argmax(-1))
+
+
+def test_a_student_without_patch_head_is_read_by_its_class_head():
+    assert patch_logits(small_student("class"), torch.rand(1, 3, 32, 32)).shape == (1, 3, 4, 4)
+
+
+def test_classes_get_words():
+    assert class_names(["n01440764", "n03425413"], 2) == ["tench", "gas pump"]
+    assert class_names(["red", "green"], 3) == ["red", "green", "class 2"]
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """A finished run as pretraining leaves it, with random weights."""
+
+    def make(kind):
+        folder = tmp_path / kind
+        folder.mkdir()
+        torch.manual_seed(0)
+        teacher = tmp_path / "teacher.safetensors"
+        save_file(timm.create_model("test_byobnet", num_classes=3).state_dict(), teacher)
+        settings = TeacherConfig(name="test_byobnet", weights=str(teacher), image_size=64, num_classes=3)
+        data = {"name": kind, "method": {"kind": kind}, "student": SMALL, "data": {"num_classes": 3}}
+        config = validate(PretrainConfig, data | {"teacher": settings.model_dump()}, "test")
+        save_file(plain_state(small_student(METHODS[kind].heads)), folder / "model.safetensors")
+        summary = {
+            "config": config.model_dump(mode="json"),
+            "classes": ["red", "green", "blue"],
+            "sha256": {"model": sha256_file(folder / "model.safetensors")},
+            "method": {"kind": kind, "label": method_label(config.method)},
+        }
+        (folder / "run.json").write_text(json.dumps(summary))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    Image.effect_noise((96, 80), 60).convert("RGB").save(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["cskd", "supervised"])
+def test_explain_draws_three_pictures(capsys, run_folder, photo, tmp_path, kind):
+    output = tmp_path / "pictures"
+    folder = run_folder(kind)
+    assert main(["explain", "--checkpoint", str(folder), "--image", str(photo), "--output", str(output)]) == 0
+    files = sorted(output.iterdir())
+    assert [file.name for file in files] == ["photo_attention.png", "photo_distance.png", "photo_labels.png"]
+    for file in files:
+        with Image.open(file) as image:
+            assert min(image.size) > 300
+            assert len(image.convert("RGB").getcolors(maxcolors=1_000_000)) > 20, "an empty picture"
+    assert capsys.readouterr().out.count(".png") == 3
+
+
+def test_bad_input_is_one_sentence(capsys, run_folder, photo, tmp_path):
+    folder = run_folder("supervised")
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(photo.read_bytes()[:100])
+    for checkpoint, image, words in (
+        (folder, broken, "not a readable image"),
+        (folder, tmp_path / "none.jpg", "not a readable image"),
+        (tmp_path / "none", photo, "finished run folder"),
+        (tmp_path, photo, "not a finished run"),
+    ):
+        arguments = ["--checkpoint", str(checkpoint), "--image", str(image), "--output", str(tmp_path / "out")]
+        assert main(["explain", *arguments]) == 2
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
