@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -55,6 +55,7 @@ class LinearConfig(StrictModel):
     c_grid: tuple[PositiveFloat, ...] = (0.01, 0.1, 1.0, 10.0, 100.0)
     max_iter: PositiveInt = 1000
     validation: Probability = 0.2
+    torch_from: PositiveInt = 50_000  # training images from which torch's L-BFGS on the device takes over
 
 
 class KnnConfig(StrictModel):
@@ -62,6 +63,36 @@ class KnnConfig(StrictModel):
 
     k: PositiveInt = 20
     temperature: PositiveFloat = 0.07
+
+
+class KshotConfig(StrictModel):
+    """Logistic regression on k labelled images a class, at a fixed C: one image leaves nothing to select C on.
+
+    The score of the last entry of `shots` is the record's headline.
+    """
+
+    shots: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 5, 10)
+    c: PositiveFloat = 1.0
+    max_iter: PositiveInt = 1000
+
+
+class LowlabelConfig(StrictModel):
+    """Train on a share of every class's labels, by the task's `finetune` or `linear` settings.
+
+    The score of the last entry of `fractions` is the record's headline.
+    """
+
+    fractions: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (0.01, 0.1)
+    classifier: Literal["finetune", "linear"] = "finetune"
+
+
+class EvaluateConfig(StrictModel):
+    """Score the checkpoint's own head, restricted to the task's classes.
+
+    `real_labels` names a JSON beside the images that lists the right classes of each (ReaL, arXiv 2006.07159).
+    """
+
+    real_labels: str = ""
 
 
 class DetectConfig(StrictModel):
@@ -84,6 +115,7 @@ class TaskData(DataConfig):
 
     val: str = ""
     test: str = "test"
+    splits: Literal["own", "published"] = "own"  # published: duplicates across splits are noted, not refused
     source: str = ""
     licence: str = ""
     by_hand: str = ""
@@ -95,6 +127,7 @@ class TaskSpec(StrictModel):
     name: str
     version: PositiveInt = 1
     description: str = ""
+    group: Literal["classification", "robustness", "detection"] = "classification"  # where a report lists it
     protocols: tuple[Protocol, ...]
     metric: Metric = "top1"
     image_size: PositiveInt | None = None  # None: the student's own
@@ -102,6 +135,9 @@ class TaskSpec(StrictModel):
     finetune: FinetuneConfig = FinetuneConfig()
     linear: LinearConfig = LinearConfig()
     knn: KnnConfig = KnnConfig()
+    kshot: KshotConfig = KshotConfig()
+    lowlabel: LowlabelConfig = LowlabelConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
     detect: DetectConfig = DetectConfig()
     max_seeds: NonNegativeInt = 0  # 0: no limit
 
@@ -115,11 +151,12 @@ class TaskSpec(StrictModel):
 
     def identity(self) -> dict[str, Any]:
         """Return what a score depends on, without where the files lie on this machine."""
-        data = self.model_dump(mode="json", exclude={"description"})
-        if "detect" not in self.protocols:
-            del data["detect"]
+        data = self.model_dump(mode="json", exclude={"description", "group"})
+        used = set(self.protocols) | ({"finetune", "linear"} if "lowlabel" in self.protocols else set())
+        for settings in set(get_args(Protocol)) - used:
+            del data[settings]
         data["data"]["root"] = Path(self.data.root).name
-        for prose in ("source", "licence", "by_hand"):
+        for prose in ("splits", "source", "licence", "by_hand"):
             del data["data"][prose]
         return data
 

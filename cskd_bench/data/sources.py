@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -34,47 +34,74 @@ class Source(Protocol):
         ...
 
 
-class FolderSource:
+@runtime_checkable
+class ContentSource(Source, Protocol):
+    """A source that can be searched for duplicates without decoding."""
+
+    sizes: np.ndarray  # (n,) bytes of each image as stored
+
+    def content(self, index: int) -> bytes:
+        """Return image `index` as it is stored."""
+        ...
+
+    def name(self, index: int) -> str:
+        """Name image `index` to a person."""
+        ...
+
+
+class PathSource:
+    """Image files with a label each; sources of files on disk derive from it."""
+
+    def __init__(self, paths: Sequence[Path], labels: Sequence[int] | np.ndarray, classes: Sequence[str]) -> None:
+        self.paths = list(paths)
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.classes = classes
+        try:
+            self.sizes = np.asarray([path.stat().st_size for path in self.paths])
+        except OSError as error:
+            raise UserError(f"{error.filename}: a listed image is missing ({error.strerror})") from error
+        lines = (f"{p.parent.name}/{p.name} {size}" for p, size in zip(self.paths, self.sizes, strict=True))
+        self.identity = _digest("\n".join(lines).encode())
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def content(self, index: int) -> bytes:
+        return self.paths[index].read_bytes()
+
+    def name(self, index: int) -> str:
+        return f"{self.paths[index].parent.name}/{self.paths[index].name}"
+
+    def load(self, index: int) -> Image.Image:
+        return _decode(self.content(index), str(self.paths[index]))
+
+
+class FolderSource(PathSource):
     """One folder per class, class order = sorted folder names."""
 
     def __init__(self, root: Path) -> None:
-        self.classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-        if not self.classes:
+        classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+        if not classes:
             raise UserError(f"{root}: no class folders in it; expected {root.name}/<class>/<image files>")
-        self.paths: list[Path] = []
+        paths: list[Path] = []
         labels: list[int] = []
-        for label, name in enumerate(self.classes):
+        for label, name in enumerate(classes):
             files = sorted(p for p in (root / name).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
             if not files:
                 raise UserError(f"{root / name}: a class folder without images ({_nesting_hint(root / name)})")
-            self.paths += files
+            paths += files
             labels += [label] * len(files)
-        self.labels = np.asarray(labels, dtype=np.int64)
-        self.identity = _digest("\n".join(f"{p.parent.name}/{p.name} {p.stat().st_size}" for p in self.paths).encode())
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def load(self, index: int) -> Image.Image:
-        return _decode(self.paths[index].read_bytes(), str(self.paths[index]))
+        super().__init__(paths, labels, classes)
 
 
-class FlatSource:
-    """Files in one folder; each file is a class of its own, or all are unlabelled (class 0)."""
+class FlatSource(PathSource):
+    """Files in one folder; each file is a class of its own, named by its stem."""
 
     def __init__(self, root: Path) -> None:
-        self.paths = sorted(p for p in root.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-        if not self.paths:
+        paths = sorted(p for p in root.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not paths:
             raise UserError(f"{root}: no image files in it")
-        self.classes = [path.stem for path in self.paths]
-        self.labels = np.arange(len(self.paths), dtype=np.int64)
-        self.identity = _digest("\n".join(f"{p.name} {p.stat().st_size}" for p in self.paths).encode())
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def load(self, index: int) -> Image.Image:
-        return _decode(self.paths[index].read_bytes(), str(self.paths[index]))
+        super().__init__(paths, np.arange(len(paths)), [path.stem for path in paths])
 
 
 class NpzSource:
@@ -89,15 +116,22 @@ class NpzSource:
         except (ValueError, OSError, KeyError) as error:
             raise UserError(f"{path}: not an npz with jpeg, offsets and labels ({error})") from error
         self._path = path
+        self.sizes = np.diff(self._offsets)
         self.classes = classes or [str(label) for label in range(int(self.labels.max()) + 1)]
         self.identity = _digest(self._offsets.tobytes() + self.labels.tobytes() + self._bytes[:65536].tobytes())
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def load(self, index: int) -> Image.Image:
+    def content(self, index: int) -> bytes:
         start, end = int(self._offsets[index]), int(self._offsets[index + 1])
-        return _decode(self._bytes[start:end].tobytes(), f"{self._path} image {index}")
+        return bytes(self._bytes[start:end].tobytes())
+
+    def name(self, index: int) -> str:
+        return f"{self._path.name} image {index}"
+
+    def load(self, index: int) -> Image.Image:
+        return _decode(self.content(index), f"{self._path} image {index}")
 
 
 class ArraySource:
@@ -107,10 +141,17 @@ class ArraySource:
         self._images = images
         self.labels = labels.astype(np.int64)
         self.classes = classes
+        self.sizes = np.full(len(images), images[0].nbytes)
         self.identity = _digest(images.tobytes() + self.labels.tobytes())
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def content(self, index: int) -> bytes:
+        return bytes(self._images[index].tobytes())
+
+    def name(self, index: int) -> str:
+        return f"image {index}"
 
     def load(self, index: int) -> Image.Image:
         return Image.fromarray(self._images[index]).convert("RGB")
@@ -159,10 +200,12 @@ class JoinedSource:
     """Several splits as one, in order: `train+val`."""
 
     def __init__(self, parts: Sequence[Source]) -> None:
-        self._parts = parts
+        self.parts = parts
         self._starts = np.cumsum([0, *map(len, parts)])
         self.labels = np.concatenate([part.labels for part in parts])
         self.classes = max((part.classes for part in parts), key=len)
+        if any(list(part.classes) != list(self.classes[: len(part.classes)]) for part in parts):
+            raise UserError("splits joined by '+' have different classes: their class folders must have the same names")
         self.identity = _digest(" ".join(part.identity for part in parts).encode())
 
     def __len__(self) -> int:
@@ -170,7 +213,7 @@ class JoinedSource:
 
     def load(self, index: int) -> Image.Image:
         part = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self._parts[part].load(index - int(self._starts[part]))
+        return self.parts[part].load(index - int(self._starts[part]))
 
 
 class SubsetSource:
@@ -202,6 +245,8 @@ def open_source(data: DataConfig, split: str) -> Source:
         source: Source = _BUILT_IN[data.dataset](split)
     elif data.dataset in ("folder", "npz", "flat"):
         source = _open_files(data.dataset, data_path(data.root), split)
+    elif data.dataset == "coco_list" or data.dataset.startswith("torchvision/"):
+        source = _open_published(data.dataset, data_path(data.root), split)
     elif "/" in data.dataset:
         source = TimmSource(data.dataset, str(data_path(data.root)) if data.root else "", split)
     else:
@@ -226,14 +271,22 @@ def _open_files(kind: str, root: Path, split: str) -> Source:
     return FolderSource(path) if kind == "folder" else FlatSource(path)
 
 
+def _open_published(kind: str, root: Path, split: str) -> Source:
+    from cskd_bench.data.published import coco_list_source, torchvision_source
+
+    if kind == "coco_list":
+        return coco_list_source(root, split)
+    return torchvision_source(kind.removeprefix("torchvision/"), root, split)
+
+
 def _from_entry_point(data: DataConfig, split: str) -> Source:
     for entry in entry_points(group="cskd_bench.sources"):
         if entry.name == data.dataset:
             source: Source = entry.load()(data, split)
             return source
     raise UserError(
-        f"data.dataset: no source {data.dataset!r}; use folder, npz, {', '.join(sorted(_BUILT_IN))}, "
-        "or a timm name such as torch/cifar100"
+        f"data.dataset: no source {data.dataset!r}; use folder, flat, npz, coco_list, {', '.join(sorted(_BUILT_IN))}, "
+        "a torchvision/ name such as torchvision/dtd, or a timm name such as torch/cifar100"
     )
 
 

@@ -1,30 +1,40 @@
 """What a protocol is given and what it gives back."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from cskd_bench.data.randomness import Stream, generator
-from cskd_bench.data.sources import Source
+from cskd_bench.data.sources import Source, open_source
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions
+from cskd_bench.errors import UserError
 from cskd_bench.models.checkpoints import Loaded
-from cskd_bench.task import TaskSpec
+from cskd_bench.task import TaskData, TaskSpec
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One task, protocol, checkpoint and seed, with its data opened."""
+    """One task, protocol, checkpoint and seed; its splits are opened when they are first used."""
 
     spec: TaskSpec
     model: Loaded
     seed: int
-    train: Source
-    test: Source
     folder: Path  # for what the protocol keeps while it works
+    features: Path  # for features that other protocols and seeds use too
     ranks: Ranks
     workers: int
+
+    @cached_property
+    def train(self) -> Source:
+        """The split to learn from; validation is carved out of it."""
+        return open_split(self.spec.data, self.spec.data.train)
+
+    @cached_property
+    def test(self) -> Source:
+        """The split that the record reports."""
+        return open_split(self.spec.data, self.spec.data.test)
 
 
 @dataclass(frozen=True)
@@ -39,13 +49,16 @@ class Outcome:
     peak_memory_bytes: int = 0
 
 
-def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split indices into (kept, held out): `fraction` of every class, at least one image each, is held out."""
-    held: list[np.ndarray] = []
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        order = generator(seed, Stream.SPLIT, index=int(label)).permutation(len(members))
-        count = min(max(1, round(fraction * len(members))), len(members) - 1)
-        held.append(members[order[:count]])
-    held_out = np.sort(np.concatenate(held))
-    return np.setdiff1d(np.arange(len(labels)), held_out), held_out
+def open_split(data: TaskData, split: str) -> Source:
+    """Open a split of a task; where that fails, the UserError also says how to get the data by hand."""
+    try:
+        return open_source(data, split)
+    except UserError as error:
+        hint = f"; to get the data: {data.by_hand}" if data.by_hand else ""
+        raise UserError(f"{error}{hint}") from error
+
+
+def from_probability(labels: np.ndarray, probability: np.ndarray, classes: np.ndarray) -> Predictions:
+    """Take the most probable class of each image: probability (n, K), whose columns are `classes`."""
+    chosen = probability.argmax(1)
+    return Predictions(labels, classes[chosen].astype(np.int64), probability.max(1).astype(np.float32))

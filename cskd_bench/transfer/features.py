@@ -1,4 +1,11 @@
-"""Frozen features of a data set: (n, D) float32 pre-logits of every image."""
+"""Frozen features of a data set, (n, D) float32 pre-logits of every image: computed once, then read from a cache."""
+
+import io
+import os
+import sys
+import zipfile
+import zlib
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -7,15 +14,62 @@ from cskd_bench.data.loader import eval_loader
 from cskd_bench.data.mixing import to_float
 from cskd_bench.data.sources import Source
 from cskd_bench.data.views import EvalView
+from cskd_bench.engine.checkpoint import write_atomically
+from cskd_bench.schema import fingerprint
 from cskd_bench.transfer.cell import Cell
 
 
 def split_features(cell: Cell, source: Source) -> np.ndarray:
-    """Return the pre-logits of a split under the task's evaluation view."""
-    student = cell.model.student.to(cell.ranks.device).eval()
-    view = EvalView(cell.model.image_size, cell.spec.data.eval_crop)
-    batches = eval_loader(source, view, range(len(source)), batch_size=256, workers=cell.workers)
+    """Return the pre-logits of a split under the task's evaluation view.
+
+    The cache is keyed by checkpoint, data and view. Two processes may compute the same features; the
+    file is written whole, so either's serves. A damaged one is set aside and computed again.
+    """
+    model, crop = cell.model, cell.spec.data.eval_crop
+    key = {
+        "checkpoint": model.checkpoint.sha256,
+        "model": [model.model.name, model.student.heads],
+        "data": source.identity,
+        "view": [model.image_size, crop, "bicubic"],
+    }
+    path = cell.features / f"{fingerprint(key)}.npz"
+    kept = _read(path, len(source)) if cell.ranks.is_main and path.exists() else None
+    if cell.ranks.any(kept is not None):  # the main rank has them
+        features: np.ndarray = cell.ranks.gather(kept)[0]
+        return features
+    features = _compute(cell, source, EvalView(model.image_size, crop))
+    if cell.ranks.is_main:
+        buffer = io.BytesIO()
+        np.savez(buffer, features=features)
+        write_atomically(path, buffer.getvalue())
+    return features
+
+
+def _read(path: Path, images: int) -> np.ndarray | None:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            features: np.ndarray = archive["features"]  # the archive's own CRC is checked on reading
+        if features.ndim != 2 or len(features) != images or not np.isfinite(features).all():
+            raise ValueError(f"holds an array of shape {features.shape} for {images} images")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        aside = path.with_suffix(f".corrupt-{os.getpid()}")
+        path.replace(aside)
+        print(f"{path}: damaged ({error}); set aside as {aside.name}, computing the features again", file=sys.stderr)
+        return None
+    return features
+
+
+def _compute(cell: Cell, source: Source, view: EvalView) -> np.ndarray:
+    """Each rank computes every world-th image; all ranks get the whole."""
+    ranks, student = cell.ranks, cell.model.student.to(cell.ranks.device).eval()
+    mine = range(ranks.rank, len(source), ranks.world)
     with torch.no_grad():
-        rows = [student.features(to_float(batch.pixels.to(cell.ranks.device))).float().cpu() for batch in batches]
-    features: np.ndarray = torch.cat(rows).numpy()
+        rows = [
+            student.features(to_float(batch.pixels.to(ranks.device))).float().cpu()
+            for batch in eval_loader(source, view, mine, batch_size=256, workers=cell.workers)
+        ]
+    parts = [part for part in ranks.gather(torch.cat(rows).numpy() if rows else None) if part is not None]
+    features = np.empty((len(source), parts[0].shape[1]), np.float32)
+    for rank, part in enumerate(parts):
+        features[rank :: ranks.world] = part
     return features

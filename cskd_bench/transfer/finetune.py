@@ -1,21 +1,24 @@
 """Fine-tuning: every weight trained on the task through the same loop as pretraining."""
 
+import copy
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cskd_bench.config import RunConfig, Supervised
-from cskd_bench.data.randomness import Stream, generator, integer_seed
-from cskd_bench.data.sources import Source, SubsetSource, open_source
+from cskd_bench.data.randomness import Stream, integer_seed
+from cskd_bench.data.sources import SubsetSource
 from cskd_bench.data.views import EvalView
 from cskd_bench.engine.evaluate import evaluate
 from cskd_bench.engine.targets import NoTargets
 from cskd_bench.engine.training import Job, fit
 from cskd_bench.models.students import Student
 from cskd_bench.outputs import StudentOutput
-from cskd_bench.task import FinetuneConfig
-from cskd_bench.transfer.cell import Cell, Outcome, stratified_split
+from cskd_bench.transfer.cell import Cell, Outcome, open_split
+from cskd_bench.transfer.subsets import low_label_indices
 
 
 class AveragedHeads(nn.Module):
@@ -40,8 +43,16 @@ class AveragedHeads(nn.Module):
 
 
 def run(cell: Cell) -> Outcome:
-    """Fine-tune from the checkpoint with a new head; resumes from cell.folder; test is scored once."""
-    recipe, student = cell.spec.finetune, cell.model.student
+    """Fine-tune on the task's share of train."""
+    fraction, labels = cell.spec.finetune.train_fraction, cell.train.labels
+    chosen = np.arange(len(labels)) if fraction == 1 else low_label_indices(labels, fraction, cell.seed)
+    return tune(cell, chosen, cell.folder)
+
+
+def tune(cell: Cell, chosen: np.ndarray, folder: Path) -> Outcome:
+    """Fine-tune from the checkpoint with a new head on the chosen images, resuming from `folder`; score test once."""
+    recipe, student = cell.spec.finetune, copy.deepcopy(cell.model.student)
+    train = SubsetSource(cell.train, chosen)
     torch.manual_seed(integer_seed(cell.seed, Stream.MODEL))
     if recipe.distillation_token == "drop":
         student.heads = "class"
@@ -51,20 +62,20 @@ def run(cell: Cell) -> Outcome:
         student=AveragedHeads(student),
         method=Supervised(),
         targets=NoTargets(),
-        train=_fraction(cell.train, recipe, cell.seed),
-        val=open_source(cell.spec.data, cell.spec.data.val) if cell.spec.data.val else None,
+        train=train,
+        val=open_split(cell.spec.data, cell.spec.data.val) if cell.spec.data.val else None,
         data=cell.spec.data,
         recipe=recipe,
         run=RunConfig(workers=cell.workers),
         view_size=cell.model.image_size,
         image_size=cell.model.image_size,
         seed=cell.seed,
-        folder=cell.folder,
+        folder=folder,
         identity={
             "task": cell.spec.fingerprint(),
             "checkpoint": cell.model.checkpoint.sha256,
             "seed": cell.seed,
-            "data": f"{cell.train.identity} {cell.test.identity}",
+            "data": f"{train.identity} {cell.test.identity}",
         },
     )
     result = fit(job, cell.ranks)
@@ -84,12 +95,3 @@ def run(cell: Cell) -> Outcome:
         images_per_second=result.images_per_second,
         peak_memory_bytes=result.peak_memory_bytes,
     )
-
-
-def _fraction(train: Source, recipe: FinetuneConfig, seed: int) -> Source:
-    """Keep the low-label share of every class; all of it by default."""
-    if recipe.train_fraction == 1:
-        return train
-    _, kept = stratified_split(train.labels, recipe.train_fraction, seed)
-    order = generator(seed, Stream.SPLIT).permutation(len(kept))
-    return SubsetSource(train, kept[order])

@@ -6,9 +6,8 @@ import numpy as np
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import normalize
 
-from cskd_bench.engine.evaluate import Predictions
 from cskd_bench.task import KnnConfig
-from cskd_bench.transfer.cell import Cell, Outcome
+from cskd_bench.transfer.cell import Cell, Outcome, from_probability
 from cskd_bench.transfer.features import split_features
 
 
@@ -18,11 +17,7 @@ def run(cell: Cell) -> Outcome:
     train, test = split_features(cell, cell.train), split_features(cell, cell.test)
     fitted = neighbours(cell.spec.knn, len(train)).fit(normalize(train), cell.train.labels)
     probability = fitted.predict_proba(normalize(test))
-    predictions = Predictions(
-        cell.test.labels,
-        fitted.classes_[probability.argmax(1)].astype(np.int64),
-        probability.max(1).astype(np.float32),
-    )
+    predictions = from_probability(cell.test.labels, probability, fitted.classes_)
     return Outcome(predictions, seconds=time.perf_counter() - began)
 
 

@@ -1,44 +1,90 @@
-"""Linear probe: scikit-learn's logistic regression on frozen, standardised features."""
+"""Linear probe: L2-penalised logistic regression on frozen, standardised features."""
 
 import time
 import warnings
 
 import numpy as np
+import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cskd_bench.engine.evaluate import Predictions
 from cskd_bench.task import LinearConfig
-from cskd_bench.transfer.cell import Cell, Outcome, stratified_split
+from cskd_bench.transfer.cell import Cell, Outcome, from_probability
 from cskd_bench.transfer.features import split_features
+from cskd_bench.transfer.subsets import stratified_split
 
 
 def run(cell: Cell) -> Outcome:
     """Choose C on a validation part of train, fit on all of train, report test once."""
+    return fit_linear(cell, np.arange(len(cell.train)))
+
+
+def fit_linear(cell: Cell, chosen: np.ndarray) -> Outcome:
+    """Probe with the chosen images of train alone."""
     began = time.perf_counter()
-    train, test = split_features(cell, cell.train), split_features(cell, cell.test)
-    labels = cell.train.labels
-    kept, held = stratified_split(labels, cell.spec.linear.validation, cell.seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # max_iter bounds the time; the sweep judges the result
-        scores = [
-            probe(cell.spec.linear, c).fit(train[kept], labels[kept]).score(train[held], labels[held])
-            for c in cell.spec.linear.c_grid
-        ]
-        best = cell.spec.linear.c_grid[int(np.argmax(scores))]
-        fitted = probe(cell.spec.linear, best).fit(train, labels)
-    probability = fitted.predict_proba(test)
-    predictions = Predictions(
-        cell.test.labels,
-        fitted.classes_[probability.argmax(1)].astype(np.int64),
-        probability.max(1).astype(np.float32),
-    )
+    train, test = split_features(cell, cell.train)[chosen], split_features(cell, cell.test)
+    labels, config, device = cell.train.labels[chosen], cell.spec.linear, cell.ranks.device
+    kept, held = stratified_split(labels, config.validation, cell.seed)
+    scores = [
+        _fitted(config, c, train[kept], labels[kept], device).score(train[held], labels[held]) if len(held) else 0.0
+        for c in config.c_grid
+    ]
+    best = config.c_grid[int(np.argmax(scores))]
+    fitted = _fitted(config, best, train, labels, device)
+    predictions = from_probability(cell.test.labels, fitted.predict_proba(test), fitted.classes_)
     metrics = {"chosen_c": best, "validation_top1": float(max(scores))}
     return Outcome(predictions, metrics, seconds=time.perf_counter() - began)
 
 
-def probe(config: LinearConfig, c: float) -> Pipeline:
-    """Return the classifier: standardisation, then L2-penalised multinomial logistic regression (lbfgs)."""
-    return make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=config.max_iter))
+def _fitted(config: LinearConfig, c: float, features: np.ndarray, labels: np.ndarray, device: torch.device) -> Pipeline:
+    large = len(labels) >= config.torch_from
+    classifier = TorchLogisticRegression(c, config.max_iter, device) if large else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # max_iter bounds the time; the sweep judges the result
+        return probe(c, config.max_iter, classifier).fit(features, labels)
+
+
+def probe(c: float, max_iter: int, classifier: "TorchLogisticRegression | None" = None) -> Pipeline:
+    """Return standardisation, then multinomial logistic regression (scikit-learn's, lbfgs, unless another is given)."""
+    return make_pipeline(StandardScaler(), classifier or LogisticRegression(C=c, max_iter=max_iter))
+
+
+class TorchLogisticRegression:
+    """Scikit-learn's objective, C * sum of cross-entropies + |W|^2 / 2 (bias free), by L-BFGS on a device."""
+
+    def __init__(self, c: float, max_iter: int, device: torch.device) -> None:
+        self._c, self._max_iter, self._device = c, max_iter, device
+
+    def fit(self, features: np.ndarray, labels: np.ndarray) -> "TorchLogisticRegression":
+        """Fit features (n, D) to integer labels (n,)."""
+        self.classes_, targets = np.unique(labels, return_inverse=True)
+        x = torch.as_tensor(features, dtype=torch.float32, device=self._device)
+        y = torch.as_tensor(targets, device=self._device)
+        self._weight = torch.zeros(len(self.classes_), x.shape[1], device=self._device, requires_grad=True)
+        self._bias = torch.zeros(len(self.classes_), device=self._device, requires_grad=True)
+        solver = torch.optim.LBFGS(
+            [self._weight, self._bias], max_iter=self._max_iter, history_size=10, line_search_fn="strong_wolfe"
+        )
+
+        def loss() -> torch.Tensor:
+            solver.zero_grad()
+            value = torch.nn.functional.cross_entropy(x @ self._weight.T + self._bias, y)
+            value = value + self._weight.square().sum() / (2 * self._c * len(y))
+            value.backward()  # type: ignore[no-untyped-call]
+            return value
+
+        solver.step(loss)  # type: ignore[no-untyped-call]
+        return self
+
+    @torch.no_grad()
+    def predict_proba(self, features: np.ndarray) -> np.ndarray:
+        """Return the probability of each class, (n, K)."""
+        x = torch.as_tensor(features, dtype=torch.float32, device=self._device)
+        probability: np.ndarray = (x @ self._weight.T + self._bias).softmax(1).cpu().numpy()
+        return probability
+
+    def score(self, features: np.ndarray, labels: np.ndarray) -> float:
+        """Return the fraction of images classified rightly."""
+        return float((self.classes_[self.predict_proba(features).argmax(1)] == labels).mean())

@@ -1,11 +1,13 @@
 """One downstream cell from checkpoint to record."""
 
+import fcntl
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from cskd_bench.data.sources import open_source
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.provenance import code_ref, command_line, device_name, now, peak_memory, versions
 from cskd_bench.engine.results import write_predictions
@@ -14,10 +16,51 @@ from cskd_bench.models.checkpoints import Loaded, load_checkpoint
 from cskd_bench.record import Cost, Record, TaskRef, read_record, record_id, write_record
 from cskd_bench.schema import fingerprint
 from cskd_bench.task import TaskSpec
-from cskd_bench.transfer import finetune, knn, linear
+from cskd_bench.transfer import evaluate, finetune, knn, kshot, linear, lowlabel
 from cskd_bench.transfer.cell import Cell, Outcome
+from cskd_bench.transfer.checks import check_splits
 
-PROTOCOLS: dict[str, Callable[[Cell], Outcome]] = {"finetune": finetune.run, "linear": linear.run, "knn": knn.run}
+PROTOCOLS: dict[str, Callable[[Cell], Outcome]] = {
+    "finetune": finetune.run,
+    "linear": linear.run,
+    "knn": knn.run,
+    "kshot": kshot.run,
+    "lowlabel": lowlabel.run,
+    "evaluate": evaluate.run,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One downstream cell before anything is computed."""
+
+    spec: TaskSpec
+    protocol: str
+    seed: int
+    model: Loaded
+    recipe: dict[str, Any]
+    name: str  # of its record
+    written: Path  # where its record is, or will be
+
+
+def plan(
+    spec: TaskSpec,
+    protocol: str,
+    checkpoint: Path,
+    seed: int,
+    *,
+    results: Path,
+    model: str = "",
+    weights: Literal["raw", "ema"] = "raw",
+) -> Plan:
+    """Load a cell's checkpoint and name its record; UserError for a protocol that the task has not."""
+    if protocol not in spec.protocols or protocol not in PROTOCOLS:
+        raise UserError(f"task {spec.name} has no protocol {protocol!r}; it has {', '.join(spec.protocols)}")
+    loaded = load_checkpoint(checkpoint, model=model, weights=weights, image_size=spec.image_size)
+    recipe = {"pretrain": loaded.checkpoint.pretrain_recipe, "protocol": protocol, "task": spec.identity()}
+    identity = {**recipe, "checkpoint": loaded.checkpoint.sha256, "seed": seed}
+    name = record_id(spec.name, protocol, loaded.method.kind, loaded.checkpoint.run, f"s{seed}", identity)
+    return Plan(spec, protocol, seed, loaded, recipe, name, results / "records" / f"{name}.json")
 
 
 def transfer(
@@ -33,52 +76,62 @@ def transfer(
     weights: Literal["raw", "ema"] = "raw",
     workers: int = 4,
 ) -> Record:
-    """Run one protocol of a task on a checkpoint and write its record; a finished cell is not run again."""
-    if protocol not in spec.protocols:
-        raise UserError(f"task {spec.name} has no protocol {protocol!r}; it has {', '.join(spec.protocols)}")
-    loaded = load_checkpoint(checkpoint, model=model, weights=weights, image_size=spec.image_size)
-    recipe = {"pretrain": loaded.checkpoint.pretrain_recipe, "protocol": protocol, "task": spec.identity()}
-    identity = {**recipe, "checkpoint": loaded.checkpoint.sha256, "seed": seed}
-    name = record_id(spec.name, protocol, loaded.method.kind, loaded.checkpoint.run, f"s{seed}", identity)
-    written = results / "records" / f"{name}.json"
-    if written.exists():
-        return read_record(written)
-    folder = work / name
-    cell = Cell(
-        spec=spec,
-        model=loaded,
-        seed=seed,
-        train=open_source(spec.data, spec.data.train),
-        test=open_source(spec.data, spec.data.test),
-        folder=folder,
-        ranks=ranks,
-        workers=workers,
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    outcome = PROTOCOLS[protocol](cell)
-    record = _record(name, cell, protocol, outcome, fingerprint(recipe), loaded)
-    if ranks.is_main:
-        side = write_predictions(results / "records", name, outcome.predictions)
-        record = record.model_copy(update={"per_example": side})
-        write_record(results / "records", record)
-        shutil.rmtree(folder, ignore_errors=True)
-    ranks.barrier()
+    """Run one protocol of a task on a checkpoint and write its record; a finished cell is not run again.
+
+    Of two processes at the same cell, one waits and reads the other's record. UserError for data that the
+    task cannot be scored on: missing, of other classes, or with test images in train.
+    """
+    cell_plan = plan(spec, protocol, checkpoint, seed, results=results, model=model, weights=weights)
+    if cell_plan.written.exists():
+        return read_record(cell_plan.written)
+    with _alone(work / "locks" / cell_plan.name, ranks):
+        if ranks.any(cell_plan.written.exists()):
+            return read_record(cell_plan.written)
+        folder = work / cell_plan.name
+        cell = Cell(spec, cell_plan.model, seed, folder, work / "features", ranks, workers)
+        note = "" if protocol == "evaluate" else check_splits(spec, cell.train, cell.test)
+        folder.mkdir(parents=True, exist_ok=True)
+        outcome = PROTOCOLS[protocol](cell)
+        record = _record(cell_plan, cell, outcome, note)
+        if ranks.is_main:
+            side = write_predictions(results / "records", cell_plan.name, outcome.predictions)
+            record = record.model_copy(update={"per_example": side})
+            write_record(results / "records", record)
+            shutil.rmtree(folder, ignore_errors=True)
+        ranks.barrier()
     return record
 
 
-def _record(name: str, cell: Cell, protocol: str, outcome: Outcome, recipe: str, loaded: Loaded) -> Record:
-    spec, device = cell.spec, cell.ranks.device
+@contextmanager
+def _alone(path: Path, ranks: Ranks) -> Iterator[None]:
+    """Wait until no other process is at this cell; the system gives the lock back when a process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        if ranks.is_main:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        ranks.barrier()
+        yield
+
+
+def _record(plan: Plan, cell: Cell, outcome: Outcome, note: str) -> Record:
+    spec, loaded, device = plan.spec, plan.model, cell.ranks.device
     hours = outcome.seconds / 3600 * cell.ranks.world if device.type == "cuda" else 0.0
     return Record(
-        id=name,
+        id=plan.name,
         created=now(),
-        task=TaskRef(name=spec.name, version=spec.version, fingerprint=spec.fingerprint(), metric=spec.metric),
-        protocol=protocol,
+        task=TaskRef(
+            name=spec.name,
+            version=spec.version,
+            fingerprint=spec.fingerprint(),
+            metric=spec.metric,
+            group=spec.group,
+        ),
+        protocol=plan.protocol,
         method=loaded.method,
         model=loaded.model,
         checkpoint=loaded.checkpoint,
-        seed=cell.seed,
-        recipe=recipe,
+        seed=plan.seed,
+        recipe=fingerprint(plan.recipe),
         config={"task": spec.identity(), "pretrain": loaded.pretrain_config},
         metrics=outcome.predictions.metrics() | outcome.metrics,
         examples=len(outcome.predictions.label),
@@ -93,4 +146,5 @@ def _record(name: str, cell: Cell, protocol: str, outcome: Outcome, recipe: str,
             gpu_hours=hours,
             peak_memory_bytes=outcome.peak_memory_bytes or peak_memory(device),
         ),
+        note=note,
     )

@@ -1,0 +1,28 @@
+"""k-shot: logistic regression on k labelled images a class, drawn by a published function of the seed."""
+
+import time
+import warnings
+
+from sklearn.exceptions import ConvergenceWarning
+
+from cskd_bench.transfer.cell import Cell, Outcome, from_probability
+from cskd_bench.transfer.features import split_features
+from cskd_bench.transfer.linear import probe
+from cskd_bench.transfer.subsets import k_shot_indices
+
+
+def run(cell: Cell) -> Outcome:
+    """Score every k of the task (`top1_5shot`, ...); predictions and headline are those of the last."""
+    began = time.perf_counter()
+    config, labels = cell.spec.kshot, cell.train.labels
+    subsets = [k_shot_indices(labels, shots, cell.seed) for shots in config.shots]
+    train, test = split_features(cell, cell.train), split_features(cell, cell.test)
+    metrics = {}
+    for shots, chosen in zip(config.shots, subsets, strict=True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fitted = probe(config.c, config.max_iter).fit(train[chosen], labels[chosen])
+        predictions = from_probability(cell.test.labels, fitted.predict_proba(test), fitted.classes_)
+        metrics[f"top1_{shots}shot"] = predictions.top1
+        metrics[f"mean_per_class_{shots}shot"] = predictions.mean_per_class
+    return Outcome(predictions, metrics, seconds=time.perf_counter() - began)

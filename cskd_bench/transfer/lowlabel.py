@@ -1,0 +1,32 @@
+"""Low-label: fine-tuning, or a linear probe, on a small share of every class's labels."""
+
+import numpy as np
+
+from cskd_bench.transfer import finetune, linear
+from cskd_bench.transfer.cell import Cell, Outcome
+from cskd_bench.transfer.subsets import low_label_indices
+
+
+def run(cell: Cell) -> Outcome:
+    """Score every fraction (`top1_at_0.01`, ...); predictions, curve and headline are those of the last."""
+    config, metrics, seconds = cell.spec.lowlabel, {}, 0.0
+    for fraction in config.fractions:
+        chosen = low_label_indices(cell.train.labels, fraction, cell.seed)
+        outcome = _fit(cell, chosen, fraction)
+        metrics[f"top1_at_{fraction:g}"] = outcome.predictions.top1
+        metrics[f"mean_per_class_at_{fraction:g}"] = outcome.predictions.mean_per_class
+        seconds += outcome.seconds
+    return Outcome(
+        outcome.predictions,
+        metrics,
+        outcome.curve,
+        seconds=seconds,
+        images_per_second=outcome.images_per_second,
+        peak_memory_bytes=outcome.peak_memory_bytes,
+    )
+
+
+def _fit(cell: Cell, chosen: np.ndarray, fraction: float) -> Outcome:
+    if cell.spec.lowlabel.classifier == "linear":
+        return linear.fit_linear(cell, chosen)
+    return finetune.tune(cell, chosen, cell.folder / f"{fraction:g}")

@@ -1,0 +1,44 @@
+"""Which training images a protocol uses: pure functions of labels and seed, so that lists can be published."""
+
+import numpy as np
+
+from cskd_bench.data.randomness import Stream, generator
+from cskd_bench.errors import UserError
+
+
+def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split indices into (kept, held out): `fraction` of every class, at least one image each, is held out."""
+    held = []
+    for members in _shuffled_classes(labels, seed):
+        count = min(max(1, round(fraction * len(members))), len(members) - 1)
+        held.append(members[:count])
+    held_out = np.sort(np.concatenate(held))
+    return np.setdiff1d(np.arange(len(labels)), held_out), held_out
+
+
+def low_label_indices(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Return `fraction` of every class, at least one image each; a larger fraction contains a smaller one."""
+    chosen = [members[: max(1, round(fraction * len(members)))] for members in _shuffled_classes(labels, seed)]
+    return np.sort(np.concatenate(chosen))
+
+
+def k_shot_indices(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
+    """Return `shots` images of every class; more shots contain fewer. UserError for a class with too few images."""
+    chosen = []
+    for members in _shuffled_classes(labels, seed):
+        if len(members) < shots:
+            raise UserError(
+                f"kshot.shots: {shots} training images a class are asked for, "
+                f"class {labels[members[0]]} has {len(members)}"
+            )
+        chosen.append(members[:shots])
+    return np.sort(np.concatenate(chosen))
+
+
+def _shuffled_classes(labels: np.ndarray, seed: int) -> list[np.ndarray]:
+    """Return the images of each class in an order that (seed, class) alone decide."""
+    shuffled = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        shuffled.append(members[generator(seed, Stream.SPLIT, index=int(label)).permutation(len(members))])
+    return shuffled
