@@ -19,7 +19,8 @@ class BankTargets:
     """Looks up the targets of views by their keys; the views' pixels are not used.
 
     `note` is a sentence where some ratio of the run is not among the bank's exact ones: its labels then
-    hold up to a shift of the ratio by 1.6e-5.
+    hold up to a shift of the ratio by 1.6e-5. `teacher` names model and weights as a record does, for
+    machines without the weights.
     """
 
     def __init__(self, bank: Bank, config: PretrainConfig) -> None:
@@ -27,6 +28,8 @@ class BankTargets:
         self._kind = config.method.kind
         self._num_classes = config.data.num_classes
         self.grid: tuple[int, int] | None = bank.manifest.grid if self._kind == "cskd" else None
+        labelled_by = bank.manifest.teacher
+        self.teacher = labelled_by["name"] + (f"@{labelled_by['weights'][:12]}" if config.teacher.weights else "")
         epochs = config.recipe.epochs
         ratios = {ratio_at(config.method, epoch / epochs) for epoch in range(epochs)}
         inexact = ratios - set(bank.ladder.declared.tolist())

@@ -187,7 +187,7 @@ def _bank(folder: Path, teacher: Teacher, views: Tensor) -> Bank:
     dense = torch.cat([teacher(part).dense for part in torch.split(views, 64)]).float()
     manifest = BankManifest(
         views={},
-        teacher={},
+        teacher={"name": "random weights"},
         precision="fp32",
         num_classes=dense.shape[1],
         grid=(dense.shape[2], dense.shape[3]),

@@ -51,7 +51,7 @@ def test_bank_equals_teacher(method, weights, bank, tmp_path):
     from_bank = small_run(weights, "bank", method)
     expected = pretrain(with_teacher, tmp_path, tmp_path / "a", ALONE)
     targets = bank_targets(bank, from_bank)
-    assert targets.note == ""
+    assert targets.note == "" and targets.teacher == expected.method.teacher
     found = pretrain(from_bank, tmp_path, tmp_path / "b", ALONE, targets)
     assert_same(outcome(expected, tmp_path, "teacher"), outcome(found, tmp_path, "bank"))
 

@@ -96,6 +96,16 @@ def test_operations_are_drawn_as_often_as_timm_does():
     assert np.mean(degrees > 0) == pytest.approx(0.5, abs=0.12)
 
 
+def test_operations_are_a_function_of_epoch_image_and_repeat_alone():
+    def drawn(epoch=0, position=0, index=0, repeat=0, seed=0):
+        return draw_operations([ViewKey(epoch, position, index + i, repeat) for i in range(30)], RECIPE, seed)
+
+    once = drawn()
+    assert np.array_equal(drawn(position=5).kinds, once.kinds) and np.array_equal(drawn(position=5).values, once.values)
+    for change in ({"epoch": 1}, {"index": 30}, {"repeat": 1}, {"seed": 1}):
+        assert not np.array_equal(drawn(**change).kinds, once.kinds)
+
+
 def test_without_rand_augment_colours_jitter_in_random_order():
     drawn = draw_operations([ViewKey(0, 0, i, 0) for i in range(200)], AugmentConfig(auto_augment=""), 0)
     assert {tuple(sorted(row)) for row in drawn.kinds.tolist()} == {(7, 8, 9)}
