@@ -47,5 +47,5 @@ def _teacher(name: str, device: torch.device) -> Teacher:
 def _folded(name: str, device: torch.device) -> Teacher:
     torch.manual_seed(1)
     model = timm.create_model(name).eval()
-    fold_batch_norms(model, torch.zeros(1, 3, 224, 224))
+    fold_batch_norms(model, torch.rand(1, 3, 224, 224))
     return Teacher(model, 224).to(device)

@@ -41,6 +41,16 @@ def test_step_measures_every_side():
     assert found["bank_over_student_alone"] > 0 and found["timm_over_ours_with_teacher"] > 0
 
 
+def test_teacher_measures_layouts_and_folding():
+    found = run_speed("teacher", teacher="regnety_002", batch=1, rounds=3, clock="cpu")
+    assert [row["side"] for row in found["sides"]] == ["as it is", "channels last", "folded", "folded, channels last"]
+
+
+def test_report_measures_the_records_there_are(tmp_path):
+    (tmp_path / "records").mkdir()
+    assert run_speed("report", rounds=3, clock="cpu", results=tmp_path)["what"] == "report of 0 records"
+
+
 def test_data_measures_worker_and_device(tmp_path, monkeypatch):
     monkeypatch.setattr(data_part, "_IMAGES", 16)
     for number in range(16):
