@@ -120,6 +120,7 @@ def _add_transfer(verbs: Verbs) -> None:
     verb.add_argument("--tasks-dir", type=Path, help="a folder with task files of your own")
     verb.add_argument("--data-dir", help="the data set's folder (sets data.root)")
     verb.add_argument("--workers", type=int, default=4, help="loader processes (default: 4)")
+    verb.add_argument("--dry-run", action="store_true", help="show what would run on which data, and stop")
     _add_places(verb)
     verb.set_defaults(run=_transfer)
 
@@ -131,28 +132,27 @@ def _transfer(options: argparse.Namespace) -> int:
     specs = [load_task(name, options.tasks_dir, overrides) for name in options.task]
     from cskd_bench.engine.distributed import joined_ranks
     from cskd_bench.engine.training import Interrupted
-    from cskd_bench.transfer.run import transfer
+    from cskd_bench.transfer.run import describe, expand, plan, transfer
 
+    chosen = {"results": options.results, "model": options.model, "weights": options.weights}
+    cells = expand(specs, options.protocol, options.seed or [0])
+    if options.dry_run:
+        for spec, protocol, seed in cells:
+            print(describe(plan(spec, protocol, options.checkpoint, seed, **chosen)))
+        return 0
     try:
         with joined_ranks() as ranks:
-            for spec in specs:
-                for protocol in options.protocol or spec.protocols:
-                    for seed in options.seed or [0]:
-                        record = transfer(
-                            spec,
-                            protocol,
-                            options.checkpoint,
-                            seed,
-                            results=options.results,
-                            work=options.runs / "transfer",
-                            ranks=ranks,
-                            model=options.model,
-                            weights=options.weights,
-                            workers=options.workers,
-                        )
-                        if ranks.is_main:
-                            score = f"{record.task.metric} {100 * record.value:.2f} %"
-                            print(f"{spec.name} {protocol} seed {seed}: {score}  ({record.id}.json)")
+            here = {"work": options.runs / "transfer", "ranks": ranks, "workers": options.workers}
+            for spec, protocol, seed in cells:
+                if protocol == "detect":
+                    from cskd_bench.detection.run import run_detection
+
+                    record = run_detection(spec, options.checkpoint, seed, **chosen, **here)
+                else:
+                    record = transfer(spec, protocol, options.checkpoint, seed, **chosen, **here)
+                if ranks.is_main:
+                    score = f"{record.task.metric} {100 * record.value:.2f} %"
+                    print(f"{spec.name} {protocol} seed {seed}: {score}  ({record.id}.json)")
     except Interrupted as stopped:
         print(f"cskd-bench: {stopped}", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -276,9 +276,15 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _add_tasks(verbs: Verbs) -> None:
     verb = verbs.add_parser("tasks", help="list, show or validate downstream tasks")
-    verb.add_argument("action", choices=("list", "show", "validate"))
+    verb.add_argument(
+        "action",
+        choices=("list", "show", "validate", "indices"),
+        help="indices: which training images k-shot and low-label use, as JSON",
+    )
     verb.add_argument("name", nargs="?", help="a task's name or TOML")
     verb.add_argument("--tasks-dir", type=Path, help="a folder with task files of your own")
+    verb.add_argument("--data-dir", help="the data set's folder: validate then checks the images too")
+    verb.add_argument("--seed", type=int, default=0, help="of indices (default: 0)")
     verb.set_defaults(run=_tasks)
 
 
@@ -286,18 +292,33 @@ def _tasks(options: argparse.Namespace) -> int:
     from cskd_bench.task import load_task, task_files
 
     files = task_files(options.tasks_dir)
+    names = [options.name] if options.name else sorted(files)
+    specs = [load_task(name, options.tasks_dir, _data_root(options)) for name in names]
     if options.action == "list":
-        for name in sorted(files):
-            spec = load_task(name, options.tasks_dir)
-            print(f"{name:24} v{spec.version}  {', '.join(spec.protocols):32} {spec.description}")
+        for spec in specs:
+            size = f"{spec.data.num_classes} classes"
+            print(f"{spec.name:20} v{spec.version} {size:>12}  {spec.metric:14}  {spec.description}")
+            print(f"{'':20}    {', '.join(spec.protocols)}")
     elif options.action == "validate":
-        names = [options.name] if options.name else sorted(files)
-        for name in names:
-            print(f"{name}: valid, fingerprint {load_task(name, options.tasks_dir).fingerprint()}")
+        for spec in specs:
+            checked = ""
+            if options.data_dir:
+                from cskd_bench.transfer.checks import check_data
+
+                checked = f", {check_data(spec)}"
+            print(f"{spec.name}: valid, fingerprint {spec.fingerprint()}{checked}")
     elif options.name is None:
-        raise UserError("tasks show: name a task")
+        raise UserError(f"tasks {options.action}: name a task")
+    elif options.action == "show":
+        print(specs[0].model_dump_json(indent=1))
     else:
-        print(load_task(options.name, options.tasks_dir).model_dump_json(indent=1))
+        import json
+
+        from cskd_bench.transfer.cell import open_split
+        from cskd_bench.transfer.subsets import index_lists
+
+        labels = open_split(specs[0].data, specs[0].data.train).labels
+        print(json.dumps({"task": specs[0].name, "seed": options.seed, **index_lists(specs[0], labels, options.seed)}))
     return 0
 
 

@@ -139,7 +139,6 @@ class TaskSpec(StrictModel):
     lowlabel: LowlabelConfig = LowlabelConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     detect: DetectConfig = DetectConfig()
-    max_seeds: NonNegativeInt = 0  # 0: no limit
 
     @model_validator(mode="after")
     def _usable(self) -> "TaskSpec":

@@ -166,7 +166,8 @@ class TimmSource:
         try:
             self._data = create_dataset(name, root=root or None, split=split, download=False)
         except Exception as error:
-            raise UserError(f"{name}, split {split!r}, under {root!r}: {error}") from error
+            reason = str(error).replace("You can use download=True to download it", "").strip()
+            raise UserError(f"{name}, split {split!r}, under {root!r}: {reason}") from error
         labels = _timm_labels(self._data)
         self.labels = labels
         self.classes = [str(label) for label in range(int(labels.max()) + 1)]

@@ -8,6 +8,7 @@ import numpy as np
 from cskd_bench.data.sources import ContentSource, JoinedSource, Source
 from cskd_bench.errors import UserError
 from cskd_bench.task import TaskSpec
+from cskd_bench.transfer.cell import open_split
 
 
 def check_splits(spec: TaskSpec, train: Source, test: Source) -> str:
@@ -29,6 +30,17 @@ def check_splits(spec: TaskSpec, train: Source, test: Source) -> str:
     if spec.data.splits == "own":
         raise UserError(f'{where}: {what}; remove them, or say data.splits = "published" if the split is not yours')
     return f"{what}: the published split, taken as it is"
+
+
+def check_data(spec: TaskSpec) -> str:
+    """Open a task's splits, check them, read the first image, and say how many there are."""
+    test = open_split(spec.data, spec.data.test)
+    test.load(0)
+    if set(spec.protocols) <= {"evaluate"}:
+        return f"{len(test):,} test images"
+    train = open_split(spec.data, spec.data.train)
+    note = check_splits(spec, train, test)
+    return f"{len(train):,} training and {len(test):,} test images" + (f" ({note})" if note else "")
 
 
 def shared_images(train: Source, test: Source) -> list[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 import fcntl
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from cskd_bench.record import Cost, Record, TaskRef, read_record, record_id, wri
 from cskd_bench.schema import fingerprint
 from cskd_bench.task import TaskSpec
 from cskd_bench.transfer import evaluate, finetune, knn, kshot, linear, lowlabel
-from cskd_bench.transfer.cell import Cell, Outcome
+from cskd_bench.transfer.cell import Cell, Outcome, open_split
 from cskd_bench.transfer.checks import check_splits
 
 PROTOCOLS: dict[str, Callable[[Cell], Outcome]] = {
@@ -54,8 +54,7 @@ def plan(
     weights: Literal["raw", "ema"] = "raw",
 ) -> Plan:
     """Load a cell's checkpoint and name its record; UserError for a protocol that the task has not."""
-    if protocol not in spec.protocols or protocol not in PROTOCOLS:
-        raise UserError(f"task {spec.name} has no protocol {protocol!r}; it has {', '.join(spec.protocols)}")
+    _check_protocol(spec, protocol)
     loaded = load_checkpoint(checkpoint, model=model, weights=weights, image_size=spec.image_size)
     recipe = {"pretrain": loaded.checkpoint.pretrain_recipe, "protocol": protocol, "task": spec.identity()}
     identity = {**recipe, "checkpoint": loaded.checkpoint.sha256, "seed": seed}
@@ -100,6 +99,42 @@ def transfer(
             shutil.rmtree(folder, ignore_errors=True)
         ranks.barrier()
     return record
+
+
+def expand(
+    specs: Sequence[TaskSpec], protocols: Sequence[str], seeds: Sequence[int]
+) -> list[tuple[TaskSpec, str, int]]:
+    """Return every (task, protocol, seed) in the order of running; no protocols: all of each task."""
+    for spec in specs:
+        for protocol in protocols:
+            _check_protocol(spec, protocol)
+    return [(spec, protocol, seed) for spec in specs for protocol in protocols or spec.protocols for seed in seeds]
+
+
+def describe(cell_plan: Plan) -> str:
+    """Say in one line what a cell will do, with its data opened: sizes, classes, and whether its record is there."""
+    data = cell_plan.spec.data
+    splits = [data.test] if cell_plan.protocol == "evaluate" else [data.train, data.test]
+    try:
+        sizes = ", ".join(f"{_short(split)} {len(open_split(data, split)):,} images" for split in splits)
+    except UserError as error:
+        sizes = f"data not ready: {error}"
+    state = "done" if cell_plan.written.exists() else "to do"
+    size = cell_plan.model.image_size
+    return (
+        f"{cell_plan.spec.name} {cell_plan.protocol} seed {cell_plan.seed}: {state}; {size} px, {sizes}, "
+        f"{data.num_classes} classes, {cell_plan.spec.metric}; record {cell_plan.name}"
+    )
+
+
+def _short(split: str) -> str:
+    parts = split.split("+")
+    return split if len(parts) < 4 else f"{parts[0]} ... {parts[-1]} ({len(parts)} parts)"
+
+
+def _check_protocol(spec: TaskSpec, protocol: str) -> None:
+    if protocol not in spec.protocols:
+        raise UserError(f"task {spec.name} has no protocol {protocol!r}; it has {', '.join(spec.protocols)}")
 
 
 @contextmanager

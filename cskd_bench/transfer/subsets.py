@@ -4,6 +4,7 @@ import numpy as np
 
 from cskd_bench.data.randomness import Stream, generator
 from cskd_bench.errors import UserError
+from cskd_bench.task import TaskSpec
 
 
 def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -33,6 +34,17 @@ def k_shot_indices(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
             )
         chosen.append(members[:shots])
     return np.sort(np.concatenate(chosen))
+
+
+def index_lists(spec: TaskSpec, labels: np.ndarray, seed: int) -> dict[str, dict[str, list[int]]]:
+    """Return the training images that `kshot` and `lowlabel` of a task use under a seed, to be published."""
+    lists: dict[str, dict[str, list[int]]] = {}
+    if "kshot" in spec.protocols:
+        lists["kshot"] = {str(k): k_shot_indices(labels, k, seed).tolist() for k in spec.kshot.shots}
+    if "lowlabel" in spec.protocols:
+        fractions = spec.lowlabel.fractions
+        lists["lowlabel"] = {f"{f:g}": low_label_indices(labels, f, seed).tolist() for f in fractions}
+    return lists
 
 
 def _shuffled_classes(labels: np.ndarray, seed: int) -> list[np.ndarray]:

@@ -19,8 +19,8 @@ from cskd_bench.errors import UserError
 from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.record import read_record
 from cskd_bench.task import load_task
-from cskd_bench.transfer.subsets import stratified_split
 from cskd_bench.transfer.run import transfer
+from cskd_bench.transfer.subsets import stratified_split
 
 RANKS = Ranks(0, 1, torch.device("cpu"))
 TASK = """
