@@ -155,6 +155,8 @@ class TaskSpec(StrictModel):
         for settings in set(get_args(Protocol)) - used:
             del data[settings]
         data["data"]["root"] = Path(self.data.root).name
+        if "detect" in data:
+            data["detect"]["config"] = Path(self.detect.config).name
         for prose in ("splits", "source", "licence", "by_hand"):
             del data["data"][prose]
         return data

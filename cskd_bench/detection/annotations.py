@@ -153,6 +153,16 @@ def _wrong_annotations(content: dict[str, Any]) -> Iterable[str]:
             yield f"category {name!r} has no object"
 
 
+def require_masks(split: CocoSplit) -> None:
+    """Raise UserError where an object has no `segmentation`, which a detector with masks learns from."""
+    lacking = [entry["id"] for entry in split.read()["annotations"] if not entry.get("segmentation")]
+    if lacking:
+        raise UserError(
+            f"{split.annotations.name}: {len(lacking)} annotations have no segmentation (the first: {lacking[0]}); "
+            'for boxes alone take --set detect.config="faster_rcnn_1x"'
+        )
+
+
 def _is_box(box: Any) -> bool:
     return isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box)
 

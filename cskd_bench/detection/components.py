@@ -1,8 +1,10 @@
 """What we add to MMDetection's and MMEngine's registries. Import only after operators.install()."""
 
+import json
 import random
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from torch.utils.data import Sampler
 from cskd_bench.data.randomness import Stream, integer_seed, permutation
 from cskd_bench.detection.backbone import PlainViT
 from cskd_bench.detection.necks import FourTapFPN, SimpleFeaturePyramid
+from cskd_bench.engine.checkpoint import write_atomically
 
 
 def register() -> None:
@@ -102,20 +105,25 @@ class KeyedSteps(Hook):  # type: ignore[misc]
 
 
 class EpochLines(Hook):  # type: ignore[misc]
-    """Tells the terminal one line per epoch and per evaluation, from the main rank."""
+    """Tells the terminal, and curve.json in the run's folder, each epoch's mean loss and box AP (main rank only)."""
 
     def after_train_epoch(self, runner: Any) -> None:
-        """Print the epoch's mean loss; mmengine calls this."""
+        """Note the loss; mmengine calls this before it writes the epoch's checkpoint."""
         losses = runner.message_hub.get_scalar("train/loss").data[0][-len(runner.train_dataloader) :]
-        self._tell(f"epoch {runner.epoch + 1}/{runner.max_epochs}: loss {losses.mean():.3f}")
+        self._note(runner, runner.epoch + 1, "loss", float(losses.mean()))
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
-        """Print box AP; mmengine calls this."""
-        self._tell(f"box AP {100 * (metrics or {}).get('coco/bbox_mAP', 0.0):.1f}")
+        """Note the box AP (0 where nothing was detected); mmengine calls this."""
+        self._note(runner, runner.epoch, "box_ap", (metrics or {}).get("coco/bbox_mAP", 0.0))
 
-    def _tell(self, line: str) -> None:
-        if get_dist_info()[0] == 0:
-            print(line, file=sys.stderr, flush=True)
+    def _note(self, runner: Any, epoch: int, name: str, value: float) -> None:
+        if get_dist_info()[0] != 0:
+            return
+        file = Path(runner.work_dir) / "curve.json"
+        curve = json.loads(file.read_text()) if file.exists() else {}
+        curve.setdefault(str(epoch), {"epoch": float(epoch)})[name] = value
+        write_atomically(file, json.dumps(curve).encode())
+        print(f"epoch {epoch}/{runner.max_epochs}: {name} {value:.3f}", file=sys.stderr, flush=True)
 
 
 class LayerDecay(DefaultOptimWrapperConstructor):  # type: ignore[misc]

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 from cskd_bench.data.sources import data_path
 from cskd_bench.detection import operators
-from cskd_bench.detection.annotations import CocoSplit, find_split, usable_split
+from cskd_bench.detection.annotations import CocoSplit, find_split, require_masks, usable_split
 from cskd_bench.detection.digits import make_digits
 from cskd_bench.detection.pictures import write_pictures
 from cskd_bench.detection.score import average_precision
@@ -58,10 +59,10 @@ def run_detection(
     loaded = load_checkpoint(checkpoint, model=model, weights=weights)
     facts = StudentFacts.of(loaded.student)
     train, test = _first_on_main(ranks, lambda: _open(spec, work))
-    classes = train.classes()
-    if classes != test.classes():
-        raise UserError(f"{test.annotations}: its categories are not those of {train.annotations.name}, in that order")
-    config = complete(spec.detect, facts, classes, seed)
+    config = complete(spec.detect, facts, train.classes(), seed)
+    if has_masks(config):
+        require_masks(train)
+        require_masks(test)
     recipe = {
         "pretrain": loaded.checkpoint.pretrain_recipe,
         "protocol": "detect",
@@ -76,66 +77,59 @@ def run_detection(
     folder = work / name
     skip, cap = spec.data.on_corrupt == "skip", spec.data.max_skipped
     (train, left_out), (test, unscored) = _first_on_main(
-        ranks,
-        lambda: (
-            usable_split(train, folder, skip=skip, cap=cap),
-            usable_split(test, folder, skip=skip, cap=cap),
-        ),
+        ranks, lambda: tuple(usable_split(split, folder, skip=skip, cap=cap) for split in (train, test))
     )
-    described = config.copy()
     place(config, train, test, folder, world=ranks.world, workers=workers, precision=spec.detect.precision)
     runner = build_runner(config, loaded, ranks)
     began, first_epoch = time.perf_counter(), _epochs_done(folder)
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its tables at every evaluation
-        runner.train()
-        training_seconds = time.perf_counter() - began
-        runner.val()
     epochs_here = config.train_cfg.max_epochs - first_epoch
-    kinds = ("bbox", "segm") if has_masks(config) else ("bbox",)
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its tables at every evaluation
+        runner.train()  # scores after the last epoch
+        if not epochs_here:
+            runner.val()
     seconds = time.perf_counter() - began
-    record = Record(
-        id=name,
-        created=now(),
-        task=TaskRef(
-            name=spec.name,
-            version=spec.version,
-            fingerprint=spec.fingerprint(),
-            metric=spec.metric,
-            group="detection",
-        ),
-        protocol="detect",
-        method=loaded.method,
-        model=loaded.model,
-        checkpoint=loaded.checkpoint,
-        seed=seed,
-        recipe=fingerprint(recipe),
-        config={"task": spec.identity(), "pretrain": loaded.pretrain_config, "mmengine": comparable(described)},
-        metrics={},
-        examples=len(runner.val_dataloader.dataset),
-        curve=_curve(runner),
-        code=code_ref(),
-        versions=versions((*PACKAGES, *DETECTION_PACKAGES)),
-        device=device_name(ranks.device),
-        command=command_line(),
-        cost=Cost(
-            seconds=seconds,
-            images_per_second=len(runner.train_dataloader.dataset) * epochs_here / training_seconds,
-            gpu_hours=seconds / 3600 * ranks.world if ranks.device.type == "cuda" else 0.0,
-            peak_memory_bytes=peak_memory(ranks.device),
-        ),
-        note=_note(spec, left_out, unscored, first_epoch),
+    cost = Cost(
+        seconds=seconds,
+        images_per_second=len(runner.train_dataloader.dataset) * epochs_here / seconds,
+        gpu_hours=seconds / 3600 * ranks.world if ranks.device.type == "cuda" else 0.0,
+        peak_memory_bytes=peak_memory(ranks.device),
     )
 
     def finish() -> Record:
-        scores: dict[str, float] = {}
-        for kind in kinds:
-            scores |= average_precision(test.annotations, folder / f"predictions.{kind}.json", kind)
-        records = results / "records"
+        metrics: dict[str, float] = {}
+        for kind in ("bbox", "segm") if has_masks(config) else ("bbox",):
+            metrics |= average_precision(test.annotations, folder / f"predictions.{kind}.json", kind)
         boxes = folder / "predictions.bbox.json"
-        pictures = write_pictures(records, name, test, boxes, spec.detect.pictures)
-        finished = record.model_copy(update={"metrics": scores, "pictures": pictures})
-        write_record(records, finished)
-        return finished
+        record = Record(
+            id=name,
+            created=now(),
+            task=TaskRef(
+                name=spec.name,
+                version=spec.version,
+                fingerprint=spec.fingerprint(),
+                metric=spec.metric,
+                group="detection",
+            ),
+            protocol="detect",
+            method=loaded.method,
+            model=loaded.model,
+            checkpoint=loaded.checkpoint,
+            seed=seed,
+            recipe=fingerprint(recipe),
+            config={"task": spec.identity(), "pretrain": loaded.pretrain_config, "mmengine": recipe["config"]},
+            metrics=metrics,
+            examples=len(runner.val_dataloader.dataset),
+            curve=_curve(folder),
+            pictures=write_pictures(results / "records", name, test, boxes, spec.detect.pictures),
+            code=code_ref(),
+            versions=versions((*PACKAGES, *DETECTION_PACKAGES)),
+            device=device_name(ranks.device),
+            command=command_line(),
+            cost=cost,
+            note=_note(spec, left_out, unscored, first_epoch),
+        )
+        write_record(results / "records", record)
+        return record
 
     return _first_on_main(ranks, finish)
 
@@ -206,7 +200,10 @@ def _open(spec: TaskSpec, work: Path) -> tuple[CocoSplit, CocoSplit]:
         root = data_path(data.root)
     else:
         raise UserError(f"data.dataset: detection reads coco or digits_detection, not {data.dataset!r}")
-    return find_split(root, data.train), find_split(root, data.test)
+    train, test = find_split(root, data.train), find_split(root, data.test)
+    if train.classes() != test.classes():
+        raise UserError(f"{test.annotations}: its categories are not those of {train.annotations.name}, in that order")
+    return train, test
 
 
 def _first_on_main(ranks: Ranks, work: Callable[[], Result]) -> Result:
@@ -231,21 +228,10 @@ def _epochs_done(folder: Path) -> int:
     return int(Path(pointer.read_text().strip()).stem.removeprefix("epoch_"))
 
 
-def _curve(runner: Any) -> tuple[dict[str, float], ...]:
+def _curve(folder: Path) -> tuple[dict[str, float], ...]:
     """Return one entry per epoch: mean training loss and, where it was scored, box AP."""
-    histories = runner.message_hub.log_scalars
-    losses = histories["train/loss"].data[0]
-    epochs = runner.max_epochs
-    curve = [
-        {"epoch": float(number), "loss": float(part.mean())}
-        for number, part in enumerate(torch.as_tensor(losses).reshape(epochs, -1).double(), 1)
-    ]
-    scored = [number for number in range(1, epochs + 1) if number % runner.val_interval == 0 or number == epochs]
-    if "val/coco/bbox_mAP" in histories:
-        values = histories["val/coco/bbox_mAP"].data[0]
-        for number, value in zip(scored, values, strict=False):
-            curve[number - 1]["box_ap"] = float(value)
-    return tuple(curve)
+    noted = json.loads((folder / "curve.json").read_text())
+    return tuple(noted[epoch] for epoch in sorted(noted, key=int))
 
 
 def _note(spec: TaskSpec, left_out: list[str], unscored: list[str], resumed_from: int) -> str:

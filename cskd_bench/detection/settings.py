@@ -136,6 +136,12 @@ def place(
     config.val_evaluator.ann_file = str(val.annotations.resolve())
     config.val_evaluator.outfile_prefix = str(work.resolve() / "predictions")
     config.work_dir = str(work.resolve())
+    if world > 1:
+        config.model_wrapper_cfg = {
+            "type": "MMDistributedDataParallel",
+            "broadcast_buffers": False,
+            "device_ids": [torch.cuda.current_device()] if torch.cuda.is_available() else None,
+        }
     config.resume = (work / "last_checkpoint").exists()
     if torch.cuda.is_available() and precision != "fp32":
         config.optim_wrapper.type = "AmpOptimWrapper"

@@ -116,12 +116,14 @@ def final_weights(place):
 
 
 def test_a_run_killed_between_epochs_continues_exactly(cell, vit_file, tmp_path, monkeypatch):
-    _, spec = cell
+    root, spec = cell
     whole = detect(spec, vit_file, tmp_path / "whole")
     assert whole.task.group == "detection" and whole.protocol == "detect" and whole.examples == 4
     assert {"box_ap", "box_ap50", "box_ap75", "mask_ap", "mask_ap50"} <= whole.metrics.keys()
-    assert len(whole.curve) == 2 and all(np.isfinite(entry["loss"]) for entry in whole.curve)
+    assert [entry["epoch"] for entry in whole.curve] == [1, 2]
+    assert all(np.isfinite(entry["loss"]) and 0 <= entry["box_ap"] <= 1 for entry in whole.curve)
     assert [side.name for side in whole.pictures] == [f"{whole.id}.truth_and_predictions_1.jpg"]
+    assert str(root) not in whole.model_dump_json()  # a record says nothing about the machine's folders
     assert detect(spec, vit_file, tmp_path / "whole") == whole  # a finished cell is not run again
 
     from mmengine.runner import EpochBasedTrainLoop
@@ -155,6 +157,18 @@ def test_a_truncated_image_stops_the_run_before_its_first_epoch(cell, vit_file, 
     with pytest.raises(UserError, match=r"1 of 4 images cannot be used: 0002\.png"):
         detect(spec, vit_file, tmp_path)
     assert not list(tmp_path.glob("work/*/*.pth"))
+
+
+def test_boxes_without_masks_are_refused_by_mask_rcnn(cell, vit_file, tmp_path):
+    _, spec = cell
+    folder = make_digits(tmp_path / "digits", train=4, val=2)
+    file = folder / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text())
+    del content["annotations"][3]["segmentation"]
+    file.write_text(json.dumps(content))
+    spec = spec.model_copy(update={"data": spec.data.model_copy(update={"root": str(folder)})})
+    with pytest.raises(UserError, match=r"1 annotations have no segmentation \(the first: 4\).*faster_rcnn_1x"):
+        detect(spec, vit_file, tmp_path)
 
 
 def test_perfect_predictions_score_one_and_none_score_zero(tmp_path):
