@@ -1,0 +1,79 @@
+"""The shipped tasks say what they must, and a task's identity is what its score depends on."""
+
+import pytest
+
+from cskd_bench.data.manifests import manifests
+from cskd_bench.errors import UserError
+from cskd_bench.task import load_task, task_files
+
+SHIPPED = sorted(task_files())
+PAPER = ["cifar10", "cifar100", "flowers102", "stanford_cars", "inat19"]
+MORE = ["oxford_pets", "dtd", "food101", "fgvc_aircraft"]
+EVALUATION = [f"imagenet{name}" for name in ("1k", "_real", "_v2", "_a", "_r", "_sketch", "_c")]
+
+
+def test_the_registry_is_complete():
+    assert {*PAPER, *MORE, *EVALUATION, *(f"{name}_deit" for name in PAPER)} <= set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_task_says_where_its_data_comes_from(name):
+    data = load_task(name).data
+    assert data.source
+    assert data.licence or data.source == "yours"
+    if name in {*PAPER, *MORE, *EVALUATION}:
+        assert data.by_hand
+        assert data.splits == "published" or load_task(name).protocols == ("evaluate",)
+
+
+@pytest.mark.parametrize("name", [*PAPER[:4], "imagenet1k"])
+def test_class_counts_are_the_publishers(name):
+    assert load_task(name).data.num_classes == manifests()[name].classes
+
+
+@pytest.mark.parametrize("name", PAPER[:4])
+def test_deits_recipe_is_the_one_its_authors_name(name):
+    recipe = load_task(f"{name}_deit").finetune
+    assert (recipe.optim.name, recipe.optim.lr, recipe.optim.weight_decay) == ("sgd", 0.01, 1e-4)
+    assert (recipe.batch_size, recipe.epochs, recipe.augment.erasing) == (768, 1000, 0.0)
+    assert (recipe.augment.mixup, recipe.augment.cutmix, recipe.augment.repeats) == (0.8, 1.0, 3)
+
+
+@pytest.mark.parametrize("name", [*PAPER, *MORE])
+def test_short_recipes_are_short(name):
+    recipe = load_task(name).finetune
+    assert 10 <= recipe.epochs <= 30
+    assert (recipe.optim.name, recipe.optim.lr) == ("adamw", 5e-5)
+
+
+def test_imagenet_c_is_all_75_conditions():
+    parts = load_task("imagenet_c").data.test.split("+")
+    assert len(set(parts)) == len(parts) == 75
+    assert {part.split("/")[1] for part in parts} == set("12345")
+
+
+def test_the_field_reports_the_mean_over_classes_for_pets_flowers_and_aircraft():
+    chosen = {name for name in [*PAPER, *MORE] if load_task(name).metric == "mean_per_class"}
+    assert chosen == {"oxford_pets", "flowers102", "fgvc_aircraft"}
+
+
+def test_identity_ignores_prose_and_places_and_settings_that_are_not_used():
+    task = load_task("cifar100")
+    same = ['data.root="/elsewhere/cifar100"', "data.by_hand=other", "description=other", "evaluate.real_labels=x.json"]
+    assert load_task("cifar100", None, same).fingerprint() == task.fingerprint()
+    for change in (
+        "finetune.epochs=21",
+        "kshot.c=2.0",
+        "data.num_classes=99",
+        "image_size=32",
+        "metric=mean_per_class",
+    ):
+        assert load_task("cifar100", None, [change]).fingerprint() != task.fingerprint(), change
+
+
+def test_an_unknown_task_or_key_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="no task 'cifar1000'; there are cifar10, cifar100"):
+        load_task("cifar1000")
+    (tmp_path / "odd.toml").write_text('protocols = ["knn"]\nkshots = 3\n[data]\nlicense = "x"\n')
+    with pytest.raises(UserError, match=r"odd\.toml: unknown key .*license; unknown key kshots"):
+        load_task(str(tmp_path / "odd.toml"))

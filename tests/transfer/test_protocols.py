@@ -1,0 +1,275 @@
+"""k-shot, low-label, evaluation, the feature cache and what is refused, on images made on the spot."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from cskd_bench.cli import main
+from cskd_bench.engine.distributed import Ranks
+from cskd_bench.errors import UserError
+from cskd_bench.models.checkpoints import load_checkpoint
+from cskd_bench.task import load_task
+from cskd_bench.transfer import features
+from cskd_bench.transfer.evaluate import class_columns, with_real_labels
+from cskd_bench.transfer.linear import TorchLogisticRegression
+from cskd_bench.transfer.run import transfer
+from cskd_bench.transfer.subsets import k_shot_indices, low_label_indices
+
+RANKS = Ranks(0, 1, torch.device("cpu"))
+MODEL = "vit_tiny_patch16_224"
+TASK = """
+protocols = ["linear", "knn", "kshot", "lowlabel", "evaluate"]
+image_size = 32
+[data]
+root = "{data}"
+num_classes = 3
+eval_crop = 1.0
+[kshot]
+shots = [1, 5]
+[lowlabel]
+fractions = [0.25, 0.5]
+classifier = "linear"
+"""
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A weights file of a timm model with random weights: enough to tell colours apart."""
+    import timm
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "random.safetensors"
+    save_file(timm.create_model(MODEL, img_size=32, num_classes=1000).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def squares(tmp_path, colour_squares):
+    """A copy of the colour squares, to be damaged."""
+    shutil.copytree(colour_squares, tmp_path / "squares")
+    return tmp_path / "squares"
+
+
+def task_on(folder, **replaced):
+    text = TASK.format(data=folder)
+    for old, new in replaced.items():
+        text = text.replace(old, new)
+    path = folder.parent / "my_squares.toml"
+    path.write_text(text)
+    return load_task(str(path))
+
+
+def run(task, protocol, weights, folder, seed=0):
+    return transfer(
+        task, protocol, weights, seed,
+        results=folder / "results", work=folder / "work", ranks=RANKS, model=MODEL, workers=0,
+    )  # fmt: skip
+
+
+# -- which images -----------------------------------------------------------------------------------------------------
+
+
+def test_more_shots_and_larger_fractions_contain_the_smaller():
+    labels = np.repeat(np.arange(7), 40)
+    for draw, sizes in ((k_shot_indices, (1, 5, 10)), (low_label_indices, (0.01, 0.1, 1.0))):
+        chosen = [draw(labels, size, 3) for size in sizes]
+        assert set(chosen[0]) < set(chosen[1]) < set(chosen[2])
+        assert all(len(np.unique(labels[some])) == 7 for some in chosen)
+        assert not np.array_equal(chosen[1], draw(labels, sizes[1], 4))
+    assert np.bincount(labels[k_shot_indices(labels, 5, 0)]).tolist() == [5] * 7
+    assert len(low_label_indices(labels, 1.0, 0)) == 280
+
+
+def test_index_lists_are_frozen():
+    """Published lists must never change: these are the ones of version 1."""
+    assert k_shot_indices(np.repeat([0, 1], 20), 3, 0).tolist() == [0, 3, 8, 23, 27, 34]
+
+
+def test_too_few_images_for_k_shots():
+    with pytest.raises(UserError, match=r"kshot\.shots: 5 training images a class are asked for, class 1 has 2"):
+        k_shot_indices(np.asarray([0] * 9 + [1] * 2), 5, 0)
+
+
+def test_index_lists_are_printed(squares, capsys):
+    task_on(squares)
+    assert main(["tasks", "indices", str(squares.parent / "my_squares.toml"), "--seed", "1"]) == 0
+    lists = json.loads(capsys.readouterr().out)
+    labels = np.repeat([0, 1, 2], 16)
+    assert lists["kshot"]["5"] == k_shot_indices(labels, 5, 1).tolist()
+    assert sorted(lists["lowlabel"]) == ["0.25", "0.5"]
+
+
+# -- features ---------------------------------------------------------------------------------------------------------
+
+
+def test_features_are_computed_once_for_all_protocols(squares, weights, tmp_path, monkeypatch):
+    task, computed = task_on(squares), []
+    whole = features._compute
+    monkeypatch.setattr(
+        features, "_compute", lambda cell, source, view: computed.append(1) or whole(cell, source, view)
+    )
+    for protocol in ("linear", "knn", "kshot", "lowlabel"):
+        run(task, protocol, weights, tmp_path)
+        run(task, protocol, weights, tmp_path, seed=1)
+    assert len(computed) == 2  # train and test
+
+
+def test_a_damaged_feature_cache_is_set_aside_and_computed_again(squares, weights, tmp_path, capsys):
+    task = task_on(squares)
+    first = run(task, "knn", weights, tmp_path)
+    cached = sorted((tmp_path / "work" / "features").glob("*.npz"))
+    half = cached[0].read_bytes()
+    cached[0].write_bytes(half[: len(half) // 2])
+    content = bytearray(cached[1].read_bytes())
+    content[len(content) // 2] ^= 1
+    cached[1].write_bytes(content)
+    shutil.rmtree(tmp_path / "results")
+    assert run(task, "knn", weights, tmp_path).metrics == first.metrics
+    assert capsys.readouterr().err.count("set aside") == 2
+    assert len(list((tmp_path / "work" / "features").glob("*.corrupt-*"))) == 2
+    assert cached[0].read_bytes() == half
+
+
+# -- protocols against the obvious ------------------------------------------------------------------------------------
+
+
+def test_k_shot_is_logistic_regression_on_the_listed_images(squares, weights, tmp_path):
+    from cskd_bench.data.mixing import to_float
+    from cskd_bench.data.sources import open_source
+    from cskd_bench.data.views import EvalView
+
+    task = task_on(squares)
+    record = run(task, "kshot", weights, tmp_path)
+    student = load_checkpoint(weights, model=MODEL, image_size=32).student
+    view, by_hand = EvalView(32, 1.0), {}
+    for split in ("train", "test"):
+        source = open_source(task.data, split)
+        with torch.no_grad():
+            by_hand[split] = torch.cat(
+                [student.features(to_float(view(source.load(i))[None])) for i in range(len(source))]
+            ).numpy()
+    labels, truth = np.repeat([0, 1, 2], 16), np.repeat([0, 1, 2], 8)
+    for shots in (1, 5):
+        chosen = k_shot_indices(labels, shots, 0)
+        scaler = StandardScaler().fit(by_hand["train"][chosen])
+        fitted = LogisticRegression(C=1.0, max_iter=1000).fit(
+            scaler.transform(by_hand["train"][chosen]), labels[chosen]
+        )
+        assert record.metrics[f"top1_{shots}shot"] == fitted.score(scaler.transform(by_hand["test"]), truth)
+    assert record.value == record.metrics["top1_5shot"]
+
+
+def test_low_label_scores_every_fraction(squares, weights, tmp_path):
+    record = run(task_on(squares), "lowlabel", weights, tmp_path)
+    assert record.value == record.metrics["top1_at_0.5"]
+    assert 0 <= record.metrics["top1_at_0.25"] <= 1
+
+
+def test_low_label_fine_tunes_each_fraction_from_the_checkpoint(squares, weights, tmp_path):
+    task = task_on(squares, **{'classifier = "linear"': "[finetune]\nepochs = 1\nbatch_size = 4\noptim.lr = 1e-3"})
+    record = run(task, "lowlabel", weights, tmp_path)
+    assert {"top1_at_0.25", "top1_at_0.5"} < set(record.metrics)
+    assert len(record.curve) == 1
+
+
+def test_torchs_logistic_regression_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([2, 5, 7], 60)
+    rows = rng.normal(size=(180, 10)) + labels[:, None] * np.linspace(-0.2, 0.2, 10)
+    ours = TorchLogisticRegression(0.3, 500, torch.device("cpu")).fit(rows, labels)
+    theirs = LogisticRegression(C=0.3, max_iter=2000, tol=1e-8).fit(rows, labels)
+    np.testing.assert_allclose(ours.predict_proba(rows), theirs.predict_proba(rows), atol=2e-3)
+
+
+def test_classes_are_matched_by_name_synset_or_number(weights):
+    model = load_checkpoint(weights, model=MODEL, image_size=32)
+    assert class_columns(["n01443537", "n01440764"], model) == [1, 0]
+    assert class_columns(["n01440764_tench", "n01443537_goldfish"], model) == [0, 1]
+    assert class_columns(["0", "1", "10"], model) == [0, 1, 10]  # ImageNet-V2's folders, sorted as text
+    with pytest.raises(UserError, match=r"does not know 1 of the task's 2 classes \(red"):
+        class_columns(["n01440764", "red"], model)
+
+
+def test_evaluation_restricts_the_logits_to_the_tasks_classes(tmp_path, weights):
+    """Two classes, as ImageNet-A has 200: the answer is always one of the two."""
+    rng = np.random.default_rng(0)
+    for part in ("fog/1", "fog/2", "snow/1"):
+        for synset in ("n01443537", "n02102040"):
+            folder = tmp_path / "c" / part / synset
+            folder.mkdir(parents=True)
+            for number in range(4):
+                Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)).save(folder / f"{number}.png")
+    (tmp_path / "c.toml").write_text(
+        f'protocols = ["evaluate"]\ngroup = "robustness"\nimage_size = 32\n'
+        f'[data]\nroot = "{tmp_path / "c"}"\ntest = "fog/1+fog/2+snow/1"\nnum_classes = 2\neval_crop = 1.0\n'
+    )
+    record = run(load_task(str(tmp_path / "c.toml")), "evaluate", weights, tmp_path)
+    assert record.task.group == "robustness"
+    assert record.examples == 24
+    with np.load(tmp_path / "results" / "records" / record.per_example.name) as side:
+        assert set(side["predicted"]) <= {0, 1}
+        right = side["predicted"] == side["label"]
+    assert record.value == right.mean()
+    assert record.metrics["top1_fog"] == right[:16].mean()
+    assert record.metrics["top1_snow"] == right[16:].mean()
+
+
+def test_real_labels_accept_any_and_drop_the_unlabelled(tmp_path):
+    from cskd_bench.data.sources import PathSource
+    from cskd_bench.engine.evaluate import Predictions
+
+    paths = [tmp_path / f"ILSVRC2012_val_{number:08d}.JPEG" for number in (1, 2, 3, 4)]
+    for path in paths:
+        path.write_bytes(b"x")
+    source = PathSource(paths, [0, 1, 2, 3], [str(k) for k in range(1000)])
+    (tmp_path / "real.json").write_text("[[0], [7, 9], [], [5]]")
+    said = Predictions(source.labels, np.asarray([0, 9, 2, 3]), np.ones(4, np.float32))
+    judged = with_real_labels(said, source, tmp_path / "real.json")
+    assert judged.label.tolist() == [0, 9, 5]
+    assert judged.top1 == pytest.approx(2 / 3)
+    (tmp_path / "real.json").write_text("[[0]]")
+    with pytest.raises(UserError, match=r"real\.json: not the ReaL labels of these images"):
+        with_real_labels(said, source, tmp_path / "real.json")
+
+
+# -- refused ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_test_image_in_train_is_refused_by_name(squares, weights, tmp_path):
+    shutil.copy(squares / "train" / "red" / "03.png", squares / "test" / "red" / "copied.png")
+    with pytest.raises(UserError, match=r"1 images of test are also in train \(red/copied.png = red/03.png\); remove"):
+        run(task_on(squares), "knn", weights, tmp_path)
+    assert not (tmp_path / "results").exists()
+    published = task_on(squares, **{"eval_crop = 1.0": 'eval_crop = 1.0\nsplits = "published"'})
+    assert "the published split, taken as it is" in run(published, "knn", weights, tmp_path).note
+
+
+def test_other_classes_are_refused(squares, weights, tmp_path):
+    with pytest.raises(UserError, match=r"train has images of 3 classes, data\.num_classes says 4"):
+        run(task_on(squares, **{"num_classes = 3": "num_classes = 4"}), "knn", weights, tmp_path)
+    (squares / "test" / "green").rename(squares / "test" / "grass")
+    with pytest.raises(UserError, match="train and test have different classes, for example grass, green"):
+        run(task_on(squares), "knn", weights, tmp_path)
+
+
+def test_an_unreadable_image_is_named_and_nothing_is_lost(squares, weights, tmp_path):
+    (squares / "test" / "red" / "00.png").write_bytes(b"not a picture")
+    with pytest.raises(UserError, match=r"00\.png: not a readable image"):
+        run(task_on(squares), "knn", weights, tmp_path)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_nested_extra_level_is_named(squares, weights, tmp_path):
+    inner = squares / "train" / "red" / "red"
+    inner.mkdir()
+    for image in (squares / "train" / "red").glob("*.png"):
+        image.rename(inner / image.name)
+    with pytest.raises(UserError, match="there is a folder 'red' inside: one level too deep"):
+        run(task_on(squares), "knn", weights, tmp_path)

@@ -1,0 +1,139 @@
+"""Transfers that are killed, and transfers side by side; an own task from a TOML and a folder of images."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from cskd_bench.cli import main
+from cskd_bench.record import read_records
+
+MODEL = "vit_tiny_patch16_224"
+OWN_TASK = """
+version = 1
+description = "which colour a square has"
+protocols = ["finetune", "knn", "kshot"]
+metric = "top1"
+image_size = 32
+
+[data]
+dataset = "folder"
+root = "squares"
+train = "train"
+test = "test"
+num_classes = 3
+eval_crop = 1.0
+source = "made on the spot"
+licence = "CC0"
+
+[finetune]
+epochs = 4
+batch_size = 16
+optim.lr = 1e-4
+[kshot]
+shots = [1, 5]
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a weights file and a task of 20 lines."""
+    import timm
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("own")
+    torch.manual_seed(0)
+    save_file(timm.create_model(MODEL, img_size=32).state_dict(), folder / "random.safetensors")
+    (folder / "my.toml").write_text(OWN_TASK)
+    return folder
+
+
+def arguments(place, data, results, *protocols, seeds=(0,)):
+    chosen = [word for protocol in protocols for word in ("--protocol", protocol)]
+    chosen += [word for seed in seeds for word in ("--seed", str(seed))]
+    return [
+        *("transfer", "--task", str(place / "my.toml"), "--data-dir", str(data), "--workers", "0"),
+        *("--checkpoint", str(place / "random.safetensors"), "--model", MODEL),
+        *("--results", str(results), "--runs", str(results / "runs"), *chosen),
+    ]
+
+
+KILLED_AT = """
+import os, signal, sys
+from cskd_bench.cli import main
+from cskd_bench.engine import training
+from cskd_bench.transfer import run
+module, name, call = {"training": training, "run": run}[sys.argv[1]], sys.argv[2], int(sys.argv[3])
+whole, calls = getattr(module, name), []
+def counted(*given):
+    calls.append(1)
+    if len(calls) == call:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(*given)
+setattr(module, name, counted)
+sys.exit(main(sys.argv[4:]))
+"""
+
+
+def start(*words, script=None):
+    program = ["-c", script] if script else ["-m", "cskd_bench.cli"]
+    return subprocess.Popen(
+        [sys.executable, *program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def killed(module, name, call, words):
+    """Run in a process of its own that kills itself on the given call of a function."""
+    process = start(module, name, str(call), *words, script=KILLED_AT)
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+
+
+def finished(*processes):
+    """Wait for processes and return their outputs."""
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), outputs
+    return [output for output, _ in outputs]
+
+
+def test_an_own_task_needs_a_toml_and_a_folder(place, colour_squares, tmp_path, capsys):
+    words = arguments(place, colour_squares, tmp_path, "knn", "kshot")
+    assert main([*words, "--dry-run"]) == 0
+    planned = capsys.readouterr().out
+    assert "my knn seed 0: to do; 32 px, train 48 images, test 24 images, 3 classes, top1" in planned
+    assert not (tmp_path / "records").exists()
+    assert main(words) == 0
+    (record, again) = (found for _, found in read_records(tmp_path / "records"))
+    assert {record.protocol, again.protocol} == {"knn", "kshot"}
+    assert record.config["task"]["data"]["root"] == colour_squares.name
+    assert main(["tasks", "validate", str(place / "my.toml"), "--data-dir", str(colour_squares)]) == 0
+    assert "48 training and 24 test images" in capsys.readouterr().out
+
+
+def test_a_transfer_killed_twice_leaves_the_record_of_an_undisturbed_one(place, colour_squares, tmp_path):
+    words = arguments(place, colour_squares, tmp_path / "killed", "finetune")
+    killed("training", "learning_rate", 8, words)  # in the third epoch
+    killed("run", "write_record", 1, words)  # the predictions are written, their record is not
+    assert not list((tmp_path / "killed" / "records").glob("*.json"))
+    undisturbed = arguments(place, colour_squares, tmp_path / "undisturbed", "finetune")
+    finished(start(*words))
+    finished(start(*undisturbed))
+    ((_, one),) = read_records(tmp_path / "killed" / "records")
+    ((_, other),) = read_records(tmp_path / "undisturbed" / "records")
+    varying = {"created", "cost", "command"}
+    assert one.model_dump(exclude=varying | {"curve"}) == other.model_dump(exclude=varying | {"curve"})
+    assert [epoch["loss"] for epoch in one.curve] == [epoch["loss"] for epoch in other.curve]
+
+
+def test_two_processes_on_one_results_folder_lose_nothing(place, colour_squares, tmp_path):
+    both = start(*arguments(place, colour_squares, tmp_path, "knn", "kshot", seeds=(0, 1)))
+    too = start(*arguments(place, colour_squares, tmp_path, "knn", "kshot", seeds=(1, 0)))
+    first, second = finished(both, too)
+    assert sorted(first.splitlines()) == sorted(second.splitlines())
+    records = [record for _, record in read_records(tmp_path / "records")]
+    assert sorted((record.protocol, record.seed) for record in records) == [
+        *(("knn", 0), ("knn", 1), ("kshot", 0), ("kshot", 1))
+    ]
+    assert not [path for path in (tmp_path / "records").iterdir() if path.name.startswith(".")]
