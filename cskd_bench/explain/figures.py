@@ -13,41 +13,49 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cskd_bench.explain.labels import LabelMaps
+from cskd_bench.explain.labels import LabelMap, LabelMaps
 
 COLOURS: Final = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#7b4ea3")
 OTHERS: Final = "#9a9a9a"
-VEIL: Final = 0.52  # opacity of a label's colour over the image
-DPI: Final = 110
+MEANING: Final = {1.0: "start: local", 0.5: "half-way", 0.0: "end: global"}
+MOST_HEADS: Final = 12  # columns of the attention picture
+DPI: Final = 100
 
 Pixels = NDArray[np.float32]  # (S, S, 3) in [0, 1]
 
 
 def draw_labels(pixels: Pixels, maps: LabelMaps, names: Sequence[str], title: str, path: Path) -> None:
-    """Draw the image, both label maps and the fused labels along CKF, one colour per class."""
-    panels: list[tuple[str, Tensor | None]] = [("the view", None)]
+    """Draw the image, both label maps and the fused labels along CKF: a colour per class, stronger where surer."""
+    above = [(f"student: {_size(maps.student)} patches", maps.student)]
     if maps.teacher is not None:
-        height, width = maps.teacher.shape
-        panels.append((f"teacher, {height} x {width} places", maps.teacher))
-    height, width = maps.student.shape
-    panels.append((f"student, {height} x {width} patches", maps.student))
-    below = [(f"fused, r = {ratio:g}{_MEANING[ratio]}", fused) for ratio, fused in maps.fused]
-    colours = _colours([labels for _, labels in panels[1:] if labels is not None] + [fused for _, fused in below])
-    figure = Figure(figsize=(10, 8.3 if below else 5.2), layout="constrained")
-    axes = figure.subplots(2 if below else 1, 3 if below else 2, squeeze=False)
-    for axis, (name, labels) in zip(axes[0], panels, strict=True):
-        _label_panel(axis, pixels, labels, colours, name)
-    for axis, (name, labels) in zip(axes[-1] if below else (), below, strict=True):
-        _label_panel(axis, pixels, labels, colours, name)
+        above.insert(0, (f"teacher: {_size(maps.teacher)} places", maps.teacher))
+    below = [(f"fused, r = {ratio:g} ({MEANING[ratio]})", fused) for ratio, fused in maps.fused]
+    colours = _colours([place.labels for _, place in (*above, *below)])
+    figure = Figure(figsize=(9, 7.5 if below else 5.6), layout="constrained")
+    axes = figure.subplots(2 if below else 1, len(above) + 1, squeeze=False)
+    _image_panel(axes[0][0], pixels, "the view")
+    for axis, (name, place) in zip(axes[0][1:], above, strict=True):
+        _label_panel(axis, pixels, place, colours, name)
+    for axis, (name, place) in zip(axes[-1] if below else (), below, strict=True):
+        _label_panel(axis, pixels, place, colours, name)
     _title(figure, title)
     handles = [Patch(color=colour, label=names[index]) for index, colour in colours.items() if colour != OTHERS]
     if OTHERS in colours.values():
         handles.append(Patch(color=OTHERS, label="other classes"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), frameon=False, fontsize=12)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=min(4, len(handles)),
+        frameon=False,
+        fontsize=12,
+        title="stronger colour: surer",
+    )
     _save(figure, path)
 
 
-_MEANING = {1.0: " (start: local)", 0.5: " (half-way)", 0.0: " (end: global)"}
+def _size(place: LabelMap) -> str:
+    rows, columns = place.labels.shape
+    return f"{rows} x {columns}"
 
 
 def _colours(maps: Sequence[Tensor]) -> dict[int, str]:
@@ -57,47 +65,52 @@ def _colours(maps: Sequence[Tensor]) -> dict[int, str]:
     return {index: COLOURS[rank] if rank < len(COLOURS) else OTHERS for rank, index in enumerate(ranked)}
 
 
-def _label_panel(axis: Any, pixels: Pixels, labels: Tensor | None, colours: dict[int, str], name: str) -> None:
-    size = pixels.shape[0]
-    axis.set_title(name, fontsize=12)
-    axis.set_xticks([])
-    axis.set_yticks([])
-    if labels is None:
-        axis.imshow(pixels, extent=(0, size, size, 0))
-        return
-    axis.imshow(pixels.mean(axis=2), cmap="gray", vmin=0, vmax=1, extent=(0, size, size, 0))
-    veil = np.array([[to_rgb(colours[int(index)]) for index in row] for row in labels])
-    axis.imshow(veil, alpha=VEIL, interpolation="nearest", extent=(0, size, size, 0))
-    rows, columns = labels.shape
+def _label_panel(axis: Any, pixels: Pixels, place: LabelMap, colours: dict[int, str], name: str) -> None:
+    """Draw one map: the class gives the colour, its probability the opacity (0.15 to 0.85)."""
+    colour = np.array([[to_rgb(colours[int(index)]) for index in row] for row in place.labels])
+    opacity = 0.15 + 0.7 * place.probability.numpy()
+    _overlay(axis, pixels, np.dstack([colour, opacity]), name)
+    size, (rows, columns) = pixels.shape[0], place.labels.shape
     for line in range(1, rows):
         axis.axhline(line * size / rows, color="white", linewidth=0.6, alpha=0.7)
     for line in range(1, columns):
         axis.axvline(line * size / columns, color="white", linewidth=0.6, alpha=0.7)
 
 
+def _image_panel(axis: Any, pixels: Pixels, name: str) -> None:
+    axis.imshow(pixels, interpolation="nearest")  # files a third the size of smoothed ones
+    axis.set_title(name, fontsize=11.5)
+    axis.set_xticks([])
+    axis.set_yticks([])
+
+
+def _overlay(axis: Any, pixels: Pixels, veil: NDArray[Any], name: str) -> None:
+    """Draw the image in light grey and over it a veil (h, w, 4) of colours with opacity."""
+    size = pixels.shape[0]
+    grey = np.repeat(pixels.mean(axis=2, keepdims=True), 3, axis=2)
+    _image_panel(axis, grey, name)
+    axis.imshow(veil, interpolation="nearest", extent=(-0.5, size - 0.5, size - 0.5, -0.5))
+
+
 def draw_attention(
     pixels: Pixels, weights: Tensor, tokens: Sequence[tuple[str, int]], grid: tuple[int, int], title: str, path: Path
 ) -> None:
-    """Draw where each token looks, one row per token and one column per head; weights (1, H, T, T)."""
+    """Draw where each token looks, one row per token and one column per head; weights (1, H, T, T).
+
+    Opacity grows with the square root of the attention, so that weak attention can be seen beside strong.
+    """
     prefix = weights.shape[-1] - grid[0] * grid[1]
-    heads, size = weights.shape[1], pixels.shape[0]
-    shown = min(heads, 12)
-    figure = Figure(figsize=(max(6.0, 2.6 * (shown + 1)), 2.75 * len(tokens) + 1.1), layout="constrained")
+    shown = min(weights.shape[1], MOST_HEADS)
+    figure = Figure(figsize=(max(6.0, 2.4 * (shown + 1)), 2.6 * len(tokens) + 0.9), layout="constrained")
     axes = figure.subplots(len(tokens), shown + 1, squeeze=False)
     for row, (name, index) in zip(axes, tokens, strict=True):
-        row[0].imshow(pixels)
+        _image_panel(row[0], pixels, "the view")
         row[0].set_ylabel(name, fontsize=12)
-        row[0].set_title("the view", fontsize=11)
         for head, axis in enumerate(row[1:]):
-            looks = weights[0, head, index, prefix:]
-            share = float(looks.sum())
-            axis.imshow(pixels.mean(axis=2), cmap="gray", vmin=0, vmax=1, extent=(0, size, size, 0))
-            field = (looks / looks.max()).reshape(grid).numpy()
-            axis.imshow(field, cmap="inferno", alpha=0.68, vmin=0, vmax=1, extent=(0, size, size, 0))
-            axis.set_title(f"head {head + 1}: {100 * share:.0f} % on patches", fontsize=11)
-        for axis in row:
-            axis.set_xticks([])
-            axis.set_yticks([])
+            looks = weights[0, head, index, prefix:].reshape(grid).numpy()
+            opacity = 0.9 * np.sqrt(looks / looks.max())
+            veil = np.dstack([np.broadcast_to(np.array(to_rgb(COLOURS[5])), (*grid, 3)), opacity])
+            _overlay(axis, pixels, veil, f"head {head + 1}: strongest {100 * looks.max():.0f} %")
     _title(figure, title)
     _save(figure, path)
 

@@ -15,13 +15,21 @@ RATIOS: Final = (1.0, 0.5, 0.0)
 
 
 @dataclass(frozen=True)
+class LabelMap:
+    """The class named at each of h x w places, and the probability it is given there."""
+
+    labels: Tensor  # (h, w)
+    probability: Tensor  # (h, w)
+
+
+@dataclass(frozen=True)
 class LabelMaps:
-    """Class indices at each place; H x W patches of the student, h x w places of the teacher."""
+    """One image through student and teacher; H x W patches, h x w places."""
 
     predicted: int  # the student's answer for the whole image
-    student: Tensor  # (H, W)
-    teacher: Tensor | None  # (h, w), the dense response's argmax; None without a teacher
-    fused: tuple[tuple[float, Tensor], ...]  # (ratio r, (h, w) argmax of r*D + (1-r)*G)
+    student: LabelMap  # (H, W)
+    teacher: LabelMap | None  # (h, w), the dense response; None without a teacher
+    fused: tuple[tuple[float, LabelMap], ...]  # for each ratio r, the map of r*D + (1-r)*G
     agreement: float | None  # share of places where the student's pooled patch label is the teacher's
 
 
@@ -31,14 +39,20 @@ def label_maps(student: Student, teacher: Teacher | None, views: Tensor, image_s
     small = resize_view(views, image_size)
     logits = patch_logits(student, small)
     predicted = int(student.predict(small).argmax(1))
-    patches = logits.argmax(1)[0]
+    patches = _map(logits)
     if teacher is None:
         return LabelMaps(predicted, patches, None, (), None)
     response = teacher(views)
-    fused = tuple((ratio, fuse(response.dense, response.global_logits, ratio).argmax(1)[0]) for ratio in RATIOS)
-    local = fused[0][1]
-    pooled = pool_to_grid(logits, (local.shape[0], local.shape[1])).argmax(1)[0]
-    return LabelMaps(predicted, patches, local, fused, float((pooled == local).float().mean()))
+    local = _map(response.dense)
+    fused = tuple((ratio, _map(fuse(response.dense, response.global_logits, ratio))) for ratio in RATIOS)
+    pooled = _map(pool_to_grid(logits, (response.dense.shape[2], response.dense.shape[3])))
+    agreement = float((pooled.labels == local.labels).float().mean())
+    return LabelMaps(predicted, patches, local, fused, agreement)
+
+
+def _map(logits: Tensor) -> LabelMap:
+    probability, labels = logits[0].softmax(0).max(0)
+    return LabelMap(labels, probability)
 
 
 def patch_logits(student: Student, views: Tensor) -> Tensor:

@@ -36,7 +36,8 @@ def explain(checkpoint: Path, image: Path, output: Path, weights: Literal["raw",
     if METHODS[config.method.kind].needs_teacher:
         teacher = build_teacher(config.teacher, loaded.classes, loaded.num_classes)
     size = config.student.image_size
-    views = to_float(EvalView(config.view_size, config.data.eval_crop)(picture)).unsqueeze(0)
+    view = EvalView(config.view_size, config.data.eval_crop, config.recipe.augment.interpolation)
+    views = to_float(view(picture)).unsqueeze(0)
     pixels = views[0].permute(1, 2, 0).numpy()
     names = class_names(loaded.classes, loaded.num_classes)
     maps = label_maps(student, teacher, views, size)
@@ -77,12 +78,14 @@ def class_names(classes: Sequence[str], num_classes: int) -> list[str]:
 def labels_title(maps: LabelMaps, names: Sequence[str], student: Student) -> str:
     """Say in a line what the label maps show."""
     answer = names[maps.predicted]
-    agreeing = float((maps.student == maps.predicted).float().mean())
+    agreeing = float((maps.student.labels == maps.predicted).float().mean())
     words = f'The student says "{answer}", and so do {100 * agreeing:.0f} % of its patches'
     if student.heads == "class":
         words += " (read by the class head, never trained on patches)"
     if maps.agreement is not None:
-        words += f"\nPooled to the teacher's places, its labels are the teacher's at {100 * maps.agreement:.0f} %"
+        words += (
+            f"\nPooled to the teacher's places, its labels are the teacher's local ones at {100 * maps.agreement:.0f} %"
+        )
     return words
 
 

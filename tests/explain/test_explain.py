@@ -77,12 +77,13 @@ def test_label_maps_are_the_models_own_labels():
     views = torch.rand(1, 3, 64, 64)
     maps = label_maps(student, teacher, views, 32)
     dense = teacher(views).dense
-    assert torch.equal(maps.teacher, dense.argmax(1)[0])
+    assert torch.equal(maps.teacher.labels, dense.argmax(1)[0])
     assert [ratio for ratio, _ in maps.fused] == [1.0, 0.5, 0.0]
-    assert torch.equal(maps.fused[0][1], maps.teacher)
-    assert (maps.fused[2][1] == dense.mean((2, 3)).argmax(1)).all(), "at r = 0 every place has the global label"
+    assert torch.equal(maps.fused[0][1].labels, maps.teacher.labels)
+    assert torch.allclose(maps.teacher.probability, dense.softmax(1).amax(1)[0])
+    assert (maps.fused[2][1].labels == dense.mean((2, 3)).argmax(1)).all(), "at r = 0 every place has the global label"
     tokens = student.tokens(torch.nn.functional.avg_pool2d(views, 2))[0, 2:]
-    assert torch.equal(maps.student.flatten(), student.distillation_head(tokens).argmax(-1))
+    assert torch.equal(maps.student.labels.flatten(), student.distillation_head(tokens).argmax(-1))
 
 
 def test_a_student_without_patch_head_is_read_by_its_class_head():
