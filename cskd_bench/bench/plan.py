@@ -1,13 +1,16 @@
 """A plan: methods x students x tasks x protocols x seeds, from one TOML, as cells in order."""
 
+import json
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import NonNegativeInt, model_validator
 
 from cskd_bench.config import MethodConfig, PretrainConfig, method_label
+from cskd_bench.errors import UserError
 from cskd_bench.schema import StrictModel, apply_overrides, load_toml, read_toml, shipped, validate
 from cskd_bench.task import Protocol, TaskSpec, load_task
 
@@ -38,10 +41,15 @@ class PretrainCell:
     """One pretraining run of a plan."""
 
     config: PretrainConfig
+    command: str  # what a person types to run this cell alone
 
     @property
     def name(self) -> str:
         return self.config.name
+
+    @property
+    def kind(self) -> str:
+        return "pretrain"
 
 
 @dataclass(frozen=True)
@@ -52,10 +60,19 @@ class TransferCell:
     protocol: str
     run: str  # the pretraining cell's name
     seed: int
+    named: str  # the task as the plan names it
+    command: str = ""  # what a person types to run this cell alone, once its checkpoint's folder is known
 
     @property
     def name(self) -> str:
         return f"{self.task.name} {self.protocol} {self.run}"
+
+    @property
+    def kind(self) -> str:
+        return f"{self.task.name} {self.protocol}"
+
+
+Cell = PretrainCell | TransferCell
 
 
 @dataclass(frozen=True)
@@ -77,37 +94,97 @@ def load_plan(path: Path) -> Plan:
     return load_toml(path, Plan)
 
 
-def expand(plan: Plan, tasks_dir: Path | None = None, overrides: Sequence[str] = ()) -> Cells:
-    """Return every cell of a plan; UserError for a student, task or protocol that does not exist."""
+def expand(plan: Plan, where: Path, tasks_dir: Path | None = None, overrides: Sequence[str] = ()) -> Cells:
+    """Return every cell of the plan read from `where`; UserError for a student, task or protocol that is not there."""
     pretrain = [
-        PretrainCell(_config(student, method.model_dump(mode="json"), seed, method_label(method), overrides))
+        _pretrain_cell(_find(student, where, "students"), student, method.model_dump(mode="json"), seed, overrides)
         for student in plan.students
         for method in plan.methods
         for seed in plan.seeds
     ]
-    specs = [load_task(name, tasks_dir) for name in plan.tasks]
+    names = [cell.name for cell in pretrain]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"{where}: students: two runs would be named {twice[0]}; give the student files other names")
+    tasks = [(name, _task(name, where, tasks_dir)) for name in plan.tasks]
+    for protocol in plan.protocols:
+        if tasks and not any(protocol in spec.protocols for _, spec in tasks):
+            raise UserError(f"{where}: protocols: no task of the plan has the protocol {protocol!r}")
     transfer = [
-        TransferCell(spec, protocol, cell.name, cell.config.seed)
+        TransferCell(spec, protocol, cell.name, cell.config.seed, name)
         for cell in pretrain
-        for spec in specs
+        for name, spec in tasks
         for protocol in (plan.protocols or spec.protocols)
         if protocol in spec.protocols
     ]
     teacher = None
     if plan.teacher:
-        file = resolve(plan.teacher)
-        teacher = PretrainCell(validate(PretrainConfig, {"name": file.stem, **read_toml(file)}, str(file)))
+        file = _find(plan.teacher, where, "teacher")
+        config = validate(PretrainConfig, {"name": file.stem, **read_toml(file)}, str(file))
+        teacher = PretrainCell(config, shlex.join(["cskd-bench", "pretrain", plan.teacher]))
     return Cells(teacher, pretrain, transfer)
 
 
-def _config(student: str, method: dict[str, Any], seed: int, label: str, overrides: Sequence[str]) -> PretrainConfig:
-    file = resolve(student)
+def placed(cells: Cells, runs: Path, results: Path, tasks_dir: Path | None = None) -> Cells:
+    """Complete a plan's cells with the folders of this bench: the teacher's weights, and what commands name."""
+    places = ["--runs", _shown(runs), "--results", _shown(results)]
+    teacher = cells.teacher and replace(cells.teacher, command=_joined(cells.teacher.command, places))
+    pretrain = []
+    for cell in cells.pretrain:
+        words = list(places)
+        if cells.teacher is not None:
+            inside = Path(cells.teacher.name) / "model.safetensors"
+            taught = cell.config.teacher.model_copy(update={"weights": str(runs / inside)})
+            cell = replace(cell, config=cell.config.model_copy(update={"teacher": taught}))
+            words = ["--set", f"teacher.weights={json.dumps((Path(_shown(runs)) / inside).as_posix())}", *words]
+        pretrain.append(replace(cell, command=_joined(cell.command, words)))
+    own = ["--tasks-dir", _shown(tasks_dir)] if tasks_dir else []
+    transfer = []
+    for one in cells.transfer:
+        checkpoint = (Path(_shown(runs)) / one.run).as_posix()
+        task = Path(one.named).name if Path(one.named).is_absolute() else one.named
+        words = ["--task", task, "--protocol", one.protocol, "--checkpoint", checkpoint, "--seed", str(one.seed)]
+        transfer.append(replace(one, command=_joined("cskd-bench transfer", [*words, *own, *places])))
+    return Cells(teacher, pretrain, transfer)
+
+
+def _pretrain_cell(
+    file: Path, student: str, method: dict[str, Any], seed: int, overrides: Sequence[str]
+) -> PretrainCell:
+    """Make one student's cell of a method and seed; `student` is the file as the plan names it."""
     data = read_toml(file)
+    data |= {"method": method, "seed": seed}
+    label = method_label(validate(PretrainConfig, {"name": file.stem, **data}, str(file)).method)
     slug = "".join(c if c.isalnum() or c in ".-" else "_" for c in label).strip("_")
-    data |= {"name": f"{data.get('name', file.stem)}_{slug}_s{seed}", "method": method, "seed": seed}
-    return validate(PretrainConfig, apply_overrides(data, overrides), str(file))
+    data["name"] = name = f"{data.get('name', file.stem)}_{slug}_s{seed}"
+    config = validate(PretrainConfig, apply_overrides(data, overrides), str(file))
+    inline = ", ".join(f"{key} = {json.dumps(value)}" for key, value in method.items())
+    settings = [f"name={name}", f"method={{{inline}}}", f"seed={seed}", *overrides]
+    words = [word for setting in settings for word in ("--set", setting)]
+    shown = Path(student).name if Path(student).is_absolute() else student
+    return PretrainCell(config, shlex.join(["cskd-bench", "pretrain", shown, *words]))
 
 
-def resolve(path: str) -> Path:
+def _find(named: str, where: Path, key: str) -> Path:
     """Find a file of a plan: as given, else among the shipped configurations."""
-    return Path(path) if Path(path).is_file() else shipped("configs") / Path(path).relative_to("configs")
+    path = Path(named)
+    inside = shipped("configs") / path.relative_to("configs") if path.parts[:1] == ("configs",) else path
+    for candidate in (path, inside):
+        if candidate.is_file():
+            return candidate
+    raise UserError(f"{where}: {key}: no file {named!r} here or among the shipped configurations")
+
+
+def _task(name: str, where: Path, tasks_dir: Path | None) -> TaskSpec:
+    try:
+        return load_task(name, tasks_dir)
+    except UserError as error:
+        raise UserError(f"{where}: tasks: {error}") from error
+
+
+def _shown(path: Path) -> str:
+    """Name a folder in a command without this machine's folders above it."""
+    return path.name if path.is_absolute() else path.as_posix()
+
+
+def _joined(command: str, words: Sequence[str]) -> str:
+    return f"{command} {shlex.join(words)}"

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cskd_bench.bench.plan import expand, load_plan
-from cskd_bench.bench.runner import Places, run_plan
+from cskd_bench.bench.executors import Local
+from cskd_bench.bench.plan import expand, load_plan, placed
+from cskd_bench.bench.runner import run_plan
+from cskd_bench.bench.work import Places
 from cskd_bench.report.facade import build_report
 from cskd_bench.schema import shipped
 
@@ -15,9 +17,10 @@ def quickstart(folder: Path, parallel: int) -> bool:
     """Run the shipped quickstart plan into `folder`; True when every cell is finished."""
     console = Console()
     began = time.perf_counter()
-    cells = expand(load_plan(shipped("configs") / "benchmarks" / "quickstart.toml"))
+    file = shipped("configs") / "benchmarks" / "quickstart.toml"
     places = Places(folder / "runs", folder / "results")
-    outcome = run_plan(cells, places, parallel=parallel, threads=1, console=console)
+    cells = placed(expand(load_plan(file), file), places.runs, places.results)
+    outcome = run_plan(cells, places, Local(parallel), parallel=parallel, threads=1, console=console)
     if outcome.interrupted:
         console.print("interrupted; the same command goes on from here")
         return False

@@ -1,30 +1,21 @@
 """Runs a plan's cells: finished ones are never run again, failures are kept and the rest goes on."""
 
-import json
-import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context, parent_process
-from pathlib import Path
+from datetime import UTC, datetime
 
 from rich.console import Console
 
-from cskd_bench.bench.plan import Cells, PretrainCell, TransferCell
-from cskd_bench.config import TeacherConfig
-from cskd_bench.engine.checkpoint import write_atomically
-from cskd_bench.errors import UserError
+from cskd_bench.bench.executors import Executor
+from cskd_bench.bench.plan import Cell, Cells, PretrainCell
+from cskd_bench.bench.state import Found, write_failures
+from cskd_bench.bench.status import Status
+from cskd_bench.bench.work import Ended, Job, Places
 
-
-@dataclass(frozen=True)
-class Places:
-    """Where runs and results go."""
-
-    runs: Path
-    results: Path
+ATTEMPTS = 2  # within one run of the bench; the next one tries again
 
 
 @dataclass
@@ -36,109 +27,113 @@ class Outcome:
     interrupted: bool = False
 
 
-def run_cell(cell: PretrainCell | TransferCell, places: Places, threads: int) -> str:
-    """Run one cell in this process and return its record's id."""
-    import torch
-
-    from cskd_bench.engine.distributed import Ranks, default_device
-    from cskd_bench.engine.pretrain import pretrain
-    from cskd_bench.transfer.run import transfer
-
-    if threads:
-        torch.set_num_threads(threads)
-    ranks = Ranks(0, 1, default_device())
-    if isinstance(cell, PretrainCell):
-        return pretrain(cell.config, places.runs, places.results, ranks).id
-    return transfer(
-        cell.task,
-        cell.protocol,
-        places.runs / cell.run,
-        cell.seed,
-        results=places.results,
-        work=places.runs / "transfer",
-        ranks=ranks,
-        workers=0,
-    ).id
-
-
-def run_plan(cells: Cells, places: Places, *, parallel: int, threads: int, console: Console) -> Outcome:
-    """Run a whole plan with `parallel` processes of `threads` threads each."""
-    outcome = Outcome()
-    pretrain: Sequence[PretrainCell] = cells.pretrain
-    total = len(cells.pretrain) + len(cells.transfer) + (cells.teacher is not None)
-
-    def finished(cell: PretrainCell | TransferCell, error: BaseException | None) -> None:
-        if error is None:
-            outcome.done += 1
-            console.print(f"[{outcome.done}/{total}] {cell.name}", highlight=False, markup=False)
-        elif type(error).__name__ == "Interrupted":
-            outcome.interrupted = True
-        else:
-            outcome.failures[cell.name] = f"{type(error).__name__}: {error}"
-            console.print(f"failed: {cell.name}: {error}", highlight=False, markup=False)
-
-    with ProcessPoolExecutor(parallel, mp_context=get_context("spawn"), initializer=_stop_with_parent) as pool:
-
-        def submit(cell: PretrainCell | TransferCell) -> "Future[str]":
-            alone = cell is cells.teacher  # it has the whole machine
-            return pool.submit(run_cell, cell, places, threads * parallel if alone else threads)
-
-        try:
-            if cells.teacher is not None:
-                _run_all([cells.teacher], submit, finished, outcome)
-                weights = places.runs / cells.teacher.name / "model.safetensors"
-                pretrain = [taught_by(cell, weights) for cell in cells.pretrain]
-            if not outcome.failures and not outcome.interrupted:
-                _run_all(pretrain, submit, finished, outcome)
-            ready = [cell for cell in cells.transfer if (places.runs / cell.run / "run.json").exists()]
-            if not outcome.interrupted:
-                _run_all(ready, submit, finished, outcome)
-        except KeyboardInterrupt:
-            outcome.interrupted = True
-        if outcome.interrupted:
-            pool.shutdown(wait=True, cancel_futures=True)
-    failures = places.results / "failures.json"
-    if outcome.failures or failures.exists():
-        write_atomically(failures, (json.dumps(outcome.failures, indent=1) + "\n").encode())
+def run_plan(
+    cells: Cells, places: Places, executor: Executor, *, parallel: int, threads: int, console: Console
+) -> Outcome:
+    """Run a whole plan, at most `parallel` cells of `threads` threads at a time; SIGINT and SIGTERM stop it."""
+    queue = Queue(cells, Found(places))
+    outcome = Outcome(done=queue.finished)
+    status = Status(console, places, total=queue.total, done=queue.finished, parallel=parallel)
+    failures: dict[str, dict[str, str]] = {}
+    try:
+        with _sigterm_like_ctrl_c(), status:
+            while queue.running or queue.ready:
+                while queue.ready and len(queue.running) < parallel and queue.may_start():
+                    cell = queue.take()
+                    whole_machine = cell is cells.teacher
+                    executor.start(Job.of(cell, places, threads * parallel if whole_machine else threads))
+                    status.started(cell)
+                for cell, ended in executor.ended():
+                    status.ended(cell)
+                    if ended.interrupted:
+                        raise KeyboardInterrupt
+                    for name, error in queue.ended(cell, ended):
+                        failures[name] = {"cell": name, "error": error, "time": _now()}
+                        status.say(f"failed: {name}: {error}")
+                    if not ended.error:
+                        outcome.done += 1
+                        status.finished(cell)
+                status.refresh()
+    except KeyboardInterrupt:
+        outcome.interrupted = True
+        executor.stop()
+    finally:
+        write_failures(places, failures.values())
+        executor.close()
+    outcome.failures = {name: entry["error"] for name, entry in failures.items()}
     return outcome
 
 
-def _stop_with_parent() -> None:
-    """Let a worker write its checkpoint and end when the process that started it is gone; idle, it ignores Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+class Queue:
+    """Which cells may start: a transfer waits for its pretraining, a pretraining for the plan's own teacher."""
 
-    def watch() -> None:
-        parent = parent_process()
-        assert parent is not None
-        parent.join()
-        while True:  # the first one may be taken for a checkpoint, the next ends the idle worker
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(1)
+    def __init__(self, cells: Cells, found: Found) -> None:
+        everything: list[Cell] = [*([cells.teacher] if cells.teacher else []), *cells.pretrain, *cells.transfer]
+        left = [cell for cell in everything if not found.finished(cell)]
+        self.total, self.finished = len(everything), len(everything) - len(left)
+        self.running: list[Cell] = []
+        self.ready: list[Cell] = []
+        self._teacher = cells.teacher
+        self._waiting: dict[str, list[Cell]] = {}
+        self._attempts: dict[str, int] = {}
+        names = {cell.name for cell in left}
+        for cell in left:
+            needed = self._needs(cell)
+            (self._waiting.setdefault(needed, []) if needed in names else self.ready).append(cell)
 
-    threading.Thread(target=watch, daemon=True).start()
+    def _needs(self, cell: Cell) -> str:
+        if not isinstance(cell, PretrainCell):
+            return cell.run
+        return self._teacher.name if self._teacher and cell is not self._teacher else ""
+
+    def may_start(self) -> bool:
+        """Whether nothing runs that needs the machine for itself (the plan's teacher)."""
+        return self._teacher not in self.running
+
+    def take(self) -> Cell:
+        """Move the next cell to the running ones; transfers go first, so that whole columns fill early."""
+        transfers = [
+            cell for cell in self.ready if not isinstance(cell, PretrainCell) and cell.name not in self._attempts
+        ]
+        cell = (transfers or self.ready)[0]
+        self.ready.remove(cell)
+        self.running.append(cell)
+        return cell
+
+    def ended(self, cell: Cell, ended: Ended) -> list[tuple[str, str]]:
+        """Account for an attempt; return (cell, error) of all that will not be run any more."""
+        self.running.remove(cell)
+        if not ended.error:
+            self.ready += self._waiting.pop(cell.name, [])
+            return []
+        self._attempts[cell.name] = self._attempts.get(cell.name, 0) + 1
+        if self._attempts[cell.name] < ATTEMPTS:
+            self.ready.append(cell)
+            return []
+        what = "the plan's teacher" if cell is self._teacher else "its pretraining"
+        return [(cell.name, ended.error), *self._drop(cell.name, f"not run: {what} failed")]
+
+    def _drop(self, name: str, reason: str) -> list[tuple[str, str]]:
+        dropped = []
+        for cell in self._waiting.pop(name, []):
+            dropped += [(cell.name, reason), *self._drop(cell.name, "not run: its pretraining was not run")]
+        return dropped
 
 
-def _run_all(
-    cells: Sequence[PretrainCell | TransferCell],
-    submit: Callable[[PretrainCell | TransferCell], "Future[str]"],
-    finished: Callable[[PretrainCell | TransferCell, BaseException | None], None],
-    outcome: Outcome,
-) -> None:
-    futures = {submit(cell): cell for cell in cells}
-    waiting = set(futures)
-    while waiting:
-        done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-        for future in done:
-            finished(futures[future], future.exception())
-        if outcome.interrupted:
-            for future in waiting:
-                future.cancel()
-            waiting = {future for future in waiting if not future.cancelled()}
+@contextmanager
+def _sigterm_like_ctrl_c() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+    for number, _ in previous:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in previous:
+            signal.signal(number, handler)
 
 
-def taught_by(cell: PretrainCell, weights: Path) -> PretrainCell:
-    """Point a cell at the weights of the plan's own teacher."""
-    if not weights.exists():
-        raise UserError(f"{weights}: the plan's teacher is not there")
-    teacher: TeacherConfig = cell.config.teacher.model_copy(update={"weights": str(weights)})
-    return PretrainCell(cell.config.model_copy(update={"teacher": teacher}))
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

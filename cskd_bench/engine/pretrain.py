@@ -39,11 +39,17 @@ from cskd_bench.schema import fingerprint
 
 
 def pretrain(
-    config: PretrainConfig, runs: Path, results: Path, ranks: Ranks, targets: TargetProvider | None = None
+    config: PretrainConfig,
+    runs: Path,
+    results: Path,
+    ranks: Ranks,
+    targets: TargetProvider | None = None,
+    command: str | None = None,
 ) -> Record:
     """Pretrain one student and return its record; a finished run is not trained again.
 
-    `targets` replaces the teacher (a bank). Raises Interrupted when asked to stop, and UserError.
+    `targets` replaces the teacher (a bank); `command` is what the record names instead of this process's own.
+    Raises Interrupted when asked to stop, and UserError.
     """
     folder = runs / config.name
     identity = config.identity()
@@ -80,6 +86,7 @@ def pretrain(
     result = fit(job, ranks)
     assert result.predictions is not None
     record = _record(config, result, result.predictions, train.classes, folder, identity, ranks)
+    record = record.model_copy(update={"command": command or record.command})
     if ranks.is_main:
         _finish(folder, result, config, train.classes, record, results / "records")
     ranks.barrier()

@@ -74,8 +74,11 @@ def transfer(
     model: str = "",
     weights: Literal["raw", "ema"] = "raw",
     workers: int = 4,
+    command: str | None = None,
 ) -> Record:
     """Run one protocol of a task on a checkpoint and write its record; a finished cell is not run again.
+
+    `command` is what the record names instead of this process's own.
 
     Of two processes at the same cell, one waits and reads the other's record. UserError for data that the
     task cannot be scored on: missing, of other classes, or with test images in train.
@@ -92,6 +95,7 @@ def transfer(
         folder.mkdir(parents=True, exist_ok=True)
         outcome = PROTOCOLS[protocol](cell)
         record = _record(cell_plan, cell, outcome, note)
+        record = record.model_copy(update={"command": command or record.command})
         if ranks.is_main:
             side = write_predictions(results / "records", cell_plan.name, outcome.predictions)
             record = record.model_copy(update={"per_example": side})

@@ -1,0 +1,75 @@
+"""A plan on paper: every cell with its state, steps, images and, from finished records of its kind, its cost."""
+
+from statistics import mean
+
+from rich.console import Console
+from rich.table import Table
+
+from cskd_bench.bench.plan import Cell, Cells, PretrainCell
+from cskd_bench.bench.state import Found
+from cskd_bench.bench.work import Places
+from cskd_bench.data.loader import ViewPlan
+from cskd_bench.engine.estimate import training_images
+from cskd_bench.errors import UserError
+from cskd_bench.record import Record
+from cskd_bench.transfer.cell import open_split
+
+NOT_MEASURED = "not measured"
+
+
+def show_plan(cells: Cells, places: Places, console: Console) -> None:
+    """Print one row for each cell of a plan, and the cost of what is to do where all of it is known."""
+    found = Found(places)
+    students = {cell.name: cell.config.model_name for cell in cells.pretrain}
+    table = Table("cell", "state", "steps", "images", "estimated cost", box=None)
+    sizes: dict[str, tuple[int, int] | None] = {}
+    total: float | None = 0.0
+    everything: list[Cell] = [*([cells.teacher] if cells.teacher else []), *cells.pretrain, *cells.transfer]
+    for cell in everything:
+        if cell.kind not in sizes or isinstance(cell, PretrainCell):
+            sizes[cell.kind] = _size(cell)
+        size, step = sizes[cell.kind], found.step(cell)
+        model = cell.config.model_name if isinstance(cell, PretrainCell) else students[cell.run]
+        finished = found.finished(cell)
+        seconds = _seconds(size[1] if size else 0, found.alike(cell, model))
+        state = "finished" if finished else f"resumes from step {step}" if step else "to do"
+        if not finished:
+            total = None if total is None or seconds is None else total + seconds
+        steps, images = (f"{size[0]:,}" if size[0] else "-", f"{size[1]:,}") if size else ("data not here",) * 2
+        table.add_row(cell.name, state, steps, images, NOT_MEASURED if seconds is None else _hours(seconds))
+    wide = Console(width=200, file=console.file) if not console.is_terminal else console
+    wide.print(table)
+    done = sum(found.finished(cell) for cell in everything)
+    cost = NOT_MEASURED if total is None else _hours(total)
+    wide.print(f"{len(everything)} cells, {done} finished; what is left: {cost}, one cell at a time", highlight=False)
+
+
+def _size(cell: Cell) -> tuple[int, int] | None:
+    """Return (steps, images) of a cell; 0 steps where nothing is trained by steps, None where the data is missing."""
+    try:
+        if isinstance(cell, PretrainCell):
+            plan = ViewPlan.of(cell.config.recipe, training_images(cell.config)[0], cell.config.seed)
+            return plan.steps, plan.steps * cell.config.recipe.batch_size
+        data, recipe = cell.task.data, cell.task.finetune
+        test = len(open_split(data, data.test))
+        if cell.protocol in ("evaluate", "detect"):
+            return 0, test
+        train = len(open_split(data, data.train))
+        if cell.protocol != "finetune":
+            return 0, train + test
+        plan = ViewPlan.of(recipe, round(recipe.train_fraction * train), cell.seed)
+        return plan.steps, plan.steps * recipe.batch_size
+    except UserError:
+        return None
+
+
+def _seconds(images: int, records: list[Record]) -> float | None:
+    """Estimate from images per second of finished records, else from their seconds; None without any."""
+    rates = [record.cost.images_per_second for record in records if record.cost.images_per_second]
+    if images and rates:
+        return images / mean(rates)
+    return mean(record.cost.seconds for record in records) if records else None
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.2f} h" if seconds >= 360 else f"{seconds:.0f} s"

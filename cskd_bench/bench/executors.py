@@ -1,0 +1,180 @@
+"""Where cells run: processes of this machine, a Ray cluster, or Slurm. All run the same `work`."""
+
+import os
+import signal
+import threading
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import active_children, get_context, parent_process
+from pathlib import Path
+from typing import Any, Protocol
+
+from cskd_bench.bench.plan import Cell
+from cskd_bench.bench.work import Ended, Job, work
+from cskd_bench.errors import UserError
+
+TICK = 0.5  # seconds between two looks at what is finished
+GRACE = 60.0  # seconds that a stopped cell has for its checkpoint
+
+
+class Executor(Protocol):
+    """Starts cells and tells which have ended."""
+
+    def start(self, job: Job) -> None:
+        """Start a cell and return at once."""
+
+    def ended(self) -> list[tuple[Cell, Ended]]:
+        """Return the cells that ended since the last call; waits a moment where there are none."""
+
+    def stop(self) -> None:
+        """Ask every running cell to write its checkpoint, and wait until all have ended."""
+
+    def close(self) -> None:
+        """Let go of the workers."""
+
+
+class Local:
+    """Processes of this machine, each for many cells; they stop when the process that started them is gone."""
+
+    def __init__(self, parallel: int) -> None:
+        self._parallel = parallel
+        self._running: dict[Future[Ended], Cell] = {}
+        self._pool = self._new_pool()
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(self._parallel, mp_context=get_context("spawn"), initializer=_stop_with_parent)
+
+    def start(self, job: Job) -> None:
+        try:
+            future = self._pool.submit(work, job)
+        except BrokenProcessPool:  # a worker was killed, for example for its memory
+            self._pool = self._new_pool()
+            future = self._pool.submit(work, job)
+        self._running[future] = job.cell
+
+    def ended(self) -> list[tuple[Cell, Ended]]:
+        done, _ = wait(self._running, timeout=TICK, return_when=FIRST_COMPLETED)
+        return [(self._running.pop(future), _outcome(future)) for future in done]
+
+    def stop(self) -> None:
+        for worker in active_children():
+            worker.terminate()
+        wait(self._running, timeout=GRACE)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Ray:
+    """A Ray cluster: each cell is a task with its share of CPUs and GPUs. Folders must be shared by all nodes."""
+
+    def __init__(self, parallel: int, threads: int, gpus: float, address: str) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise UserError("--executor ray needs Ray: pip install 'cskd-bench[ray]'") from error
+        self._ray: Any = ray
+        cpus = max(1, threads)
+        if address:
+            ray.init(address=address, log_to_driver=False)
+        else:
+            ray.init(num_cpus=parallel * cpus, include_dashboard=False, log_to_driver=False, logging_level="error")
+        self._task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(work)
+        self._running: dict[Any, Cell] = {}
+
+    def start(self, job: Job) -> None:
+        self._running[self._task.remote(job)] = job.cell
+
+    def ended(self) -> list[tuple[Cell, Ended]]:
+        if not self._running:
+            return []
+        done, _ = self._ray.wait(list(self._running), timeout=TICK)
+        return [(self._running.pop(reference), self._outcome(reference)) for reference in done]
+
+    def _outcome(self, reference: Any) -> Ended:
+        try:
+            ended = self._ray.get(reference)
+        except self._ray.exceptions.TaskCancelledError:
+            return Ended(interrupted=True)
+        except Exception as error:
+            return Ended(f"{type(error).__name__}: {error}")
+        assert isinstance(ended, Ended)
+        return ended
+
+    def stop(self) -> None:
+        for reference in self._running:
+            self._ray.cancel(reference, force=False)
+        if self._running:
+            self._ray.wait(list(self._running), num_returns=len(self._running), timeout=GRACE)
+
+    def close(self) -> None:
+        self._ray.shutdown()
+
+
+class Slurm:
+    """Slurm through submitit: each cell is a job. `parameters` are submitit's (slurm_partition, timeout_min, ...)."""
+
+    def __init__(self, threads: int, gpus: float, logs: Path, parameters: dict[str, str | int]) -> None:
+        try:
+            import submitit
+        except ImportError as error:
+            raise UserError("--executor slurm needs submitit: pip install 'cskd-bench[slurm]'") from error
+        given = dict(parameters)
+        cluster = str(given.pop("cluster", "slurm"))
+        settings: dict[str, str | int] = {"timeout_min": 24 * 60, "cpus_per_task": max(1, threads)}
+        if gpus:
+            settings["gpus_per_node"] = int(gpus)
+        try:
+            self._executor: Any = submitit.AutoExecutor(folder=logs, cluster=cluster)
+            self._executor.update_parameters(**(settings | given))
+        except (ValueError, RuntimeError, NameError, TypeError) as error:
+            raise UserError(f"--slurm: submitit refuses cluster {cluster!r}: {error}") from error
+        self._running: dict[Any, Cell] = {}
+
+    def start(self, job: Job) -> None:
+        self._running[self._executor.submit(work, job)] = job.cell
+
+    def ended(self) -> list[tuple[Cell, Ended]]:
+        done = [job for job in self._running if job.done()]
+        if not done:
+            time.sleep(TICK)
+        return [(self._running.pop(job), self._outcome(job)) for job in done]
+
+    def _outcome(self, job: Any) -> Ended:
+        try:
+            ended = job.result()
+        except Exception as error:
+            return Ended(f"{type(error).__name__}: {error}")
+        assert isinstance(ended, Ended)
+        return ended
+
+    def stop(self) -> None:
+        for job in self._running:
+            job.cancel()
+        until = time.monotonic() + GRACE
+        while time.monotonic() < until and not all(job.done(force_check=True) for job in self._running):
+            time.sleep(TICK)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _outcome(future: "Future[Ended]") -> Ended:
+    error = future.exception()
+    return future.result() if error is None else Ended(f"{type(error).__name__}: {error}")
+
+
+def _stop_with_parent() -> None:
+    """Let a worker write its checkpoint and end when the process that started it is gone; idle, it ignores Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        parent = parent_process()
+        assert parent is not None
+        parent.join()
+        while True:  # the first one may be taken for a checkpoint, the next ends the idle worker
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,69 @@
+"""What of a plan is there already, read from run folders and records."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from cskd_bench.bench.plan import Cell, PretrainCell
+from cskd_bench.bench.work import Places
+from cskd_bench.config import PretrainConfig
+from cskd_bench.engine.checkpoint import write_atomically
+from cskd_bench.record import Record, read_records
+
+
+class Found:
+    """The records of a results folder and the finished runs of a runs folder."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        read = (record for _, record in read_records(places.results / "records"))
+        self.records: list[Record] = [record for record in read if isinstance(record, Record)]
+        self._ids = {record.id for record in self.records}
+        self._transfers = {_key(record): record.id for record in self.records if record.protocol != "pretrain"}
+
+    def finished(self, cell: Cell) -> bool:
+        """Whether a cell's record is there, made by the same settings."""
+        if isinstance(cell, PretrainCell):
+            summary = run_summary(self._places.runs / cell.name)
+            if not summary or summary["record"] not in self._ids:
+                return False
+            then = PretrainConfig.model_validate_json(json.dumps(summary["config"]))
+            return then.identity() == cell.config.identity()
+        summary = run_summary(self._places.runs / cell.run)
+        sha256 = summary["sha256"]["model"] if summary else ""
+        return (cell.task.name, cell.task.fingerprint(), cell.protocol, sha256, cell.seed) in self._transfers
+
+    def step(self, cell: Cell) -> int:
+        """Return the step of a pretraining cell's newest checkpoint, 0 without one."""
+        folder = self._places.runs / cell.name / "checkpoints"
+        return max((int(path.name.removeprefix("step-")) for path in folder.glob("step-" + "[0-9]" * 9)), default=0)
+
+    def alike(self, cell: Cell, model: str) -> list[Record]:
+        """Return finished records of a cell's kind: same protocol, task and student (and method, in pretraining)."""
+        if isinstance(cell, PretrainCell):
+            wanted = (cell.config.data_name, "pretrain", cell.config.method.kind, model)
+            return [r for r in self.records if (r.task.name, r.protocol, r.method.kind, r.model.name) == wanted]
+        same = (cell.task.name, cell.protocol, model)
+        return [r for r in self.records if (r.task.name, r.protocol, r.model.name) == same]
+
+
+def run_summary(folder: Path) -> dict[str, object] | None:
+    """Return run.json of a finished run, or None."""
+    try:
+        summary = json.loads((folder / "run.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return summary if isinstance(summary, dict) else None
+
+
+def write_failures(places: Places, failures: Iterable[dict[str, str]]) -> None:
+    """Keep what failed in results/failures.json: cell, error, time; an empty list where all went well."""
+    path, entries = places.results / "failures.json", list(failures)
+    if entries or path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, (json.dumps(entries, indent=1) + "\n").encode())
+
+
+def _key(record: Record) -> tuple[str, str, str, str, int]:
+    task = record.task
+    return (task.name, task.fingerprint, record.protocol, record.checkpoint.sha256, record.seed)

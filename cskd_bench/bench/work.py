@@ -1,0 +1,113 @@
+"""What a worker does, whatever started it: one cell, from its settings to its record or its error."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cskd_bench.bench.plan import Cell, PretrainCell
+
+HANDED_ON = ("CSKD_BENCH_DATA", "CSKD_BENCH_DEVICE")  # environment variables that decide what a cell does
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where runs and results go."""
+
+    runs: Path
+    results: Path
+
+    def log(self, cell: Cell) -> Path:
+        """Return the file that a cell's messages go to."""
+        return self.runs / "logs" / f"{cell.name.replace(' ', '-')}.log"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cell and all that a worker on any machine with the same folders needs to run it."""
+
+    cell: Cell
+    places: Places
+    threads: int  # 0: torch's own choice
+    folder: str  # the bench's working folder, under which relative paths hold
+    environment: dict[str, str]
+
+    @classmethod
+    def of(cls, cell: Cell, places: Places, threads: int) -> "Job":
+        """Describe a cell as it would run here."""
+        handed_on = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
+        return cls(cell, places, threads, str(Path.cwd()), handed_on)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an attempt at a cell ended: with no error, with one, or asked to stop."""
+
+    error: str = ""
+    interrupted: bool = False
+
+
+def work(job: Job) -> Ended:
+    """Run one cell; everything that goes wrong comes back in words, and its messages are in its log."""
+    os.chdir(job.folder)
+    os.environ.update(job.environment)
+    log = job.places.log(job.cell)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        try:
+            _run(job)
+        except KeyboardInterrupt:
+            return Ended(interrupted=True)
+        except Exception as error:
+            if type(error).__name__ == "Interrupted":
+                return Ended(interrupted=True)
+            import traceback
+
+            traceback.print_exc()
+            return Ended(f"{type(error).__name__}: {error}")
+    return Ended()
+
+
+def _run(job: Job) -> None:
+    import torch
+
+    from cskd_bench.engine.distributed import Ranks, default_device
+    from cskd_bench.engine.pretrain import pretrain
+    from cskd_bench.transfer.run import transfer
+
+    cell, places = job.cell, job.places
+    if job.threads:
+        torch.set_num_threads(job.threads)
+    ranks = Ranks(0, 1, default_device())
+    if isinstance(cell, PretrainCell):
+        with _alone(places.runs / "locks" / cell.name):
+            pretrain(cell.config, places.runs, places.results, ranks, command=cell.command)
+        return
+    checkpoint, scratch = places.runs / cell.run, places.runs / "transfer"
+    if cell.protocol == "detect":
+        from cskd_bench.detection.run import run_detection
+
+        run_detection(cell.task, checkpoint, cell.seed, results=places.results, work=scratch, ranks=ranks, workers=0)
+        return
+    transfer(
+        cell.task,
+        cell.protocol,
+        checkpoint,
+        cell.seed,
+        results=places.results,
+        work=scratch,
+        ranks=ranks,
+        workers=0,
+        command=cell.command,
+    )
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait until no other process trains this run; the system gives the lock back when a process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

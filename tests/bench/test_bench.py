@@ -1,0 +1,278 @@
+"""A bench of 24 cells: interrupted three times, under other executors, with failures, on paper."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cskd_bench.bench.plan import Plan, TransferCell, expand, load_plan
+from cskd_bench.bench.runner import Queue
+from cskd_bench.bench.state import Found
+from cskd_bench.bench.work import Ended, Places
+from cskd_bench.errors import UserError
+from cskd_bench.record import read_record
+from cskd_bench.schema import shipped
+
+STUDENT = """
+name = "tiny"
+[method]
+kind = "cskd"
+[data]
+root = "{data}"
+num_classes = 3
+[student]
+image_size = 32
+patch_size = 16
+depth = 1
+embed_dim = 24
+num_heads = 2
+[recipe]
+epochs = 3
+batch_size = 16
+precision = "fp32"
+ema_decay = 0.0
+[recipe.optim]
+warmup_epochs = 1.0
+[recipe.augment]
+auto_augment = ""
+mix_group = 4
+[teacher]
+name = "test_byobnet"
+weights = "{teacher}"
+image_size = 64
+num_classes = 3
+[run]
+workers = 0
+save_every = 1
+"""
+TASK = """
+version = 1
+protocols = [{protocols}]
+metric = "top1"
+image_size = 32
+[data]
+dataset = "folder"
+root = "{data}"
+train = "{train}"
+test = "test"
+num_classes = 3
+eval_crop = 1.0
+[finetune]
+epochs = 2
+batch_size = 16
+[kshot]
+shots = [1]
+"""
+PLAN = """
+students = ["student.toml"]
+seeds = [0, 1]
+tasks = ["coloured.toml", "fewer.toml"]
+[[methods]]
+kind = "supervised"
+[[methods]]
+kind = "cskd"
+"""
+CELLS = 24  # 4 pretrainings; (finetune, linear, knn) and (linear, knn) of each
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, colour_squares):
+    """A folder with a student, two tasks and a plan of 24 cells: 4 pretrainings x (3 + 2) transfers."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("plan")
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_byobnet", num_classes=3).state_dict(), folder / "teacher.safetensors")
+    (folder / "student.toml").write_text(STUDENT.format(data=colour_squares, teacher=folder / "teacher.safetensors"))
+    for name, protocols, train in (
+        ("coloured", '"finetune", "linear", "knn"', "train"),
+        ("fewer", '"linear", "knn"', "val"),
+    ):
+        (folder / f"{name}.toml").write_text(TASK.format(data=colour_squares, protocols=protocols, train=train))
+    (folder / "plan.toml").write_text(PLAN)
+    return folder
+
+
+def start(place: Path, output: str, *words: str) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "CSKD_BENCH_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+    places = ["--runs", f"{output}/runs", "--results", f"{output}/results"]
+    command = [sys.executable, "-m", "cskd_bench.cli", "bench", "plan.toml", *places, "--threads", "1", *words]
+    return subprocess.Popen(
+        command,
+        cwd=place,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def finish(place: Path, output: str, *words: str, code: int = 0) -> str:
+    process = start(place, output, *words)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == code, said
+    return said
+
+
+def records(place: Path, output: str) -> dict[str, dict]:
+    """Every record, without what depends on time, machine load and the name of the output folder."""
+    found = {}
+    for path in (place / output / "results" / "records").glob("*.json"):
+        record = read_record(path).model_dump(exclude={"created", "cost", "command"})
+        found[path.stem] = record
+    return found
+
+
+def interrupt(place: Path, output: str, number: int, at: int) -> None:
+    """Start a bench and send a signal to it alone when `at` records are there; wait until its workers are gone."""
+    process = start(place, output, "--parallel", "2")
+    folder = place / output / "results" / "records"
+    until = time.monotonic() + 120
+    while len(list(folder.glob("*.json"))) < at and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    os.kill(process.pid, number)
+    said, _ = process.communicate(timeout=60)  # the pipe closes when the last worker has ended
+    assert process.returncode == (-9 if number == signal.SIGKILL else 75), said
+
+
+@pytest.fixture(scope="module")
+def local(place):
+    """The plan under `local`: interrupted by SIGINT, SIGTERM and SIGKILL, then finished."""
+    for number, at in ((signal.SIGINT, 2), (signal.SIGTERM, 8), (signal.SIGKILL, 14)):
+        interrupt(place, "local", number, at)
+    finish(place, "local", "--parallel", "2")
+    return records(place, "local")
+
+
+def test_interrupted_three_times_every_cell_has_its_record(local, place):
+    assert len(local) == CELLS
+    assert not (place / "local" / "results" / "failures.json").exists()
+
+
+def test_a_finished_bench_starts_nothing(local, place):
+    before = {path: path.stat().st_mtime_ns for path in (place / "local" / "results" / "records").iterdir()}
+    assert f"{CELLS} of {CELLS} cells were finished before" in finish(place, "local")
+    assert {path: path.stat().st_mtime_ns for path in (place / "local" / "results" / "records").iterdir()} == before
+
+
+def test_ray_on_two_workers_gives_the_same_records(local, place):
+    pytest.importorskip("ray", reason="the ray extra is not installed")
+    finish(place, "ray", "--executor", "ray", "--parallel", "2")
+    assert records(place, "ray") == local
+
+
+def test_submitit_gives_the_same_records(local, place):
+    pytest.importorskip("submitit", reason="the slurm extra is not installed")
+    (place / "small.toml").write_text('students = ["student.toml"]\nseeds = [0]\n[[methods]]\nkind = "supervised"\n')
+    environment = {**os.environ, "CSKD_BENCH_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+    words = ["--executor", "slurm", "--slurm", "cluster=local", "--threads", "1"]
+    places = ["--runs", "slurm/runs", "--results", "slurm/results"]
+    command = [sys.executable, "-m", "cskd_bench.cli", "bench", "small.toml", *places, *words]
+    subprocess.run(command, cwd=place, env=environment, check=True, timeout=120)
+    ((name, record),) = records(place, "slurm").items()
+    assert record == local[name]
+
+
+def test_the_command_of_a_record_reruns_its_cell(local, place):
+    """The command of a transfer's and of a pretraining's record, typed into another folder, gives that record."""
+    made = [read_record(path) for path in (place / "local" / "results" / "records").glob("*.json")]
+    chosen = [next(r for r in made if r.protocol == "pretrain" and r.method.kind == "cskd")]
+    chosen.append(next(r for r in made if r.protocol == "knn" and r.checkpoint.run == chosen[0].checkpoint.run))
+    environment = {**os.environ, "CSKD_BENCH_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+    for record in chosen:
+        words = shlex.split(record.command.replace("local/", "again/"))
+        assert words[0] == "cskd-bench"
+        subprocess.run([sys.executable, "-m", "cskd_bench.cli", *words[1:]], cwd=place, env=environment, check=True)
+    again = records(place, "again")
+    assert {name: record["metrics"] for name, record in again.items()} == {
+        record.id: record.metrics for record in chosen
+    }
+
+
+def test_a_dry_run_says_what_is_finished_and_what_the_rest_would_cost(local, place):
+    said = finish(place, "local", "--dry-run")
+    assert f"{CELLS} cells, {CELLS} finished" in said
+    assert f"{CELLS} cells, 0 finished; what is left: not measured" in finish(place, "nowhere", "--dry-run")
+
+
+def queue_of(place: Path) -> Queue:
+    here = Path.cwd()
+    os.chdir(place)
+    try:
+        cells = expand(load_plan(Path("plan.toml")), Path("plan.toml"))
+    finally:
+        os.chdir(here)
+    return Queue(cells, Found(Places(place / "none", place / "none")))
+
+
+def test_a_transfer_starts_as_soon_as_its_own_pretraining_is_finished(place):
+    queue = queue_of(place)
+    assert len(queue.ready) == 4
+    first = queue.take()
+    queue.take()
+    queue.ended(first, Ended())
+    following = queue.take()
+    assert isinstance(following, TransferCell)
+    assert following.run == first.name
+
+
+def test_a_failure_is_tried_twice_and_takes_its_transfers_with_it(place):
+    queue = queue_of(place)
+    first = queue.take()
+    assert queue.ended(first, Ended("UserError: no data")) == []
+    assert queue.ready[-1] is first
+    queue.ready.remove(first)
+    queue.running.append(first)
+    failed = dict(queue.ended(first, Ended("UserError: no data")))
+    assert failed.pop(first.name) == "UserError: no data"
+    assert len(failed) == 5
+    assert set(failed.values()) == {"not run: its pretraining failed"}
+
+
+def test_failures_are_listed_and_gone_when_the_next_start_succeeds(place, colour_squares):
+    student = (place / "student.toml").read_text()
+    plan = 'students = ["broken.toml"]\nseeds = [0]\ntasks = ["fewer.toml"]\n[[methods]]\nkind = "supervised"\n'
+    (place / "broken.toml").write_text(student.replace(str(colour_squares), "nothing-here"))
+    (place / "plan2.toml").write_text(plan)
+    environment = {**os.environ, "CSKD_BENCH_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+    places = ["--runs", "broken/runs", "--results", "broken/results"]
+    command = [sys.executable, "-m", "cskd_bench.cli", "bench", "plan2.toml", *places, "--threads", "1"]
+    done = subprocess.run(command, cwd=place, env=environment, text=True, capture_output=True, check=False)
+    assert done.returncode == 1, done.stderr
+    entries = json.loads((place / "broken" / "results" / "failures.json").read_text())
+    assert [entry["error"] for entry in entries][1:] == ["not run: its pretraining failed"] * 2
+    assert "nothing-here" in entries[0]["error"]
+    (place / "broken.toml").write_text(student)
+    subprocess.run(command, cwd=place, env=environment, check=True)
+    assert json.loads((place / "broken" / "results" / "failures.json").read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"students": ("no.toml",)}, "plan.toml: students: no file 'no.toml'"),
+        ({"tasks": ("no_task",)}, "plan.toml: tasks: no task 'no_task'"),
+        ({"tasks": ("digits",), "protocols": ("detect",)}, "plan.toml: protocols: no task of the plan"),
+        ({"teacher": "configs/no.toml"}, "plan.toml: teacher: no file 'configs/no.toml'"),
+    ],
+)
+def test_wrong_names_are_refused_with_file_and_key(changed, sentence):
+    good = load_plan(shipped("configs") / "benchmarks" / "quickstart.toml")
+    plan = Plan.model_validate({**dict(good), **changed})
+    with pytest.raises(UserError, match=sentence):
+        expand(plan, Path("plan.toml"))
+
+
+@pytest.mark.parametrize(("name", "cells"), [("quickstart", 33), ("paper", 45 + 225), ("evidence_cpu", 15 + 90)])
+def test_shipped_plans_expand(name, cells):
+    file = shipped("configs") / "benchmarks" / f"{name}.toml"
+    assert len(expand(load_plan(file), file).names()) == cells
