@@ -106,7 +106,7 @@ def detect(spec, vit_file, place):
         work=place / "work",
         ranks=CPU,
         model="deit_tiny_distilled_patch16_224",
-        workers=0,
+        workers=1,
     )
 
 
