@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from cskd_bench.bench.plan import Cell, PretrainCell
 from cskd_bench.bench.work import Places
@@ -47,7 +48,7 @@ class Found:
         return [r for r in self.records if (r.task.name, r.protocol, r.model.name) == same]
 
 
-def run_summary(folder: Path) -> dict[str, object] | None:
+def run_summary(folder: Path) -> dict[str, Any] | None:
     """Return run.json of a finished run, or None."""
     try:
         summary = json.loads((folder / "run.json").read_text())

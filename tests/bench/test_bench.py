@@ -124,10 +124,10 @@ def finish(place: Path, output: str, *words: str, code: int = 0) -> str:
 
 
 def records(place: Path, output: str) -> dict[str, dict]:
-    """Every record, without what depends on time, machine load and the name of the output folder."""
+    """Every record, without what depends on time and on the output folder's name; the code may be committed meanwhile."""
     found = {}
     for path in (place / output / "results" / "records").glob("*.json"):
-        record = read_record(path).model_dump(exclude={"created", "cost", "command"})
+        record = read_record(path).model_dump(exclude={"created", "cost", "command", "code"})
         found[path.stem] = record
     return found
 
