@@ -124,7 +124,7 @@ def finish(place: Path, output: str, *words: str, code: int = 0) -> str:
 
 
 def records(place: Path, output: str) -> dict[str, dict]:
-    """Every record, without what depends on time and on the output folder's name; the code may be committed meanwhile."""
+    """Every record, without times and folder names; the code may be committed meanwhile."""
     found = {}
     for path in (place / output / "results" / "records").glob("*.json"):
         record = read_record(path).model_dump(exclude={"created", "cost", "command", "code"})
