@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cskd_bench.bench.plan import Plan, TransferCell, expand, load_plan
+from cskd_bench.bench.plan import Plan, TransferCell, expand, load_plan, placed
 from cskd_bench.bench.runner import Queue
 from cskd_bench.bench.state import Found
 from cskd_bench.bench.work import Ended, Places
@@ -276,3 +276,15 @@ def test_wrong_names_are_refused_with_file_and_key(changed, sentence):
 def test_shipped_plans_expand(name, cells):
     file = shipped("configs") / "benchmarks" / f"{name}.toml"
     assert len(expand(load_plan(file), file).names()) == cells
+
+
+def test_the_plans_own_teacher_goes_first_and_alone_and_teaches_all(tmp_path):
+    file = shipped("configs") / "benchmarks" / "quickstart.toml"
+    cells = placed(expand(load_plan(file), file), Path("out/runs"), Path("out/results"))
+    queue = Queue(cells, Found(Places(tmp_path, tmp_path)))
+    teacher = queue.take()
+    assert teacher is cells.teacher
+    assert not queue.ready and not queue.may_start()
+    queue.ended(teacher, Ended())
+    assert queue.may_start() and queue.ready == cells.pretrain
+    assert {cell.config.teacher.weights for cell in cells.pretrain} == {"out/runs/quickstart_teacher/model.safetensors"}
