@@ -162,10 +162,11 @@ def fit(job: Job, ranks: Ranks) -> Fit:
                 if log is not None:
                     log.write(progress.step, scores)
                 bar.say(_epoch_line(job, progress.curve[-1], images_per_second))
-            if within + 1 == plan.steps_per_epoch or (run.save_every and progress.step % run.save_every == 0):
+            stopping = stop.agreed(ranks, progress.step)
+            due = within + 1 == plan.steps_per_epoch or (run.save_every and progress.step % run.save_every == 0)
+            if due or stopping:
                 save(job.folder, job.identity, progress, trained, ranks, run.keep)
-            elif stop.agreed(ranks, progress.step):
-                save(job.folder, job.identity, progress, trained, ranks, run.keep)
+            if stopping and progress.step < plan.steps:
                 raise Interrupted(
                     f"stopped after step {progress.step} of {plan.steps}; the same command goes on from here"
                 )
