@@ -8,6 +8,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from cskd_bench.config import StudentConfig
 from cskd_bench.engine.checkpoint import write_atomically
 from cskd_bench.errors import UserError
 from cskd_bench.models import architectures
@@ -86,10 +87,10 @@ class _Predict(torch.nn.Module):
 
 def timm_architecture(loaded: Loaded) -> tuple[str, dict[str, Any]]:
     """Return the timm name and arguments whose forward is the student's inference rule."""
-    student = loaded.pretrain_config.get("student", {"name": loaded.model.name})
-    name = str(student["name"]).replace("_distilled_", "_")
-    chosen = ("patch_size", "depth", "embed_dim", "num_heads")
-    arguments = {key: student[key] for key in chosen if student.get(key) is not None}
+    student = loaded.pretrain_config.student if loaded.pretrain_config else StudentConfig(name=loaded.model.name)
+    name = student.name.replace("_distilled_", "_")
+    chosen = {"patch_size", "depth", "embed_dim", "num_heads"}
+    arguments = student.model_dump(include=chosen, exclude_none=True)
     if hasattr(loaded.student.model, "patch_embed"):
         arguments["img_size"] = loaded.image_size
     if loaded.student.heads == "class":

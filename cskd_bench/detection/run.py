@@ -116,7 +116,7 @@ def run_detection(
             checkpoint=loaded.checkpoint,
             seed=seed,
             recipe=fingerprint(recipe),
-            config={"task": spec.identity(), "pretrain": loaded.pretrain_config, "mmengine": recipe["config"]},
+            config={"task": spec.identity(), "pretrain": loaded.pretrain_identity(), "mmengine": recipe["config"]},
             metrics=metrics,
             examples=len(runner.val_dataloader.dataset),
             curve=_curve(folder),

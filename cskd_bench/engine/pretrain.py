@@ -162,7 +162,7 @@ def _record(
         ),
         seed=config.seed,
         recipe=config.recipe_fingerprint(),
-        config=config.model_dump(mode="json") | {"data": identity["data"]},
+        config={"name": config.name, "run": config.run.model_dump(mode="json"), **identity},
         metrics=metrics,
         examples=len(predictions.label),
         per_example=None,

@@ -1,6 +1,5 @@
 """Explain one image: what teacher and student see at every place, and where the student looks."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -8,7 +7,6 @@ from typing import Literal
 import torch
 from PIL import Image
 
-from cskd_bench.config import PretrainConfig
 from cskd_bench.data.mixing import resize_view, to_float
 from cskd_bench.data.views import EvalView
 from cskd_bench.errors import UserError
@@ -30,7 +28,8 @@ def explain(checkpoint: Path, image: Path, output: Path, weights: Literal["raw",
         raise UserError(f"{checkpoint}: explain needs a finished run folder: it says which teacher and classes to draw")
     picture = read_image(image)
     loaded = load_checkpoint(checkpoint, weights=weights)
-    config = PretrainConfig.model_validate_json(json.dumps(loaded.pretrain_config))
+    config = loaded.pretrain_config
+    assert config is not None  # a run folder has one
     student = loaded.student
     teacher = None
     if METHODS[config.method.kind].needs_teacher:

@@ -28,7 +28,11 @@ class Loaded:
     checkpoint: CheckpointRef
     method: MethodRef
     model: ModelRef
-    pretrain_config: dict[str, Any]
+    pretrain_config: PretrainConfig | None  # None: not a run of ours
+
+    def pretrain_identity(self) -> dict[str, Any]:
+        """Return what decided the pretraining's result, for records: no folders of this machine."""
+        return self.pretrain_config.identity() if self.pretrain_config else {}
 
 
 def load_checkpoint(
@@ -86,7 +90,7 @@ def _load_run(folder: Path, weights: Literal["raw", "ema"], image_size: int | No
         ),
         method=method,
         model=ModelRef(name=config.model_name, image_size=size, parameters=_count(student)),
-        pretrain_config=summary["config"],
+        pretrain_config=config,
     )
 
 
@@ -113,7 +117,7 @@ def _load_file(path: Path, name: str, image_size: int | None) -> Loaded:
         checkpoint=CheckpointRef(run=path.stem, weights="raw", sha256=sha256_file(path)),
         method=MethodRef(kind="external", label=f"external ({path.stem})"),
         model=ModelRef(name=name.replace("_distilled_", "_"), image_size=size, parameters=_count(student)),
-        pretrain_config={},
+        pretrain_config=None,
     )
 
 

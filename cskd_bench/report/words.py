@@ -6,6 +6,8 @@ from cskd_bench.report.tables import Cell, Cost, Difference, Table, Verdict
 
 METRIC_WORDS = {"top1": "top-1", "mean_per_class": "mean per class", "box_ap": "box AP", "mask_ap": "mask AP"}
 PROTOCOL_WORDS = {
+    "detect": "detection",
+    "evaluate": "as pretrained",
     "finetune": "fine-tune",
     "knn": "kNN",
     "kshot": "k-shot",

@@ -171,7 +171,7 @@ def _record(plan: Plan, cell: Cell, outcome: Outcome, note: str) -> Record:
         checkpoint=loaded.checkpoint,
         seed=plan.seed,
         recipe=fingerprint(plan.recipe),
-        config={"task": spec.identity(), "pretrain": loaded.pretrain_config},
+        config={"task": spec.identity(), "pretrain": loaded.pretrain_identity()},
         metrics=outcome.predictions.metrics() | outcome.metrics,
         examples=len(outcome.predictions.label),
         curve=tuple(outcome.curve),
