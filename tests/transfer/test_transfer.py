@@ -191,6 +191,21 @@ def test_export_to_timm_gives_the_native_logits(run, tmp_path):
         export_timm(run / "runs" / "tiny", tmp_path / "out")
 
 
+def test_export_to_onnx_gives_the_native_logits_for_any_batch(run, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    from cskd_bench.export import export_onnx
+
+    file = tmp_path / "student.onnx"
+    export_onnx(run / "runs" / "tiny", file)
+    student = load_checkpoint(run / "runs" / "tiny").student
+    views = torch.rand(5, 3, 32, 32)
+    (logits,) = onnxruntime.InferenceSession(file).run(None, {"views": views.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(logits), student.predict(views), atol=1e-5, rtol=1e-5)
+    with pytest.raises(UserError, match="exists already"):
+        export_onnx(run / "runs" / "tiny", file)
+
+
 def test_splits_hold_out_a_share_of_every_class():
     labels = np.repeat([0, 1, 2], [10, 20, 2])
     kept, held = stratified_split(labels, 0.2, 0)
