@@ -40,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_transfer,
         _add_bench,
         _add_report,
+        _add_records,
         _add_export,
         _add_explain,
         _add_doctor,
@@ -230,6 +231,25 @@ def _report(options: argparse.Namespace) -> int:
     for path in report.files.values():
         print(path)
     return 0
+
+
+def _add_records(verbs: Verbs) -> None:
+    verb = verbs.add_parser("records", help="verify a records folder: schema, hashes, names, duplicates")
+    verb.add_argument("action", choices=("verify",))
+    verb.add_argument("--results", type=Path, default=Path("results"), help="folder of records (default: results)")
+    verb.set_defaults(run=_records)
+
+
+def _records(options: argparse.Namespace) -> int:
+    from cskd_bench.report.verify import verify_records
+
+    folder = options.results / "records"
+    problems = verify_records(folder)
+    for problem in problems:
+        print(f"{problem.file}: {problem.reason}")
+    found = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    print(f"{folder}: {found} in {len([*folder.glob('*.json')])} records")
+    return 1 if problems else 0
 
 
 def _add_export(verbs: Verbs) -> None:

@@ -52,6 +52,16 @@ def test_tasks_and_report_run_without_torch(tmp_path):
     assert "broken.json" in done.stdout + (tmp_path / "LEADERBOARD.md").read_text()
 
 
+def test_records_verify_counts_problems_and_fails_on_them(capsys, tmp_path):
+    (tmp_path / "records").mkdir()
+    assert main(["records", "verify", "--results", str(tmp_path)]) == 0
+    (tmp_path / "records" / "broken.json").write_text("not json")
+    capsys.readouterr()
+    assert main(["records", "verify", "--results", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "broken.json: " in said and "1 problem in 1 records" in said
+
+
 def refused(capsys, *arguments):
     assert main(list(arguments)) == 2
     captured = capsys.readouterr()
@@ -110,6 +120,6 @@ def test_tasks_show_and_validate(capsys, tmp_path):
 
 def test_the_shipped_plan_expands(capsys):
     assert main(["bench", "benchmarks/quickstart.toml", "--dry-run"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + 4 * 2 + 4 * 2 * 3
-    assert lines[0] == "quickstart_teacher"
+    planned = [line for line in capsys.readouterr().out.splitlines() if " to do " in line]
+    assert len(planned) == 1 + 4 * 2 + 4 * 2 * 3
+    assert planned[0].split()[0] == "quickstart_teacher"

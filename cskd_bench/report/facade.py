@@ -1,6 +1,7 @@
 """One call from a results folder to tables, figures and the page."""
 
 import gc
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -108,7 +109,18 @@ def _measure(results: Path, include_dirty: bool, published: bool) -> tuple[Compa
             rows = read_published(source)
         except UserError as error:
             comparison.left_out.append(LeftOut(source.name, str(error).removeprefix(f"{source}: ")))
+    comparison.left_out.extend(_failed_cells(results / "failures.json"))
     return comparison, rows, match(rows, comparison)
+
+
+def _failed_cells(path: Path) -> list[LeftOut]:
+    """Return the cells that `bench` could not finish, with their errors."""
+    if not path.exists():
+        return []
+    try:
+        return [LeftOut(str(cell["cell"]), f"failed: {cell['error']}") for cell in json.loads(path.read_text())]
+    except (OSError, ValueError, KeyError, TypeError):
+        return [LeftOut(path.name, "is not the list of failed cells that `cskd-bench bench` writes")]
 
 
 def _render(name: str, results: Path, comparison: Comparison, rows: list[Published], matches: list[Match]) -> str:

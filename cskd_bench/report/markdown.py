@@ -52,7 +52,7 @@ def markdown(comparison: Comparison, published: Sequence[Published], matches: Se
         parts.append("## Notes\n\n" + "\n".join(f"- Kept apart: {markdown_text(note)}" for note in comparison.notes))
     if comparison.left_out:
         rows = [[markdown_text(item.name), markdown_text(item.reason)] for item in comparison.left_out]
-        parts.append("## Left out\n\n" + _markdown_table(["file", "reason"], rows))
+        parts.append("## Left out\n\n" + _markdown_table(["file or cell", "reason"], rows))
     return "\n\n".join(parts) + "\n"
 
 

@@ -127,6 +127,24 @@ def test_strange_but_valid_json_harms_nothing(tmp_path):
     assert shown == 5 and all("out" in str(path) for path in report.files.values())
 
 
+def test_cells_that_failed_are_named_with_their_errors(tmp_path):
+    write(tmp_path, make_record())
+    failed = [{"cell": "digits knn student_kd_s0", "error": "UserError: no such folder", "time": "2026-01-01"}]
+    (tmp_path / "failures.json").write_text(json.dumps(failed))
+    report = build_report(tmp_path, tmp_path, formats=["md"])
+    (left,) = report.comparison.left_out
+    assert (left.name, left.reason) == ("digits knn student_kd_s0", "failed: UserError: no such folder")
+    assert "no such folder" in report.files["md"].read_text()
+
+
+@pytest.mark.parametrize("content", ["{", "7", "[{}]", "[[]]"])
+def test_a_damaged_list_of_failures_is_named(tmp_path, content):
+    write(tmp_path, make_record())
+    (tmp_path / "failures.json").write_text(content)
+    (left,) = build_report(tmp_path, tmp_path, formats=[]).comparison.left_out
+    assert left.name == "failures.json"
+
+
 def test_a_missing_folder_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         select(tmp_path / "records")
