@@ -95,12 +95,15 @@ def load_plan(path: Path) -> Plan:
 
 
 def expand(plan: Plan, where: Path, tasks_dir: Path | None = None, overrides: Sequence[str] = ()) -> Cells:
-    """Return every cell of the plan read from `where`; UserError for a student, task or protocol that is not there."""
+    """Return every cell of the plan read from `where`, all methods of a seed before the next seed.
+
+    An unfinished plan can thus be compared fairly. UserError for a student, task or protocol that is not there.
+    """
     pretrain = [
         _pretrain_cell(_find(student, where, "students"), student, method.model_dump(mode="json"), seed, overrides)
         for student in plan.students
-        for method in plan.methods
         for seed in plan.seeds
+        for method in plan.methods
     ]
     names = [cell.name for cell in pretrain]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -152,10 +155,12 @@ def _pretrain_cell(
 ) -> PretrainCell:
     """Make one student's cell of a method and seed; `student` is the file as the plan names it."""
     data = read_toml(file)
+    own_method = str(data.get("method", {}).get("kind", ""))
+    stem = str(data.get("name", file.stem)).removesuffix(f"_{own_method}")
     data |= {"method": method, "seed": seed}
     label = method_label(validate(PretrainConfig, {"name": file.stem, **data}, str(file)).method)
     slug = "".join(c if c.isalnum() or c in ".-" else "_" for c in label).strip("_")
-    data["name"] = name = f"{data.get('name', file.stem)}_{slug}_s{seed}"
+    data["name"] = name = f"{stem}_{slug}_s{seed}"
     config = validate(PretrainConfig, apply_overrides(data, overrides), str(file))
     inline = ", ".join(f"{key} = {json.dumps(value)}" for key, value in method.items())
     settings = [f"name={name}", f"method={{{inline}}}", f"seed={seed}", *overrides]

@@ -272,7 +272,14 @@ def test_wrong_names_are_refused_with_file_and_key(changed, sentence):
         expand(plan, Path("plan.toml"))
 
 
-@pytest.mark.parametrize(("name", "cells"), [("quickstart", 33), ("paper", 45 + 225), ("evidence_cpu", 15 + 90)])
+def test_all_methods_of_a_seed_come_before_the_next_seed():
+    file = shipped("configs") / "benchmarks" / "evidence_cpu.toml"
+    cells = expand(load_plan(file), file)
+    assert [cell.config.seed for cell in cells.pretrain] == [1] * 5 + [2] * 5 + [3] * 5
+    assert cells.pretrain[4].name == "imagenette64_cskd_decay_local_s1"
+
+
+@pytest.mark.parametrize(("name", "cells"), [("quickstart", 33), ("paper", 45 + 225), ("evidence_cpu", 15 + 120), ("evidence_cpu_finetune", 15 + 30)])
 def test_shipped_plans_expand(name, cells):
     file = shipped("configs") / "benchmarks" / f"{name}.toml"
     assert len(expand(load_plan(file), file).names()) == cells
