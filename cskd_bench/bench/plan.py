@@ -1,6 +1,7 @@
 """A plan: methods x students x tasks x protocols x seeds, from one TOML, as cells in order."""
 
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -159,7 +160,7 @@ def _pretrain_cell(
     stem = str(data.get("name", file.stem)).removesuffix(f"_{own_method}")
     data |= {"method": method, "seed": seed}
     label = method_label(validate(PretrainConfig, {"name": file.stem, **data}, str(file)).method)
-    slug = "".join(c if c.isalnum() or c in ".-" else "_" for c in label).strip("_")
+    slug = re.sub(r"[^A-Za-z0-9.-]+", "_", label).strip("_")
     data["name"] = name = f"{stem}_{slug}_s{seed}"
     config = validate(PretrainConfig, apply_overrides(data, overrides), str(file))
     inline = ", ".join(f"{key} = {json.dumps(value)}" for key, value in method.items())

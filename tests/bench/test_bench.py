@@ -279,7 +279,10 @@ def test_all_methods_of_a_seed_come_before_the_next_seed():
     assert cells.pretrain[4].name == "imagenette64_cskd_decay_local_s1"
 
 
-@pytest.mark.parametrize(("name", "cells"), [("quickstart", 33), ("paper", 45 + 225), ("evidence_cpu", 15 + 120), ("evidence_cpu_finetune", 15 + 30)])
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [("quickstart", 33), ("paper", 45 + 225), ("evidence_cpu", 15 + 120), ("evidence_cpu_finetune", 15 + 30)],
+)
 def test_shipped_plans_expand(name, cells):
     file = shipped("configs") / "benchmarks" / f"{name}.toml"
     assert len(expand(load_plan(file), file).names()) == cells
