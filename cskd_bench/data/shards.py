@@ -1,0 +1,116 @@
+"""WebDataset shards read by index: images stay in their tars, only headers are read when a split is opened."""
+
+import json
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from cskd_bench.data.sources import IMAGE_SUFFIXES, decode, digest
+from cskd_bench.errors import UserError
+
+
+@dataclass
+class _Sample:
+    """Where one key's image and label lie in its tar: (offset, bytes)."""
+
+    key: str
+    image: tuple[int, int] | None = None
+    label: tuple[int, int] | None = None
+    label_is_json: bool = False
+
+
+@dataclass(frozen=True)
+class _Shard:
+    path: Path
+    samples: list[_Sample] = field(default_factory=list)
+
+
+class ShardSource:
+    """Every sample of a list of tars, in order: `KEY.jpg` with `KEY.cls` (a number) or `KEY.json` (its "label").
+
+    Members are never extracted to disk. UserError names a tar that is damaged or a key without image or label.
+    """
+
+    def __init__(self, tars: Sequence[Path]) -> None:
+        shards = [_read_headers(path) for path in tars]
+        self._tars = [shard.path for shard in shards for _ in shard.samples]
+        self._samples = [sample for shard in shards for sample in shard.samples]
+        self.labels = np.concatenate([_read_labels(shard) for shard in shards])
+        self.classes = [str(label) for label in range(int(self.labels.max()) + 1)]
+        self.sizes = np.asarray([sample.image[1] for sample in self._samples if sample.image])
+        keys = "\n".join(f"{sample.key} {size}" for sample, size in zip(self._samples, self.sizes, strict=True))
+        self.identity = digest(keys.encode() + self.labels.tobytes())
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def content(self, index: int) -> bytes:
+        """Return image `index` as it is stored."""
+        with self._tars[index].open("rb") as file:
+            return _read(file, self._samples[index].image)
+
+    def name(self, index: int) -> str:
+        """Name image `index` to a person."""
+        return f"{self._tars[index].name}: {self._samples[index].key}"
+
+    def load(self, index: int) -> Image.Image:
+        """Return image `index` as RGB; raises UserError naming it when it cannot be decoded."""
+        return decode(self.content(index), self.name(index))
+
+
+def shard_source(root: Path, split: str) -> ShardSource:
+    """Open the tars of a split: root/SPLIT/*.tar, else root/*SPLIT*.tar; UserError where there are none."""
+    tars = sorted((root / split).glob("*.tar")) or sorted(root.glob(f"*{split}*.tar"))
+    if not tars:
+        raise UserError(f"{root}: no tars of split {split!r}; expected {split}/*.tar or *{split}*.tar in it")
+    return ShardSource(tars)
+
+
+def _read_headers(path: Path) -> _Shard:
+    shard, by_key = _Shard(path), dict[str, _Sample]()
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if not member.isfile():
+                    continue
+                key, _, ending = member.name.partition(".")
+                if key not in by_key:
+                    by_key[key] = _Sample(key)
+                    shard.samples.append(by_key[key])
+                place = (member.offset_data, member.size)
+                if f".{ending.lower()}" in IMAGE_SUFFIXES:
+                    by_key[key].image = place
+                elif ending in ("cls", "json") and (by_key[key].label is None or ending == "cls"):
+                    by_key[key].label, by_key[key].label_is_json = place, ending == "json"
+    except (tarfile.TarError, OSError) as error:
+        raise UserError(f"{path}: not a readable tar ({error})") from error
+    if not shard.samples:
+        raise UserError(f"{path}: an empty tar")
+    for sample in shard.samples:
+        if sample.image is None or sample.label is None:
+            missing = "image (.jpg, .png, ...)" if sample.image is None else "label (.cls or .json)"
+            raise UserError(f"{path}: {sample.key} has no {missing}")
+    return shard
+
+
+def _read_labels(shard: _Shard) -> np.ndarray:
+    labels = []
+    with shard.path.open("rb") as file:
+        for sample in shard.samples:
+            text = _read(file, sample.label)
+            try:
+                labels.append(int(json.loads(text)["label"] if sample.label_is_json else text))
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{shard.path}: the label of {sample.key} is not a number ({error})") from error
+    return np.asarray(labels, dtype=np.int64)
+
+
+def _read(file: BinaryIO, place: tuple[int, int] | None) -> bytes:
+    assert place is not None  # checked when headers were read
+    file.seek(place[0])
+    return file.read(place[1])
