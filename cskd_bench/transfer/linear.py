@@ -52,7 +52,10 @@ def probe(c: float, max_iter: int, classifier: "TorchLogisticRegression | None" 
 
 
 class TorchLogisticRegression:
-    """Scikit-learn's objective, C * sum of cross-entropies + |W|^2 / 2 (bias free), by L-BFGS on a device."""
+    """Scikit-learn's objective, C * sum of cross-entropies + |W|^2 / 2 (bias free), by L-BFGS on a device.
+
+    It stops where scikit-learn does by default: no component of the mean loss's gradient above 1e-4.
+    """
 
     def __init__(self, c: float, max_iter: int, device: torch.device) -> None:
         self._c, self._max_iter, self._device = c, max_iter, device
@@ -65,7 +68,11 @@ class TorchLogisticRegression:
         self._weight = torch.zeros(len(self.classes_), x.shape[1], device=self._device, requires_grad=True)
         self._bias = torch.zeros(len(self.classes_), device=self._device, requires_grad=True)
         solver = torch.optim.LBFGS(
-            [self._weight, self._bias], max_iter=self._max_iter, history_size=10, line_search_fn="strong_wolfe"
+            [self._weight, self._bias],
+            max_iter=self._max_iter,
+            history_size=10,
+            tolerance_grad=1e-4,
+            line_search_fn="strong_wolfe",
         )
 
         def loss() -> torch.Tensor:
