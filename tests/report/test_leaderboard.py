@@ -1,0 +1,19 @@
+"""The committed leaderboard is what the committed records say, and the records are whole."""
+
+from pathlib import Path
+
+from cskd_bench.report.facade import check_leaderboard
+from cskd_bench.report.verify import verify_records
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+
+
+def test_the_committed_leaderboard_is_what_the_records_say():
+    check_leaderboard(RESULTS, RESULTS / "LEADERBOARD.md")
+
+
+def test_the_committed_records_are_whole_and_name_no_folder_of_a_machine():
+    assert verify_records(RESULTS / "records") == []
+    for path in (RESULTS / "records").glob("*.json"):
+        text = path.read_text()
+        assert not [word for word in ("/home/", "/root/", "/tmp/", "/work/", "\\\\Users") if word in text], path.name
