@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -51,25 +52,25 @@ def probe(c: float, max_iter: int, classifier: "TorchLogisticRegression | None" 
     return make_pipeline(StandardScaler(), classifier or LogisticRegression(C=c, max_iter=max_iter))
 
 
-class TorchLogisticRegression:
+class TorchLogisticRegression(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Scikit-learn's objective, C * sum of cross-entropies + |W|^2 / 2 (bias free), by L-BFGS on a device.
 
     It stops where scikit-learn does by default: no component of the mean loss's gradient above 1e-4.
     """
 
     def __init__(self, c: float, max_iter: int, device: torch.device) -> None:
-        self._c, self._max_iter, self._device = c, max_iter, device
+        self.c, self.max_iter, self.device = c, max_iter, device
 
     def fit(self, features: np.ndarray, labels: np.ndarray) -> "TorchLogisticRegression":
         """Fit features (n, D) to integer labels (n,)."""
         self.classes_, targets = np.unique(labels, return_inverse=True)
-        x = torch.as_tensor(features, dtype=torch.float32, device=self._device)
-        y = torch.as_tensor(targets, device=self._device)
-        self._weight = torch.zeros(len(self.classes_), x.shape[1], device=self._device, requires_grad=True)
-        self._bias = torch.zeros(len(self.classes_), device=self._device, requires_grad=True)
+        x = torch.as_tensor(features, dtype=torch.float32, device=self.device)
+        y = torch.as_tensor(targets, device=self.device)
+        self.weight_ = torch.zeros(len(self.classes_), x.shape[1], device=self.device, requires_grad=True)
+        self.bias_ = torch.zeros(len(self.classes_), device=self.device, requires_grad=True)
         solver = torch.optim.LBFGS(
-            [self._weight, self._bias],
-            max_iter=self._max_iter,
+            [self.weight_, self.bias_],
+            max_iter=self.max_iter,
             history_size=10,
             tolerance_grad=1e-4,
             line_search_fn="strong_wolfe",
@@ -77,8 +78,8 @@ class TorchLogisticRegression:
 
         def loss() -> torch.Tensor:
             solver.zero_grad()
-            value = torch.nn.functional.cross_entropy(x @ self._weight.T + self._bias, y)
-            value = value + self._weight.square().sum() / (2 * self._c * len(y))
+            value = torch.nn.functional.cross_entropy(x @ self.weight_.T + self.bias_, y)
+            value = value + self.weight_.square().sum() / (2 * self.c * len(y))
             value.backward()  # type: ignore[no-untyped-call]
             return value
 
@@ -88,8 +89,8 @@ class TorchLogisticRegression:
     @torch.no_grad()
     def predict_proba(self, features: np.ndarray) -> np.ndarray:
         """Return the probability of each class, (n, K)."""
-        x = torch.as_tensor(features, dtype=torch.float32, device=self._device)
-        probability: np.ndarray = (x @ self._weight.T + self._bias).softmax(1).cpu().numpy()
+        x = torch.as_tensor(features, dtype=torch.float32, device=self.device)
+        probability: np.ndarray = (x @ self.weight_.T + self.bias_).softmax(1).cpu().numpy()
         return probability
 
     def score(self, features: np.ndarray, labels: np.ndarray) -> float:

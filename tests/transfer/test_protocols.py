@@ -188,6 +188,14 @@ def test_torchs_logistic_regression_is_scikit_learns():
     np.testing.assert_allclose(ours.predict_proba(rows), theirs.predict_proba(rows), atol=2e-3)
 
 
+def test_large_sets_are_probed_by_torch_with_the_same_score(squares, weights, tmp_path):
+    def probed(name, torch_from):
+        task = task_on(squares, **{"[kshot]": f"[linear]\ntorch_from = {torch_from}\n[kshot]"})
+        return run(task, "linear", weights, tmp_path / name)
+
+    assert probed("torch", 1).value == pytest.approx(probed("sklearn", 1000).value, abs=0.05)
+
+
 def test_classes_are_matched_by_name_synset_or_number(weights):
     model = load_checkpoint(weights, model=MODEL, image_size=32)
     assert class_columns(["n01443537", "n01440764"], model) == [1, 0]
