@@ -1,5 +1,6 @@
 """A bank on disk: manifest.json, which says what its labels depend on, and one folder of shards an epoch."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -94,6 +95,15 @@ class Bank:
             yield int(path.parent.name.removeprefix("epoch")), int(path.stem.removeprefix("part"))
 
 
+def labelling_seconds(folder: Path, epochs: range) -> float:
+    """Return what labelling some epochs took, summed over processes; what was not noted counts nothing."""
+    try:
+        lines = [json.loads(line) for line in (folder / "costs.jsonl").read_text().splitlines()]
+        return float(sum(line["seconds"] for line in lines if line["epoch"] in epochs))
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
+
+
 def shard_path(folder: Path, epoch: int, part: int) -> Path:
     """Name a shard's file."""
     return folder / f"epoch{epoch:04d}" / f"part{part:05d}.labels"
@@ -172,4 +182,5 @@ def describe_bank(folder: Path) -> dict[str, Any]:
         "views": views,
         "bytes": size,
         "bytes_per_view": size / views if views else 0.0,
+        "labelling_seconds": labelling_seconds(folder, range(bank.manifest.epochs)),
     }

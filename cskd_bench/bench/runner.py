@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 from rich.console import Console
 
+from cskd_bench.bench.banks import assign_banks
 from cskd_bench.bench.executors import Executor
 from cskd_bench.bench.plan import Cell, Cells, PretrainCell
 from cskd_bench.bench.state import Found, write_failures
@@ -28,20 +30,32 @@ class Outcome:
 
 
 def run_plan(
-    cells: Cells, places: Places, executor: Executor, *, parallel: int, threads: int, console: Console
+    cells: Cells,
+    places: Places,
+    executor: Executor,
+    *,
+    parallel: int,
+    threads: int,
+    console: Console,
+    banks: Path | None = None,
 ) -> Outcome:
-    """Run a whole plan, at most `parallel` cells of `threads` threads at a time; SIGINT and SIGTERM stop it."""
+    """Run a whole plan, at most `parallel` cells of `threads` threads at a time; SIGINT and SIGTERM stop it.
+
+    With a folder of `banks`, each view is labelled once for all methods; banks are built as they are needed.
+    """
     queue = Queue(cells, Found(places))
     outcome = Outcome(done=queue.finished)
     status = Status(console, places, total=queue.total, done=queue.finished, parallel=parallel)
     failures: dict[str, dict[str, str]] = {}
+    bank_of = assign_banks(cells.pretrain, banks) if banks else {}
     try:
         with _sigterm_like_ctrl_c(), status:
             while queue.running or queue.ready:
                 while queue.ready and len(queue.running) < parallel and queue.may_start():
                     cell = queue.take()
                     whole_machine = cell is cells.teacher
-                    executor.start(Job.of(cell, places, threads * parallel if whole_machine else threads))
+                    cores = threads * parallel if whole_machine else threads
+                    executor.start(Job.of(cell, places, cores, bank_of.get(cell.name)))
                     status.started(cell)
                 for cell, ended in executor.ended():
                     status.ended(cell)

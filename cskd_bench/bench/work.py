@@ -6,8 +6,14 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from cskd_bench.bench.banks import BankUse
 from cskd_bench.bench.plan import Cell, PretrainCell
+from cskd_bench.config import PretrainConfig
+
+if TYPE_CHECKING:
+    from cskd_bench.bank.targets import BankTargets
 
 HANDED_ON = ("CSKD_BENCH_DATA", "CSKD_BENCH_DEVICE")  # environment variables that decide what a cell does
 
@@ -33,12 +39,13 @@ class Job:
     threads: int  # 0: torch's own choice
     folder: str  # the bench's working folder, under which relative paths hold
     environment: dict[str, str]
+    bank: BankUse | None = None
 
     @classmethod
-    def of(cls, cell: Cell, places: Places, threads: int) -> "Job":
+    def of(cls, cell: Cell, places: Places, threads: int, bank: BankUse | None = None) -> "Job":
         """Describe a cell as it would run here."""
         handed_on = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
-        return cls(cell, places, threads, str(Path.cwd()), handed_on)
+        return cls(cell, places, threads, str(Path.cwd()), handed_on, bank)
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,8 @@ def _run(job: Job) -> None:
     ranks = Ranks(0, 1, default_device())
     if isinstance(cell, PretrainCell):
         with _alone(places.runs / "locks" / cell.name):
-            pretrain(cell.config, places.runs, places.results, ranks, command=cell.command)
+            targets = _bank(job.bank, cell.config) if job.bank else None
+            pretrain(cell.config, places.runs, places.results, ranks, targets, cell.command)
         return
     checkpoint, scratch = places.runs / cell.run, places.runs / "transfer"
     if cell.protocol == "detect":
@@ -102,6 +110,16 @@ def _run(job: Job) -> None:
         workers=0,
         command=cell.command,
     )
+
+
+def _bank(use: BankUse, config: PretrainConfig) -> "BankTargets":
+    """Open a cell's bank; the first cell that asks for it builds it, others wait."""
+    from cskd_bench.bank.build import build_bank
+    from cskd_bench.bank.targets import bank_targets
+
+    with _alone(use.folder.with_name(f".{use.folder.name}.lock")):
+        build_bank(use.built_from, use.folder)
+    return bank_targets(use.folder, config)
 
 
 @contextlib.contextmanager

@@ -60,11 +60,11 @@ def pretrain(
     val = open_source(config.data, config.data.val)
     identity["data"]["identity"] = f"{train.identity} {val.identity}"
     method = METHODS[config.method.kind]
-    if method.needs_teacher and config.teacher.weights:
-        identity["teacher"]["weights"] = teacher_identity(config.teacher)
     student = initial_student(config)
     if targets is None:
         targets = _teacher_targets(config, train.classes, ranks)
+    if method.needs_teacher and config.teacher.weights:
+        identity["teacher"]["weights"] = targets.teacher
     if ranks.is_main:
         folder.mkdir(parents=True, exist_ok=True)
     job = Job(
@@ -85,7 +85,7 @@ def pretrain(
     )
     result = fit(job, ranks)
     assert result.predictions is not None
-    record = _record(config, result, result.predictions, train.classes, folder, identity, ranks)
+    record = _record(config, result, result.predictions, targets, identity, ranks)
     record = record.model_copy(update={"command": command or record.command})
     if ranks.is_main:
         _finish(folder, result, config, train.classes, record, results / "records")
@@ -101,7 +101,7 @@ def _teacher_targets(config: PretrainConfig, classes: Sequence[str], ranks: Rank
         teacher.compile_features()
     elif ranks.device.type == "cpu":
         teacher.use_channels_last()
-    return TeacherTargets(teacher, config.method, config.recipe.precision)
+    return TeacherTargets(teacher, teacher_identity(config.teacher), config.method, config.recipe.precision)
 
 
 def initial_student(config: PretrainConfig) -> Student:
@@ -110,23 +110,11 @@ def initial_student(config: PretrainConfig) -> Student:
     return build_student(config.student, config.data.num_classes, METHODS[config.method.kind].heads)
 
 
-def method_ref(config: PretrainConfig) -> MethodRef:
-    """Name the method of a configuration and, where it has one, the teacher."""
-    teacher = teacher_identity(config.teacher) if METHODS[config.method.kind].needs_teacher else ""
-    return MethodRef(
-        kind=config.method.kind,
-        label=method_label(config.method),
-        teacher=teacher,
-        config=config.method.model_dump(mode="json"),
-    )
-
-
 def _record(
     config: PretrainConfig,
     result: Fit,
     predictions: Predictions,
-    classes: Sequence[str],
-    folder: Path,
+    targets: TargetProvider,
     identity: dict[str, object],
     ranks: Ranks,
 ) -> Record:
@@ -146,7 +134,12 @@ def _record(
             group="pretraining",
         ),
         protocol="pretrain",
-        method=method_ref(config),
+        method=MethodRef(
+            kind=config.method.kind,
+            label=method_label(config.method),
+            teacher=targets.teacher,
+            config=config.method.model_dump(mode="json"),
+        ),
         model=ModelRef(
             name=config.model_name,
             image_size=config.student.image_size,
@@ -177,6 +170,7 @@ def _record(
             gpu_hours=hours,
             peak_memory_bytes=result.peak_memory_bytes,
         ),
+        note=targets.note,
     )
 
 

@@ -17,6 +17,8 @@ class TargetProvider(Protocol):
     """Gives the targets of mixed views (B, 3, S, S) in [0, 1], identified by their keys."""
 
     grid: tuple[int, int] | None  # the teacher's places, where the method needs them
+    teacher: str  # model and hash of its weights, as a record names it; empty without a teacher
+    note: str  # what a record should say about these targets
 
     def __call__(self, views: Tensor, keys: Sequence[ViewKey], ratio: float) -> Targets: ...
 
@@ -25,6 +27,8 @@ class NoTargets:
     """For methods without a teacher."""
 
     grid: tuple[int, int] | None = None
+    teacher = ""
+    note = ""
 
     def __call__(self, views: Tensor, keys: Sequence[ViewKey], ratio: float) -> Targets:
         return Targets()
@@ -33,8 +37,11 @@ class NoTargets:
 class TeacherTargets:
     """Runs the teacher on the very views that the student sees; labels are taken in fp32."""
 
-    def __init__(self, teacher: Teacher, method: MethodConfig, precision: str) -> None:
+    note = ""
+
+    def __init__(self, teacher: Teacher, identity: str, method: MethodConfig, precision: str) -> None:
         self._teacher = teacher
+        self.teacher = identity
         self._config = method
         self._method = METHODS[method.kind]
         self._precision = precision

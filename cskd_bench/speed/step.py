@@ -144,7 +144,7 @@ def measure_step(size: StepSize, device: torch.device, clock: Clock) -> dict[str
             "timm": partial(TimmStep(size, stock, device, precision), views, labels),
             "student alone": partial(OurStep(config(Supervised()), NoTargets(), device), views, labels, keys),
             "ours, teacher": partial(
-                OurStep(config(CSKD()), TeacherTargets(ours, CSKD(), precision), device), views, labels, keys
+                OurStep(config(CSKD()), TeacherTargets(ours, "", CSKD(), precision), device), views, labels, keys
             ),
             "ours, bank": partial(
                 OurStep(config(CSKD()), BankTargets(bank, config(CSKD())), device), views, labels, keys

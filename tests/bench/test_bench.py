@@ -256,6 +256,24 @@ def test_failures_are_listed_and_gone_when_the_next_start_succeeds(place, colour
     assert json.loads((place / "broken" / "results" / "failures.json").read_text()) == []
 
 
+def test_a_bench_with_banks_labels_each_view_once_and_records_the_same(place):
+    methods = '[[methods]]\nkind = "kd"\n[[methods]]\nkind = "deit"\n[[methods]]\nkind = "cskd"\n'
+    (place / "plan3.toml").write_text('students = ["student.toml"]\nseeds = [0]\n' + methods)
+    environment = {**os.environ, "CSKD_BENCH_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+    for output, words in (("taught", []), ("banked", ["--bank", "banks", "--parallel", "2"])):
+        places = ["--runs", f"{output}/runs", "--results", f"{output}/results"]
+        command = [sys.executable, "-m", "cskd_bench.cli", "bench", "plan3.toml", *places, "--threads", "1", *words]
+        subprocess.run(command, cwd=place, env=environment, check=True, capture_output=True)
+    (bank,) = (place / "banks").glob("[!.]*")
+    assert len((bank / "costs.jsonl").read_text().splitlines()) == 3  # its three epochs, once
+    taught, banked = records(place, "taught"), records(place, "banked")
+    assert taught.keys() == banked.keys() and len(taught) == 3
+    for name, record in banked.items():
+        assert "labelling took" in record.pop("note") and taught[name].pop("note") == ""
+        if record["method"]["kind"] != "kd":  # kd's soft targets are kept in float16
+            assert record == taught[name]
+
+
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [

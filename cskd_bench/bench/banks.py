@@ -1,0 +1,49 @@
+"""Banks of a bench: the methods of one seed ask one teacher about the same views, so one bank serves them all."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cskd_bench.bench.plan import PretrainCell
+from cskd_bench.config import PretrainConfig
+from cskd_bench.schema import fingerprint
+
+
+@dataclass(frozen=True)
+class BankUse:
+    """A bank that a cell reads, and the configuration that it is built from where it is not there yet."""
+
+    folder: Path
+    built_from: PretrainConfig
+
+
+def assign_banks(cells: Sequence[PretrainCell], banks: Path) -> dict[str, BankUse]:
+    """Map the names of cells to their banks under `banks`; a cell that needs its teacher in the loop has none.
+
+    Where `kd` is among the cells of a bank, the bank is built from its configuration: it then holds soft
+    targets beside the hard labels.
+    """
+    groups: dict[str, list[PretrainCell]] = {}
+    for cell in cells:
+        if _can_use(cell.config):
+            groups.setdefault(_name(cell.config), []).append(cell)
+    assigned: dict[str, BankUse] = {}
+    for name, group in groups.items():
+        kds = [cell.config for cell in group if cell.config.method.kind == "kd"]
+        use = BankUse(banks / name, (kds or [group[0].config])[0])
+        assigned |= {cell.name: use for cell in group}
+    return assigned
+
+
+def _can_use(config: PretrainConfig) -> bool:
+    losses = [getattr(config.method, name, "hard") for name in ("global_loss", "spatial_loss")]
+    return config.method.kind == "kd" or (config.method.kind != "supervised" and "soft" not in losses)
+
+
+def _name(config: PretrainConfig) -> str:
+    """Name a bank by the teacher and the views; the bank itself checks far more when it is opened."""
+    identity = config.identity()
+    asked = {key: identity[key] for key in ("seed", "data", "teacher")}
+    asked["augment"] = identity["recipe"]["augment"]
+    asked["view_size"], asked["epochs"] = config.view_size, config.recipe.epochs
+    return f"{config.data_name}-{config.teacher.name}-s{config.seed}-{fingerprint(asked)[:8]}"

@@ -1,0 +1,72 @@
+"""`cskd-bench bank`: label a run's views once, ahead of training."""
+
+import argparse
+from pathlib import Path
+
+from cskd_bench.verbs.common import Verbs, data_root
+
+
+def add(verbs: Verbs) -> None:
+    """Describe the verb."""
+    verb = verbs.add_parser("bank", help="label a run's views once, for every method and schedule of one teacher")
+    actions = verb.add_subparsers(title="actions", required=True, metavar="ACTION")
+    build = actions.add_parser("build", help="label views; what is there already is kept")
+    build.add_argument("config", type=Path, help="the run's TOML; a kd one adds soft targets")
+    build.add_argument("--output", type=Path, required=True, help="the bank's folder")
+    build.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. recipe.epochs=100")
+    build.add_argument("--data-dir", help="the data set's folder (sets data.root)")
+    build.add_argument("--epochs", type=_span, metavar="A:B", help="only epochs A to B - 1, counted from 0")
+    build.add_argument("--shard", type=_share, default=(1, 1), metavar="I/N", help="the I-th of N parts, from 1")
+    build.set_defaults(run=_build)
+    verify = actions.add_parser("verify", help="check every byte")
+    verify.add_argument("bank", type=Path)
+    verify.set_defaults(run=_verify)
+    info = actions.add_parser("info", help="what it holds, as JSON")
+    info.add_argument("bank", type=Path)
+    info.set_defaults(run=_info)
+
+
+def _build(options: argparse.Namespace) -> int:
+    from cskd_bench.bank.build import build_bank
+    from cskd_bench.config import load_config
+    from cskd_bench.schema import shipped_file
+
+    config = load_config(shipped_file("configs", options.config), [*options.set, *data_root(options)])
+    built = build_bank(config, options.output, options.epochs, options.shard)
+    rate = built.views / built.seconds if built.views else 0
+    kept = f", {built.shards_before} shards were there already" if built.shards_before else ""
+    print(f"{options.output}: {built.views:,} views in {built.shards} shards, {rate:,.0f} views/s{kept}")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from cskd_bench.bank.store import verify_bank
+
+    problems = verify_bank(options.bank)
+    for problem in problems:
+        print(problem)
+    print(f"{options.bank}: {'whole' if not problems else 'damaged; build it again: only what is gone is labelled'}")
+    return 1 if problems else 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    import json
+
+    from cskd_bench.bank.store import describe_bank
+
+    print(json.dumps(describe_bank(options.bank), indent=1))
+    return 0
+
+
+def _span(text: str) -> range:
+    first, colon, end = text.partition(":")
+    if not (colon and first.isdecimal() and end.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected A:B, two whole numbers, for epochs A to B - 1")
+    return range(int(first), int(end))
+
+
+def _share(text: str) -> tuple[int, int]:
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected I/N, two whole numbers, for the I-th of N parts")
+    return int(part), int(parts)

@@ -1,0 +1,62 @@
+"""`cskd-bench bench`: run a whole plan: methods x students x tasks x protocols x seeds."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, add_places, positive
+
+
+def add(verbs: Verbs) -> None:
+    """Describe the verb."""
+    verb = verbs.add_parser("bench", help="run a whole plan: methods x students x tasks x protocols x seeds")
+    verb.add_argument("plan", type=Path, help="a TOML, as in configs/benchmarks/")
+    verb.add_argument("--dry-run", action="store_true", help="show every cell with its state, size and cost, and stop")
+    verb.add_argument("--executor", choices=("local", "ray", "slurm"), default="local", help="default: local")
+    verb.add_argument("--parallel", type=positive, default=1, help="cells at a time (default: 1)")
+    verb.add_argument("--threads", type=int, default=0, help="CPU threads a cell (default: torch's own)")
+    verb.add_argument("--gpus", type=float, default=0, help="GPUs a cell, under ray (0.5: two share one) and slurm")
+    verb.add_argument("--ray-address", default="", help="a Ray cluster (auto, or HOST:PORT); default: one started here")
+    verb.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE", help="e.g. slurm_partition=gpu")
+    verb.add_argument("--tasks-dir", type=Path, help="a folder with task files of your own")
+    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override every pretraining")
+    verb.add_argument("--bank", type=Path, help="folder of banks: each view is labelled once for all methods")
+    add_places(verb)
+    verb.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from cskd_bench.bench.plan import expand, load_plan, placed
+    from cskd_bench.schema import apply_overrides, shipped_file
+
+    file = shipped_file("configs", options.plan)
+    cells = expand(load_plan(file), file, options.tasks_dir, options.set)
+    cells = placed(cells, options.runs, options.results, options.tasks_dir)
+    from cskd_bench.bench.executors import Executor, Local, Ray, Slurm
+    from cskd_bench.bench.work import Places
+
+    places = Places(options.runs, options.results)
+    if options.dry_run:
+        from cskd_bench.bench.dryrun import show_plan
+
+        show_plan(cells, places, Console())
+        return 0
+    from cskd_bench.bench.runner import run_plan
+
+    parallel, threads = options.parallel, options.threads
+    executor: Executor
+    if options.executor == "ray":
+        executor = Ray(parallel, threads, options.gpus, options.ray_address)
+    elif options.executor == "slurm":
+        executor = Slurm(threads, options.gpus, options.runs / "slurm", apply_overrides({}, options.slurm))
+    else:
+        executor = Local(parallel)
+    outcome = run_plan(
+        cells, places, executor, parallel=parallel, threads=threads, console=Console(), banks=options.bank
+    )
+    if outcome.interrupted:
+        print("cskd-bench: interrupted; the same command goes on from here", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 1 if outcome.failures else 0

@@ -1,0 +1,27 @@
+"""What several verbs share; imports nothing heavy."""
+
+import argparse
+from pathlib import Path
+from typing import TypeAlias
+
+EXIT_INTERRUPTED = 75  # a checkpoint was written; the same command goes on
+
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add_places(verb: argparse.ArgumentParser) -> None:
+    """Add --runs and --results."""
+    verb.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
+    verb.add_argument("--results", type=Path, default=Path("results"), help="folder of records (default: results)")
+
+
+def data_root(options: argparse.Namespace) -> list[str]:
+    """Return --data-dir as an override of data.root."""
+    return [f'data.root="{Path(options.data_dir).resolve().as_posix()}"'] if options.data_dir else []
+
+
+def positive(text: str) -> int:
+    """Read a positive whole number."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)

@@ -1,0 +1,35 @@
+"""`cskd-bench doctor`: check this machine and a data set, and say what to do."""
+
+import argparse
+from pathlib import Path
+
+from cskd_bench.verbs.common import Verbs, positive
+
+
+def add(verbs: Verbs) -> None:
+    """Describe the verb."""
+    verb = verbs.add_parser("doctor", help="check this machine and a data set, and say what to do")
+    verb.add_argument("--config", type=Path, help="a pretraining TOML: checks its data, teacher and disk need")
+    verb.add_argument("--dataset", default="", help="what the data set should be, e.g. imagenet1k, cifar100, coco")
+    verb.add_argument("--data-dir", default="", help="the data set's folder")
+    verb.add_argument("--counts-only", action="store_true", help="do not decode every image")
+    verb.add_argument("--threads", type=positive, default=1, help="threads that decode (default: 1)")
+    verb.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
+    verb.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from cskd_bench.doctor.examine import examine
+
+    fine = examine(
+        config=options.config,
+        dataset=options.dataset,
+        data_dir=options.data_dir,
+        runs=options.runs,
+        decode=not options.counts_only,
+        threads=options.threads,
+        console=Console(),
+    )
+    return 0 if fine else 1

@@ -1,0 +1,51 @@
+"""`cskd-bench pretrain`: pretrain one student from a TOML; resumes when started again."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, add_places, data_root
+
+
+def add(verbs: Verbs) -> None:
+    """Describe the verb."""
+    verb = verbs.add_parser("pretrain", help="pretrain one student from a TOML; resumes when started again")
+    verb.add_argument("config", type=Path, help="a TOML, as in configs/; shipped ones by name")
+    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. recipe.epochs=100")
+    verb.add_argument("--data-dir", help="the data set's folder (sets data.root)")
+    verb.add_argument("--dry-run", action="store_true", help="print steps, FLOPs, memory and disk need, and stop")
+    verb.add_argument("--bank", type=Path, help="a bank of the teacher's labels: trains without the teacher")
+    add_places(verb)
+    verb.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from cskd_bench.config import load_config
+    from cskd_bench.schema import shipped_file
+
+    config = load_config(shipped_file("configs", options.config), [*options.set, *data_root(options)])
+    if options.dry_run:
+        from rich.console import Console
+
+        from cskd_bench.engine.estimate import estimate, show
+
+        show(estimate(config), Console())
+        return 0
+    from cskd_bench.engine.distributed import joined_ranks
+    from cskd_bench.engine.pretrain import pretrain
+    from cskd_bench.engine.training import Interrupted
+
+    targets = None
+    if options.bank:
+        from cskd_bench.bank.targets import bank_targets
+
+        targets = bank_targets(options.bank, config)
+    try:
+        with joined_ranks() as ranks:
+            record = pretrain(config, options.runs, options.results, ranks, targets)
+    except Interrupted as stopped:
+        print(f"cskd-bench: {stopped}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    if ranks.is_main:
+        print(f"{config.name}: top-1 {100 * record.value:.2f} %  ({options.results / 'records' / record.id}.json)")
+    return 0

@@ -1,0 +1,21 @@
+"""`cskd-bench quickstart`: all methods on data that ships inside dependencies, in minutes."""
+
+import argparse
+import os
+from pathlib import Path
+
+from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, positive
+
+
+def add(verbs: Verbs) -> None:
+    """Describe the verb."""
+    verb = verbs.add_parser("quickstart", help="all methods on data that ships inside dependencies, in minutes")
+    verb.add_argument("--output", type=Path, default=Path("quickstart"), help="folder to fill (default: quickstart)")
+    verb.add_argument("--parallel", type=positive, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    verb.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from cskd_bench.bench.quickstart import quickstart
+
+    return 0 if quickstart(options.output, options.parallel) else EXIT_INTERRUPTED

@@ -1,0 +1,49 @@
+"""`cskd-bench speed`: ratios against yardsticks, measured side by side on this machine."""
+
+import argparse
+from pathlib import Path
+
+from cskd_bench.verbs.common import Verbs, data_root, positive
+
+
+def add(verbs: Verbs) -> None:
+    """Describe the verb."""
+    verb = verbs.add_parser("speed", help="measure one part beside its yardsticks on this machine")
+    verb.add_argument("--part", choices=("step", "teacher", "data", "bank", "report"), required=True)
+    verb.add_argument("--output", type=Path, help="a new JSON file to keep the measurement in")
+    verb.add_argument("--student", default="deit_tiny_patch16_224", help="step: timm name (random weights)")
+    verb.add_argument("--teacher", default="regnety_160", help="step, teacher: timm name (random weights)")
+    verb.add_argument("--batch", type=positive, help="images a step (default: 8 on a CPU, 256 on a GPU)")
+    verb.add_argument("--rounds", type=positive, default=9, help="paired rounds, at least 3 (default: 9)")
+    verb.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: processor time, one thread")
+    verb.add_argument("--compile", action="store_true", help="step, teacher: torch.compile both sides")
+    verb.add_argument("--images", type=Path, help="data: a folder of JPEG files")
+    verb.add_argument("--config", type=Path, help="bank: the run whose teacher and views are measured")
+    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override --config")
+    verb.add_argument("--data-dir", help="the data set's folder (sets data.root of --config)")
+    verb.add_argument("--results", type=Path, default=Path("results"), help="report: folder of records")
+    verb.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from cskd_bench.config import load_config
+    from cskd_bench.schema import shipped_file
+    from cskd_bench.speed.run import run_speed
+
+    config = None
+    if options.config:
+        config = load_config(shipped_file("configs", options.config), [*options.set, *data_root(options)])
+    run_speed(
+        options.part,
+        options.output,
+        student=options.student,
+        teacher=options.teacher,
+        batch=options.batch,
+        rounds=options.rounds,
+        clock=options.clock,
+        compiled=options.compile,
+        images=options.images,
+        config=config,
+        results=options.results,
+    )
+    return 0

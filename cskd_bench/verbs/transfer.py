@@ -1,0 +1,59 @@
+"""`cskd-bench transfer`: run downstream tasks on a checkpoint."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, add_places, data_root
+
+
+def add(verbs: Verbs) -> None:
+    """Describe the verb."""
+    verb = verbs.add_parser("transfer", help="run downstream tasks on a checkpoint")
+    verb.add_argument("--task", action="append", required=True, help="a name as in `tasks list`, or a TOML; repeatable")
+    verb.add_argument("--checkpoint", type=Path, required=True, help="a run folder, or a weights file with --model")
+    verb.add_argument("--model", default="", help="timm name of a weights file's architecture")
+    verb.add_argument("--weights", choices=("raw", "ema"), default="raw", help="which weights of a run (default: raw)")
+    verb.add_argument("--protocol", action="append", default=[], help="default: all of the task; repeatable")
+    verb.add_argument("--seed", type=int, action="append", default=[], help="default: 0; repeatable")
+    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override the task")
+    verb.add_argument("--tasks-dir", type=Path, help="a folder with task files of your own")
+    verb.add_argument("--data-dir", help="the data set's folder (sets data.root)")
+    verb.add_argument("--workers", type=int, default=4, help="loader processes (default: 4)")
+    verb.add_argument("--dry-run", action="store_true", help="show what would run on which data, and stop")
+    add_places(verb)
+    verb.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from cskd_bench.task import load_task
+
+    overrides = [*options.set, *data_root(options)]
+    specs = [load_task(name, options.tasks_dir, overrides) for name in options.task]
+    from cskd_bench.engine.distributed import joined_ranks
+    from cskd_bench.engine.training import Interrupted
+    from cskd_bench.transfer.run import describe, expand, plan, transfer
+
+    chosen = {"results": options.results, "model": options.model, "weights": options.weights}
+    cells = expand(specs, options.protocol, options.seed or [0])
+    if options.dry_run:
+        for spec, protocol, seed in cells:
+            print(describe(plan(spec, protocol, options.checkpoint, seed, **chosen)))
+        return 0
+    try:
+        with joined_ranks() as ranks:
+            here = {"work": options.runs / "transfer", "ranks": ranks, "workers": options.workers}
+            for spec, protocol, seed in cells:
+                if protocol == "detect":
+                    from cskd_bench.detection.run import run_detection
+
+                    record = run_detection(spec, options.checkpoint, seed, **chosen, **here)
+                else:
+                    record = transfer(spec, protocol, options.checkpoint, seed, **chosen, **here)
+                if ranks.is_main:
+                    score = f"{record.task.metric} {100 * record.value:.2f} %"
+                    print(f"{spec.name} {protocol} seed {seed}: {score}  ({record.id}.json)")
+    except Interrupted as stopped:
+        print(f"cskd-bench: {stopped}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0

@@ -1,0 +1,77 @@
+"""`cskd-bench bank` and `pretrain --bank`: built in parts, verified, trained from without a teacher."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import tomlkit
+from bank_runs import save_teacher, small_run
+from safetensors.torch import load_file
+
+from cskd_bench.cli import main
+from cskd_bench.record import read_record
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a run's TOML and its bank, built in two parts, one of them twice."""
+    folder = tmp_path_factory.mktemp("command")
+    config = small_run(save_teacher(folder), epochs=1).model_dump(mode="json", exclude_none=True)
+    (folder / "run.toml").write_text(tomlkit.dumps(config))
+    for part in ("2/2", "1/2", "1/2"):
+        assert main(["bank", "build", str(folder / "run.toml"), "--output", str(folder / "bank"), "--shard", part]) == 0
+    return folder
+
+
+def test_info_and_verify(place, capsys):
+    assert main(["bank", "info", str(place / "bank")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["complete_epochs"] == [0] and told["views"] == 896 and told["labelling_seconds"] > 0
+    assert main(["bank", "verify", str(place / "bank")]) == 0
+    assert "whole" in capsys.readouterr().out
+
+
+def run(place, name, *words):
+    places = ["--runs", str(place / "runs"), "--results", str(place / name), "--set", f"name={name}"]
+    command = [sys.executable, "-m", "cskd_bench.cli", "pretrain", str(place / "run.toml"), *places, *words]
+    environment = {**os.environ, "CSKD_BENCH_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((place / "runs" / name / "run.json").read_text())
+    record = read_record(place / name / "records" / f"{summary['record']}.json")
+    return record, load_file(place / "runs" / name / "model.safetensors")
+
+
+def test_training_from_the_bank_is_training_with_the_teacher_whose_file_may_be_gone(place):
+    taught, expected = run(place, "taught")
+    (place / "teacher.safetensors").rename(place / "away.safetensors")
+    try:
+        banked, found = run(place, "banked", "--bank", str(place / "bank"))
+    finally:
+        (place / "away.safetensors").rename(place / "teacher.safetensors")
+    assert all((found[name] == expected[name]).all() for name in expected)
+    assert banked.metrics == taught.metrics
+    assert banked.method == taught.method
+    assert banked.config == {**taught.config, "name": "banked"}
+    assert "labelling took" in banked.note and taught.note == ""
+
+
+def test_a_damaged_bank_and_wrong_words_are_named(place, tmp_path, capsys):
+    config, bank = str(place / "run.toml"), str(place / "bank")
+    assert main(["pretrain", config, "--bank", bank, "--set", "seed=9", "--runs", str(tmp_path)]) == 2
+    assert "does not match this run" in capsys.readouterr().err
+    assert main(["bank", "info", str(tmp_path / "nowhere")]) == 2
+    assert main(["bank", "build", config, "--output", bank, "--epochs", "0:9"]) == 2
+    for words in (["--epochs", "all"], ["--shard", "2"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(["bank", "build", config, "--output", bank, *words])
+        assert stopped.value.code == 2
+    capsys.readouterr()
+    (shard,) = (place / "bank").rglob("*.labels")
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    assert main(["bank", "verify", bank]) == 1
+    assert shard.name in capsys.readouterr().out
