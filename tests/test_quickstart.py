@@ -18,7 +18,8 @@ def quickstart(tmp_path_factory):
     """Interrupt the quickstart once, then let it finish."""
     pytest.importorskip("mlxtend", reason="the quickstart extra is not installed")
     folder = tmp_path_factory.mktemp("quickstart") / "out"
-    command = [sys.executable, "-m", "cskd_bench.cli", "quickstart", "--output", str(folder), "--parallel", "2"]
+    command = [sys.executable, "-m", "cskd_bench.cli", "quickstart", "--output", str(folder)]
+    command += ["--parallel", "2", "--no-detection"]
     environment = {**os.environ, "CSKD_BENCH_DEVICE": "cpu"}
     began = time.monotonic()
     process = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, process_group=0)
@@ -77,7 +78,7 @@ def test_the_page_shows_four_methods_and_three_protocols_without_errors(quicksta
 def test_a_second_start_runs_nothing_again(quickstart):
     folder, _ = quickstart
     before = {path: path.stat().st_mtime_ns for path in (folder / "results" / "records").iterdir()}
-    command = [sys.executable, "-m", "cskd_bench.cli", "quickstart", "--output", str(folder)]
+    command = [sys.executable, "-m", "cskd_bench.cli", "quickstart", "--output", str(folder), "--no-detection"]
     done = subprocess.run(command, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_mtime_ns for path in (folder / "results" / "records").iterdir()} == before

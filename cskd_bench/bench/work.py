@@ -97,7 +97,16 @@ def _run(job: Job) -> None:
     if cell.protocol == "detect":
         from cskd_bench.detection.run import run_detection
 
-        run_detection(cell.task, checkpoint, cell.seed, results=places.results, work=scratch, ranks=ranks, workers=0)
+        run_detection(
+            cell.task,
+            checkpoint,
+            cell.seed,
+            results=places.results,
+            work=scratch,
+            ranks=ranks,
+            workers=0,
+            command=cell.command,
+        )
         return
     transfer(
         cell.task,

@@ -34,7 +34,12 @@ def make_digits(folder: Path, *, seed: int = 0, train: int = TRAIN_IMAGES, val: 
     held_out = np.arange(len(labels)) % 4 == 0
     for split, count, chosen in (("train", train, ~held_out), ("val", val, held_out)):
         _write_split(temporary, split, count, glyphs[chosen], labels[chosen], seed)
-    temporary.rename(folder)
+    try:
+        temporary.rename(folder)
+    except OSError:  # another process was first; its bytes are the same
+        if not folder.exists():
+            raise
+        shutil.rmtree(temporary)
     return folder
 
 

@@ -49,9 +49,11 @@ def run_detection(
     model: str = "",
     weights: Literal["raw", "ema"] = "raw",
     workers: int = 4,
+    command: str | None = None,
 ) -> Record:
     """Train and score a detector on a checkpoint and write its record; a finished cell is not run again.
 
+    `command` is what the record names instead of this process's own.
     An interrupted run goes on from its last whole epoch, as if it had not been interrupted. Raises UserError
     for missing packages, a checkpoint that is no plain ViT, and data that cannot be read.
     """
@@ -108,7 +110,7 @@ def run_detection(
                 version=spec.version,
                 fingerprint=spec.fingerprint(),
                 metric=spec.metric,
-                group="detection",
+                group=spec.group,
             ),
             protocol="detect",
             method=loaded.method,
@@ -124,7 +126,7 @@ def run_detection(
             code=code_ref(),
             versions=versions((*PACKAGES, *DETECTION_PACKAGES)),
             device=device_name(ranks.device),
-            command=command_line(),
+            command=command or command_line(),
             cost=cost,
             note=_note(spec, left_out, unscored, first_epoch),
         )

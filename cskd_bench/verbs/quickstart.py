@@ -12,10 +12,14 @@ def add(verbs: Verbs) -> None:
     verb = verbs.add_parser("quickstart", help="all methods on data that ships inside dependencies, in minutes")
     verb.add_argument("--output", type=Path, default=Path("quickstart"), help="folder to fill (default: quickstart)")
     verb.add_argument("--parallel", type=positive, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    verb.add_argument("--no-detection", action="store_true", help="leave the detection part out")
     verb.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
     from cskd_bench.bench.quickstart import quickstart
 
-    return 0 if quickstart(options.output, options.parallel) else EXIT_INTERRUPTED
+    outcome = quickstart(options.output, options.parallel, not options.no_detection)
+    if outcome.interrupted:
+        return EXIT_INTERRUPTED
+    return 1 if outcome.failures else 0

@@ -299,7 +299,13 @@ def test_all_methods_of_a_seed_come_before_the_next_seed():
 
 @pytest.mark.parametrize(
     ("name", "cells"),
-    [("quickstart", 33), ("paper", 45 + 225), ("evidence_cpu", 15 + 120), ("evidence_cpu_finetune", 15 + 30)],
+    [
+        ("quickstart", 33),
+        ("quickstart_detection", 1 + 4 + 4),
+        ("paper", 45 + 225),
+        ("evidence_cpu", 15 + 120),
+        ("evidence_cpu_finetune", 15 + 30),
+    ],
 )
 def test_shipped_plans_expand(name, cells):
     file = shipped("configs") / "benchmarks" / f"{name}.toml"
