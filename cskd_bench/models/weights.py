@@ -1,5 +1,6 @@
 """Reading weights from disk: safetensors, or PyTorch files that cannot execute code."""
 
+from argparse import Namespace
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return _stripped(load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):  # DeiT's trainer keeps its arguments beside the weights
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise UserError(f"{path}: not a valid safetensors file ({error})") from error
     except Exception as error:  # unpickling a hostile or broken file fails in many ways; none runs code
