@@ -117,8 +117,13 @@ class TeacherConfig(StrictModel):
 
 
 class AugmentConfig(StrictModel):
-    """How a view is made of an image; the paper's recipe."""
+    """How a view is made of an image; the paper's recipe.
 
+    `engine`: pil makes views with timm's transforms in the workers; tensor leaves RandAugment to the device.
+    It is left out of fingerprints where it is pil, which every record without it used.
+    """
+
+    engine: Annotated[Literal["pil", "tensor"], Field(exclude_if=lambda engine: bool(engine == "pil"))] = "pil"
     crop_scale: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0)
     crop_ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
     hflip: Probability = 0.5

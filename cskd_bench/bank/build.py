@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 from rich.progress import Progress
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cskd_bench.bank.envelope import upper_envelope
@@ -20,8 +19,8 @@ from cskd_bench.bank.pack import pack, soft_targets
 from cskd_bench.bank.shard import write_shard
 from cskd_bench.bank.store import Bank, BankManifest, begin_bank, shard_path
 from cskd_bench.config import PretrainConfig
-from cskd_bench.data.loader import Batch, TrainViews, ViewPlan
-from cskd_bench.data.mixing import ViewKey, erase, mix, to_float
+from cskd_bench.data.engines import finished, worker_views
+from cskd_bench.data.loader import Batch, ViewPlan
 from cskd_bench.data.sources import Source, open_source
 from cskd_bench.errors import UserError
 from cskd_bench.models.teachers import Teacher, build_teacher
@@ -154,7 +153,7 @@ class _Labeller:
         self._ladder = bank.ladder
         self._device = device
         augment = config.recipe.augment
-        self._dataset = TrainViews(source, augment, config.view_size, config.seed, config.data)
+        self._dataset = worker_views(source, augment, config.view_size, config.seed, config.data)
 
     def size(self, part: int) -> int:
         """Return how many views a shard has."""
@@ -181,7 +180,8 @@ class _Labeller:
 
     @torch.no_grad()
     def _label(self, batch: Batch) -> list[bytes]:
-        views = self._mixed(batch, batch.keys)
+        config = self._config
+        views, _ = finished(batch, config.recipe.augment, config.data.num_classes, config.seed, self._device)
         with torch.autocast(self._device.type, torch.float16, enabled=self._manifest.precision == "fp16"):
             dense = self._teacher(views).dense
         dense = dense.float()
@@ -194,13 +194,6 @@ class _Labeller:
         if self._manifest.soft_classes:
             soft = soft_targets(global_, self._manifest.soft_classes, self._manifest.soft_temperature)
         return pack(envelope, soft)
-
-    def _mixed(self, batch: Batch, keys: list[ViewKey]) -> Tensor:
-        """Erase and mix as the training loop does."""
-        augment, seed = self._config.recipe.augment, self._config.seed
-        views = erase(to_float(batch.pixels.to(self._device, non_blocking=True)), keys, augment, seed)
-        views, _ = mix(views, batch.labels.to(self._device), keys, augment, self._config.data.num_classes, seed)
-        return views
 
 
 def _identity(batch: Any) -> Any:

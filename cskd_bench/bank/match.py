@@ -4,9 +4,12 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cskd_bench.bank.store import Bank, differences, refusal
 from cskd_bench.config import PretrainConfig
-from cskd_bench.data.loader import TrainViews, ViewPlan
+from cskd_bench.data.engines import augmented, worker_views
+from cskd_bench.data.loader import ViewPlan
 from cskd_bench.data.sources import Source, open_source
 from cskd_bench.errors import UserError
 from cskd_bench.models.teachers import teacher_weights
@@ -23,16 +26,18 @@ def bank_plan(config: PretrainConfig, images: int) -> ViewPlan:
 
 def views_identity(config: PretrainConfig, source: Source) -> dict[str, Any]:
     """Return what the views of a run depend on, with a SHA-256 of the pixels of the first few."""
-    dataset = TrainViews(source, config.recipe.augment, config.view_size, config.seed, config.data)
+    augment = config.recipe.augment
+    dataset = worker_views(source, augment, config.view_size, config.seed, config.data)
     plan = bank_plan(config, len(source))
     keys = [key for step in range(_CHECKED_VIEWS) for key in plan.keys(step)][:_CHECKED_VIEWS]
+    pixels = augmented(dataset.__getitems__(keys), augment, torch.device("cpu"))
     return {
         "seed": config.seed,
         "data": source.identity,
         "images": len(source),
         "view_size": config.view_size,
-        "augment": config.recipe.augment.model_dump(mode="json", exclude={"smoothing", "view_size"}),
-        "pixels": hashlib.sha256(dataset.__getitems__(keys).pixels.numpy().tobytes()).hexdigest(),
+        "augment": augment.model_dump(mode="json", exclude={"smoothing", "view_size"}),
+        "pixels": hashlib.sha256(pixels.numpy().tobytes()).hexdigest(),
     }
 
 

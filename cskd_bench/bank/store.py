@@ -15,6 +15,8 @@ from cskd_bench.errors import UserError
 from cskd_bench.record import write_new
 from cskd_bench.schema import StrictModel, fingerprint
 
+_LEFT_OUT: Any = object()  # a setting at its default that a bank or a run does not name
+
 
 class BankManifest(StrictModel):
     """What a bank's labels depend on. `views` and `teacher` are compared with a run, key by key."""
@@ -135,17 +137,24 @@ def begin_bank(folder: Path, manifest: BankManifest) -> None:
 
 
 def differences(bank: dict[str, Any], run: dict[str, Any], prefix: str = "") -> list[str]:
-    """Say where a bank and a run disagree, "key: bank has X, run has Y"; None in the run agrees with anything."""
+    """Say where a bank and a run disagree, "key: bank has X, run has Y"; None in the run agrees with anything.
+
+    A key that only one of them has is a setting that the other left at its default.
+    """
     found = []
     for key in sorted((bank.keys() | run.keys()) - {"versions"}):
-        ours, theirs = bank.get(key), run.get(key)
+        ours, theirs = bank.get(key, _LEFT_OUT), run.get(key, _LEFT_OUT)
         if theirs is None or ours == theirs:
             continue
         if isinstance(ours, dict) and isinstance(theirs, dict):
             found += differences(ours, theirs, f"{prefix}{key}.")
         else:
-            found.append(f"{prefix}{key}: bank has {ours!r}, run has {theirs!r}")
+            found.append(f"{prefix}{key}: bank has {_shown(ours)}, run has {_shown(theirs)}")
     return found
+
+
+def _shown(value: object) -> str:
+    return "the default" if value is _LEFT_OUT else repr(value)
 
 
 def refusal(changes: list[str], versions: dict[str, str]) -> str:

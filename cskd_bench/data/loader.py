@@ -1,7 +1,7 @@
 """Loaders: a plan says which views make up each step; workers only carry it out."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +15,7 @@ from cskd_bench.config import AugmentConfig, DataConfig, Recipe
 from cskd_bench.data.mixing import ViewKey
 from cskd_bench.data.randomness import permutation
 from cskd_bench.data.sources import Source
+from cskd_bench.data.tensor.parameters import Operations
 from cskd_bench.data.views import EvalView, TrainView
 from cskd_bench.errors import UserError
 
@@ -69,16 +70,20 @@ def _order(seed: int, epoch: int, images: int) -> np.ndarray:
 
 @dataclass
 class Batch:
-    """Views as the loader delivers them: uint8 pixels (B, 3, S, S), labels (B,), their keys."""
+    """Views as the loader delivers them: uint8 pixels (B, 3, S, S), labels (B,), their keys.
+
+    `operations` are still to be done on the device, where the tensor engine made the pixels.
+    """
 
     pixels: Tensor
     labels: Tensor
     keys: list[ViewKey]
     skipped: list[str] = field(default_factory=list)
+    operations: Operations | None = None
 
     def pin_memory(self) -> "Batch":
         """Pin for asynchronous copies; DataLoader calls this."""
-        return Batch(self.pixels.pin_memory(), self.labels.pin_memory(), self.keys, self.skipped)
+        return replace(self, pixels=self.pixels.pin_memory(), labels=self.labels.pin_memory())
 
 
 class TrainViews(Dataset[Batch]):

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cskd_bench.config import DataConfig, MethodConfig, Recipe, RunConfig
-from cskd_bench.data.loader import Batch, TrainViews, ViewPlan, train_loader
-from cskd_bench.data.mixing import erase, mix, resize_view, to_float
+from cskd_bench.data.engines import finished, worker_views
+from cskd_bench.data.loader import Batch, ViewPlan, train_loader
+from cskd_bench.data.mixing import resize_view
 from cskd_bench.data.randomness import Stream, integer_seed
 from cskd_bench.data.sources import Source
 from cskd_bench.data.views import EvalView
@@ -85,7 +86,7 @@ def fit(job: Job, ranks: Ranks) -> Fit:
     module = DistributedDataParallel(module) if ranks.world > 1 else module
     batches = iter(
         train_loader(
-            TrainViews(job.train, recipe.augment, job.view_size, job.seed, job.data),
+            worker_views(job.train, recipe.augment, job.view_size, job.seed, job.data),
             plan,
             first_step=progress.step,
             rank=ranks.rank,
@@ -117,10 +118,7 @@ def fit(job: Job, ranks: Ranks) -> Fit:
             for part in range(run.accumulate):
                 batch = next(batches)
                 _account_for_skipped(job, progress, batch, bar)
-                views = to_float(batch.pixels.to(device, non_blocking=True))
-                labels = batch.labels.to(device, non_blocking=True)
-                views = erase(views, batch.keys, recipe.augment, job.seed)
-                views, labels = mix(views, labels, batch.keys, recipe.augment, num_classes, job.seed)
+                views, labels = finished(batch, recipe.augment, num_classes, job.seed, device)
                 targets = job.targets(views, batch.keys, ratio)
                 last = part + 1 == run.accumulate
                 with nullcontext() if last or ranks.world == 1 else module.no_sync():

@@ -15,8 +15,7 @@ from cskd_bench.bank.match import bank_plan
 from cskd_bench.bank.pack import pack
 from cskd_bench.bank.store import Bank, describe_bank
 from cskd_bench.config import PretrainConfig
-from cskd_bench.data.loader import TrainViews
-from cskd_bench.data.mixing import erase, mix, to_float
+from cskd_bench.data.engines import finished, worker_views
 from cskd_bench.data.sources import open_source
 from cskd_bench.models.teachers import build_teacher
 from cskd_bench.speed.measure import Clock, compare, table
@@ -44,7 +43,7 @@ def measure_bank(config: PretrainConfig, rounds: int, clock: Clock, device: torc
         "bytes_per_view": about["bytes_per_view"],
         "labelling": {
             "views_per_second": built.views / seconds,
-            "includes": "decoding, RandAugment by PIL, mixing, the teacher, envelope, packing",
+            "includes": f"views ({config.recipe.augment.engine} engine), mixing, the teacher, envelope, packing",
         },
         "envelope": _envelope(config, rounds, clock, device),
         "lookup": lookup,
@@ -73,9 +72,8 @@ def _envelope(config: PretrainConfig, rounds: int, clock: Clock, device: torch.d
     augment, classes = config.recipe.augment, config.data.num_classes
     plan = bank_plan(config, len(source))
     keys = [key for step in range(-(-64 // plan.batch_size)) for key in plan.keys(step)]
-    batch = TrainViews(source, augment, config.view_size, config.seed, config.data).__getitems__(keys)
-    views = erase(to_float(batch.pixels.to(device)), keys, augment, config.seed)
-    views, _ = mix(views, batch.labels.to(device), keys, augment, classes, config.seed)
+    batch = worker_views(source, augment, config.view_size, config.seed, config.data).__getitems__(keys)
+    views, _ = finished(batch, augment, classes, config.seed, device)
     dense = build_teacher(config.teacher, source.classes, classes).to(device)(views).dense
     global_ = dense.flatten(2).mean(2)
     ladder = Ladder(declared_ratios(config.recipe.epochs))

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,10 @@ from PIL import Image
 from timm.data.transforms_factory import transforms_imagenet_train
 
 from cskd_bench.config import AugmentConfig, DataConfig
+from cskd_bench.data.engines import finished
 from cskd_bench.data.loader import TrainViews, ViewPlan
-from cskd_bench.data.mixing import erase, mix, to_float
 from cskd_bench.data.sources import IMAGE_SUFFIXES, FolderSource
 from cskd_bench.data.tensor.crops import TensorViews
-from cskd_bench.data.tensor.operations import apply_operations
 from cskd_bench.errors import UserError
 from cskd_bench.speed.measure import Clock, compare, table
 
@@ -55,13 +55,10 @@ def _measure(
 
     worker = compare({name: partial(make, name) for name in makers}, rounds, clock)
     batch = crops.__getitems__(plan.keys(0))
-    assert batch.operations is not None
-    operations, pixels = batch.operations, batch.pixels.to(device)
-    labels = batch.labels.to(device)
+    batch = replace(batch, pixels=batch.pixels.to(device), labels=batch.labels.to(device))
 
     def on_device() -> None:
-        views = erase(to_float(apply_operations(pixels.clone(), operations)), batch.keys, augment, 0)
-        mix(views, labels, batch.keys, augment, 1000, 0)
+        finished(replace(batch, pixels=batch.pixels.clone()), augment, 1000, 0, device)
 
     after = compare({"RandAugment, erasing, mixing": on_device}, rounds, clock)
     return {

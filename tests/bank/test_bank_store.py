@@ -114,6 +114,7 @@ def test_a_shard_of_another_bank_is_refused(tmp_path):
     [
         ({"seed": 3}, "views.seed: bank has 0, run has 3"),
         ({"recipe.augment.erasing": 0.5}, "views.augment.erasing: bank has 0.25, run has 0.5"),
+        ({"recipe.augment.engine": "tensor"}, "views.augment.engine: bank has the default, run has 'tensor'"),
         ({"teacher.image_size": 16}, "teacher.image_size: bank has 32, run has 16"),
     ],
 )

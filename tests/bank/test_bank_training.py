@@ -15,8 +15,9 @@ from cskd_bench.bank.build import build_bank
 from cskd_bench.bank.targets import bank_targets
 from cskd_bench.config import CSKD, DeiT, PlainKD
 from cskd_bench.engine.distributed import Ranks
-from cskd_bench.engine.pretrain import pretrain
+from cskd_bench.engine.pretrain import _teacher_targets, pretrain
 from cskd_bench.engine.training import Interrupted
+from cskd_bench.errors import UserError
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -77,6 +78,24 @@ def test_bank_equals_teacher_across_an_interruption(weights, bank, tmp_path):
         pretrain(config, tmp_path, tmp_path / "b", ALONE, StopAt(bank_targets(bank, config), 9))
     found = pretrain(config, tmp_path, tmp_path / "b", ALONE, bank_targets(bank, config))
     assert_same(outcome(expected, tmp_path, "teacher"), outcome(found, tmp_path, "bank"))
+
+
+def test_a_run_goes_on_from_a_bank_where_its_teacher_left_it_on_the_tensor_engines_views(weights, tmp_path):
+    whole, config = (on_tensors(small_run(weights, name)) for name in ("whole", "changed"))
+    expected = pretrain(whole, tmp_path, tmp_path / "a", ALONE)
+    teacher = _teacher_targets(config, [str(digit) for digit in range(10)], ALONE)
+    with pytest.raises(Interrupted):
+        pretrain(config, tmp_path, tmp_path / "b", ALONE, StopAt(teacher, 9))
+    build_bank(config, tmp_path / "bank")
+    found = pretrain(config, tmp_path, tmp_path / "b", ALONE, bank_targets(tmp_path / "bank", config))
+    assert_same(outcome(expected, tmp_path, "whole"), outcome(found, tmp_path, "changed"))
+    with pytest.raises(UserError, match=r"views\.augment\.engine: bank has 'tensor', run has the default"):
+        bank_targets(tmp_path / "bank", small_run(weights))
+
+
+def on_tensors(config):
+    augment = config.recipe.augment.model_copy(update={"engine": "tensor", "auto_augment": "rand-m9-mstd0.5-inc1"})
+    return config.model_copy(update={"recipe": config.recipe.model_copy(update={"augment": augment})})
 
 
 def test_bank_equals_teacher_on_two_ranks(weights, bank, tmp_path):

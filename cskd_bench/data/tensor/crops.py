@@ -1,7 +1,6 @@
 """Workers' part of the tensor engine: decode an image once, cut its crops as uint8, draw the rest."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,32 +11,27 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from cskd_bench.config import AugmentConfig, DataConfig
 from cskd_bench.data.loader import Batch, TrainViews
 from cskd_bench.data.mixing import ViewKey
-from cskd_bench.data.sources import FlatSource, FolderSource, Source
-from cskd_bench.data.tensor.parameters import Crop, Operations, draw_crop, draw_operations
+from cskd_bench.data.sources import ContentSource, Source
+from cskd_bench.data.tensor.parameters import Crop, check_policy, draw_crop, draw_operations
 
-
-@dataclass
-class CropBatch(Batch):
-    """A batch whose pixels are crops, and what is still to be done to them on the device."""
-
-    operations: Operations | None = None
-
-    def pin_memory(self) -> "CropBatch":
-        """Pin for asynchronous copies; DataLoader calls this."""
-        pixels, labels = self.pixels.pin_memory(), self.labels.pin_memory()
-        return CropBatch(pixels, labels, self.keys, self.skipped, self.operations)
+_JPEG = b"\xff\xd8\xff"  # how every JPEG file begins
 
 
 class TensorViews(TrainViews):
-    """Makes uint8 crops of a list of keys; copies of one image are decoded once."""
+    """Makes uint8 crops of a list of keys; copies of one image are decoded once.
+
+    Raises UserError for a policy in `augment` that only the PIL engine knows.
+    """
 
     def __init__(self, source: Source, augment: AugmentConfig, image_size: int, seed: int, data: DataConfig) -> None:
         super().__init__(source, augment, image_size, seed, data)
+        check_policy(augment)
+        self._encoded = source if isinstance(source, ContentSource) else None
         self._augment = augment
         self._image_size = image_size
         self._seed = seed
 
-    def __getitems__(self, keys: Sequence[ViewKey]) -> CropBatch:
+    def __getitems__(self, keys: Sequence[ViewKey]) -> Batch:
         skipped: list[str] = []
         crops = torch.empty(len(keys), 3, self._image_size, self._image_size, dtype=torch.uint8)
         labels = []
@@ -51,18 +45,18 @@ class TensorViews(TrainViews):
             crops[row] = cut(image, crop, self._image_size, self._augment.interpolation)
             labels.append(label)
         operations = draw_operations(keys, self._augment, self._seed)
-        return CropBatch(crops, torch.tensor(labels), list(keys), skipped, operations)
+        return Batch(crops, torch.tensor(labels), list(keys), skipped, operations)
 
     def _decode(self, index: int, skipped: list[str]) -> tuple[Tensor, int]:
-        """Decode a JPEG file with libjpeg; everything else, damaged files too, goes the source's way."""
-        if isinstance(self._source, FolderSource | FlatSource):
-            path = self._source.paths[index]
-            if path.suffix.lower() in (".jpg", ".jpeg"):
-                try:
-                    encoded = torch.from_numpy(np.fromfile(path, dtype=np.uint8))
+        """Decode a JPEG with libjpeg; everything else, damaged images too, goes the source's way."""
+        if self._encoded is not None:
+            try:
+                content = self._encoded.content(index)
+                if content.startswith(_JPEG):
+                    encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
                     return decode_jpeg(encoded, mode=ImageReadMode.RGB), int(self._source.labels[index])
-                except (OSError, RuntimeError):  # not a plain JPEG: PIL knows more kinds and names what is wrong
-                    pass
+            except (OSError, RuntimeError):  # not a plain JPEG: PIL knows more kinds and names what is wrong
+                pass
         image, label = self._load(index, skipped)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1), label
 

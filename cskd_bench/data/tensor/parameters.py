@@ -73,6 +73,12 @@ def parse_rand_augment(text: str) -> RandAugment:
     )
 
 
+def check_policy(augment: AugmentConfig) -> None:
+    """Raise UserError where `augment` asks for a policy that only the PIL engine knows."""
+    if augment.auto_augment:
+        parse_rand_augment(augment.auto_augment)
+
+
 def draw_operations(keys: Sequence[ViewKey], augment: AugmentConfig, seed: int) -> Operations:
     """Draw RandAugment's operations for each view or, without it, colour jitter (as timm: never both)."""
     policy = parse_rand_augment(augment.auto_augment) if augment.auto_augment else None

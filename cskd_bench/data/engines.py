@@ -1,0 +1,40 @@
+"""Training views in two halves: workers make uint8 pixels, the device finishes whole batches of them.
+
+Under `pil` workers run timm's own transforms; under `tensor` they decode and cut, and RandAugment and colour
+jitter are the device's work. Training and banks both come here, so that they see the same views.
+"""
+
+import torch
+from torch import Tensor
+
+from cskd_bench.config import AugmentConfig, DataConfig
+from cskd_bench.data.loader import Batch, TrainViews
+from cskd_bench.data.mixing import erase, mix, to_float
+from cskd_bench.data.sources import Source
+from cskd_bench.data.tensor.crops import TensorViews
+from cskd_bench.data.tensor.operations import apply_operations
+
+
+def worker_views(source: Source, augment: AugmentConfig, image_size: int, seed: int, data: DataConfig) -> TrainViews:
+    """Return the workers' half of the engine that `augment` names; UserError for a policy that it cannot do."""
+    views = TensorViews if augment.engine == "tensor" else TrainViews
+    return views(source, augment, image_size, seed, data)
+
+
+def augmented(batch: Batch, augment: AugmentConfig, device: torch.device) -> Tensor:
+    """Move a batch's pixels to the device and do what the workers left to it: (B, 3, S, S) uint8, in place."""
+    pixels = batch.pixels.to(device, non_blocking=True)
+    if batch.operations is None:
+        return pixels
+    return apply_operations(pixels, batch.operations, augment.interpolation)
+
+
+def finished(
+    batch: Batch, augment: AugmentConfig, num_classes: int, seed: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Augment, erase and mix a batch on the device: views (B, 3, S, S) in [0, 1] and soft labels (B, K).
+
+    The batch is used up: on a CPU its pixels are changed in place. Erasing and mixing follow mixing.py.
+    """
+    views = erase(to_float(augmented(batch, augment, device)), batch.keys, augment, seed)
+    return mix(views, batch.labels.to(device, non_blocking=True), batch.keys, augment, num_classes, seed)
