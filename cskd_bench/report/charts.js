@@ -30,15 +30,11 @@ function frame({ x, y, xName, yName, title, yText = (v) => `${v}`, xText = (v) =
   return { svg, px, py };
 }
 
+// Epochs without a value (not every epoch is evaluated) are passed over; a single value is a dot.
 function path(xs, ys, px, py) {
-  let text = "";
-  let pen = false;
-  xs.forEach((x, index) => {
-    if (ys[index] === null || ys[index] === undefined || x === null) { pen = false; return; }
-    text += `${pen ? "L" : "M"}${px(x).toFixed(1)} ${py(ys[index]).toFixed(1)}`;
-    pen = true;
-  });
-  return text;
+  const known = xs.map((x, index) => [x, ys[index] ?? null]).filter(([x, y]) => x !== null && y !== null);
+  const points = known.map(([x, y]) => `${px(x).toFixed(1)} ${py(y).toFixed(1)}`);
+  return points.length === 1 ? `M${points[0]}h0.01` : points.length ? `M${points.join("L")}` : "";
 }
 
 function key(entries) {
@@ -204,7 +200,8 @@ function differenceFigure(data) {
 
 function curveFigure(curves, note) {
   const quantities = [...new Set(curves.flatMap((item) => Object.keys(item.curve)))].filter((name) => !["epoch", "fusion_ratio"].includes(name));
-  const first = ["ema_top1", "top1", ...quantities].find((name) => quantities.includes(name));
+  const drawn = (name) => curves.some((item) => (item.curve[name] || []).filter((value) => value !== null).length > 1);
+  const first = ["ema_top1", "top1", "total", ...quantities].find((name) => quantities.includes(name) && drawn(name)) ?? quantities[0];
   const holder = node("div");
   const show = (name) => holder.replaceChildren(learningCurves(curves, name, `${CURVE_NAMES[name] || name} by epoch`));
   const choose = node("select", { "aria-label": "Quantity of the learning curves", change: () => show(choose.value) },

@@ -57,10 +57,15 @@ def make_cell(method: Method, setting: Setting, records: list[Record]) -> Cell:
     by_seed = dict(sorted(found.items()))
     scores = {seed: math.fsum(record.value for record in same) / len(same) for seed, same in by_seed.items()}
     estimate = statistics.over_seeds(list(scores.values()))
-    interval = estimate.interval()
+    interval = _of_shares(estimate.interval())
     kind = "seeds, on this test set" if interval else ""
     deviation = statistics.spread(list(scores.values()))
     return Cell(method, setting, records, by_seed, scores, estimate.mean, deviation, interval, kind)
+
+
+def _of_shares(interval: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Cut an interval to what a share can be: with two seeds it may reach beyond 0 and 100 %."""
+    return None if interval is None else (max(interval[0], 0.0), min(interval[1], 1.0))
 
 
 Matrices = dict[Method, tuple[NDArray[np.float32], NDArray[np.integer[Any]]]]
@@ -83,7 +88,7 @@ def describe_examples(
 ) -> None:
     cell.bootstrap = statistics.bootstrap_interval(means_RS)
     estimate = statistics.over_seeds_and_examples(scores_SE.astype(np.float64))
-    if (interval := estimate.interval()) is not None:
+    if (interval := _of_shares(estimate.interval())) is not None:
         cell.interval, cell.interval_kind = interval, "seeds and test images"
     elif cell.seeds == 1:
         cell.interval, cell.interval_kind = cell.bootstrap, "test images only, one seed"

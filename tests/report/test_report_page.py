@@ -134,6 +134,20 @@ def test_the_baseline_of_the_differences_can_be_chosen(page, report):
     assert shown() == f"{'↑' if difference.significant else '='} {100 * difference.mean:+.2f}"
 
 
+def test_curves_with_gaps_are_drawn_and_a_curve_of_one_value_is_not_shown_first(page):
+    """Runs that evaluate only at the end have a single accuracy: the first chart shows what has a curve."""
+    drawn = page.execute_script("""
+        const last = { epoch: [1, 2, 3, 4], total: [3, 2, 1.5, 1], top1: [null, null, null, 0.6] };
+        const curve = { ...last, ema_top1: [0.1, null, 0.4, 0.5] };
+        const figure = (curve) => curveFigure([{ name: "seed 0", colour: "cskd", curve }], "");
+        const chosen = (figure) => figure.querySelector("select").value;
+        const line = (figure) => figure.querySelector("path.line").getAttribute("d");
+        return [chosen(figure(curve)), line(figure(curve)), chosen(figure(last))];
+    """)
+    assert drawn[0] == "ema_top1" and drawn[1].count("L") == 2
+    assert drawn[2] == "total"
+
+
 def test_every_cell_opens_its_evidence_by_keyboard_and_closes_by_escape(page):
     cell = find(page, "#pretraining tbody tr:nth-child(4) .cell")[0]
     scroll_to(page, cell)

@@ -160,6 +160,14 @@ def test_transfer_seeds_are_averaged_within_a_pretraining_seed(tmp_path):
     assert cell.seeds == 2 and cell.mean == pytest.approx(0.7)
 
 
+def test_intervals_of_shares_end_at_nothing_and_everything(tmp_path):
+    write(tmp_path, make_record(seed=0, value=0.99), make_record(seed=1, value=0.9))
+    report = build_report(tmp_path, tmp_path, formats=[])
+    (table,) = report.comparison.tables
+    ((low, high),) = [cell.interval for cell in table.cells.values()]
+    assert 0 <= low < 0.9 and high == 1.0
+
+
 def test_differences_pair_equal_seeds_and_only_those(tmp_path):
     ours = {0: 0.81, 1: 0.82, 2: 0.84, 5: 0.99}
     theirs = {0: 0.80, 1: 0.80, 2: 0.80, 7: 0.10}
