@@ -21,7 +21,8 @@ from cskd_bench.bank.store import Bank, BankManifest, begin_bank, shard_path
 from cskd_bench.config import PretrainConfig
 from cskd_bench.data.engines import finished, worker_views
 from cskd_bench.data.loader import Batch, ViewPlan
-from cskd_bench.data.sources import Source, open_source
+from cskd_bench.data.open import open_source
+from cskd_bench.data.sources import Source
 from cskd_bench.errors import UserError
 from cskd_bench.models.teachers import Teacher, build_teacher
 

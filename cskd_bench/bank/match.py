@@ -10,7 +10,8 @@ from cskd_bench.bank.store import Bank, differences, refusal
 from cskd_bench.config import PretrainConfig
 from cskd_bench.data.engines import augmented, worker_views
 from cskd_bench.data.loader import ViewPlan
-from cskd_bench.data.sources import Source, open_source
+from cskd_bench.data.open import open_source
+from cskd_bench.data.sources import Source
 from cskd_bench.errors import UserError
 from cskd_bench.models.teachers import teacher_weights
 from cskd_bench.record import sha256_file

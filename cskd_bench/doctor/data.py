@@ -12,7 +12,8 @@ from rich.progress import track
 
 from cskd_bench.config import DataConfig
 from cskd_bench.data.manifests import Manifest
-from cskd_bench.data.sources import IMAGE_SUFFIXES, FolderSource, Source, data_path, open_source
+from cskd_bench.data.open import open_source
+from cskd_bench.data.sources import IMAGE_SUFFIXES, FolderSource, Source, data_path
 from cskd_bench.doctor.findings import Finding
 from cskd_bench.errors import UserError
 

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cskd_bench.config import PretrainConfig
 from cskd_bench.data.loader import ViewPlan
 from cskd_bench.data.manifests import manifest_for_folder
-from cskd_bench.data.sources import open_source
+from cskd_bench.data.open import open_source
 from cskd_bench.engine.evaluate import autocast
 from cskd_bench.engine.optim import build_optimizer
 from cskd_bench.errors import UserError

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from cskd_bench.config import PretrainConfig, method_label
 from cskd_bench.data.randomness import Stream, integer_seed
-from cskd_bench.data.sources import open_source
+from cskd_bench.data.open import open_source
 from cskd_bench.engine.checkpoint import write_atomically
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions

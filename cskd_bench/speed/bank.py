@@ -16,7 +16,7 @@ from cskd_bench.bank.pack import pack
 from cskd_bench.bank.store import Bank, describe_bank
 from cskd_bench.config import PretrainConfig
 from cskd_bench.data.engines import finished, worker_views
-from cskd_bench.data.sources import open_source
+from cskd_bench.data.open import open_source
 from cskd_bench.models.teachers import build_teacher
 from cskd_bench.speed.measure import Clock, compare, table
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cskd_bench.data.sources import Source, open_source
+from cskd_bench.data.open import open_source
+from cskd_bench.data.sources import Source
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions
 from cskd_bench.errors import UserError

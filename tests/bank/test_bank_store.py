@@ -16,7 +16,7 @@ from cskd_bench.bank.store import Bank, describe_bank, shard_path, verify_bank
 from cskd_bench.config import CSKD, DeiT, PlainKD, Supervised
 from cskd_bench.data.loader import TrainViews
 from cskd_bench.data.mixing import erase, mix, to_float
-from cskd_bench.data.sources import open_source
+from cskd_bench.data.open import open_source
 from cskd_bench.errors import UserError
 from cskd_bench.methods.parts import fuse, harden
 from cskd_bench.models.teachers import build_teacher

@@ -84,7 +84,7 @@ def test_real_logits_with_mixing(monkeypatch):
     """EfficientNet-Lite0, 1,000 classes, mixed imagenette128 views, 224 px: one on all ratios, 16 on some."""
     from cskd_bench.data.loader import TrainViews, ViewPlan
     from cskd_bench.data.mixing import erase, mix, to_float
-    from cskd_bench.data.sources import open_source
+    from cskd_bench.data.open import open_source
     from cskd_bench.models.teachers import build_teacher
 
     monkeypatch.setitem(os.environ, "CSKD_BENCH_DATA", str(SHARED / "data"))

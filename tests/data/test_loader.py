@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from cskd_bench.config import AugmentConfig, DataConfig, Recipe
 from cskd_bench.data.loader import TrainViews, ViewPlan, eval_loader, train_loader
+from cskd_bench.data.open import open_source
 from cskd_bench.data.randomness import Stream, generator
-from cskd_bench.data.sources import open_source
 from cskd_bench.data.views import EvalView
 from cskd_bench.errors import UserError
 

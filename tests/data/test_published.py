@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cskd_bench.data.sources import open_source
+from cskd_bench.data.open import open_source
 from cskd_bench.errors import UserError
 from cskd_bench.task import TaskData
 

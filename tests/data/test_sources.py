@@ -10,7 +10,8 @@ from PIL import Image
 from cskd_bench.config import AugmentConfig, DataConfig
 from cskd_bench.data.loader import TrainViews
 from cskd_bench.data.mixing import ViewKey
-from cskd_bench.data.sources import SubsetSource, open_source
+from cskd_bench.data.open import open_source
+from cskd_bench.data.sources import SubsetSource
 from cskd_bench.errors import UserError
 
 

@@ -74,7 +74,7 @@ def test_real_teacher_knows_imagenette(shared_data):
     """The stored Lite0 loads strictly and, restricted to ten classes, recognises Imagenette's images."""
     from cskd_bench.config import DataConfig
     from cskd_bench.data.mixing import to_float
-    from cskd_bench.data.sources import open_source
+    from cskd_bench.data.open import open_source
     from cskd_bench.data.views import EvalView
 
     source = open_source(DataConfig(root=str(shared_data / "imagenette128"), num_classes=10), "val")

@@ -10,7 +10,7 @@ from cskd_bench.config import CSKD, AugmentConfig, DataConfig, PretrainConfig
 from cskd_bench.data.engines import augmented, finished, worker_views
 from cskd_bench.data.loader import ViewPlan, train_loader
 from cskd_bench.data.mixing import erase, mix, to_float
-from cskd_bench.data.sources import open_source
+from cskd_bench.data.open import open_source
 from cskd_bench.data.tensor.operations import apply_operations
 from cskd_bench.data.tensor.parameters import Operations
 from cskd_bench.errors import UserError

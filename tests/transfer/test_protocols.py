@@ -142,7 +142,7 @@ def test_a_damaged_feature_cache_is_set_aside_and_computed_again(squares, weight
 
 def test_k_shot_is_logistic_regression_on_the_listed_images(squares, weights, tmp_path):
     from cskd_bench.data.mixing import to_float
-    from cskd_bench.data.sources import open_source
+    from cskd_bench.data.open import open_source
     from cskd_bench.data.views import EvalView
 
     task = task_on(squares)

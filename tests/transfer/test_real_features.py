@@ -10,7 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from cskd_bench.data.sources import NpzSource, open_source
+from cskd_bench.data.open import open_source
+from cskd_bench.data.sources import NpzSource
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions
 from cskd_bench.task import load_task

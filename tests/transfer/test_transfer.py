@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from cskd_bench.config import load_config
 from cskd_bench.data.mixing import to_float
-from cskd_bench.data.sources import open_source
+from cskd_bench.data.open import open_source
 from cskd_bench.data.views import EvalView
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions

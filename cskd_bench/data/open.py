@@ -1,0 +1,65 @@
+"""From `data.dataset` and a split to a source, whatever its layout."""
+
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from cskd_bench.config import DataConfig
+from cskd_bench.data.builtin import BUILT_IN, built_in_source
+from cskd_bench.data.named import TimmSource
+from cskd_bench.data.published import coco_list_source, torchvision_source
+from cskd_bench.data.shards import shard_source
+from cskd_bench.data.sources import FlatSource, FolderSource, JoinedSource, NpzSource, Source, data_path
+from cskd_bench.errors import UserError
+
+
+def open_source(data: DataConfig, split: str) -> Source:
+    """Open one split, or several joined by `+`. UserError names what is missing and what was expected."""
+    if "+" in split:
+        return JoinedSource([open_source(data, part) for part in split.split("+")])
+    source = _open(data, split)
+    if len(source.classes) > data.num_classes or int(source.labels.max()) >= data.num_classes:
+        found = max(len(source.classes), int(source.labels.max()) + 1)
+        raise UserError(
+            f"{data.dataset} {data.root} {split}: has {found} classes, data.num_classes says {data.num_classes}"
+        )
+    return source
+
+
+def _open(data: DataConfig, split: str) -> Source:
+    name, root = data.dataset, data_path(data.root)
+    if name in ("folder", "npz", "flat"):
+        return _open_files(name, root, split)
+    if name == "wds" or name.startswith("wds/"):
+        return shard_source(root, split)
+    if name == "coco_list":
+        return coco_list_source(root, split)
+    if name.startswith("torchvision/"):
+        return torchvision_source(name.removeprefix("torchvision/"), root, split)
+    if name in BUILT_IN:
+        return built_in_source(name, split)
+    if name.startswith(("torch/", "hfds/")):
+        return TimmSource(name, str(root) if data.root else "", split)
+    return _from_entry_point(data, split)
+
+
+def _open_files(kind: str, root: Path, split: str) -> Source:
+    path = root / f"{split}.npz" if kind == "npz" else root / split
+    if not path.exists():
+        raise UserError(
+            f"{path}: no such {'file' if kind == 'npz' else 'folder'}; give the data set's folder with --data-dir, "
+            "or the folder that holds all data sets in CSKD_BENCH_DATA"
+        )
+    if kind == "npz":
+        return NpzSource(path)
+    return FolderSource(path) if kind == "folder" else FlatSource(path)
+
+
+def _from_entry_point(data: DataConfig, split: str) -> Source:
+    for entry in entry_points(group="cskd_bench.sources"):
+        if entry.name == data.dataset:
+            source: Source = entry.load()(data, split)
+            return source
+    raise UserError(
+        f"data.dataset: no source {data.dataset!r}; use folder, flat, npz, wds, coco_list, {', '.join(BUILT_IN)}, "
+        "a torchvision/ name such as torchvision/dtd, or a timm name such as torch/cifar100 or hfds/NAME"
+    )
