@@ -14,6 +14,7 @@ from rich.progress import Progress
 from torch.utils.data import DataLoader
 
 from cskd_bench.bank.envelope import upper_envelope
+from cskd_bench.bank.labeller import labelling_teacher
 from cskd_bench.bank.match import bank_plan, teacher_identity, views_identity
 from cskd_bench.bank.pack import pack, soft_targets
 from cskd_bench.bank.shard import write_shard
@@ -58,9 +59,8 @@ def build_bank(
     epochs = range(config.recipe.epochs) if epochs is None else epochs
     _check_arguments(config, epochs, shard)
     source = open_source(config.data, config.data.train)
-    teacher = build_teacher(config.teacher, source.classes, config.data.num_classes).to(device)
-    if device.type == "cpu":
-        teacher.use_channels_last()
+    compiled = config.run.compile != "none"
+    teacher = labelling_teacher(config.teacher, source.classes, config.data.num_classes, device, compiled=compiled)
     plan = bank_plan(config, len(source))
     manifest = _manifest(config, source, teacher, plan, device)
     begin_bank(out, manifest)
@@ -99,7 +99,7 @@ def _manifest(
     batch = config.recipe.batch_size
     teacher_part = teacher_identity(config)
     if teacher_part["weights"] is None:
-        teacher_part["weights"] = _state_digest(teacher)
+        teacher_part["weights"] = _weights_digest(config, source)
     is_kd = config.method.kind == "kd"
     return BankManifest(
         views=views_identity(config, source),
@@ -121,10 +121,12 @@ def _precision(config: PretrainConfig, device: torch.device) -> Literal["fp32", 
     return "fp16" if device.type == "cuda" and config.recipe.precision != "fp32" else "fp32"
 
 
-def _state_digest(teacher: Teacher) -> str:
+def _weights_digest(config: PretrainConfig, source: Source) -> str:
+    """Hash a teacher of timm's own as it comes, before its norms are folded."""
+    teacher = build_teacher(config.teacher, source.classes, config.data.num_classes)
     digest = hashlib.sha256()
     for name, tensor in sorted(teacher.model.state_dict().items()):
-        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -35,6 +35,8 @@ class BankTargets:
         inexact = ratios - set(bank.ladder.declared.tolist())
         seconds = labelling_seconds(bank.folder, range(epochs))
         self.note = f"teacher labels from a bank; labelling took {seconds:.0f} s, which the run's cost leaves out"
+        if self._kind == "kd" and bank.manifest.soft_classes < self._num_classes:
+            self.note += f"; soft targets keep the {bank.manifest.soft_classes} largest of {self._num_classes} logits"
         if inexact:
             self.note += (
                 f"; the bank is declared for {bank.manifest.epochs} epochs: {len(inexact)} of {len(ratios)} "

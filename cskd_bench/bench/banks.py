@@ -21,7 +21,7 @@ def assign_banks(cells: Sequence[PretrainCell], banks: Path) -> dict[str, BankUs
     """Map the names of cells to their banks under `banks`; a cell that needs its teacher in the loop has none.
 
     Where `kd` is among the cells of a bank, the bank is built from its configuration: it then holds soft
-    targets beside the hard labels.
+    targets beside the hard labels, at one temperature; `kd` at another one has its teacher in the loop.
     """
     groups: dict[str, list[PretrainCell]] = {}
     for cell in cells:
@@ -29,9 +29,11 @@ def assign_banks(cells: Sequence[PretrainCell], banks: Path) -> dict[str, BankUs
             groups.setdefault(_name(cell.config), []).append(cell)
     assigned: dict[str, BankUse] = {}
     for name, group in groups.items():
-        kds = [cell.config for cell in group if cell.config.method.kind == "kd"]
-        use = BankUse(banks / name, (kds or [group[0].config])[0])
-        assigned |= {cell.name: use for cell in group}
+        soft = [(cell.config, cell.config.method.temperature) for cell in group if cell.config.method.kind == "kd"]
+        built_from, temperature = soft[0] if soft else (group[0].config, None)
+        for cell in group:
+            if cell.config.method.kind != "kd" or cell.config.method.temperature == temperature:
+                assigned[cell.name] = BankUse(banks / name, built_from)
     return assigned
 
 

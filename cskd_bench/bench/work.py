@@ -125,9 +125,10 @@ def _bank(use: BankUse, config: PretrainConfig) -> "BankTargets":
     """Open a cell's bank; the first cell that asks for it builds it, others wait."""
     from cskd_bench.bank.build import build_bank
     from cskd_bench.bank.targets import bank_targets
+    from cskd_bench.engine.distributed import default_device
 
     with _alone(use.folder.with_name(f".{use.folder.name}.lock")):
-        build_bank(use.built_from, use.folder)
+        build_bank(use.built_from, use.folder, device=default_device())
     return bank_targets(use.folder, config)
 
 

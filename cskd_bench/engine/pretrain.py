@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from cskd_bench.bank.labeller import labelling_teacher
 from cskd_bench.config import PretrainConfig, method_label
-from cskd_bench.data.randomness import Stream, integer_seed
 from cskd_bench.data.open import open_source
+from cskd_bench.data.randomness import Stream, integer_seed
 from cskd_bench.engine.checkpoint import write_atomically
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions
@@ -21,7 +22,7 @@ from cskd_bench.engine.training import Fit, Job, fit
 from cskd_bench.errors import UserError
 from cskd_bench.methods import METHODS
 from cskd_bench.models.students import Student, build_student
-from cskd_bench.models.teachers import build_teacher, teacher_identity
+from cskd_bench.models.teachers import teacher_identity
 from cskd_bench.models.weights import plain_state
 from cskd_bench.record import (
     CheckpointRef,
@@ -96,11 +97,8 @@ def pretrain(
 def _teacher_targets(config: PretrainConfig, classes: Sequence[str], ranks: Ranks) -> TargetProvider:
     if not METHODS[config.method.kind].needs_teacher:
         return NoTargets()
-    teacher = build_teacher(config.teacher, classes, config.data.num_classes).to(ranks.device)
-    if config.run.compile != "none":
-        teacher.compile_features()
-    elif ranks.device.type == "cpu":
-        teacher.use_channels_last()
+    compiled = config.run.compile != "none"
+    teacher = labelling_teacher(config.teacher, classes, config.data.num_classes, ranks.device, compiled=compiled)
     return TeacherTargets(teacher, teacher_identity(config.teacher), config.method, config.recipe.precision)
 
 

@@ -83,8 +83,8 @@ class Teacher(nn.Module):
 
     def grid(self) -> tuple[int, int]:
         """Return (h, w), the places of the feature map at the teacher's resolution."""
-        output = self(torch.zeros(1, 3, self.image_size, self.image_size, device=self.mean.device))
-        height, width = output.dense.shape[-2:]
+        image = torch.zeros(1, 3, self.image_size, self.image_size, device=self.mean.device)
+        height, width = self.model.forward_features(image).shape[-2:]  # not compiled for a batch of one
         return int(height), int(width)
 
 

@@ -11,13 +11,13 @@ import torch
 
 from cskd_bench.bank.build import build_bank
 from cskd_bench.bank.envelope import Ladder, declared_ratios, upper_envelope
+from cskd_bench.bank.labeller import labelling_teacher
 from cskd_bench.bank.match import bank_plan
 from cskd_bench.bank.pack import pack
 from cskd_bench.bank.store import Bank, describe_bank
 from cskd_bench.config import PretrainConfig
 from cskd_bench.data.engines import finished, worker_views
 from cskd_bench.data.open import open_source
-from cskd_bench.models.teachers import build_teacher
 from cskd_bench.speed.measure import Clock, compare, table
 
 _LOOKUP_BATCH = 1024
@@ -74,7 +74,7 @@ def _envelope(config: PretrainConfig, rounds: int, clock: Clock, device: torch.d
     keys = [key for step in range(-(-64 // plan.batch_size)) for key in plan.keys(step)]
     batch = worker_views(source, augment, config.view_size, config.seed, config.data).__getitems__(keys)
     views, _ = finished(batch, augment, classes, config.seed, device)
-    dense = build_teacher(config.teacher, source.classes, classes).to(device)(views).dense
+    dense = labelling_teacher(config.teacher, source.classes, classes, device, compiled=False)(views).dense
     global_ = dense.flatten(2).mean(2)
     ladder = Ladder(declared_ratios(config.recipe.epochs))
     sides = {"envelope and packing": lambda: pack(upper_envelope(dense, global_, ladder))}

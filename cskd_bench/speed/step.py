@@ -17,6 +17,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from cskd_bench.bank.envelope import upper_envelope
+from cskd_bench.bank.labeller import make_fast
 from cskd_bench.bank.pack import pack
 from cskd_bench.bank.shard import write_shard
 from cskd_bench.bank.store import Bank, BankManifest, begin_bank, shard_path
@@ -130,11 +131,7 @@ def measure_step(size: StepSize, device: torch.device, clock: Clock) -> dict[str
     views = torch.rand(size.batch, 3, size.image_size, size.image_size, device=device)
     labels = torch.rand(size.batch, 1000, device=device).softmax(1)
     keys = [ViewKey(0, position, position, 0) for position in range(size.batch)]
-    ours = Teacher(_teacher(size, device), size.image_size)
-    if size.compile:
-        ours.compile_features()
-    elif device.type == "cpu":
-        ours.use_channels_last()
+    ours = make_fast(Teacher(_teacher(size, device), size.image_size).to(device), compiled=size.compile)
     config = partial(_config, size, precision)
     with tempfile.TemporaryDirectory() as folder:
         bank = _bank(Path(folder), ours, views)

@@ -10,6 +10,7 @@ from bank_runs import save_teacher, small_run
 
 from cskd_bench.bank import build
 from cskd_bench.bank.build import build_bank
+from cskd_bench.bank.labeller import labelling_teacher
 from cskd_bench.bank.match import bank_plan, open_matching_bank
 from cskd_bench.bank.shard import Shard, write_shard
 from cskd_bench.bank.store import Bank, describe_bank, shard_path, verify_bank
@@ -19,7 +20,6 @@ from cskd_bench.data.mixing import erase, mix, to_float
 from cskd_bench.data.open import open_source
 from cskd_bench.errors import UserError
 from cskd_bench.methods.parts import fuse, harden
-from cskd_bench.models.teachers import build_teacher
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_labels_are_those_of_the_teacher_on_the_same_views(built):
     batch = TrainViews(source, config.recipe.augment, 32, config.seed, config.data).__getitems__(keys)
     views = erase(to_float(batch.pixels), keys, config.recipe.augment, config.seed)
     views, _ = mix(views, batch.labels, keys, config.recipe.augment, 10, config.seed)
-    response = build_teacher(config.teacher, source.classes, 10).use_channels_last()(views)
+    response = labelling_teacher(config.teacher, source.classes, 10, torch.device("cpu"), compiled=False)(views)
     shuffled = torch.randperm(len(keys), generator=torch.Generator().manual_seed(0)).numpy()
     positions = np.array([key.position for key in keys])[shuffled]
     for ratio in (1.0, 0.731, 0.5, 0.0):

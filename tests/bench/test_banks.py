@@ -1,0 +1,38 @@
+"""Which cells of a bench share a bank: those whose views and teacher are the same and whose labels are hard."""
+
+from pathlib import Path
+
+from cskd_bench.bench.banks import assign_banks
+from cskd_bench.bench.plan import PretrainCell
+from cskd_bench.config import CSKD, DeiT, PlainKD, PretrainConfig, Supervised
+
+METHODS = {
+    "supervised": Supervised(),
+    "cskd": CSKD(),
+    "local": CSKD(decay="local"),
+    "soft": CSKD(spatial_loss="soft"),
+    "deit": DeiT(),
+    "kd": PlainKD(),
+    "mild": PlainKD(alpha=0.5),
+    "hot": PlainKD(temperature=8.0),
+}
+
+
+def cells(seed=0):
+    configs = {name: PretrainConfig(name=f"{name}{seed}", seed=seed, method=method) for name, method in METHODS.items()}
+    return [PretrainCell(config, "") for config in configs.values()]
+
+
+def test_methods_of_one_seed_share_a_bank_with_soft_targets_at_one_temperature():
+    assigned = assign_banks([*cells(0), *cells(1)], Path("banks"))
+    for seed in (0, 1):
+        shared = {f"{name}{seed}" for name in ("cskd", "local", "deit", "kd", "mild")}
+        assert {name for name in assigned if name.endswith(str(seed))} == shared
+        assert len({assigned[name].folder for name in shared}) == 1
+        assert {assigned[name].built_from.name for name in shared} == {f"kd{seed}"}
+    assert assigned["cskd0"].folder != assigned["cskd1"].folder
+
+
+def test_without_kd_labels_are_hard_only():
+    assigned = assign_banks([cell for cell in cells() if cell.config.method.kind == "cskd"], Path("banks"))
+    assert {use.built_from.name for use in assigned.values()} == {"cskd0"}
