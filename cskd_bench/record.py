@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, ValidationError
 from cskd_bench.errors import UserError
 from cskd_bench.schema import StrictModel, fingerprint
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+_LABELLING_NOTE = re.compile(r"labelling took (\d+) s")
 
 
 class SideFile(StrictModel):
@@ -70,18 +72,22 @@ class CodeRef(StrictModel):
 
 
 class Cost(StrictModel):
-    """What it took: seconds of wall time, images per second in training, bytes at peak."""
+    """What it took: seconds of wall time, images per second in training, bytes at peak.
+
+    `labelling_seconds`: what the bank's labels took, once for all runs that read it.
+    """
 
     seconds: NonNegativeFloat
     images_per_second: NonNegativeFloat = 0.0
     gpu_hours: NonNegativeFloat = 0.0
     peak_memory_bytes: NonNegativeInt = 0
+    labelling_seconds: NonNegativeFloat = 0.0
 
 
 class Record(StrictModel):
     """What ran, on what, with which result."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     id: str
     created: str  # UTC, ISO 8601
     task: TaskRef
@@ -143,11 +149,29 @@ def read_record(path: Path) -> Record:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     try:
-        return Record.model_validate_json(text)
+        return Record.model_validate_json(_migrated(text))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise UserError(f"{path}: not a record: {key + ': ' if key else ''}{first['msg']}") from error
+
+
+def _migrated(text: bytes) -> bytes:
+    """Bring the JSON of an older record to today's schema; the file stays as it is.
+
+    1 to 2: what labelling a bank took moves from the note's words to cost.labelling_seconds.
+    """
+    if b'"schema_version": 1' not in text:
+        return text
+    try:
+        data = json.loads(text)
+        if data["schema_version"] == 1:
+            found = _LABELLING_NOTE.search(data.get("note", ""))
+            data["cost"]["labelling_seconds"] = float(found[1]) if found else 0.0
+            data["schema_version"] = 2
+        return json.dumps(data).encode()
+    except (ValueError, KeyError, TypeError):
+        return text  # whatever is wrong with it, validation names it
 
 
 def read_records(folder: Path) -> Iterator[tuple[Path, Record | UserError]]:

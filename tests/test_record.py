@@ -2,6 +2,7 @@
 
 import json
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -88,6 +89,25 @@ def test_broken_records_are_named_and_the_rest_is_read(tmp_path, text):
     assert (first.id, last.id) == ("a", "c")
     assert isinstance(broken, UserError)
     assert "b.json" in str(broken)
+
+
+def test_records_of_the_first_schema_are_read_as_todays_and_left_as_they_are():
+    """A kept record of version 1, whose note says what labelling took."""
+    path = Path(__file__).parent / "fixtures" / "record_schema_1.json"
+    before = path.read_bytes()
+    assert json.loads(before)["schema_version"] == 1
+    record = read_record(path)
+    assert record.schema_version == 2
+    assert record.cost.labelling_seconds == 812.0
+    assert record.metrics["top1"] == 0.6436
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_record_of_the_first_schema_is_named(tmp_path):
+    for text in ('{"schema_version": 1}', '{"schema_version": 1, "cost": 3}', '{"schema_version": 1, "cost"'):
+        (tmp_path / "old.json").write_text(text)
+        with pytest.raises(UserError, match=r"old\.json: not a record"):
+            read_record(tmp_path / "old.json")
 
 
 def test_unknown_keys_and_infinities_are_refused(tmp_path):

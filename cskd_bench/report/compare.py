@@ -198,6 +198,7 @@ def _cost(records_by_cell: Iterable[list[Record]]) -> Cost:
         images_per_second=standard.fmean(speeds) if speeds else 0.0,
         gpu_hours=standard.fmean(cost.gpu_hours for cost in costs),
         peak_memory_bytes=max(cost.peak_memory_bytes for cost in costs),
+        labelling_seconds=standard.fmean(cost.labelling_seconds for cost in costs),
     )
 
 

@@ -74,6 +74,7 @@ class Cost:
     images_per_second: float
     gpu_hours: float
     peak_memory_bytes: int
+    labelling_seconds: float  # of a bank, once for all runs that read it
 
 
 @dataclass(slots=True)
