@@ -18,9 +18,9 @@ from cskd_bench.outputs import Targets
 class BankTargets:
     """Looks up the targets of views by their keys; the views' pixels are not used.
 
-    `note` says what labelling took, which is not in the run's own cost, and where some ratio of the run is not
-    among the bank's exact ones: its labels then hold up to a shift of the ratio by 1.6e-5. `teacher` names
-    model and weights as a record does, for machines without the weights.
+    `note` says where some ratio of the run is not among the bank's exact ones: its labels then hold up to a
+    shift of the ratio by 1.6e-5. `teacher` names model and weights as a record does, for machines without the
+    weights. `labelling_seconds` are not in the run's own seconds.
     """
 
     def __init__(self, bank: Bank, config: PretrainConfig) -> None:
@@ -33,8 +33,8 @@ class BankTargets:
         epochs = config.recipe.epochs
         ratios = {ratio_at(config.method, epoch / epochs) for epoch in range(epochs)}
         inexact = ratios - set(bank.ladder.declared.tolist())
-        seconds = labelling_seconds(bank.folder, range(epochs))
-        self.note = f"teacher labels from a bank; labelling took {seconds:.0f} s, which the run's cost leaves out"
+        self.labelling_seconds = labelling_seconds(bank.folder, range(epochs))
+        self.note = "teacher labels from a bank"
         if self._kind == "kd" and bank.manifest.soft_classes < self._num_classes:
             self.note += f"; soft targets keep the {bank.manifest.soft_classes} largest of {self._num_classes} logits"
         if inexact:

@@ -167,6 +167,7 @@ def _record(
             images_per_second=result.images_per_second,
             gpu_hours=hours,
             peak_memory_bytes=result.peak_memory_bytes,
+            labelling_seconds=targets.labelling_seconds,
         ),
         note=targets.note,
     )

@@ -19,6 +19,7 @@ class TargetProvider(Protocol):
     grid: tuple[int, int] | None  # the teacher's places, where the method needs them
     teacher: str  # model and hash of its weights, as a record names it; empty without a teacher
     note: str  # what a record should say about these targets
+    labelling_seconds: float  # what they took before training, in a bank
 
     def __call__(self, views: Tensor, keys: Sequence[ViewKey], ratio: float) -> Targets: ...
 
@@ -29,6 +30,7 @@ class NoTargets:
     grid: tuple[int, int] | None = None
     teacher = ""
     note = ""
+    labelling_seconds = 0.0
 
     def __call__(self, views: Tensor, keys: Sequence[ViewKey], ratio: float) -> Targets:
         return Targets()
@@ -38,6 +40,7 @@ class TeacherTargets:
     """Runs the teacher on the very views that the student sees; labels are taken in fp32."""
 
     note = ""
+    labelling_seconds = 0.0
 
     def __init__(self, teacher: Teacher, identity: str, method: MethodConfig, precision: str) -> None:
         self._teacher = teacher

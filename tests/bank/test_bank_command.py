@@ -55,7 +55,8 @@ def test_training_from_the_bank_is_training_with_the_teacher_whose_file_may_be_g
     assert banked.metrics == taught.metrics
     assert banked.method == taught.method
     assert banked.config == {**taught.config, "name": "banked"}
-    assert "labelling took" in banked.note and taught.note == ""
+    assert banked.note == "teacher labels from a bank" and taught.note == ""
+    assert banked.cost.labelling_seconds > 0 == taught.cost.labelling_seconds
 
 
 def test_a_damaged_bank_and_wrong_words_are_named(place, tmp_path, capsys):
