@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import timm
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -47,6 +48,10 @@ def run_speed(
         raise UserError(f"--rounds {rounds}: medians need at least 3")
     if output is not None and output.exists():
         raise UserError(f"{output}: exists already; measurements are not overwritten")
+    if part in ("step", "teacher"):
+        _check_teacher(teacher)
+    if part == "step" and not timm.is_model(student.replace("_patch", "_distilled_patch", 1)):
+        raise UserError(f"--student {student}: the yardsticks need timm's deit_{{tiny,small,base}}_patch16_224 or _384")
     if clock == "cpu":
         torch.set_num_threads(1)
     device = default_device()
@@ -82,6 +87,16 @@ def run_speed(
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(measured, indent=1) + "\n")
     return measured
+
+
+def _check_teacher(name: str) -> None:
+    """Raise UserError where timm has no such model, or none with a feature map."""
+    if not timm.is_model(name):
+        raise UserError(f"--teacher {name}: timm has no such model")
+    with torch.no_grad():
+        features = timm.create_model(name).eval().forward_features(torch.zeros(1, 3, 224, 224))
+    if features.ndim != 4:
+        raise UserError(f"--teacher {name}: has no feature map (B, C, h, w); a CNN is needed")
 
 
 def _measure_report(results: Path, rounds: int, clock: Clock) -> dict[str, Any]:

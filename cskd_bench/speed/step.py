@@ -174,7 +174,7 @@ def _config(size: StepSize, precision: Literal["fp32", "bf16"], method: MethodCo
         method=method,
         student=StudentConfig(name=size.student, image_size=size.image_size),
         teacher=TeacherConfig(name=size.teacher, image_size=size.image_size),
-        recipe=Recipe(precision=precision, batch_size=size.batch, augment=AugmentConfig(mix_group=2)),
+        recipe=Recipe(precision=precision, batch_size=size.batch, augment=AugmentConfig(mix_probability=0.0)),
         run=RunConfig(compile="all" if size.compile else "none"),
     )
 

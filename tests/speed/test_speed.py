@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cskd_bench.cli import main
 from cskd_bench.config import DataConfig, PretrainConfig, Recipe, Supervised
 from cskd_bench.errors import UserError
 from cskd_bench.speed import data as data_part
@@ -33,7 +34,7 @@ def test_sides_alternate_and_ratios_pair_rounds():
 
 
 def test_step_measures_every_side():
-    size = StepSize(student="deit_tiny_patch16_224", teacher="regnety_002", batch=2, rounds=3)
+    size = StepSize(student="deit_tiny_patch16_224", teacher="regnety_002", batch=3, rounds=3)
     found = measure_step(size, torch.device("cpu"), "cpu")
     sides = {row["side"]: row for row in found["sides"]}
     assert list(sides) == ["plain", "timm", "student alone", "ours, teacher", "ours, bank"]
@@ -69,6 +70,9 @@ def test_data_measures_worker_and_device(tmp_path, monkeypatch):
         ({"part": "gpu"}, "choose one of"),
         ({"part": "step", "rounds": 1}, "at least 3"),
         ({"part": "bank"}, "needs --config"),
+        ({"part": "step", "student": "deit_huge"}, "--student deit_huge: the yardsticks need"),
+        ({"part": "step", "teacher": "regnety_999"}, "--teacher regnety_999: timm has no such model"),
+        ({"part": "teacher", "teacher": "deit_tiny_patch16_224"}, "has no feature map"),
     ],
 )
 def test_wrong_requests_are_told(arguments, reason):
@@ -93,3 +97,14 @@ def test_a_run_without_a_teacher_has_no_bank():
     )
     with pytest.raises(UserError, match="nothing to label"):
         run_speed("bank", rounds=3, config=config)
+
+
+def test_from_the_command_line(tmp_path, capsys):
+    output = tmp_path / "teacher.json"
+    words = ["speed", "--part", "teacher", "--teacher", "test_resnet", "--batch", "1", "--rounds", "3"]
+    assert main([*words, "--output", str(output)]) == 0
+    assert "folded, channels last" in capsys.readouterr().out
+    written = output.read_bytes()
+    assert main([*words, "--output", str(output)]) == 2
+    assert "not overwritten" in capsys.readouterr().err and output.read_bytes() == written
+    assert main(["speed", "--part", "data", "--images", str(tmp_path)]) == 2
