@@ -59,6 +59,22 @@ def default_device() -> torch.device:
     return torch.device("cpu")
 
 
+def _join(backend: str) -> None:
+    """Join the group through torchrun's store, under names that belong to this attempt alone.
+
+    After a restart on one node the store still holds the addresses of the attempt before; a rank that was
+    quicker than its peers would call those. With several nodes the counts of restarts need not agree, and
+    torch's own names are kept.
+    """
+    if os.environ.get("GROUP_WORLD_SIZE") != "1":
+        distributed.init_process_group(backend)
+        return
+    store, rank, world = next(distributed.rendezvous("env://"))  # type: ignore[attr-defined]
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = distributed.PrefixStore(f"attempt-{attempt}", store)  # type: ignore[attr-defined]
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
+
+
 @contextmanager
 def joined_ranks() -> Iterator[Ranks]:
     """Join the process group that torchrun's environment describes; a single process without it."""
@@ -69,7 +85,7 @@ def joined_ranks() -> Iterator[Ranks]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    _join("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Ranks(distributed.get_rank(), world, device)
     finally:
