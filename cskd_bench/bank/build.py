@@ -13,6 +13,7 @@ import torch
 from rich.progress import Progress
 from torch.utils.data import DataLoader
 
+from cskd_bench.bank.claim import claimed
 from cskd_bench.bank.envelope import upper_envelope
 from cskd_bench.bank.labeller import labelling_teacher
 from cskd_bench.bank.match import bank_plan, teacher_identity, views_identity
@@ -51,9 +52,10 @@ def build_bank(
 ) -> Built:
     """Label a run's views (all epochs by default) into the bank `out`; what is there already is kept.
 
-    `shard` = (i, n) builds the i-th of n parts, i from 1: run n processes with one `out`. Each shard
-    appears whole or not at all. A kd configuration adds soft targets. UserError for a configuration
-    without a teacher, another bank in `out`, or a teacher whose response is not finite.
+    Processes that build one bank share its work: a shard is labelled by one of them, and all return when
+    the bank is whole. `shard` = (i, n) is for machines without a common file system: the i-th of n parts,
+    i from 1. Each shard appears whole or not at all. A kd configuration adds soft targets. UserError for
+    a configuration without a teacher, another bank in `out`, or a teacher whose response is not finite.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     epochs = range(config.recipe.epochs) if epochs is None else epochs
@@ -68,20 +70,24 @@ def build_bank(
     wanted = [(epoch, part) for epoch in epochs for part in range(manifest.parts())][shard[0] - 1 :: shard[1]]
     todo = [(epoch, part) for epoch, part in wanted if not shard_path(out, epoch, part).exists()]
     labeller = _Labeller(config, source, teacher, plan, bank, device)
-    began, views = time.perf_counter(), 0
+    began, views, shards = time.perf_counter(), 0, 0
     with Progress() as progress:
         task = progress.add_task("labelling views", total=sum(labeller.size(part) for _, part in todo))
-        for epoch, part in todo:
-            shard_began = time.perf_counter()
-            packed: list[bytes] = []
-            for labelled in labeller.batches(epoch, part):
-                packed += labelled
-                progress.advance(task, len(labelled))
-            first = part * manifest.views_per_shard
-            write_shard(shard_path(out, epoch, part), manifest.fingerprint(), epoch, first, packed)
-            _note_cost(out, epoch, part, len(packed), time.perf_counter() - shard_began, device)
-            views += len(packed)
-    return Built(views, len(todo), len(wanted) - len(todo), time.perf_counter() - began)
+        for wait in (False, True):  # first what no other process is at, then what another one left undone
+            for epoch, part in todo:
+                with claimed(shard_path(out, epoch, part), wait=wait) as ours:
+                    if not ours:
+                        continue
+                    shard_began = time.perf_counter()
+                    packed: list[bytes] = []
+                    for labelled in labeller.batches(epoch, part):
+                        packed += labelled
+                        progress.advance(task, len(labelled))
+                    first = part * manifest.views_per_shard
+                    write_shard(shard_path(out, epoch, part), manifest.fingerprint(), epoch, first, packed)
+                    _note_cost(out, epoch, part, len(packed), time.perf_counter() - shard_began, device)
+                    views, shards = views + len(packed), shards + 1
+    return Built(views, shards, len(wanted) - len(todo), time.perf_counter() - began)
 
 
 def _check_arguments(config: PretrainConfig, epochs: range, shard: tuple[int, int]) -> None:

@@ -122,13 +122,12 @@ def _run(job: Job) -> None:
 
 
 def _bank(use: BankUse, config: PretrainConfig) -> "BankTargets":
-    """Open a cell's bank; the first cell that asks for it builds it, others wait."""
+    """Open a cell's bank; cells that need it at the same time build it together."""
     from cskd_bench.bank.build import build_bank
     from cskd_bench.bank.targets import bank_targets
     from cskd_bench.engine.distributed import default_device
 
-    with _alone(use.folder.with_name(f".{use.folder.name}.lock")):
-        build_bank(use.built_from, use.folder, device=default_device())
+    build_bank(use.built_from, use.folder, device=default_device())
     return bank_targets(use.folder, config)
 
 

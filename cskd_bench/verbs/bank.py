@@ -46,7 +46,9 @@ def _verify(options: argparse.Namespace) -> int:
     problems = verify_bank(options.bank)
     for problem in problems:
         print(problem)
-    print(f"{options.bank}: {'whole' if not problems else 'damaged; build it again: only what is gone is labelled'}")
+    print(
+        f"{options.bank}: {'whole' if not problems else 'damaged; remove these files, and bank build makes them again'}"
+    )
     return 1 if problems else 0
 
 

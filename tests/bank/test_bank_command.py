@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import tomlkit
@@ -18,7 +20,7 @@ from cskd_bench.record import read_record
 def place(tmp_path_factory):
     """A folder with a run's TOML and its bank, built in two parts, one of them twice."""
     folder = tmp_path_factory.mktemp("command")
-    config = small_run(save_teacher(folder), epochs=1).model_dump(mode="json", exclude_none=True)
+    config = small_run(save_teacher(folder), epochs=4).model_dump(mode="json", exclude_none=True)
     (folder / "run.toml").write_text(tomlkit.dumps(config))
     for part in ("2/2", "1/2", "1/2"):
         assert main(["bank", "build", str(folder / "run.toml"), "--output", str(folder / "bank"), "--shard", part]) == 0
@@ -28,33 +30,47 @@ def place(tmp_path_factory):
 def test_info_and_verify(place, capsys):
     assert main(["bank", "info", str(place / "bank")]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["complete_epochs"] == [0] and told["views"] == 896 and told["labelling_seconds"] > 0
+    assert told["complete_epochs"] == [0, 1, 2, 3] and told["views"] == 4 * 896 and told["labelling_seconds"] > 0
     assert main(["bank", "verify", str(place / "bank")]) == 0
     assert "whole" in capsys.readouterr().out
 
 
-def run(place, name, *words):
+def start(place, name, *words):
     places = ["--runs", str(place / "runs"), "--results", str(place / name), "--set", f"name={name}"]
     command = [sys.executable, "-m", "cskd_bench.cli", "pretrain", str(place / "run.toml"), *places, *words]
     environment = {**os.environ, "CSKD_BENCH_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(place, name, *words):
+    process = start(place, name, *words)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
     summary = json.loads((place / "runs" / name / "run.json").read_text())
     record = read_record(place / name / "records" / f"{summary['record']}.json")
-    return record, load_file(place / "runs" / name / "model.safetensors")
+    return output, record, load_file(place / "runs" / name / "model.safetensors")
 
 
-def test_training_from_the_bank_is_training_with_the_teacher_whose_file_may_be_gone(place):
-    taught, expected = run(place, "taught")
+def test_an_interrupted_run_from_the_bank_is_the_run_with_the_teacher_whose_file_may_be_gone(place):
+    _, taught, expected = finish(place, "taught")
+    from_bank = "banked", "--set", "run.save_every=2", "--bank", str(place / "bank")
     (place / "teacher.safetensors").rename(place / "away.safetensors")
     try:
-        banked, found = run(place, "banked", "--bank", str(place / "bank"))
+        process = start(place, *from_bank)
+        while not list((place / "runs" / "banked").glob("checkpoints/step-*")):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.005)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 75, output
+        output, banked, found = finish(place, *from_bank)
+        assert "going on from step" in output
     finally:
         (place / "away.safetensors").rename(place / "teacher.safetensors")
     assert all((found[name] == expected[name]).all() for name in expected)
     assert banked.metrics == taught.metrics
     assert banked.method == taught.method
-    assert banked.config == {**taught.config, "name": "banked"}
+    assert banked.config == {**taught.config, "name": "banked", "run": banked.config["run"]}
     assert banked.note == "teacher labels from a bank" and taught.note == ""
     assert banked.cost.labelling_seconds > 0 == taught.cost.labelling_seconds
 
@@ -70,7 +86,7 @@ def test_a_damaged_bank_and_wrong_words_are_named(place, tmp_path, capsys):
             main(["bank", "build", config, "--output", bank, *words])
         assert stopped.value.code == 2
     capsys.readouterr()
-    (shard,) = (place / "bank").rglob("*.labels")
+    shard = next((place / "bank").rglob("*.labels"))
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)

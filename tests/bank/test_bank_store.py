@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import time
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from bank_runs import save_teacher, small_run
 
 from cskd_bench.bank import build
 from cskd_bench.bank.build import build_bank
+from cskd_bench.bank.claim import claimed
 from cskd_bench.bank.labeller import labelling_teacher
 from cskd_bench.bank.match import bank_plan, open_matching_bank
 from cskd_bench.bank.shard import Shard, write_shard
@@ -71,6 +74,27 @@ def test_parts_built_apart_are_the_bank_built_at_once(built, weights, tmp_path, 
     assert (done.shards, done.shards_before) == (4, 4)
     for path in sorted(out.glob("epoch*/*")):
         assert path.read_bytes() == (tmp_path / "parts" / path.relative_to(out)).read_bytes()
+
+
+def test_builders_share_the_work_and_take_over_what_another_one_left(weights, tmp_path):
+    out, config = tmp_path / "bank", small_run(weights)
+    first, second = shard_path(out, 0, 0), shard_path(out, 1, 0)
+    built = []
+    with claimed(first, wait=False) as ours:  # as by another process, which is killed before it has written
+        assert ours
+        with claimed(first, wait=False) as again:
+            assert not again
+        builder = Thread(target=lambda: built.append(build_bank(config, out)))
+        builder.start()
+        while not second.exists():
+            assert builder.is_alive()
+            time.sleep(0.01)
+        assert not first.exists() and builder.is_alive()
+    builder.join()
+    assert first.exists() and built[0].shards == 2
+    assert not list(out.rglob("*.lock"))
+    with claimed(first, wait=True) as ours:
+        assert not ours
 
 
 def test_a_flipped_byte_is_found_anywhere_in_a_shard(copy):
