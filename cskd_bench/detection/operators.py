@@ -7,6 +7,7 @@ imports and raises when it is called. Compiled operators are used where they are
 
 import importlib.util
 import sys
+import warnings
 from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -43,6 +44,7 @@ def install() -> None:
     missing = _missing()
     if missing:
         raise UserError(f"detection needs {', '.join(missing)}, not installed here: {INSTALL}")
+    warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)  # mmengine imports it
     if "mmcv._ext" not in sys.modules and not _compiled():
         sys.modules["mmcv._ext"] = _torchvision_operators()
     _load_checkpoints_safely()

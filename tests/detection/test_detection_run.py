@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from cskd_bench.detection.annotations import find_split
@@ -157,6 +158,36 @@ def test_a_truncated_image_stops_the_run_before_its_first_epoch(cell, vit_file, 
     with pytest.raises(UserError, match=r"1 of 4 images cannot be used: 0002\.png"):
         detect(spec, vit_file, tmp_path)
     assert not list(tmp_path.glob("work/*/*.pth"))
+
+
+def one_class_of_jpegs(folder):
+    """Turn digits into JPEG files of a single class."""
+    for split in ("train", "val"):
+        file = folder / "annotations" / f"instances_{split}.json"
+        content = json.loads(file.read_text().replace(".png", ".jpg"))
+        content["categories"] = [{"id": 1, "name": "digit"}]
+        content["annotations"] = [{**annotation, "category_id": 1} for annotation in content["annotations"]]
+        file.write_text(json.dumps(content))
+        for image in (folder / split).glob("*.png"):
+            Image.open(image).save(image.with_suffix(".jpg"))
+            image.unlink()
+
+
+def test_one_class_and_a_truncated_jpeg_are_handled_by_policy(cell, vit_file, tmp_path):
+    _, spec = cell
+    folder = make_digits(tmp_path / "digits", train=5, val=2)
+    one_class_of_jpegs(folder)
+    broken = folder / "train" / "0002.jpg"
+    broken.write_bytes(broken.read_bytes()[:-500])
+    data = spec.data.model_copy(update={"root": str(folder), "num_classes": 1})
+    detect_once = spec.detect.model_copy(update={"epochs": 1})
+    spec = spec.model_copy(update={"data": data, "detect": detect_once})
+    with pytest.raises(UserError, match=r"1 of 5 images cannot be used: 0002\.jpg"):
+        detect(spec, vit_file, tmp_path)
+    skipping = spec.model_copy(update={"data": data.model_copy(update={"on_corrupt": "skip"})})
+    record = detect(skipping, vit_file, tmp_path)
+    assert record.note.startswith("1 training and 0 validation images left out")
+    assert record.examples == 2 and "box_ap" in record.metrics and len(record.curve) == 1
 
 
 def test_boxes_without_masks_are_refused_by_mask_rcnn(cell, vit_file, tmp_path):
