@@ -128,7 +128,7 @@ def run_detection(
             device=device_name(ranks.device),
             command=command or command_line(),
             cost=cost,
-            note=_note(spec, left_out, unscored, first_epoch),
+            note=_note(spec, len(runner.val_dataloader.dataset), left_out, unscored, first_epoch),
         )
         write_record(results / "records", record)
         return record
@@ -236,8 +236,9 @@ def _curve(folder: Path) -> tuple[dict[str, float], ...]:
     return tuple(noted[epoch] for epoch in sorted(noted, key=int))
 
 
-def _note(spec: TaskSpec, left_out: list[str], unscored: list[str], resumed_from: int) -> str:
-    parts = []
+def _note(spec: TaskSpec, scored: int, left_out: list[str], unscored: list[str], resumed_from: int) -> str:
+    """Return what a reader must know beside the score; the description says where a task is only a smoke test."""
+    parts = [f"{spec.description or spec.name}, scored on {scored} images"]
     if left_out or unscored:
         parts.append(f"{len(left_out)} training and {len(unscored)} validation images left out as unreadable")
     if spec.detect.precision != "fp32" and not torch.cuda.is_available():
