@@ -25,7 +25,7 @@ _LOOKUP_BATCH = 1024
 
 def measure_bank(config: PretrainConfig, rounds: int, clock: Clock, device: torch.device) -> dict[str, Any]:
     """Build a bank of one epoch in a temporary folder, then look batches of it up in one thread."""
-    config = config.model_copy(update={"run": config.run.model_copy(update={"workers": 0})})
+    config = config.model_copy(update={"run": config.run.model_copy(update={"workers": 0, "compile": "none"})})
     now = time.perf_counter if clock == "wall" else time.process_time
     with tempfile.TemporaryDirectory() as folder:
         began = now()
@@ -41,12 +41,10 @@ def measure_bank(config: PretrainConfig, rounds: int, clock: Clock, device: torc
         f"{manifest['grid'][0]}x{manifest['grid'][1]} places",
         "views": built.views,
         "bytes_per_view": about["bytes_per_view"],
-        "labelling": {
-            "views_per_second": built.views / seconds,
-            "includes": f"views ({config.recipe.augment.engine} engine), mixing, the teacher, envelope, packing",
-        },
+        "labelling_views_per_second": built.views / seconds,
         "envelope": _envelope(config, rounds, clock, device),
         "lookup": lookup,
+        "note": f"labelling: views ({config.recipe.augment.engine} engine), mixing, the teacher, envelope, packing",
     }
 
 

@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from cskd_bench.cli import main
 from cskd_bench.config import DataConfig, PretrainConfig, Recipe, Supervised
@@ -97,6 +99,40 @@ def test_a_run_without_a_teacher_has_no_bank():
     )
     with pytest.raises(UserError, match="nothing to label"):
         run_speed("bank", rounds=3, config=config)
+
+
+BANK_RUN = """
+[method]
+kind = "cskd"
+[data]
+dataset = "sklearn/digits"
+num_classes = 10
+[student]
+image_size = 32
+patch_size = 8
+[teacher]
+name = "test_resnet"
+weights = "{weights}"
+image_size = 32
+num_classes = 10
+[recipe]
+epochs = 5
+batch_size = 16
+augment.auto_augment = ""
+"""
+
+
+def test_bank_measures_labelling_and_look_up_of_a_configurations_own_views(tmp_path, capsys):
+    weights = tmp_path / "teacher.safetensors"
+    save_file(timm.create_model("test_resnet", num_classes=10).state_dict(), weights)
+    (tmp_path / "run.toml").write_text(BANK_RUN.format(weights=weights))
+    words = ["--config", str(tmp_path / "run.toml"), "--set", "recipe.augment.engine=tensor", "--rounds", "3"]
+    assert main(["speed", "--part", "bank", *words, "--output", str(tmp_path / "bank.json")]) == 0
+    assert "labelling views per second" in capsys.readouterr().out
+    found = json.loads((tmp_path / "bank.json").read_text())
+    assert found["views"] == 896 and found["bytes_per_view"] > 0 and found["labelling_views_per_second"] > 0
+    assert [row["side"] for row in found["lookup"]] == ["consecutive views", "views in any order"]
+    assert "views (tensor engine)" in found["note"]
 
 
 def test_from_the_command_line(tmp_path, capsys):
