@@ -6,6 +6,7 @@ import tomllib
 import pytest
 
 from cskd_bench.config import PretrainConfig, load_config
+from cskd_bench.engine.estimate import estimate
 from cskd_bench.schema import shipped
 
 METHODS = ("supervised", "kd", "deit", "cskd")
@@ -68,6 +69,15 @@ def test_a_recipe_is_headed_by_command_published_score_and_cost(size, method, ep
     stated = re.search(r"Published top-1: (?:([\d.]+) %|none published)", heading)
     assert stated is not None
     assert (float(stated[1]) if stated[1] else None) == published(size, method, epochs)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_gpu_hours_in_the_heading_are_those_of_the_dry_run(method):
+    path = path_of("tiny", method, 300)
+    size = estimate(load_config(path))
+    (stated,) = re.findall(r"^# GPU-hours: ([\d.]+) at a sustained 100 TFLOP/s", path.read_text(), re.M)
+    assert float(stated) == pytest.approx(size.gpu_hours, rel=0.005)
+    assert size.gpu_hours == size.views * (size.student_step_flops + size.teacher_flops) / 1e14 / 3600
 
 
 def published(size, method, epochs):

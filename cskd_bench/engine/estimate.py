@@ -23,6 +23,7 @@ from cskd_bench.models.students import Student, build_student
 from cskd_bench.outputs import TeacherOutput
 
 FLOAT: Final = 4  # bytes of a weight, a gradient, a moment: training keeps them in fp32
+SUSTAINED: Final = 100e12  # FLOP/s: a round figure to scale from, not a measurement
 METHOD: Final = (
     "FLOPs: torch's counter, 2 per multiply-add, on one image without data (backward included for the student). "
     "Memory: weights, gradients, moments and EMA by their sizes; activations are what autograd keeps of one and of "
@@ -69,6 +70,11 @@ class Estimate:
     def total_flops(self) -> int:
         """FLOPs of the whole run, evaluation left out."""
         return self.views * (self.student_step_flops + self.teacher_flops)
+
+    @property
+    def gpu_hours(self) -> float:
+        """GPU-hours of the whole run where a GPU sustains SUSTAINED FLOP/s; divide by what yours does."""
+        return self.total_flops / SUSTAINED / 3600
 
     def memory(self, gpus: int) -> dict[str, int]:
         """Return bytes on each of `gpus` GPUs, by purpose; their sum is the estimated peak."""
@@ -232,6 +238,7 @@ def show(size: Estimate, console: Console) -> None:
         share = size.teacher_flops / (size.teacher_flops + size.student_step_flops)
         run.add_row("  share of a step's FLOPs", f"{100 * share:.0f} %")
     run.add_row("FLOPs of the run", f"{size.total_flops:.2e}")
+    run.add_row("GPU-hours at a sustained 100 TFLOP/s", f"{size.gpu_hours:,.3g} (computed, not measured)")
     run.add_row("disk", _bytes(size.disk_bytes))
     run.add_row("  checkpoints, one being written", f"{size.keep} + 1 x {_bytes(size.checkpoint_bytes)}")
     console.print(run)
