@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cskd_bench.detection.annotations import CocoSplit, check_coco, find_split, usable_split
+from cskd_bench.detection.annotations import CocoSplit, broken_images, check_coco, find_split, usable_split
 from cskd_bench.detection.digits import make_digits, run_lengths
 from cskd_bench.errors import UserError
 
@@ -74,6 +74,34 @@ def test_a_truncated_jpeg_is_found(tmp_path):
     truncate(split.images / "1.jpg")
     (problem,) = check_coco(split.annotations, split.images)
     assert problem.startswith("1.jpg: cannot be decoded: image file is truncated")
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+def test_every_image_that_training_could_not_decode_is_found(tmp_path, kind):
+    """The reference is the decoder that training uses, on files damaged at random and at each byte of their end."""
+    cv2 = pytest.importorskip("cv2", reason="the detection extra is not installed")
+    rng = np.random.default_rng(0)
+    sound = tmp_path / f"sound.{kind}"
+    Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(sound)
+    content = {"images": []}
+    for number in range(150):
+        data = bytearray(sound.read_bytes())
+        first = int(rng.integers(len(data))) if number < 100 else len(data) + 99 - number
+        data[first : first + 20] = rng.bytes(20) if number % 2 else b""
+        (tmp_path / f"{number}.{kind}").write_bytes(data)
+        content["images"].append({"file_name": f"{number}.{kind}", "width": 60, "height": 40})
+    broken = broken_images(content, tmp_path)
+    undecodable = {e["file_name"] for e in content["images"] if cv2.imread(str(tmp_path / e["file_name"])) is None}
+    assert len(undecodable) > 10 and undecodable <= broken.keys()
+
+
+def test_a_size_is_that_of_the_image_as_training_turns_it(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    Image.new("RGB", (60, 40)).save(tmp_path / "upright.jpg", exif=exif)
+    as_stored, as_seen = ({"file_name": "upright.jpg", "width": w, "height": h} for w, h in ((60, 40), (40, 60)))
+    assert broken_images({"images": [as_seen]}, tmp_path) == {}
+    assert broken_images({"images": [as_stored]}, tmp_path)["upright.jpg"].startswith("is 40 x 60, the annotations say")
 
 
 def test_broken_images_fail_before_the_first_epoch_by_default(tmp_path):
