@@ -13,6 +13,13 @@ from PIL import Image, ImageOps
 
 from cskd_bench.errors import UserError
 
+_NUMBER = (int, float)
+_NEEDED: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "images": {"id": int, "file_name": str, "width": _NUMBER, "height": _NUMBER},
+    "annotations": {"id": int, "image_id": int, "category_id": int, "bbox": list, "area": _NUMBER, "iscrowd": int},
+    "categories": {"id": int, "name": str},
+}
+
 
 @dataclass(frozen=True)
 class CocoSplit:
@@ -62,19 +69,19 @@ def read_annotations(file: Path) -> dict[str, Any]:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"{file}: not JSON: {error}") from error
-    needed = {
-        "images": ("id", "file_name", "width", "height"),
-        "annotations": ("id", "image_id", "category_id", "bbox"),
-        "categories": ("id", "name"),
-    }
-    for name, keys in needed.items():
+    for name, keys in _NEEDED.items():
         entries = content.get(name) if isinstance(content, dict) else None
         if not isinstance(entries, list) or (name != "annotations" and not entries):
             raise UserError(f"{file}: not a COCO annotation file: no list of {name}")
         for entry in entries:
-            lacking = [key for key in keys if not isinstance(entry, dict) or key not in entry]
-            if lacking:
-                raise UserError(f"{file}: an entry of {name} has no {lacking[0]}: {json.dumps(entry)[:120]}")
+            for key, kinds in keys.items():
+                if not isinstance(entry, dict) or not isinstance(entry.get(key), kinds):
+                    raise UserError(f"{file}: an entry of {name} has no usable {key}: {json.dumps(entry)[:120]}")
+    for entry in content["annotations"]:
+        if not _is_box(entry["bbox"]):
+            raise UserError(
+                f"{file}: annotation {entry['id']} has bbox {entry['bbox']!r}; expected [x, y, width, height]"
+            )
     return content  # type: ignore[no-any-return]
 
 
@@ -132,9 +139,6 @@ def _wrong_annotations(content: dict[str, Any]) -> Iterable[str]:
             continue
         if annotation["category_id"] not in names:
             yield f"{where} has category {annotation['category_id']}, which is not listed"
-        if not _is_box(annotation["bbox"]):
-            yield f"{where} has bbox {annotation['bbox']!r}; expected [x, y, width, height]"
-            continue
         x, y, width, height = annotation["bbox"]
         image_width, image_height = sizes[annotation["image_id"]]
         if width <= 0 or height <= 0:
@@ -157,8 +161,8 @@ def require_masks(split: CocoSplit) -> None:
         )
 
 
-def _is_box(box: Any) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box)
+def _is_box(box: list[Any]) -> bool:
+    return len(box) == 4 and all(isinstance(value, _NUMBER) for value in box)
 
 
 def usable_split(split: CocoSplit, work: Path, *, skip: bool, cap: int) -> tuple[CocoSplit, list[str]]:

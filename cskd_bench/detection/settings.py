@@ -64,11 +64,24 @@ def complete(detect: DetectConfig, facts: StudentFacts, classes: Sequence[str], 
     """Return the mmengine Config of a detector, without anything that depends on this machine or the data's place.
 
     Channels follow the student's width, strides its patch size, heads the number of classes; `detect`
-    replaces epochs (the schedule shrinks in proportion), global batch size and learning rate.
+    replaces epochs (the schedule shrinks in proportion), global batch size and learning rate. Raises UserError
+    for a file that is no such configuration.
     """
     from mmengine.config import Config
 
-    config = Config.fromfile(config_file(detect.config, facts.width))
+    file = config_file(detect.config, facts.width)
+    try:
+        config = Config.fromfile(file)
+    except Exception as error:  # the file is Python, which can go wrong in every way
+        raise UserError(f"{file}: cannot be read as a configuration of mmengine: {error}") from error
+    try:
+        _fill(config, detect, facts, classes, seed)
+    except (AttributeError, KeyError) as error:
+        raise UserError(f"{file}: lacks what the files of configs/detection have: {error}") from error
+    return config
+
+
+def _fill(config: Any, detect: DetectConfig, facts: StudentFacts, classes: Sequence[str], seed: int) -> None:
     _fit_model(config.model, facts, len(classes))
     for loader in (config.train_dataloader, config.val_dataloader):
         loader.dataset.metainfo = {"classes": tuple(classes)}
@@ -88,7 +101,6 @@ def complete(detect: DetectConfig, facts: StudentFacts, classes: Sequence[str], 
         config.train_dataloader.batch_size = detect.batch_size
     if detect.lr is not None:
         config.optim_wrapper.optimizer.lr = detect.lr
-    return config
 
 
 def has_masks(config: Any) -> bool:

@@ -58,7 +58,10 @@ def test_a_sound_data_set_has_no_problems(tmp_path):
         (lambda c: c["annotations"][1].update(image_id=99), "annotation 1 belongs to image 99, which is not listed"),
         (lambda c: c["annotations"][1].update(category_id=8), "annotation 1 has category 8, which is not listed"),
         (lambda c: c["categories"].append({"id": 8, "name": "dog"}), "category 'dog' has no object"),
-        (lambda c: c["annotations"][1].pop("bbox"), "an entry of annotations has no bbox"),
+        (lambda c: c["annotations"][1].pop("bbox"), "an entry of annotations has no usable bbox"),
+        (lambda c: c["annotations"][1].pop("area"), "an entry of annotations has no usable area"),
+        (lambda c: c["annotations"][1].pop("iscrowd"), "an entry of annotations has no usable iscrowd"),
+        (lambda c: c["images"][1].update(width="60"), "an entry of images has no usable width"),
         (lambda c: c.pop("categories"), "no list of categories"),
     ],
 )

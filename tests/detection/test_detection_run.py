@@ -1,4 +1,4 @@
-"""A whole detection run on eight images: train, score, record, resume; and the shipped configurations."""
+"""A whole detection run on eight images: train, score, record, resume."""
 
 import importlib.util
 import json
@@ -14,11 +14,10 @@ from safetensors.torch import save_file
 from cskd_bench.detection.annotations import find_split
 from cskd_bench.detection.digits import make_digits
 from cskd_bench.detection.score import average_precision
-from cskd_bench.detection.settings import StudentFacts, complete, config_file
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.errors import UserError
 from cskd_bench.schema import shipped
-from cskd_bench.task import DetectConfig, load_task
+from cskd_bench.task import load_task
 
 if importlib.util.find_spec("mmdet") is None:
     pytest.skip("the detection extra is not installed", allow_module_level=True)
@@ -30,7 +29,6 @@ operators.install()
 from cskd_bench.detection.components import EpochSampler, layer_of, parameter_groups  # noqa: E402
 from cskd_bench.detection.run import run_detection  # noqa: E402
 
-TINY = StudentFacts(width=192, patch_size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 CPU = Ranks(0, 1, torch.device("cpu"))
 
 TINY_CONFIG = """
@@ -222,46 +220,6 @@ def test_perfect_predictions_score_one_and_none_score_zero(tmp_path):
     assert scores["box_ap"] == pytest.approx(1) and scores["box_ap_small"] == pytest.approx(1)
     assert "box_ap_large" not in scores  # no digit is larger than 96 x 96
     assert average_precision(split.annotations, tmp_path / "none.json", "segm")["mask_ap"] == 0
-
-
-def names_of_configs():
-    return sorted(file.stem for file in (shipped("configs") / "detection").glob("*.py"))
-
-
-@pytest.mark.parametrize("name", names_of_configs())
-def test_every_shipped_configuration_builds_its_detector(name):
-    from mmdet.registry import MODELS
-    from mmdet.utils import register_all_modules
-
-    from cskd_bench.detection import components
-
-    register_all_modules(init_default_scope=True)
-    components.register()
-    config = complete(DetectConfig(config=name), TINY, ["cat", "dog"], seed=3)
-    assert config.train_dataloader.sampler.seed == config.train_dataloader.dataset.seed == 3
-    assert config.model.rpn_head.anchor_generator.strides == [4, 8, 16, 32, 64]
-    for step in config.train_dataloader.dataset.pipeline:
-        if step.type == "LoadAnnotations":
-            assert step.with_mask == ("mask_head" in config.model.roi_head)
-    config.model.backbone.vit = timm.create_model("deit_tiny_patch16_224", depth=4)
-    detector = MODELS.build(config.model)
-    levels = detector.extract_feat(torch.randn(1, 3, 96, 64))
-    assert [tuple(level.shape[-2:]) for level in levels] == [(24, 16), (12, 8), (6, 4), (3, 2), (2, 1)]
-
-
-def test_a_configuration_is_chosen_by_the_students_width():
-    assert config_file("mask_rcnn_1x", 192).name == "mask_rcnn_1x_tiny.py"
-    assert config_file("mask_rcnn_1x", 384).name == "mask_rcnn_1x_small.py"
-    assert config_file("mask_rcnn_1x", 768).name == "mask_rcnn_1x_base.py"
-    with pytest.raises(UserError, match="there are coco_mini, digits, faster_rcnn_1x, faster_rcnn_3x, mask_rcnn_1x"):
-        config_file("no_such", 192)
-
-
-def test_fewer_epochs_shrink_the_schedule_in_proportion():
-    config = complete(DetectConfig(config="mask_rcnn_3x", epochs=12, lr=2e-4, batch_size=8), TINY, ["cat"], 0)
-    assert config.train_cfg.max_epochs == 12
-    assert config.param_scheduler[1].milestones == [9, 11] and config.param_scheduler[1].end == 12
-    assert config.optim_wrapper.optimizer.lr == 2e-4 and config.train_dataloader.batch_size == 8
 
 
 def test_rates_fall_with_the_distance_from_the_head():
