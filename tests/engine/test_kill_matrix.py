@@ -10,7 +10,7 @@ import signal
 
 import pytest
 
-POINTS = ["learning_rate", "mix", "_agreement", "set_learning_rate", "_scores", "save"]
+POINTS = ["learning_rate", "finished", "_agreement", "set_learning_rate", "_scores", "save"]
 STEPS = 12
 
 
@@ -81,6 +81,6 @@ def test_sigterm(new_run_at, reference, same_end, step):
 def test_killed_at_every_step_of_one_run(new_run_at, reference, same_end):
     run = new_run_at("tormented")
     for step in range(2, STEPS, 2):
-        assert os.WTERMSIG(attempt(run, step, "mix")) == signal.SIGKILL
+        assert os.WTERMSIG(attempt(run, step, "finished")) == signal.SIGKILL
     assert attempt(run) == 0
     same_end(run, reference)
