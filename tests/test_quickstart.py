@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import cskd_bench.bench.quickstart as bench
+from cskd_bench.bench.runner import Outcome
 from cskd_bench.record import read_record
 
 
@@ -32,6 +34,27 @@ def quickstart(tmp_path_factory):
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout, f"{time.monotonic() - began:.0f} s in all")
     return folder, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("asked", "state", "detectors"),
+    [
+        (True, "ready: mmdet", 4),
+        (False, "ready: mmdet", 0),
+        (True, "not ready: mmdet not installed; pip install it", 0),
+    ],
+)
+def test_a_detector_for_each_method_where_the_extra_is_installed(
+    monkeypatch, capsys, tmp_path, asked, state, detectors
+):
+    planned = []
+    monkeypatch.setattr("cskd_bench.detection.operators.detection_ready", lambda: state)
+    monkeypatch.setattr(bench, "run_plan", lambda cells, *_, **__: planned.append(cells) or Outcome(interrupted=True))
+    assert bench.quickstart(tmp_path, parallel=2, detection=asked).interrupted
+    (cells,) = planned
+    found = [cell.run for cell in cells.transfer if cell.protocol == "detect"]
+    assert found == [f"quickstart_{method}_s0" for method in ("supervised", "kd", "deit", "cskd")][:detectors]
+    assert (f"detection is left out: {state}" in capsys.readouterr().out) == state.startswith("not ready")
 
 
 def test_it_prints_tables_wall_time_and_where_the_page_is(quickstart):

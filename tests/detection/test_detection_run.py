@@ -147,6 +147,14 @@ def test_a_run_killed_between_epochs_continues_exactly(cell, vit_file, tmp_path,
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+def test_the_shipped_digits_setup_learns(vit_file, tmp_path):
+    """24 steps; that the quickstart's students go on to box AP over 0.5 takes minutes and is in docs/detection.md."""
+    folder = make_digits(tmp_path / "digits", train=32, val=1)
+    overrides = ['data.dataset="coco"', f'data.root="{folder}"', "detect.pictures=0", "detect.epochs=6"]
+    curve = detect(load_task("digits_detection", None, overrides), vit_file, tmp_path).curve
+    assert curve[-1]["loss"] < 0.7 * curve[0]["loss"]
+
+
 def test_a_truncated_image_stops_the_run_before_its_first_epoch(cell, vit_file, tmp_path):
     _, spec = cell
     folder = make_digits(tmp_path / "digits", train=4, val=2)
