@@ -45,5 +45,5 @@ def _detection_is_ready(console: Console) -> bool:
 
     sentence = detection_ready()
     if not sentence.startswith("ready"):
-        console.print(f"detection is left out: {sentence}", soft_wrap=True, highlight=False)
+        console.print(f"detection is left out: {sentence}", soft_wrap=True, highlight=False, markup=False)
     return sentence.startswith("ready")

@@ -221,10 +221,9 @@ def _evaluate(job: Job, ranks: Ranks, student: Any) -> Predictions:
 
 
 def _in_fp32(output: StudentOutput) -> StudentOutput:
-    def cast(logits: Tensor | None) -> Tensor | None:
-        return None if logits is None else logits.float()
-
-    return StudentOutput(output.class_logits.float(), cast(output.dist_logits), cast(output.patch_logits))
+    """Take logits to fp32 for the losses; the many patch logits are taken there by their loss, a few at a time."""
+    dist_logits = None if output.dist_logits is None else output.dist_logits.float()
+    return StudentOutput(output.class_logits.float(), dist_logits, output.patch_logits)
 
 
 def _agreement(output: StudentOutput, targets: Targets) -> dict[str, Tensor]:

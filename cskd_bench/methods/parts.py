@@ -4,7 +4,7 @@ Targets of integer type are class indices (hard), of floating type are logits (s
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -35,13 +35,50 @@ def spatial_loss(
 ) -> Tensor:
     """CSKD's spatial loss (arXiv 2307.08500): hard, mean CE over B*h*w; soft, T^2 * KL summed / B.
 
-    The official soft scaling does not average over the h*w places; `reduction="mean"` does.
+    The official soft scaling does not average over the h*w places; `reduction="mean"` does. Logits in half
+    precision are taken to fp32.
     """
     if not target.is_floating_point():
-        return F.cross_entropy(patch_logits_BKhw, target)
+        loss: Tensor = _HardLossByPlace.apply(patch_logits_BKhw, target)  # type: ignore[no-untyped-call]
+        return loss
+    patch_logits_BKhw = _at_least_fp32(patch_logits_BKhw)
     batch, _, height, width = patch_logits_BKhw.shape
     terms = batch if reduction == "official" else batch * height * width
     return _summed_kl(patch_logits_BKhw, target, temperature) / terms
+
+
+class _HardLossByPlace(torch.autograd.Function):
+    """Mean cross-entropy over all places, a few images at a time: F.cross_entropy keeps three times the memory.
+
+    The gradient, (softmax - one hot) / places, is made beside the loss and is all that is kept.
+    """
+
+    IMAGES = 32
+
+    @staticmethod
+    def forward(ctx: Any, logits_BKhw: Tensor, target_Bhw: Tensor) -> Tensor:
+        gradient = torch.empty_like(logits_BKhw) if logits_BKhw.requires_grad else None
+        dtype = _at_least_fp32(logits_BKhw[:0]).dtype
+        total = torch.zeros((), dtype=dtype, device=logits_BKhw.device)
+        for first in range(0, len(logits_BKhw), _HardLossByPlace.IMAGES):
+            images = slice(first, first + _HardLossByPlace.IMAGES)
+            wanted = target_Bhw[images].unsqueeze(1)
+            log_probability = F.log_softmax(logits_BKhw[images], dim=1, dtype=dtype)
+            total -= log_probability.gather(1, wanted).sum()
+            if gradient is not None:
+                error = log_probability.exp_().scatter_add_(1, wanted, log_probability.new_full(wanted.shape, -1.0))
+                gradient[images] = error.div_(target_Bhw.numel())
+        ctx.save_for_backward(gradient)
+        return total / target_Bhw.numel()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Any) -> tuple[Tensor | None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient.mul_(upstream[0]), None  # in place: autograd refuses to come here twice
+
+
+def _at_least_fp32(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
 def _summed_kl(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
