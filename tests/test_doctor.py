@@ -145,6 +145,11 @@ def test_coco_annotations_are_checked(capsys, tmp_path):
     file.write_text(json.dumps(content))
     code, words = visit(capsys, "--data-dir", tmp_path, "--dataset", "coco")
     assert code == 1 and "b.jpg" in words and "2 images, COCO 2017 has 118,287" in words
+    code, words = visit(capsys, "--data-dir", tmp_path, "--dataset", "coco", "--counts-only")
+    assert "b.jpg" not in words and "outside" in words  # boxes are checked, images are not opened
+    file.write_text("[]")
+    code, words = visit(capsys, "--data-dir", tmp_path)
+    assert code == 1 and "not a COCO annotation file" in words
 
 
 def test_an_unknown_data_set_is_bad_input(capsys):

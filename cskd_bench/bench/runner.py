@@ -64,6 +64,8 @@ def run_plan(
                     for name, error in queue.ended(cell, ended):
                         failures[name] = {"cell": name, "error": error, "time": _now()}
                         status.say(f"failed: {name}: {error}")
+                    if ended.error and cell in queue.ready:
+                        status.say(f"failed once, to be tried again: {cell.name}: {ended.error}")
                     if not ended.error:
                         outcome.done += 1
                         status.finished(cell)

@@ -85,9 +85,10 @@ def read_annotations(file: Path) -> dict[str, Any]:
     return content  # type: ignore[no-any-return]
 
 
-def check_coco(annotations: Path, images: Path) -> list[str]:
+def check_coco(annotations: Path, images: Path, *, decode: bool = True, threads: int | None = None) -> list[str]:
     """Return a sentence for everything that is wrong with a split; empty for a sound one.
 
+    `decode=False` does not open images; `threads` decode them (all cores by default).
     Looked for: unreadable annotations, missing, truncated or differently sized images, annotations of unknown
     images or categories, boxes that are empty or reach outside by more than a pixel, categories without an object.
     """
@@ -95,15 +96,16 @@ def check_coco(annotations: Path, images: Path) -> list[str]:
         content = read_annotations(annotations)
     except UserError as error:
         return [str(error)]
-    problems = [f"{name}: {problem}" for name, problem in broken_images(content, images).items()]
+    broken = broken_images(content, images, threads) if decode else {}
+    problems = [f"{name}: {problem}" for name, problem in broken.items()]
     return problems + [f"{annotations.name}: {problem}" for problem in _wrong_annotations(content)]
 
 
-def broken_images(content: dict[str, Any], images: Path) -> dict[str, str]:
+def broken_images(content: dict[str, Any], images: Path, threads: int | None = None) -> dict[str, str]:
     """Map the file names of images that cannot be used to the reason; every image is decoded, in threads."""
     entries = content["images"]
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        problems = list(threads.map(lambda entry: _image_problem(images / entry["file_name"], entry), entries))
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        problems = list(pool.map(lambda entry: _image_problem(images / entry["file_name"], entry), entries))
     return {str(entry["file_name"]): problem for entry, problem in zip(entries, problems, strict=True) if problem}
 
 

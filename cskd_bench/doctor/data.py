@@ -1,6 +1,5 @@
 """Is this data set complete and readable? Layout, classes, counts against a manifest, every image decoded."""
 
-import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,7 +53,7 @@ def check_data(
 ) -> Iterator[Finding]:
     """Look at the named splits of a data set; `decode` reads every image whole, in so many threads."""
     if data.dataset == "coco":
-        yield from _check_coco(data_path(data.root), splits, manifest)
+        yield from _check_coco(data_path(data.root), splits, manifest, decode, threads)
         return
     found: dict[str, Source] = {}
     for split in splits:
@@ -142,17 +141,18 @@ def _unreadable(split: str, source: Source, threads: int) -> Iterator[Finding]:
         yield Finding("ok", split, f"all {len(source):,} images decode")
 
 
-def _check_coco(root: Path, splits: tuple[str, ...], manifest: Manifest | None) -> Iterator[Finding]:
+def _check_coco(
+    root: Path, splits: tuple[str, ...], manifest: Manifest | None, decode: bool, threads: int
+) -> Iterator[Finding]:
     """Look at COCO-format data: counts from the annotations, then everything that detection checks."""
-    from cskd_bench.detection.annotations import check_coco, find_split
+    from cskd_bench.detection.annotations import check_coco, find_split, read_annotations
 
     for split in splits or coco_splits(root):
         try:
             place = find_split(root, split)
-            content = json.loads(place.annotations.read_text(encoding="utf-8"))
-            yield _count(split, len(content["images"]), manifest)
-            problems = check_coco(place.annotations, place.images)
-        except (UserError, ValueError, KeyError, OSError) as error:
+            yield _count(split, len(read_annotations(place.annotations)["images"]), manifest)
+            problems = check_coco(place.annotations, place.images, decode=decode, threads=threads)
+        except UserError as error:
             yield Finding("attention", split, str(error), _where_from(manifest))
             continue
         for sentence in problems[:LISTED]:
