@@ -27,6 +27,7 @@ from cskd_bench.engine.state import Progress, Trained, resume, save, stop_signal
 from cskd_bench.engine.targets import TargetProvider
 from cskd_bench.errors import UserError
 from cskd_bench.methods import METHODS, ratio_at
+from cskd_bench.models.students import choose_attention
 from cskd_bench.outputs import StudentOutput, Targets
 
 
@@ -77,6 +78,7 @@ def fit(job: Job, ranks: Ranks) -> Fit:
     plan = ViewPlan.of(recipe, len(job.train), job.seed)
     _check_shares(recipe, run, ranks)
     student = job.student.to(device)
+    choose_attention(student, device, recipe.precision)
     ema = ModelEmaV3(student, decay=recipe.ema_decay) if recipe.ema_decay > 0 else None
     optimizer = build_optimizer(student, recipe.optim)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16" and device.type == "cuda")
