@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cskd_bench.config import DataConfig
 from cskd_bench.data.builtin import BUILT_IN, built_in_source
+from cskd_bench.data.corruptions import CorruptedSource
 from cskd_bench.data.named import TimmSource
 from cskd_bench.data.published import coco_list_source, torchvision_source
 from cskd_bench.data.shards import shard_source
@@ -13,9 +14,15 @@ from cskd_bench.errors import UserError
 
 
 def open_source(data: DataConfig, split: str) -> Source:
-    """Open one split, or several joined by `+`. UserError names what is missing and what was expected."""
+    """Open one split, several joined by `+`, or a corrupted one (`val@contrast/3`).
+
+    UserError names what is missing and what was expected.
+    """
     if "+" in split:
         return JoinedSource([open_source(data, part) for part in split.split("+")])
+    if "@" in split:
+        clean, _, corruption = split.partition("@")
+        return CorruptedSource(open_source(data, clean), corruption)
     source = _open(data, split)
     if len(source.classes) > data.num_classes or int(source.labels.max()) >= data.num_classes:
         found = max(len(source.classes), int(source.labels.max()) + 1)

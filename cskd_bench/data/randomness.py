@@ -22,6 +22,7 @@ class Stream(IntEnum):
     MODEL = 5
     SPLIT = 6
     STEP = 7
+    CORRUPT = 8
 
 
 def generator(seed: int, stream: Stream, epoch: int = 0, index: int = 0, repeat: int = 0) -> Generator:

@@ -19,7 +19,7 @@ from cskd_bench.transfer.cell import Cell, Outcome
 
 
 def run(cell: Cell) -> Outcome:
-    """Score every image of test once; a test split of several parts (`a/1+a/2+b/1`) is also scored by part (a, b)."""
+    """Score every image of test once; of several parts (`a/1+a/2+b/1`, `val@a/1+val@b/1`) also each by name (a, b)."""
     began = time.perf_counter()
     spec, student = cell.spec, cell.model.student.to(cell.ranks.device).eval()
     columns = class_columns(cell.test.classes, cell.model)
@@ -88,5 +88,5 @@ def _by_part(splits: Sequence[str], source: Source, predictions: Predictions) ->
     correct: dict[str, list[np.ndarray]] = {}
     ends = np.cumsum([len(part) for part in source.parts])[:-1]
     for split, right in zip(splits, np.split(predictions.label == predictions.predicted, ends), strict=True):
-        correct.setdefault(split.split("/")[0], []).append(right)
+        correct.setdefault(split.split("@")[-1].split("/")[0], []).append(right)
     return {f"top1_{part}": float(np.concatenate(rights).mean()) for part, rights in correct.items()}

@@ -216,17 +216,19 @@ def test_evaluation_restricts_the_logits_to_the_tasks_classes(tmp_path, weights)
                 Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)).save(folder / f"{number}.png")
     (tmp_path / "c.toml").write_text(
         f'protocols = ["evaluate"]\ngroup = "robustness"\nimage_size = 32\n'
-        f'[data]\nroot = "{tmp_path / "c"}"\ntest = "fog/1+fog/2+snow/1"\nnum_classes = 2\neval_crop = 1.0\n'
+        f'[data]\nroot = "{tmp_path / "c"}"\ntest = "fog/1+fog/2+snow/1+snow/1@contrast/5"\n'
+        "num_classes = 2\neval_crop = 1.0\n"
     )
     record = run(load_task(str(tmp_path / "c.toml")), "evaluate", weights, tmp_path)
     assert record.task.group == "robustness"
-    assert record.examples == 24
+    assert record.examples == 32
     with np.load(tmp_path / "results" / "records" / record.per_example.name) as side:
         assert set(side["predicted"]) <= {0, 1}
         right = side["predicted"] == side["label"]
     assert record.value == right.mean()
     assert record.metrics["top1_fog"] == right[:16].mean()
-    assert record.metrics["top1_snow"] == right[16:].mean()
+    assert record.metrics["top1_snow"] == right[16:24].mean()
+    assert record.metrics["top1_contrast"] == right[24:].mean()
 
 
 def test_real_labels_accept_any_and_drop_the_unlabelled(tmp_path):
