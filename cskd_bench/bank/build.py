@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from rich.progress import Progress
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from cskd_bench.bank.claim import claimed
 from cskd_bench.bank.envelope import upper_envelope
-from cskd_bench.bank.labeller import labelling_teacher
+from cskd_bench.bank.labeller import labelling_precision, labelling_teacher
 from cskd_bench.bank.match import bank_plan, teacher_identity, views_identity
 from cskd_bench.bank.pack import pack, soft_targets
 from cskd_bench.bank.shard import write_shard
@@ -110,7 +110,7 @@ def _manifest(
     return BankManifest(
         views=views_identity(config, source),
         teacher=teacher_part,
-        precision=_precision(config, device),
+        precision=labelling_precision(device, config.recipe.precision),
         num_classes=config.data.num_classes,
         grid=teacher.grid(),
         epochs=config.recipe.epochs,
@@ -120,11 +120,6 @@ def _manifest(
         soft_temperature=config.method.temperature if config.method.kind == "kd" else 1.0,
         versions={name: version(name) for name in _VERSIONS},
     )
-
-
-def _precision(config: PretrainConfig, device: torch.device) -> Literal["fp32", "fp16"]:
-    """Label in fp16 where training is in half precision on a GPU; bf16 would flip one label in two hundred."""
-    return "fp16" if device.type == "cuda" and config.recipe.precision != "fp32" else "fp32"
 
 
 def _weights_digest(config: PretrainConfig, source: Source) -> str:

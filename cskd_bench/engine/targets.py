@@ -5,6 +5,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from cskd_bench.bank.labeller import labelling_precision
 from cskd_bench.config import MethodConfig
 from cskd_bench.data.mixing import ViewKey
 from cskd_bench.engine.evaluate import autocast
@@ -37,7 +38,7 @@ class NoTargets:
 
 
 class TeacherTargets:
-    """Runs the teacher on the very views that the student sees; labels are taken in fp32."""
+    """Runs the teacher on the very views that the student sees, in the precision in which a bank is labelled."""
 
     note = ""
     labelling_seconds = 0.0
@@ -51,7 +52,7 @@ class TeacherTargets:
         self.grid: tuple[int, int] | None = teacher.grid() if self._method.spatial else None
 
     def __call__(self, views: Tensor, keys: Sequence[ViewKey], ratio: float) -> Targets:
-        with autocast(views.device, self._precision):
+        with autocast(views.device, labelling_precision(views.device, self._precision)):
             output = self._teacher(views)
         dense = output.dense.float()
         return self._method.targets(self._config, TeacherOutput(dense, dense.flatten(2).mean(2)), ratio)

@@ -31,16 +31,17 @@ def run_speed(
     rounds: int = 9,
     clock: Clock = "wall",
     compiled: bool = False,
+    precision: Literal["fp32", "bf16"] | None = None,
     images: Path | None = None,
     config: PretrainConfig | None = None,
     results: Path = Path("results"),
 ) -> dict[str, Any]:
     """Measure a part, print it, write it to `output` where given, and return it.
 
-    `student`, `teacher`, `batch`, `compiled`: step and teacher (weights are random). `images`: a folder
-    for data. `config`: the run whose teacher and views the bank part measures. `results`: records for
-    the report part. `clock` cpu counts processor time: for a busy machine, with one thread. UserError
-    for missing inputs and an output that exists.
+    `student`, `teacher`, `batch`, `compiled`: step and teacher (weights are random). `precision`: step (None:
+    fp32 on a CPU, bf16 on a GPU). `images`: a folder for data. `config`: the run whose teacher and views the
+    bank part measures. `results`: records for the report part. `clock` cpu counts processor time: for a busy
+    machine, with one thread. UserError for missing inputs and an output that exists.
     """
     if part not in PARTS:
         raise UserError(f"--part {part}: choose one of {', '.join(PARTS)}")
@@ -64,7 +65,8 @@ def run_speed(
             from cskd_bench.speed.step import StepSize, measure_step
 
             size = StepSize(student, teacher, batch or default_batch, rounds=rounds)
-            body = measure_step(replace(size, compile=compiled), device, clock)
+            usual: Literal["fp32", "bf16"] = "fp32" if device.type == "cpu" else "bf16"
+            body = measure_step(replace(size, compile=compiled, precision=precision or usual), device, clock)
         case "teacher":
             from cskd_bench.speed.teacher import measure_teacher
 

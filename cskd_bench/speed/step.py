@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import timm
 import torch
-from timm.task import TokenDistillationTask
+from timm.task import ClassificationTask, TokenDistillationTask, TrainingTask
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
@@ -39,6 +39,7 @@ from cskd_bench.engine.optim import build_optimizer, set_learning_rate, skip_upd
 from cskd_bench.engine.pretrain import initial_student
 from cskd_bench.engine.targets import NoTargets, TargetProvider, TeacherTargets
 from cskd_bench.methods import METHODS
+from cskd_bench.models.students import choose_attention
 from cskd_bench.models.teachers import Teacher
 from cskd_bench.speed.measure import Clock, compare, table
 from cskd_bench.speed.plain import PlainStep
@@ -48,7 +49,7 @@ _RATIO = 0.5  # of an epoch in the middle of the run: 1 - 150/300
 
 @dataclass(frozen=True)
 class StepSize:
-    """What is trained on how many views; `compile` compiles our student and teacher, and timm's."""
+    """What is trained on how many views, and how; `compile` compiles our student and teacher, and timm's."""
 
     student: str = "deit_tiny_patch16_224"
     teacher: str = "regnety_160"
@@ -56,6 +57,7 @@ class StepSize:
     image_size: int = 224
     rounds: int = 9
     compile: bool = False
+    precision: Literal["fp32", "bf16"] = "fp32"
 
 
 class OurStep:
@@ -67,6 +69,7 @@ class OurStep:
         self._targets = targets
         self._device = device
         self._student = initial_student(config).to(device).train()
+        choose_attention(self._student, device, config.recipe.precision)
         self._module: Any = torch.compile(self._student) if config.run.compile == "all" else self._student
         self._optimizer = build_optimizer(self._student, config.recipe.optim)
         self._ema = ModelEmaV3(self._student, decay=config.recipe.ema_decay)
@@ -89,16 +92,20 @@ class OurStep:
 
 
 class TimmStep:
-    """timm's TokenDistillationTask (hard), with a fused optimiser and timm's EMA."""
+    """timm's TokenDistillationTask (hard), or without a teacher its ClassificationTask; fused optimiser, timm's EMA."""
 
-    def __init__(self, size: StepSize, teacher: nn.Module, device: torch.device, precision: str) -> None:
-        self._device, self._precision = device, precision
-        student = timm.create_model(size.student.replace("_patch", "_distilled_patch", 1), img_size=size.image_size)
-        student = student.to(device).train()
+    def __init__(self, size: StepSize, teacher: nn.Module | None, device: torch.device) -> None:
+        self._device, self._precision = device, size.precision
+        name = size.student if teacher is None else size.student.replace("_patch", "_distilled_patch", 1)
+        student = timm.create_model(name, img_size=size.image_size).to(device).train()
         criterion = _SoftTargetCrossEntropy()
-        self._task = TokenDistillationTask(
-            student, teacher, criterion, distill_type="hard", task_loss_weight=0.5, device=device, verbose=False
-        )
+        self._task: TrainingTask
+        if teacher is None:
+            self._task = ClassificationTask(student, criterion, device=device, verbose=False)
+        else:
+            self._task = TokenDistillationTask(
+                student, teacher, criterion, distill_type="hard", task_loss_weight=0.5, device=device, verbose=False
+            )
         self._task.train()
         if size.compile:
             self._task.compile()
@@ -126,7 +133,7 @@ class _SoftTargetCrossEntropy(nn.Module):
 
 def measure_step(size: StepSize, device: torch.device, clock: Clock) -> dict[str, Any]:
     """Time one step of every side; weights are random, which changes no operation."""
-    precision: Literal["fp32", "bf16"] = "fp32" if device.type == "cpu" else "bf16"
+    precision = size.precision
     torch.manual_seed(0)
     views = torch.rand(size.batch, 3, size.image_size, size.image_size, device=device)
     labels = torch.rand(size.batch, 1000, device=device).softmax(1)
@@ -138,7 +145,8 @@ def measure_step(size: StepSize, device: torch.device, clock: Clock) -> dict[str
         stock = _teacher(size, device)
         steps: dict[str, Callable[[], object]] = {
             "plain": partial(PlainStep(size.student, stock, _RATIO, autocast(device, precision)), views, labels),
-            "timm": partial(TimmStep(size, stock, device, precision), views, labels),
+            "timm": partial(TimmStep(size, stock, device), views, labels),
+            "timm, student alone": partial(TimmStep(size, None, device), views, labels),
             "student alone": partial(OurStep(config(Supervised()), NoTargets(), device), views, labels, keys),
             "ours, teacher": partial(
                 OurStep(config(CSKD()), TeacherTargets(ours, "", CSKD(), precision), device), views, labels, keys
@@ -154,6 +162,7 @@ def measure_step(size: StepSize, device: torch.device, clock: Clock) -> dict[str
         "sides": table(seconds, "plain", size.batch),
         "bank_over_student_alone": _median_ratio(seconds, "ours, bank", "student alone"),
         "timm_over_ours_with_teacher": _median_ratio(seconds, "timm", "ours, teacher"),
+        "timm_over_ours_student_alone": _median_ratio(seconds, "timm, student alone", "student alone"),
         "note": "plain and both of ours do CSKD; timm distils the global label alone, which is less work",
     }
 

@@ -17,6 +17,7 @@ def add(verbs: Verbs) -> None:
     verb.add_argument("--rounds", type=positive, default=9, help="paired rounds, at least 3 (default: 9)")
     verb.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: processor time, one thread")
     verb.add_argument("--compile", action="store_true", help="step, teacher: torch.compile both sides")
+    verb.add_argument("--precision", choices=("fp32", "bf16"), help="step (default: fp32 on a CPU, bf16 on a GPU)")
     verb.add_argument("--images", type=Path, help="data: a folder of JPEG files")
     verb.add_argument("--config", type=Path, help="bank: the run whose teacher and views are measured")
     verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override --config")
@@ -42,6 +43,7 @@ def _run(options: argparse.Namespace) -> int:
         rounds=options.rounds,
         clock=options.clock,
         compiled=options.compile,
+        precision=options.precision,
         images=options.images,
         config=config,
         results=options.results,

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from cskd_bench.bank.build import build_bank
 from cskd_bench.bank.targets import bank_targets
-from cskd_bench.config import CSKD, DeiT, PlainKD
+from cskd_bench.config import CSKD, DeiT, PlainKD, PretrainConfig
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.pretrain import _teacher_targets, pretrain
 from cskd_bench.engine.training import Interrupted
@@ -54,6 +54,18 @@ def test_bank_equals_teacher(method, weights, bank, tmp_path):
     targets = bank_targets(bank, from_bank)
     assert targets.teacher == expected.method.teacher
     found = pretrain(from_bank, tmp_path, tmp_path / "b", ALONE, targets)
+    assert_same(outcome(expected, tmp_path, "teacher"), outcome(found, tmp_path, "bank"))
+
+
+def test_bank_equals_teacher_in_bf16(weights, bank, tmp_path):
+    """The student computes in bf16; what it is taught does not depend on that."""
+
+    def in_bf16(name: str) -> PretrainConfig:
+        config = small_run(weights, name)
+        return config.model_copy(update={"recipe": config.recipe.model_copy(update={"precision": "bf16"})})
+
+    expected = pretrain(in_bf16("teacher"), tmp_path, tmp_path / "a", ALONE)
+    found = pretrain(in_bf16("bank"), tmp_path, tmp_path / "b", ALONE, bank_targets(bank, in_bf16("bank")))
     assert_same(outcome(expected, tmp_path, "teacher"), outcome(found, tmp_path, "bank"))
 
 

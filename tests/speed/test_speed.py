@@ -35,13 +35,16 @@ def test_sides_alternate_and_ratios_pair_rounds():
     assert rows[0]["median_seconds"] == 2.0 and rows[0]["items_per_second"] == 4.0
 
 
-def test_step_measures_every_side():
-    size = StepSize(student="deit_tiny_patch16_224", teacher="regnety_002", batch=3, rounds=3)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_step_measures_every_side(precision):
+    size = StepSize("deit_tiny_patch16_224", "regnety_002", batch=3, rounds=3, precision=precision)
     found = measure_step(size, torch.device("cpu"), "cpu")
     sides = {row["side"]: row for row in found["sides"]}
-    assert list(sides) == ["plain", "timm", "student alone", "ours, teacher", "ours, bank"]
+    assert list(sides) == ["plain", "timm", "timm, student alone", "student alone", "ours, teacher", "ours, bank"]
     assert all(row["median_seconds"] > 0 for row in sides.values())
-    assert found["bank_over_student_alone"] > 0 and found["timm_over_ours_with_teacher"] > 0
+    assert precision in found["what"]
+    assert found["bank_over_student_alone"] > 0
+    assert found["timm_over_ours_with_teacher"] > 0 and found["timm_over_ours_student_alone"] > 0
 
 
 def test_teacher_measures_layouts_and_folding():
