@@ -107,6 +107,13 @@ class KeyedSteps(Hook):  # type: ignore[misc]
 class EpochLines(Hook):  # type: ignore[misc]
     """Tells the terminal, and curve.json in the run's folder, each epoch's mean loss and box AP (main rank only)."""
 
+    def before_train(self, runner: Any) -> None:
+        """Score the epoch after which an earlier process was stopped, if it had not been; mmengine calls this."""
+        epoch = runner.epoch
+        due = 0 < epoch < runner.max_epochs and epoch % runner.train_loop.val_interval == 0
+        if due and "box_ap" not in self._read(runner).get(str(epoch), {}):
+            runner.val_loop.run()
+
     def after_train_epoch(self, runner: Any) -> None:
         """Note the loss; mmengine calls this before it writes the epoch's checkpoint."""
         losses = runner.message_hub.get_scalar("train/loss").data[0][-len(runner.train_dataloader) :]
@@ -119,11 +126,14 @@ class EpochLines(Hook):  # type: ignore[misc]
     def _note(self, runner: Any, epoch: int, name: str, value: float) -> None:
         if get_dist_info()[0] != 0:
             return
-        file = Path(runner.work_dir) / "curve.json"
-        curve = json.loads(file.read_text()) if file.exists() else {}
+        curve = self._read(runner)
         curve.setdefault(str(epoch), {"epoch": float(epoch)})[name] = value
-        write_atomically(file, json.dumps(curve).encode())
+        write_atomically(Path(runner.work_dir) / "curve.json", json.dumps(curve).encode())
         print(f"epoch {epoch}/{runner.max_epochs}: {name} {value:.3f}", file=sys.stderr, flush=True)
+
+    def _read(self, runner: Any) -> dict[str, dict[str, float]]:
+        file = Path(runner.work_dir) / "curve.json"
+        return json.loads(file.read_text()) if file.exists() else {}
 
 
 class LayerDecay(DefaultOptimWrapperConstructor):  # type: ignore[misc]

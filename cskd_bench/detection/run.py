@@ -82,7 +82,7 @@ def run_detection(
         ranks, lambda: tuple(usable_split(split, folder, skip=skip, cap=cap) for split in (train, test))
     )
     place(config, train, test, folder, world=ranks.world, workers=workers, precision=spec.detect.precision)
-    runner = build_runner(config, loaded, ranks)
+    runner = _built(spec, config, loaded, ranks)
     began, first_epoch = time.perf_counter(), _epochs_done(folder)
     epochs_here = config.train_cfg.max_epochs - first_epoch
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its tables at every evaluation
@@ -134,6 +134,18 @@ def run_detection(
         return record
 
     return _first_on_main(ranks, finish)
+
+
+def _built(spec: TaskSpec, config: Any, loaded: Loaded, ranks: Ranks) -> Any:
+    """Build the Runner; UserError where a configuration of the user's own says what MMDetection does not know."""
+    if not spec.detect.config.endswith(".py"):
+        return build_runner(config, loaded, ranks)
+    try:
+        runner = build_runner(config, loaded, ranks)
+        _ = runner.train_loop, runner.val_loop  # built when first asked for, data and metrics with them
+        return runner
+    except (TypeError, KeyError, ValueError, AttributeError, AssertionError) as error:
+        raise UserError(f"{spec.detect.config}: MMDetection cannot build it: {error}") from error
 
 
 def build_runner(config: Any, loaded: Loaded, ranks: Ranks) -> Any:

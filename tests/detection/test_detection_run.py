@@ -114,37 +114,68 @@ def final_weights(place):
     return operators.read_mmengine_checkpoint(file)["state_dict"]
 
 
-def test_a_run_killed_between_epochs_continues_exactly(cell, vit_file, tmp_path, monkeypatch):
-    root, spec = cell
-    whole = detect(spec, vit_file, tmp_path / "whole")
+@pytest.fixture(scope="module")
+def whole_run(cell, vit_file, tmp_path_factory):
+    """The folder of a run that nothing stopped, and its record."""
+    place = tmp_path_factory.mktemp("whole")
+    return place, detect(cell[1], vit_file, place)
+
+
+def test_a_record_holds_scores_curve_and_pictures(cell, vit_file, whole_run):
+    (root, spec), (place, whole) = cell, whole_run
     assert whole.task.group == "detection" and whole.protocol == "detect" and whole.examples == 4
     assert {"box_ap", "box_ap50", "box_ap75", "mask_ap", "mask_ap50"} <= whole.metrics.keys()
     assert [entry["epoch"] for entry in whole.curve] == [1, 2]
     assert all(np.isfinite(entry["loss"]) and 0 <= entry["box_ap"] <= 1 for entry in whole.curve)
     assert [side.name for side in whole.pictures] == [f"{whole.id}.truth_and_predictions_1.jpg"]
     assert str(root) not in whole.model_dump_json()  # a record says nothing about the machine's folders
-    assert detect(spec, vit_file, tmp_path / "whole") == whole  # a finished cell is not run again
+    assert detect(spec, vit_file, place) == whole  # a finished cell is not run again
 
-    from mmengine.runner import EpochBasedTrainLoop
 
-    run_epoch = EpochBasedTrainLoop.run_epoch
+@pytest.mark.parametrize("moment", ["in the second epoch", "while the first is scored", "while the last is scored"])
+def test_a_killed_run_continues_exactly(cell, vit_file, whole_run, tmp_path, monkeypatch, moment):
+    from mmengine.runner import EpochBasedTrainLoop, ValLoop
 
-    def killed_in_the_second_epoch(loop):
-        if loop._epoch == 1:
+    (_, spec), (place, whole) = cell, whole_run
+    loop, name = (EpochBasedTrainLoop, "run_epoch") if moment == "in the second epoch" else (ValLoop, "run")
+    calls, at = [], 1 if moment == "while the first is scored" else 2
+    original = getattr(loop, name)
+
+    def killed(self):
+        calls.append(1)
+        if len(calls) == at:
             raise KeyboardInterrupt
-        run_epoch(loop)
+        original(self)
 
     with monkeypatch.context() as patched:
-        patched.setattr(EpochBasedTrainLoop, "run_epoch", killed_in_the_second_epoch)
+        patched.setattr(loop, name, killed)
         with pytest.raises(KeyboardInterrupt):
             detect(spec, vit_file, tmp_path / "parts")
     torch.manual_seed(999)  # another process has other global random numbers
     resumed = detect(spec, vit_file, tmp_path / "parts")
-    assert resumed.note.endswith("; resumed after epoch 1; seconds count from there")
+    last = 2 if moment == "while the last is scored" else 1
+    assert resumed.note.endswith(f"; resumed after epoch {last}; seconds count from there")
     assert resumed.metrics == whole.metrics and resumed.curve == whole.curve and resumed.id == whole.id
-    expected, found = final_weights(tmp_path / "whole"), final_weights(tmp_path / "parts")
+    expected, found = final_weights(place), final_weights(tmp_path / "parts")
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("model = dict(neck=dict(windows=3))", "windows"),
+        ("model = dict(backbone=dict(type='PlainVit'))", "PlainVit"),
+        ("val_evaluator = dict(cutoffs=3)", "cutoffs"),
+    ],
+)
+def test_a_configuration_that_mmdet_cannot_build_is_told(cell, vit_file, tmp_path, line, reason):
+    root, spec = cell
+    own = tmp_path / "own.py"
+    own.write_text(f'_base_ = ["{root / "tiny.py"}"]\n{line}\n')
+    wrong = spec.model_copy(update={"detect": spec.detect.model_copy(update={"config": str(own)})})
+    with pytest.raises(UserError, match=f"own.py: MMDetection cannot build it: .*{reason}"):
+        detect(wrong, vit_file, tmp_path)
 
 
 def test_the_shipped_digits_setup_learns(vit_file, tmp_path):
