@@ -1,10 +1,13 @@
 """A plan on paper: every cell with its state, steps, images and, from finished records of its kind, its cost."""
 
+from pathlib import Path
 from statistics import mean
 
 from rich.console import Console
 from rich.table import Table
 
+from cskd_bench.bank.store import Bank
+from cskd_bench.bench.banks import assign_banks
 from cskd_bench.bench.plan import Cell, Cells, PretrainCell
 from cskd_bench.bench.state import Found
 from cskd_bench.bench.work import Places
@@ -17,9 +20,13 @@ from cskd_bench.transfer.cell import open_split
 NOT_MEASURED = "not measured"
 
 
-def show_plan(cells: Cells, places: Places, console: Console) -> None:
-    """Print one row for each cell of a plan, and the cost of what is to do where all of it is known."""
+def show_plan(cells: Cells, places: Places, console: Console, banks: Path | None = None) -> None:
+    """Print one row for each cell of a plan, and the cost of what is to do where all of it is known.
+
+    With a folder of banks, their labelling has rows too, and cells are estimated from records made from a bank.
+    """
     found = Found(places)
+    uses = assign_banks(cells.pretrain, banks) if banks else {}
     students = {cell.name: cell.config.model_name for cell in cells.pretrain}
     table = Table("cell", "state", "steps", "images", "estimated cost", box=None)
     sizes: dict[str, tuple[int, int] | None] = {}
@@ -31,12 +38,26 @@ def show_plan(cells: Cells, places: Places, console: Console) -> None:
         size, step = sizes[cell.kind], found.step(cell)
         model = cell.config.model_name if isinstance(cell, PretrainCell) else students[cell.run]
         finished = found.finished(cell)
-        seconds = _seconds(size[1] if size else 0, found.alike(cell, model))
+        alike = found.alike(cell, model, from_bank=cell.name in uses)
+        seconds = _seconds(size[1] if size else 0, alike)
         state = "finished" if finished else f"resumes from step {step}" if step else "to do"
         if not finished:
             total = None if total is None or seconds is None else total + seconds
         steps, images = (f"{size[0]:,}" if size[0] else "-", f"{size[1]:,}") if size else ("data not here",) * 2
         table.add_row(cell.name, state, steps, images, NOT_MEASURED if seconds is None else _hours(seconds))
+    for folder in dict.fromkeys(use.folder for use in uses.values()):
+        users = [cell for cell in cells.pretrain if cell.name in uses and uses[cell.name].folder == folder]
+        state, left = _labels(folder, users[0].config.recipe.epochs)
+        taken = [
+            record.cost.labelling_seconds
+            for cell in users
+            for record in found.alike(cell, students[cell.name], from_bank=True)
+        ]
+        seconds = mean(taken) if taken else None
+        if left:
+            total = None if total is None or seconds is None else total + left * seconds
+        cost = NOT_MEASURED if seconds is None else _hours(seconds)
+        table.add_row(f"bank {folder.name}", state, "-", "-", cost)
     wide = Console(width=200, file=console.file) if not console.is_terminal else console
     wide.print(table)
     done = sum(found.finished(cell) for cell in everything)
@@ -61,6 +82,16 @@ def _size(cell: Cell) -> tuple[int, int] | None:
         return plan.steps, plan.steps * recipe.batch_size
     except UserError:
         return None
+
+
+def _labels(folder: Path, epochs: int) -> tuple[str, float]:
+    """Return a bank's state, and the share of its shards that are not there yet."""
+    try:
+        bank = Bank(folder)
+    except UserError:
+        return "to do", 1.0
+    left = len(bank.missing(range(epochs))) / (epochs * bank.manifest.parts())
+    return f"{1 - left:.0%} labelled" if left else "finished", left
 
 
 def _seconds(images: int, records: list[Record]) -> float | None:

@@ -39,11 +39,15 @@ class Found:
         folder = self._places.runs / cell.name / "checkpoints"
         return max((int(path.name.removeprefix("step-")) for path in folder.glob("step-" + "[0-9]" * 9)), default=0)
 
-    def alike(self, cell: Cell, model: str) -> list[Record]:
-        """Return finished records of a cell's kind: same protocol, task and student (and method, in pretraining)."""
+    def alike(self, cell: Cell, model: str, *, from_bank: bool = False) -> list[Record]:
+        """Return finished records of a cell's kind: same protocol, task and student.
+
+        In pretraining also of the same method, and with its teacher where that is: in the loop, or in a bank.
+        """
         if isinstance(cell, PretrainCell):
             wanted = (cell.config.data_name, "pretrain", cell.config.method.kind, model)
-            return [r for r in self.records if (r.task.name, r.protocol, r.method.kind, r.model.name) == wanted]
+            found = [r for r in self.records if (r.task.name, r.protocol, r.method.kind, r.model.name) == wanted]
+            return [record for record in found if (record.cost.labelling_seconds > 0) == from_bank]
         same = (cell.task.name, cell.protocol, model)
         return [r for r in self.records if (r.task.name, r.protocol, r.model.name) == same]
 

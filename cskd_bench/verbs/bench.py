@@ -41,7 +41,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.dry_run:
         from cskd_bench.bench.dryrun import show_plan
 
-        show_plan(cells, places, Console())
+        show_plan(cells, places, Console(), options.bank)
         return 0
     from cskd_bench.bench.runner import run_plan
 

@@ -272,6 +272,16 @@ def test_a_bench_with_banks_labels_each_view_once_and_records_the_same(place):
         assert record.pop("note") == "teacher labels from a bank" and taught[name].pop("note") == ""
         if record["method"]["kind"] != "kd":  # kd's soft targets are kept in float16
             assert record == taught[name]
+    command = [*command, "--dry-run"]
+    said = subprocess.run(command, cwd=place, env=environment, text=True, capture_output=True, check=True).stdout
+    row = next(line for line in said.splitlines() if f"bank {bank.name}" in line)
+    assert "finished" in row and row.rstrip().endswith("s")
+    (bank / "epoch0002" / "part00000.labels").unlink()
+    said = subprocess.run(command, cwd=place, env=environment, text=True, capture_output=True, check=True).stdout
+    assert "67% labelled" in next(line for line in said.splitlines() if f"bank {bank.name}" in line)
+    elsewhere = [word.replace("banked/", "taught/") for word in command]  # its records had the teacher in the loop
+    said = subprocess.run(elsewhere, cwd=place, env=environment, text=True, capture_output=True, check=True).stdout
+    assert "what is left: not measured" in said
 
 
 @pytest.mark.parametrize(
