@@ -22,6 +22,7 @@ from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions, autocast, evaluate
 from cskd_bench.engine.logs import Bar, Meter, RunLog, progress_bar
 from cskd_bench.engine.optim import build_optimizer, learning_rate, set_learning_rate, skip_update_if
+from cskd_bench.engine.patches import patch_measures
 from cskd_bench.engine.provenance import peak_memory
 from cskd_bench.engine.state import Progress, Trained, resume, save, stop_signals
 from cskd_bench.engine.targets import TargetProvider
@@ -205,7 +206,7 @@ def _scores(job: Job, ranks: Ranks, student: Any, ema: Any, epoch: int) -> tuple
     scores = {"top1": predictions.top1}
     if ema is not None:
         scores["ema_top1"] = _evaluate(job, ranks, ema.module).top1
-    return scores, predictions
+    return scores | patch_measures(student, job.val, _eval_view(job), ranks.device), predictions
 
 
 def _evaluate(job: Job, ranks: Ranks, student: Any) -> Predictions:
@@ -214,12 +215,16 @@ def _evaluate(job: Job, ranks: Ranks, student: Any) -> Predictions:
     return evaluate(
         student.predict,
         job.val,
-        EvalView(job.image_size, job.data.eval_crop, job.recipe.augment.interpolation),
+        _eval_view(job),
         ranks,
         batch_size=job.run.eval_batch_size,
         workers=job.run.workers,
         precision=job.recipe.precision,
     )
+
+
+def _eval_view(job: Job) -> EvalView:
+    return EvalView(job.image_size, job.data.eval_crop, job.recipe.augment.interpolation)
 
 
 def _in_fp32(output: StudentOutput) -> StudentOutput:

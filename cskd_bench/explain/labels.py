@@ -37,7 +37,7 @@ class LabelMaps:
 def label_maps(student: Student, teacher: Teacher | None, views: Tensor, image_size: int) -> LabelMaps:
     """Compute the maps of one view (1, 3, S, S) in [0, 1]; each model shrinks it to its own resolution."""
     small = resize_view(views, image_size)
-    logits = patch_logits(student, small)
+    logits = student.patch_map(small)
     predicted = int(student.predict(small).argmax(1))
     patches = _map(logits)
     if teacher is None:
@@ -53,15 +53,3 @@ def label_maps(student: Student, teacher: Teacher | None, views: Tensor, image_s
 def _map(logits: Tensor) -> LabelMap:
     probability, labels = logits[0].softmax(0).max(0)
     return LabelMap(labels, probability)
-
-
-def patch_logits(student: Student, views: Tensor) -> Tensor:
-    """Return (1, K, H, W): the head that patch tokens share, at every patch.
-
-    A student without a distillation token lends its class head, which was never trained on patches.
-    """
-    tokens = student.tokens(views)
-    if student.heads != "class" or hasattr(student.model, "dist_token"):
-        return student.patch_logits(tokens, student.grid)
-    logits: Tensor = student.model.head(tokens[:, student.model.num_prefix_tokens :]).transpose(1, 2)
-    return logits.reshape(*logits.shape[:2], *student.grid)

@@ -10,10 +10,10 @@ from PIL import Image
 from cskd_bench.data.mixing import resize_view, to_float
 from cskd_bench.data.views import EvalView
 from cskd_bench.errors import UserError
-from cskd_bench.explain.attention import attention_maps, mean_distance
 from cskd_bench.explain.figures import draw_attention, draw_distances, draw_labels
 from cskd_bench.explain.labels import LabelMaps, label_maps
 from cskd_bench.methods import METHODS
+from cskd_bench.models.attention import attention_maps, mean_distance
 from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.models.students import Student
 from cskd_bench.models.teachers import build_teacher

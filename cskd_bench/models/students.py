@@ -72,6 +72,17 @@ class Student(nn.Module):
         logits: Tensor = self.distillation_head(pooled.flatten(2).transpose(1, 2)).transpose(1, 2)
         return logits.reshape(*logits.shape[:2], *grid)
 
+    def patch_map(self, views: Tensor) -> Tensor:
+        """Return (B, K, H, W): what every patch says by the head that patch tokens share.
+
+        A student without a distillation token lends its class head, which was never trained on patches.
+        """
+        tokens = self.tokens(views)
+        if not self._stock_head:
+            return self.patch_logits(tokens, self.grid)
+        logits: Tensor = self.model.head(tokens[:, self.model.num_prefix_tokens :]).transpose(1, 2)
+        return logits.reshape(*logits.shape[:2], *self.grid)
+
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the patch tokens at the training resolution."""

@@ -54,6 +54,8 @@ function padded(values, share = 0.08) {
 const CURVE_NAMES = {
   top1: "top-1", ema_top1: "top-1 of EMA weights", lr: "learning rate", fusion_ratio: "CKF ratio r",
   total: "total loss", label: "label loss", global: "global loss", spatial: "spatial loss",
+  spatial_agreement: "agreement with fused labels", patch_top1: "patches naming the label",
+  attention_distance: "attention distance, px",
 };
 const isShare = (name) => /top1|top5|accuracy|agreement/.test(name);
 

@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 
 from cskd_bench.cli import main
 from cskd_bench.config import PretrainConfig, StudentConfig, TeacherConfig, method_label
-from cskd_bench.explain.attention import attended, attention, attention_maps, mean_distance
-from cskd_bench.explain.labels import label_maps, patch_logits
+from cskd_bench.explain.labels import label_maps
 from cskd_bench.explain.run import class_names
 from cskd_bench.methods import METHODS
+from cskd_bench.models.attention import attended, attention, attention_maps, mean_distance
 from cskd_bench.models.students import Student, build_student
 from cskd_bench.models.teachers import Teacher
 from cskd_bench.models.weights import plain_state
@@ -53,15 +53,16 @@ def test_recomputed_attention_reproduces_the_block(options):
 
 def test_mean_distance_is_the_slow_sum():
     torch.manual_seed(0)
-    weights = torch.rand(1, 2, 8, 8).softmax(-1)  # 2 prefix tokens, 2 x 3 patches
+    weights = torch.rand(2, 2, 8, 8).softmax(-1)  # two images, 2 prefix tokens, 2 x 3 patches
     expected = []
-    for head in weights[0]:
+    for head in range(2):
         total = 0.0
-        for i in range(6):
-            row = head[2 + i, 2:]
-            for j in range(6):
-                far = ((i // 3 - j // 3) ** 2 + (i % 3 - j % 3) ** 2) ** 0.5 * 16
-                total += float(row[j] / row.sum()) * far / 6
+        for image in range(2):
+            for i in range(6):
+                row = weights[image, head, 2 + i, 2:]
+                for j in range(6):
+                    far = ((i // 3 - j // 3) ** 2 + (i % 3 - j % 3) ** 2) ** 0.5 * 16
+                    total += float(row[j] / row.sum()) * far / 12
         expected.append(total)
     assert mean_distance(weights, (2, 3), 16, 2).tolist() == pytest.approx(expected, rel=1e-5)
 
@@ -87,7 +88,7 @@ def test_label_maps_are_the_models_own_labels():
 
 
 def test_a_student_without_patch_head_is_read_by_its_class_head():
-    assert patch_logits(small_student("class"), torch.rand(1, 3, 32, 32)).shape == (1, 3, 4, 4)
+    assert small_student("class").patch_map(torch.rand(1, 3, 32, 32)).shape == (1, 3, 4, 4)
 
 
 def test_classes_get_words():

@@ -14,6 +14,12 @@ from cskd_bench.errors import UserError
 from cskd_bench.models.students import Student
 
 
+def has_standard_attention(model: Any) -> bool:
+    """Whether every block of a timm model attends over tokens as a plain ViT's does."""
+    blocks = getattr(model, "blocks", ())
+    return len(blocks) > 0 and all(isinstance(getattr(block, "attn", None), Attention) for block in blocks)
+
+
 @torch.no_grad()
 def attention_maps(student: Student, views: Tensor) -> list[Tensor]:
     """Return, for each block, attention (B, H, T, T): row i says where token i looks, and sums to 1.
@@ -21,10 +27,9 @@ def attention_maps(student: Student, views: Tensor) -> list[Tensor]:
     `views` (B, 3, S, S) in [0, 1] at the student's resolution. Raises UserError for a model without timm's
     standard attention.
     """
-    blocks = getattr(student.model, "blocks", [])
-    if not blocks or not all(isinstance(block.attn, Attention) for block in blocks):
-        raise UserError("attention can be drawn for plain ViTs with timm's standard attention only")
-    entered: list[Tensor] = []
+    if not has_standard_attention(student.model):
+        raise UserError("attention can be read from plain ViTs with timm's standard attention only")
+    blocks, entered = student.model.blocks, list[Tensor]()
     handles = [
         block.attn.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0].detach())) for block in blocks
     ]
@@ -63,12 +68,12 @@ def _query_key_value(module: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tenso
 def mean_distance(weights: Tensor, grid: tuple[int, int], patch: float, prefix: int) -> Tensor:
     """Return how far each head looks, (H,) in pixels: the mean distance between a patch and what it attends to.
 
-    For image 0: distances between patch centres weighted by the attention (H, T, T) among patches (class and
-    distillation tokens left out, rows renormalised), averaged over patches (arXiv 2010.11929, section D.7).
+    Distances between patch centres weighted by the attention (B, H, T, T) among patches (class and distillation
+    tokens left out, rows renormalised), averaged over patches and images (arXiv 2010.11929, section D.7).
     """
     rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
-    centres = torch.stack([rows.flatten(), columns.flatten()], dim=1).to(weights.dtype) * patch
+    centres = torch.stack([rows.flatten(), columns.flatten()], dim=1).to(weights) * patch
     distance = torch.cdist(centres, centres)
-    among = weights[0, :, prefix:, prefix:]
+    among = weights[:, :, prefix:, prefix:]
     among = among / among.sum(dim=-1, keepdim=True)
-    return (among * distance).sum(dim=-1).mean(dim=-1)
+    return (among * distance).sum(dim=-1).mean(dim=(0, 2))

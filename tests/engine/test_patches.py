@@ -1,0 +1,58 @@
+"""Measures of patch tokens along training equal a slow look at one image after the other."""
+
+import pytest
+import torch
+
+from cskd_bench.config import DataConfig, StudentConfig, load_config
+from cskd_bench.data.mixing import to_float
+from cskd_bench.data.open import open_source
+from cskd_bench.data.views import EvalView
+from cskd_bench.engine.distributed import Ranks
+from cskd_bench.engine.patches import patch_measures
+from cskd_bench.engine.pretrain import pretrain
+from cskd_bench.models.attention import attention_maps, mean_distance
+from cskd_bench.models.students import build_student
+
+CPU = torch.device("cpu")
+VIEW = EvalView(32)
+
+
+@pytest.fixture
+def val(colour_squares):
+    return open_source(DataConfig(root=str(colour_squares), num_classes=3), "val")
+
+
+@pytest.mark.parametrize("heads", ["class", "class+dist+patch"])
+def test_measures_are_means_over_images(val, heads):
+    torch.manual_seed(0)
+    student = build_student(StudentConfig(image_size=32, patch_size=8, depth=2, embed_dim=24, num_heads=2), 3, heads)
+    for parameter in student.parameters():  # so that answers differ between patches
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    student.eval()
+    found = patch_measures(student, val, VIEW, CPU)
+    named, far = [], []
+    head = student.model.head if heads == "class" else student.distillation_head
+    prefix = student.model.num_prefix_tokens
+    for index in range(len(val)):
+        views = to_float(VIEW(val.load(index)))[None]
+        with torch.no_grad():
+            said = [int(head(token).argmax()) for token in student.tokens(views)[0, prefix:]]
+            maps = attention_maps(student, views)
+        named += [answer == val.labels[index] for answer in said]
+        far += [float(distance) for weights in maps for distance in mean_distance(weights, (4, 4), 8, prefix)]
+    assert 0 < found["patch_top1"] < 1
+    assert found["patch_top1"] == pytest.approx(sum(named) / len(named))
+    assert found["attention_distance"] == pytest.approx(sum(far) / len(far), rel=1e-5)
+    assert not any(module._forward_pre_hooks for module in student.modules())
+
+
+def test_what_is_no_plain_vit_has_none(val):
+    assert patch_measures(build_student(StudentConfig(name="resnet18"), 3, "class"), val, VIEW, CPU) == {}
+    assert patch_measures(torch.nn.Linear(2, 2), val, VIEW, CPU) == {}
+
+
+def test_a_run_notes_them_at_every_evaluation(tiny_config, tmp_path):
+    config = load_config(tiny_config, ["recipe.epochs=2"])
+    record = pretrain(config, tmp_path / "runs", tmp_path / "results", Ranks(0, 1, CPU))
+    assert all(0 < entry["attention_distance"] < 45 and 0 <= entry["patch_top1"] <= 1 for entry in record.curve)
+    assert record.curve[0]["attention_distance"] != record.curve[1]["attention_distance"]
