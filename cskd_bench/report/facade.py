@@ -16,16 +16,18 @@ from cskd_bench.errors import UserError
 from cskd_bench.report import terminal
 from cskd_bench.report.compare import compare
 from cskd_bench.report.data import csv_table, plain_json
+from cskd_bench.report.figure import figure
 from cskd_bench.report.latex import latex
-from cskd_bench.report.markdown import markdown
+from cskd_bench.report.markdown import excerpt, markdown, with_excerpt
 from cskd_bench.report.page import page
 from cskd_bench.report.published import Match, Published, match, read_published
 from cskd_bench.report.selection import LeftOut, select
 from cskd_bench.report.tables import Comparison
 
-FORMATS: Final = ("terminal", "md", "csv", "latex", "json", "html")
+FORMATS: Final = ("terminal", "md", "svg", "csv", "latex", "json", "html")
 FILES: Final = {
     "md": "LEADERBOARD.md",
+    "svg": "leaderboard.svg",
     "csv": "leaderboard.csv",
     "latex": "leaderboard.tex",
     "json": "leaderboard.json",
@@ -54,11 +56,13 @@ def build_report(
     formats: Sequence[str] = FORMATS,
     include_dirty: bool = False,
     published: bool = True,
+    into: Path | None = None,
 ) -> Report:
     """Read `results`/records and published.toml, write the leaderboard in each format into `output`.
 
-    `terminal` writes nothing; call `Report.show`. A broken record is named in the report and left out.
-    UserError: an unknown format, no records folder, an output folder that cannot be written.
+    `terminal` writes nothing; call `Report.show`. `into`: a Markdown file whose part between two marks becomes the
+    tables that can be tested. A broken record is named in the report and left out.
+    UserError: an unknown format, no records folder, an output folder that cannot be written, a file without marks.
     """
     for name in formats:
         if name not in FORMATS:
@@ -66,6 +70,8 @@ def build_report(
     with _without_cycle_collection():
         comparison, rows, matches = _measure(results, include_dirty, published)
         rendered = {name: _render(name, results, comparison, rows, matches) for name in formats if name in FILES}
+    if into is not None:
+        _write(into, with_excerpt(_read(into), excerpt(comparison), str(into)))
     files = {name: output / FILES[name] for name in rendered}
     for name, text in rendered.items():
         _write(files[name], text)
@@ -84,19 +90,22 @@ def _without_cycle_collection() -> Iterator[None]:
             gc.enable()
 
 
-def leaderboard_markdown(results: Path) -> str:
-    """Return what the committed leaderboard of a results folder must say; it depends on nothing else."""
-    return _render("md", results, *_measure(results, include_dirty=False, published=True))
+def check_report(results: Path, into: Path | None = None) -> None:
+    """UserError if the Markdown, the figure or the part of `into` is missing or is not what the records say now."""
+    measured = _measure(results, include_dirty=False, published=True)
+    expected = {results / FILES[name]: _render(name, results, *measured) for name in ("md", "svg")}
+    if into is not None:
+        expected[into] = with_excerpt(_read(into), excerpt(measured[0]), str(into))
+    for path, text in expected.items():
+        if _read(path) != text:
+            raise UserError(f"{path}: stale: the records in {results} say something else; run `cskd-bench report`")
 
 
-def check_leaderboard(results: Path, committed: Path) -> None:
-    """UserError if the committed Markdown leaderboard is missing or is not what the records say now."""
+def _read(path: Path) -> str:
     try:
-        text = committed.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{committed}: cannot be read: {error.strerror}; run `cskd-bench report`") from error
-    if text != leaderboard_markdown(results):
-        raise UserError(f"{committed}: stale: the records in {results} say something else; run `cskd-bench report`")
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}; run `cskd-bench report`") from error
 
 
 def _measure(results: Path, include_dirty: bool, published: bool) -> tuple[Comparison, list[Published], list[Match]]:
@@ -127,6 +136,8 @@ def _render(name: str, results: Path, comparison: Comparison, rows: list[Publish
     match name:
         case "md":
             return markdown(comparison, rows, matches)
+        case "svg":
+            return figure(comparison)
         case "csv":
             return csv_table(comparison)
         case "latex":

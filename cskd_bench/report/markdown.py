@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import Final
 
+from cskd_bench.errors import UserError
 from cskd_bench.report import words
 from cskd_bench.report.published import Match, Published
 from cskd_bench.report.rows import (
@@ -19,6 +21,9 @@ from cskd_bench.report.rows import (
 )
 from cskd_bench.report.selection import Method
 from cskd_bench.report.tables import Comparison, Table
+
+BEGIN: Final = "<!-- cskd-bench report -->"
+END: Final = "<!-- end of cskd-bench report -->"
 
 
 def markdown_text(text: str) -> str:
@@ -56,21 +61,54 @@ def markdown(comparison: Comparison, published: Sequence[Published], matches: Se
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_of(table: Table) -> Iterator[str]:
-    columns = [
+def excerpt(comparison: Comparison) -> str:
+    """Return the verdicts and the score tables in which a difference could be tested, for a README."""
+    tested = [
+        table
+        for table in comparison.tables
+        if any(item.interval for cell in table.cells.values() for item in cell.differences)
+    ]
+    parts = [f"### {markdown_text(words.title(table))}\n\n{_scores(table)}" for table in tested]
+    if not tested:
+        parts.append("No difference between methods can be tested yet: there is one seed of each.")
+    parts.append("\n".join(f"- {words.verdict(verdict)}" for verdict in comparison.verdicts))
+    return "\n\n".join(part for part in parts if part)
+
+
+def with_excerpt(text: str, part: str, where: str) -> str:
+    """Put an excerpt between the two marks of a Markdown text; UserError naming the file where they are missing."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise UserError(f"{where}: has no place for the report; put the lines {BEGIN} and {END} where it should stand")
+    return f"{before}{BEGIN}\n\n{part}\n\n{END}{after}"
+
+
+def _scores(table: Table) -> str:
+    rows = score_rows(table, "**{}**")
+    return _markdown_table(["method", *_columns(table)], [[_name(table, method), *row] for method, row in rows])
+
+
+def _columns(table: Table) -> list[str]:
+    return [
         markdown_text(f"{setting.task} v{setting.version}, {words.column(setting, table.settings)}")
         for setting in table.settings
     ]
 
-    def name(method: Method) -> str:
-        return markdown_text(words.method(method, table.methods))
 
-    yield _markdown_table(["method", *columns], [[name(m), *row] for m, row in score_rows(table, "**{}**")])
-    differences = [[f"{name(m)} − {name(base)}", *row] for m, base, row in difference_rows(table)]
+def _name(table: Table, method: Method) -> str:
+    return markdown_text(words.method(method, table.methods))
+
+
+def _markdown_of(table: Table) -> Iterator[str]:
+    yield _scores(table)
+    differences = [
+        [f"{_name(table, method)} − {_name(table, base)}", *row] for method, base, row in difference_rows(table)
+    ]
     if differences:
-        yield _markdown_table(["paired difference", *columns], differences)
+        yield _markdown_table(["paired difference", *_columns(table)], differences)
     head = [markdown_text(text) for text in standing_head(table)]
-    yield _markdown_table(["method", *head], [[name(m), *row] for m, row in standing_rows(table)])
+    yield _markdown_table(["method", *head], [[_name(table, m), *row] for m, row in standing_rows(table)])
     if table.power:
         yield f"{table.power} Holm family: {table.tests} tests."
 

@@ -12,17 +12,19 @@ def add(verbs: Verbs) -> None:
     verb.add_argument("--results", type=Path, default=Path("results"), help="folder of records (default: results)")
     verb.add_argument("--output", type=Path, help="where to write (default: the results folder)")
     verb.add_argument("--include-dirty", action="store_true", help="use records made with uncommitted changes")
-    verb.add_argument("--check", action="store_true", help="only check that LEADERBOARD.md is what the records say")
+    verb.add_argument("--into", type=Path, help="a Markdown file with marks, such as a README, to put the tables into")
+    verb.add_argument("--check", action="store_true", help="write nothing; fail where the report is not the records'")
     verb.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
-    from cskd_bench.report.facade import build_report, check_leaderboard
+    from cskd_bench.report.facade import build_report, check_report
 
     if options.check:
-        check_leaderboard(options.results, options.results / "LEADERBOARD.md")
+        check_report(options.results, options.into)
         return 0
-    report = build_report(options.results, options.output or options.results, include_dirty=options.include_dirty)
+    output = options.output or options.results
+    report = build_report(options.results, output, include_dirty=options.include_dirty, into=options.into)
     report.show()
     for path in report.files.values():
         print(path)

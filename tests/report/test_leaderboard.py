@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from cskd_bench.report.facade import check_leaderboard
+from cskd_bench.report.facade import check_report
 from cskd_bench.report.verify import verify_records
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 
 
-def test_the_committed_leaderboard_is_what_the_records_say():
-    check_leaderboard(RESULTS, RESULTS / "LEADERBOARD.md")
+def test_the_committed_tables_figure_and_readme_are_what_the_records_say():
+    check_report(RESULTS, RESULTS.parent / "README.md")
 
 
 def test_the_committed_records_are_whole_and_name_no_folder_of_a_machine():

@@ -19,9 +19,9 @@ from rich.console import Console
 from cskd_bench.errors import UserError
 from cskd_bench.record import write_record
 from cskd_bench.report.data import CSV_HEAD, csv_text
-from cskd_bench.report.facade import FILES, build_report, check_leaderboard, leaderboard_markdown
+from cskd_bench.report.facade import FILES, build_report, check_report
 from cskd_bench.report.latex import latex_text
-from cskd_bench.report.markdown import markdown_text
+from cskd_bench.report.markdown import BEGIN, END, markdown_text
 from cskd_bench.report.page import safe_json
 from cskd_bench.report.rows import one_line
 
@@ -113,14 +113,38 @@ def test_the_same_records_give_the_same_bytes_so_that_a_stale_leaderboard_is_not
     _, first = render(results)
     _, second = render(results)
     assert first == second
-    committed = results / "LEADERBOARD.md"
-    with pytest.raises(UserError, match="cannot be read"):
-        check_leaderboard(results, committed)
-    committed.write_text(leaderboard_markdown(results), "utf-8")
-    check_leaderboard(results, committed)
+    with pytest.raises(UserError, match=r"LEADERBOARD.md: cannot be read"):
+        check_report(results)
+    build_report(results, results)
+    check_report(results)
+    (results / "leaderboard.svg").write_text("<svg/>")
+    with pytest.raises(UserError, match=r"leaderboard.svg: stale"):
+        check_report(results)
+    build_report(results, results)
     write_study(results, skills={"cskd": 0.1}, protocols=("linear",), seeds=1)
-    with pytest.raises(UserError, match="stale"):
-        check_leaderboard(results, committed)
+    with pytest.raises(UserError, match=r"LEADERBOARD.md: stale"):
+        check_report(results)
+
+
+def test_a_readme_is_refreshed_between_its_marks_alone(results):
+    readme = results / "README.md"
+    readme.write_text("# Ours\n")
+    with pytest.raises(
+        UserError, match=r"README.md: has no place for the report; put the lines <!-- cskd-bench report"
+    ):
+        build_report(results, results, into=readme)
+    assert readme.read_text() == "# Ours\n"
+    readme.write_text(f"# Ours\n\n{BEGIN}\nold\n{END}\n\nThe end.\n")
+    with pytest.raises(UserError, match=r"README.md: stale"):
+        build_report(results, results)
+        check_report(results, readme)
+    build_report(results, results, into=readme)
+    check_report(results, readme)
+    text = readme.read_text()
+    assert text.startswith(f"# Ours\n\n{BEGIN}\n") and text.endswith(f"{END}\n\nThe end.\n") and "old" not in text
+    score = re.search(r"\| cskd \| (\*\*)?([\d.]+ ± [\d.]+ \(3\))", text)
+    assert score and score[2] in (results / "LEADERBOARD.md").read_text()
+    assert "- cskd against deit: better on" in text
 
 
 def test_no_records_still_make_a_report(tmp_path):
