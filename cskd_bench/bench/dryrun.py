@@ -37,7 +37,7 @@ def show_plan(cells: Cells, places: Places, console: Console, banks: Path | None
             sizes[cell.kind] = _size(cell)
         size, step = sizes[cell.kind], found.step(cell)
         model = cell.config.model_name if isinstance(cell, PretrainCell) else students[cell.run]
-        finished = found.finished(cell)
+        finished = found.record(cell) is not None
         alike = found.alike(cell, model, from_bank=cell.name in uses)
         seconds = _seconds(size[1] if size else 0, alike)
         state = "finished" if finished else f"resumes from step {step}" if step else "to do"
@@ -60,7 +60,7 @@ def show_plan(cells: Cells, places: Places, console: Console, banks: Path | None
         table.add_row(f"bank {folder.name}", state, "-", "-", cost)
     wide = Console(width=200, file=console.file) if not console.is_terminal else console
     wide.print(table)
-    done = sum(found.finished(cell) for cell in everything)
+    done = sum(found.record(cell) is not None for cell in everything)
     cost = NOT_MEASURED if total is None else _hours(total)
     wide.print(f"{len(everything)} cells, {done} finished; what is left: {cost}, one cell at a time", highlight=False)
 

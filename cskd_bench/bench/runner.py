@@ -44,8 +44,8 @@ def run_plan(
     With a folder of `banks`, each view is labelled once for all methods; banks are built as they are needed.
     """
     queue = Queue(cells, Found(places))
-    outcome = Outcome(done=queue.finished)
-    status = Status(console, places, total=queue.total, done=queue.finished, parallel=parallel)
+    outcome = Outcome(done=sum(map(len, queue.finished.values())))
+    status = Status(console, places, left=queue.left, before=queue.finished, parallel=parallel)
     failures: dict[str, dict[str, str]] = {}
     bank_of = assign_banks(cells.pretrain, banks) if banks else {}
     try:
@@ -58,9 +58,10 @@ def run_plan(
                     executor.start(Job.of(cell, places, cores, bank_of.get(cell.name)))
                     status.started(cell)
                 for cell, ended in executor.ended():
-                    status.ended(cell)
                     if ended.interrupted:
                         raise KeyboardInterrupt
+                    if ended.error:
+                        status.failed(cell)
                     for name, error in queue.ended(cell, ended):
                         failures[name] = {"cell": name, "error": error, "time": _now()}
                         status.say(f"failed: {name}: {error}")
@@ -85,15 +86,20 @@ class Queue:
 
     def __init__(self, cells: Cells, found: Found) -> None:
         everything: list[Cell] = [*([cells.teacher] if cells.teacher else []), *cells.pretrain, *cells.transfer]
-        left = [cell for cell in everything if not found.finished(cell)]
-        self.total, self.finished = len(everything), len(everything) - len(left)
+        self.left: list[Cell] = []
+        self.finished: dict[str, list[float]] = {}  # kind of cell: the seconds that each finished one took
+        for cell in everything:
+            if record := found.record(cell):
+                self.finished.setdefault(cell.kind, []).append(record.cost.seconds)
+            else:
+                self.left.append(cell)
         self.running: list[Cell] = []
         self.ready: list[Cell] = []
         self._teacher = cells.teacher
         self._waiting: dict[str, list[Cell]] = {}
         self._attempts: dict[str, int] = {}
-        names = {cell.name for cell in left}
-        for cell in left:
+        names = {cell.name for cell in self.left}
+        for cell in self.left:
             needed = self._needs(cell)
             (self._waiting.setdefault(needed, []) if needed in names else self.ready).append(cell)
 

@@ -19,20 +19,20 @@ class Found:
         self._places = places
         read = (record for _, record in read_records(places.results / "records"))
         self.records: list[Record] = [record for record in read if isinstance(record, Record)]
-        self._ids = {record.id for record in self.records}
-        self._transfers = {_key(record): record.id for record in self.records if record.protocol != "pretrain"}
+        self._ids = {record.id: record for record in self.records}
+        self._transfers = {_key(record): record for record in self.records if record.protocol != "pretrain"}
 
-    def finished(self, cell: Cell) -> bool:
-        """Whether a cell's record is there, made by the same settings."""
+    def record(self, cell: Cell) -> Record | None:
+        """Return a finished cell's record, made by the same settings; None where it is not there."""
         if isinstance(cell, PretrainCell):
             summary = run_summary(self._places.runs / cell.name)
             if not summary or summary["record"] not in self._ids:
-                return False
+                return None
             then = PretrainConfig.model_validate_json(json.dumps(summary["config"]))
-            return then.identity() == cell.config.identity()
+            return self._ids[summary["record"]] if then.identity() == cell.config.identity() else None
         summary = run_summary(self._places.runs / cell.run)
         sha256 = summary["sha256"]["model"] if summary else ""
-        return (cell.task.name, cell.task.fingerprint(), cell.protocol, sha256, cell.seed) in self._transfers
+        return self._transfers.get((cell.task.name, cell.task.fingerprint(), cell.protocol, sha256, cell.seed))
 
     def step(self, cell: Cell) -> int:
         """Return the step of a pretraining cell's newest checkpoint, 0 without one."""

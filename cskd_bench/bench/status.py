@@ -1,6 +1,9 @@
 """How a bench is going: a live table in a terminal, plain lines elsewhere."""
 
 import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from statistics import mean
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -13,13 +16,26 @@ from cskd_bench.bench.work import Places
 
 
 class Status:
-    """Shows running cells with their last message, total progress and, once cells have ended, the time left."""
+    """Shows running cells with their last message, total progress and, once cells have finished, the time left.
 
-    def __init__(self, console: Console, places: Places, *, total: int, done: int, parallel: int) -> None:
+    `left` are the cells to do; `before` maps kinds of cells to the seconds that each finished one took.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        places: Places,
+        *,
+        left: Iterable[Cell],
+        before: Mapping[str, list[float]],
+        parallel: int,
+    ) -> None:
         self._console, self._places, self._parallel = console, places, parallel
-        self._total, self._done = total, done
+        self._left = {cell.name: cell for cell in left}
+        self._took = defaultdict(list, {kind: list(seconds) for kind, seconds in before.items()})
+        self._done = sum(len(seconds) for seconds in self._took.values())
+        self._total = self._done + len(self._left)
         self._began: dict[str, tuple[Cell, float]] = {}
-        self._durations: list[float] = []
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> "Status":
@@ -43,13 +59,15 @@ class Status:
         """Note that a cell was handed to a worker."""
         self._began[cell.name] = (cell, time.monotonic())
 
-    def ended(self, cell: Cell) -> None:
-        """Note that a cell's worker is free again."""
-        _, began = self._began.pop(cell.name)
-        self._durations.append(time.monotonic() - began)
+    def failed(self, cell: Cell) -> None:
+        """Note that a cell's worker is free again, and its work not done."""
+        del self._began[cell.name]
 
     def finished(self, cell: Cell) -> None:
         """Count a cell and print its line."""
+        _, began = self._began.pop(cell.name)
+        self._took[cell.kind].append(time.monotonic() - began)
+        del self._left[cell.name]
         self._done += 1
         left = self._time_left()
         self.say(f"[{self._done}/{self._total}] {cell.name}{f'  ({left} left)' if left and not self._live else ''}")
@@ -76,11 +94,20 @@ class Status:
         return lines[-1].removeprefix(f"{cell.name}: ") if lines else ""
 
     def _time_left(self) -> str:
-        """Estimate from the mean duration of the cells that ended here; empty before the first."""
-        if not self._durations or self._done >= self._total:
+        """Sum what finished cells of the same kind took over the cells left; empty before the first has finished."""
+        if not self._took or not self._left:
             return ""
-        mean = sum(self._durations) / len(self._durations)
-        return _clock(mean * (self._total - self._done) / self._parallel)
+        now = time.monotonic()
+        running = {name: now - began for name, (_, began) in self._began.items()}
+        seconds = sum(max(0.0, self._expected(cell) - running.get(name, 0.0)) for name, cell in self._left.items())
+        return _clock(seconds / self._parallel)
+
+    def _expected(self, cell: Cell) -> float:
+        """Return the mean of a cell's kind, else of all transfers, else of all cells."""
+        if cell.kind in self._took:
+            return mean(self._took[cell.kind])
+        transfers = [] if cell.kind == "pretrain" else [kind for kind in self._took if kind != "pretrain"]
+        return mean(seconds for kind in transfers or self._took for seconds in self._took[kind])
 
 
 def _clock(seconds: float) -> str:

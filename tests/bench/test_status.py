@@ -1,0 +1,73 @@
+"""The time left of a bench: pretraining takes hours where a kNN takes a second."""
+
+import io
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from cskd_bench.bench.status import Status
+from cskd_bench.bench.work import Places
+
+
+def cell(name, kind):
+    return SimpleNamespace(name=name, kind=kind)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that the test sets."""
+    now = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr("cskd_bench.bench.status.time.monotonic", lambda: now.seconds)
+    return now
+
+
+def status_of(tmp_path, left, before, parallel=1):
+    out = io.StringIO()
+    places = Places(tmp_path / "runs", tmp_path / "results")
+    return Status(Console(file=out, width=120), places, left=left, before=before, parallel=parallel), out
+
+
+def test_each_kind_of_cell_is_expected_to_take_what_finished_ones_of_its_kind_took(tmp_path, clock):
+    knn, again, long = cell("a", "flowers knn"), cell("b", "flowers knn"), cell("c", "pretrain")
+    status, out = status_of(tmp_path, [knn, again, long], {"pretrain": [3000.0, 4200.0]}, parallel=2)
+    status.started(knn)
+    clock.seconds = 20.0
+    status.finished(knn)
+    assert "[3/5] a  (0:30:10 left)" in out.getvalue()  # (20 + 3600) / 2
+
+
+def test_what_runs_already_counts_with_what_is_left_of_it(tmp_path, clock):
+    first, second = cell("a", "pretrain"), cell("b", "pretrain")
+    status, out = status_of(tmp_path, [first, second], {"pretrain": [100.0]})
+    status.started(first)
+    status.started(second)
+    clock.seconds = 60.0
+    status.finished(first)
+    assert "(0:00:20 left)" in out.getvalue()  # the mean of 100 and 60, of which 60 have passed
+
+
+def test_a_transfer_of_a_new_kind_is_taken_for_the_transfers_that_are_known(tmp_path, clock):
+    knn, other = cell("a", "flowers knn"), cell("b", "cars linear")
+    status, out = status_of(tmp_path, [knn, other], {"pretrain": [9000.0]})
+    status.started(knn)
+    clock.seconds = 5.0
+    status.finished(knn)
+    assert "(0:00:05 left)" in out.getvalue()
+
+
+def test_a_failed_attempt_says_nothing_of_how_long_a_cell_takes(tmp_path, clock):
+    status, out = status_of(tmp_path, [cell("a", "pretrain"), cell("b", "pretrain")], {})
+    failing, fine = cell("a", "pretrain"), cell("b", "pretrain")
+    status.started(failing)
+    clock.seconds = 1.0
+    status.failed(failing)
+    status.started(fine)
+    clock.seconds = 41.0
+    status.finished(fine)
+    assert "(0:00:40 left)" in out.getvalue()
+
+
+def test_nothing_is_guessed_before_the_first_cell_has_finished(tmp_path):
+    status, _ = status_of(tmp_path, [cell("a", "pretrain")], {})
+    assert status._time_left() == ""
