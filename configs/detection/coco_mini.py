@@ -1,5 +1,5 @@
 # Faster R-CNN on coco_mini (boxes only): shows on real images that everything runs; the AP is a smoke figure
-# (0.05 % with a student pretrained on Imagenette; results/records).
+# (0.05 % with a student pretrained on Imagenette; results/first_look).
 # cskd-bench transfer --task coco_mini --checkpoint RUN
 _base_ = ["_base_/faster_rcnn.py", "_base_/loaders.py"]
 model = dict(

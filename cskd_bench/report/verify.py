@@ -39,7 +39,8 @@ def verify_records(folder: Path) -> list[Problem]:
         if first != path.name:
             problems.append(Problem(path.name, f"measures the same cell and seed as {first}"))
         referenced.update(side.name for side in _side_files(record))
-    stray = sorted(path.name for path in folder.glob("*.npz") if path.name not in referenced)
+    side_files = (path.name for path in folder.glob("[!.]*") if path.suffix != ".json")
+    stray = sorted(name for name in side_files if name not in referenced)
     problems.extend(Problem(name, "no record refers to this side file") for name in stray)
     return problems
 

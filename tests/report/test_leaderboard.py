@@ -1,6 +1,8 @@
-"""The committed leaderboard is what the committed records say, and the records are whole."""
+"""The committed leaderboards are what the committed records say, and the records are whole."""
 
 from pathlib import Path
+
+import pytest
 
 from cskd_bench.report.facade import check_report
 from cskd_bench.report.verify import verify_records
@@ -10,10 +12,12 @@ RESULTS = Path(__file__).resolve().parents[2] / "results"
 
 def test_the_committed_tables_figure_and_readme_are_what_the_records_say():
     check_report(RESULTS, RESULTS.parent / "README.md")
+    check_report(RESULTS / "first_look")
 
 
-def test_the_committed_records_are_whole_and_name_no_folder_of_a_machine():
-    assert verify_records(RESULTS / "records") == []
-    for path in (RESULTS / "records").glob("*.json"):
+@pytest.mark.parametrize("folder", [RESULTS / "records", RESULTS / "first_look" / "records"])
+def test_the_committed_records_are_whole_and_name_no_folder_of_a_machine(folder):
+    assert verify_records(folder) == []
+    for path in folder.glob("*.json"):
         text = path.read_text()
         assert not [word for word in ("/home/", "/root/", "/tmp/", "/work/", "\\\\Users") if word in text], path.name

@@ -82,6 +82,11 @@ def stray(folder):
     return "stray.npz", "no record refers"
 
 
+def forget_a_picture(folder):
+    (folder / "picture.jpg").write_bytes(b"")
+    return "picture.jpg", "no record refers"
+
+
 @pytest.mark.parametrize(
     "harm",
     [
@@ -94,6 +99,7 @@ def stray(folder):
         contradict,
         repeat,
         stray,
+        forget_a_picture,
     ],
 )
 def test_every_harm_is_named_with_its_file(folder, harm):
