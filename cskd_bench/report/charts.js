@@ -179,13 +179,13 @@ function forestChart(rows) {
   return svg;
 }
 
-// Paired differences of one method and baseline over all columns of a table.
+// Paired differences of one method and what it is compared with, over all columns of a table.
 function differenceFigure(data) {
   const pairs = new Map();
   data.methods.forEach((method, row) => data.settings.forEach((setting, column) => {
     for (const item of data.cells[`${row}-${column}`]?.differences ?? []) {
       const name = `${method.name} − ${data.methods[item.row].name}`;
-      if (!pairs.has(name)) pairs.set(name, { plain: method.name === "cskd", rows: [] });
+      if (!pairs.has(name)) pairs.set(name, { plain: method.name === "cskd" && data.methods[item.row].kind !== "cskd", rows: [] });
       pairs.get(name).rows.push([`${setting.task}, ${setting.column}`, item]);
     }
   }));

@@ -52,10 +52,11 @@ def _table(key: tuple[str, Student], cells: list[Cell], teachers: set[str], exam
     found = {(cell.method, cell.setting): cell for cell in cells}
     grid = {(m, s): found[m, s] for m in methods for s in settings if (m, s) in found}
     baselines = _baselines(methods)
+    ablations = [method for method in methods if any(_ablates(method, plain) for plain in methods)]
     for setting in settings:
         column = [grid[method, setting] for method in methods if (method, setting) in grid]
         _mark_best(column)
-        _compare_column(column, baselines, examples)
+        _compare_column(column, baselines + ablations, examples)
     differences = [difference for cell in grid.values() for difference in cell.differences]
     tests = _correct(differences)
     complete = [setting for setting in settings if all((method, setting) in grid for method in methods)]
@@ -68,6 +69,7 @@ def _table(key: tuple[str, Student], cells: list[Cell], teachers: set[str], exam
         costs={method: _cost(cell.records for cell in cells if cell.method == method) for method in methods},
         standings=_standings(methods, complete, grid, baselines),
         baselines=baselines,
+        ablations=ablations,
         tests=tests,
         complete=len(complete),
         power=_power(differences),
@@ -92,8 +94,14 @@ def _mark_best(column: list[Cell]) -> None:
             cell.best = cell.mean == highest
 
 
-def _compare_column(column: list[Cell], baselines: list[Method], examples: ExampleScores) -> None:
-    """Add what the side files know to each cell, then each cell's differences to the baselines before it."""
+def _ablates(method: Method, plain: Method) -> bool:
+    """Say whether a method is `plain` (no baseline) with other settings."""
+    same = (method.kind, method.teacher) == (plain.label, plain.teacher)
+    return same and method.label != plain.label and method.kind not in BASELINES
+
+
+def _compare_column(column: list[Cell], others: list[Method], examples: ExampleScores) -> None:
+    """Add what the side files know to each cell, then its differences to the baselines and ablations among others."""
     matrices = {cell.method: found for cell in column if (found := examples.matrix(cell)) is not None}
     resampled = resample(matrices)
     for cell in column:
@@ -102,9 +110,9 @@ def _compare_column(column: list[Cell], baselines: list[Method], examples: Examp
     spread = _spread_of_column(column)
     by_method = {cell.method: cell for cell in column}
     for cell in column:
-        for baseline in _baselines_of(cell.method, baselines):
-            if baseline in by_method:
-                difference = _difference(cell, by_method[baseline], spread, matrices, resampled, examples)
+        for other in others:
+            if other in by_method and _compared(cell.method, other):
+                difference = _difference(cell, by_method[other], spread, matrices, resampled, examples)
                 cell.differences.extend([difference] if difference else [])
 
 
@@ -117,15 +125,11 @@ def _spread_of_column(column: list[Cell]) -> tuple[float, int]:
     return statistics.pooled_spread(np.array([[cell.scores[seed] for seed in shared] for cell in repeated]))
 
 
-def _baselines_of(method: Method, baselines: list[Method]) -> list[Method]:
-    """A method is compared with the baselines above it that have its teacher or none."""
-    return [
-        baseline
-        for baseline in baselines
-        if baseline != method
-        and method_order(baseline) < method_order(method)
-        and baseline.teacher in ("", method.teacher)
-    ]
+def _compared(method: Method, other: Method) -> bool:
+    """Say whether `other` is an ablation of the method, or a baseline above it that has its teacher or none."""
+    if other.kind not in BASELINES:
+        return _ablates(other, method)
+    return method_order(other) < method_order(method) and other.teacher in ("", method.teacher)
 
 
 def _difference(
@@ -239,17 +243,19 @@ def outcome(difference: Difference) -> int:
 
 
 def _verdicts(tables: list[Table]) -> list[Verdict]:
-    found: dict[str, list[Difference]] = {}
+    """Return the plain CSKD's verdicts: against each kind of baseline, then against each of its ablations."""
+    found: dict[str, list[Difference]] = {kind: [] for kind in BASELINES}
     for table in tables:
         for cell in table.cells.values():
             for difference in cell.differences if cell.method.label == "cskd" else ():
-                found.setdefault(difference.baseline.kind, []).append(difference)
+                other = difference.baseline
+                found.setdefault(other.kind if other.kind in BASELINES else other.label, []).append(difference)
     verdicts = []
-    for kind in BASELINES:
-        if kind in found:
-            outcomes = [outcome(difference) for difference in found[kind]]
-            mean = standard.fmean(difference.mean for difference in found[kind])
-            verdicts.append(Verdict("cskd", kind, outcomes.count(0), outcomes.count(1), outcomes.count(2), mean))
+    for name, differences in found.items():
+        if differences:
+            outcomes = [outcome(difference) for difference in differences]
+            mean = standard.fmean(difference.mean for difference in differences)
+            verdicts.append(Verdict("cskd", name, outcomes.count(0), outcomes.count(1), outcomes.count(2), mean))
     return verdicts
 
 

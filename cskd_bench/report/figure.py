@@ -1,4 +1,4 @@
-"""The report as one figure (SVG): how far CSKD is from each baseline in each column, with its interval."""
+"""The report as one figure (SVG): CSKD minus each baseline and ablation in each column, with intervals."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -20,13 +20,14 @@ STYLE: Final = """
 text { font: 12px "Helvetica Neue", "Segoe UI", Arial, sans-serif; fill: #1d1c1a; }
 .title { font-weight: 600; font-size: 13px; } .soft { fill: #6a675f; font-size: 11px; }
 .rule { stroke: #dedad0; } .zero { stroke: #757168; }
-.supervised { --c: #77746c; } .kd { --c: #a8781b; } .deit { --c: #2f6c9e; }
-line.supervised, line.kd, line.deit { stroke: var(--c); stroke-width: 2; }
+.supervised { --c: #77746c; } .kd { --c: #a8781b; } .deit { --c: #2f6c9e; } .cskd { --c: #b23a2e; }
+line.supervised, line.kd, line.deit, line.cskd { stroke: var(--c); stroke-width: 2; }
 circle { stroke: var(--c); stroke-width: 2; fill: #fbfaf7; } circle.holds { fill: var(--c); }
 .paper { fill: #fbfaf7; }
 @media (prefers-color-scheme: dark) {
   text { fill: #e9e6df; } .soft { fill: #a5a197; } .rule { stroke: #34363b; } .zero { stroke: #928e85; }
   .supervised { --c: #a09c92; } .kd { --c: #d9ac55; } .deit { --c: #74aede; }
+  .cskd { --c: #ee7f6d; }
   circle, .paper { fill: #16171a; } circle.holds { fill: var(--c); }
 }
 """
@@ -66,7 +67,7 @@ def figure(comparison: Comparison) -> str:
         body += part
     if not drawn:
         body, top = [_text(20, 70, "No difference between CSKD and a baseline can be tested yet.", "soft")], 80
-    head = "CSKD minus each baseline: difference in points, paired by seed, with 95 % intervals"
+    head = "CSKD minus each baseline and ablation: difference in points, paired by seed, with 95 % intervals"
     key = "filled: holds at 5 % after Holm's correction; hollow: does not"
     return "\n".join(
         [

@@ -28,9 +28,9 @@ def score_rows(table: Table, bold: str) -> Iterator[tuple[Method, Row]]:
 
 
 def difference_rows(table: Table) -> Iterator[tuple[Method, Method, Row]]:
-    """Yield each method and baseline with the paired differences over the columns."""
+    """Yield each method and what it is compared with, and the paired differences over the columns."""
     for method in table.methods:
-        for baseline in table.baselines:
+        for baseline in table.baselines + table.ablations:
             row = []
             for setting in table.settings:
                 cell = table.cells.get((method, setting))

@@ -47,7 +47,7 @@ class Pair:
 
 @dataclass(slots=True)
 class Difference:
-    """A method minus a baseline over the seeds that both have."""
+    """A method minus a baseline, or a plain method minus its ablation, over the seeds that both have."""
 
     baseline: Method
     mean: float
@@ -97,6 +97,7 @@ class Table:
     costs: dict[Method, Cost]
     standings: dict[Method, Standing]
     baselines: list[Method]
+    ablations: list[Method]  # of methods whose plain form is in the table too
     tests: int  # the size of the Holm family
     complete: int  # columns that every method has, over which ranks are averaged
     power: str
@@ -105,7 +106,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The plain CSKD against one baseline over every column of every table."""
+    """The plain CSKD against one baseline or one of its ablations, over every column of every table."""
 
     method: str
     baseline: str

@@ -196,6 +196,27 @@ def test_a_method_is_compared_only_with_baselines_of_its_teacher_or_of_none(tmp_
     ]
 
 
+def test_the_plain_method_is_compared_with_its_own_ablations_and_baselines_come_first(tmp_path):
+    """CSKD minus CSKD without CKF says what CKF adds; another teacher's ablation says nothing of it."""
+    labels = {"kd": 0.50, "kd (temperature=1.0)": 0.40, "cskd": 0.61, "cskd (decay=local)": 0.55, "supervised": 0.5}
+    records = [make_record(label=label, seed=0, value=value) for label, value in labels.items()]
+    other = make_record(label="cskd (decay=local)", teacher="regnety_160", seed=0, value=0.9)
+    folder = write(tmp_path, *records, other)
+    comparison = compare(folder, select(folder))
+    (table,) = comparison.tables
+    found = {
+        method.label: [(item.baseline.label, round(item.mean, 9)) for item in cell.differences]
+        for (method, _), cell in table.cells.items()
+        if method.teacher != "regnety_160"
+    }
+    assert found["cskd"] == [("supervised", 0.11), ("kd", 0.11), ("cskd (decay=local)", 0.06)]
+    assert found["cskd (decay=local)"] == [("supervised", 0.05), ("kd", 0.05)]
+    assert found["kd (temperature=1.0)"] == [("supervised", -0.1), ("kd", -0.1)]
+    assert found["kd"] == [("supervised", 0.0)]
+    assert [verdict.baseline for verdict in comparison.verdicts] == ["supervised", "kd", "cskd (decay=local)"]
+    assert [base.kind for base in table.baselines] == ["supervised", "kd"]
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
