@@ -31,8 +31,8 @@ def export_timm(checkpoint: Path, output: Path, weights: Literal["raw", "ema"] =
     """
     loaded = load_checkpoint(checkpoint, weights=weights)
     architecture, arguments = timm_architecture(loaded)
-    if output.exists() and any(output.iterdir()):
-        raise UserError(f"{output}: is not empty; name a new folder")
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise UserError(f"{output}: is there already; name a new folder")
     architectures.register()
     exported = timm.create_model(architecture, num_classes=loaded.num_classes, **arguments).eval()
     exported.load_state_dict(plain_state(loaded.student))
@@ -116,7 +116,7 @@ def timm_architecture(loaded: Loaded) -> tuple[str, dict[str, Any]]:
     family = name.split("_patch")[0]
     if family not in _CSKD_NAMES:
         raise UserError(f"{name}: no cskd_* architecture for it; deit_tiny, deit_small and deit_base students have one")
-    return name.replace(family, _CSKD_NAMES[family], 1), arguments
+    return f"{_CSKD_NAMES[family]}_patch16_224", arguments  # another size is an argument
 
 
 def _verify(loaded: Loaded, exported: Callable[[Tensor], Tensor]) -> None:

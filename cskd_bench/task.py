@@ -37,7 +37,7 @@ class FinetuneOptim(OptimConfig):
 
 
 class FinetuneConfig(Recipe):
-    """Fine-tune every weight; distillation token kept (with its head) or dropped."""
+    """Fine-tune every weight; the distillation token's head and answer are kept or dropped, the token itself stays."""
 
     epochs: PositiveInt = 20
     batch_size: PositiveInt = 64

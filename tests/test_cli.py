@@ -97,6 +97,12 @@ def test_bad_input_is_one_sentence_and_exit_code_2(capsys, tmp_path, colour_squa
     assert not (tmp_path / "results").exists()
 
 
+def test_a_negative_seed_is_refused(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["transfer", "--task", "digits", "--checkpoint", "x", "--seed", "-1"])
+    assert "'-1' is not a whole number from 0 on" in capsys.readouterr().err
+
+
 def test_weights_of_another_model_are_refused(capsys, tmp_path):
     import timm
     from safetensors.torch import save_file
@@ -107,6 +113,9 @@ def test_weights_of_another_model_are_refused(capsys, tmp_path):
         capsys, "transfer", "--task", "digits", "--checkpoint", str(weights), "--model", "deit_small_patch16_224"
     )
     assert "weights of another model" in words and "w.safetensors" in words
+    save_file(timm.create_model("cait_xxs24_224", depth=1).state_dict(), weights)
+    words = refused(capsys, "transfer", "--task", "digits", "--checkpoint", str(weights), "--model", "cait_xxs24_224")
+    assert "weights of another model" in words
 
 
 def test_tasks_show_and_validate(capsys, tmp_path):

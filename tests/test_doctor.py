@@ -10,6 +10,7 @@ from PIL import Image
 from cskd_bench.cli import main
 from cskd_bench.data.manifests import Manifest, manifests
 from cskd_bench.doctor import environment as environment_checks
+from cskd_bench.doctor.data import published_layout
 
 
 @pytest.fixture
@@ -108,6 +109,16 @@ def test_wrong_folders_are_told_apart(capsys, squares, tmp_path):
     assert code == 1 and "neither split folders nor .npz files" in words
     code, words = visit(capsys, "--data-dir", tmp_path / "nowhere")
     assert code == 1 and "no such folder" in words
+
+
+def test_a_data_set_packed_by_its_authors_is_read_as_its_shipped_task_reads_it(capsys, tmp_path):
+    (tmp_path / "cifar100" / "cifar-100-python").mkdir(parents=True)
+    code, words = visit(capsys, "--dataset", "cifar100", "--data-dir", tmp_path / "cifar100")
+    assert code == 1 and "as its authors pack it" in words and "unpack cifar-100-python.tar.gz" in words
+    layout = published_layout(tmp_path / "cifar100", "cifar100")
+    assert (layout.dataset, layout.num_classes, layout.root) == ("torch/cifar100", 100, str(tmp_path / "cifar100"))
+    (tmp_path / "cifar100" / "train").mkdir()
+    assert published_layout(tmp_path / "cifar100", "cifar100") is None, "one's own folders of classes"
 
 
 def test_files_beside_the_images_are_a_note(capsys, squares):

@@ -12,6 +12,7 @@ from cskd_bench.bench.plan import Cell, Cells, PretrainCell
 from cskd_bench.bench.state import Found
 from cskd_bench.bench.work import Places
 from cskd_bench.data.loader import ViewPlan
+from cskd_bench.detection.splits import open_splits
 from cskd_bench.engine.estimate import training_images
 from cskd_bench.errors import UserError
 from cskd_bench.record import Record
@@ -34,7 +35,7 @@ def show_plan(cells: Cells, places: Places, console: Console, banks: Path | None
     everything: list[Cell] = [*([cells.teacher] if cells.teacher else []), *cells.pretrain, *cells.transfer]
     for cell in everything:
         if cell.kind not in sizes or isinstance(cell, PretrainCell):
-            sizes[cell.kind] = _size(cell)
+            sizes[cell.kind] = _size(cell, places.runs / "transfer")
         size, step = sizes[cell.kind], found.step(cell)
         model = cell.config.model_name if isinstance(cell, PretrainCell) else students[cell.run]
         finished = found.record(cell) is not None
@@ -65,15 +66,17 @@ def show_plan(cells: Cells, places: Places, console: Console, banks: Path | None
     wide.print(f"{len(everything)} cells, {done} finished; what is left: {cost}, one cell at a time", highlight=False)
 
 
-def _size(cell: Cell) -> tuple[int, int] | None:
+def _size(cell: Cell, work: Path) -> tuple[int, int] | None:
     """Return (steps, images) of a cell; 0 steps where nothing is trained by steps, None where the data is missing."""
     try:
         if isinstance(cell, PretrainCell):
             plan = ViewPlan.of(cell.config.recipe, training_images(cell.config)[0], cell.config.seed)
             return plan.steps, plan.steps * cell.config.recipe.batch_size
+        if cell.protocol == "detect":
+            return 0, len(open_splits(cell.task.data, work)[1].read()["images"])
         data, recipe = cell.task.data, cell.task.finetune
         test = len(open_split(data, data.test))
-        if cell.protocol in ("evaluate", "detect"):
+        if cell.protocol == "evaluate":
             return 0, test
         train = len(open_split(data, data.train))
         if cell.protocol != "finetune":

@@ -1,9 +1,7 @@
 """What a worker does, whatever started it: one cell, from its settings to its record or its error."""
 
 import contextlib
-import fcntl
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,6 +79,7 @@ def _run(job: Job) -> None:
     import torch
 
     from cskd_bench.engine.distributed import Ranks, default_device
+    from cskd_bench.engine.locks import alone
     from cskd_bench.engine.pretrain import pretrain
     from cskd_bench.transfer.run import transfer
 
@@ -89,7 +88,7 @@ def _run(job: Job) -> None:
         torch.set_num_threads(job.threads)
     ranks = Ranks(0, 1, default_device())
     if isinstance(cell, PretrainCell):
-        with _alone(places.runs / "locks" / cell.name):
+        with alone(places.runs / "locks" / cell.name, ranks):
             targets = _bank(job.bank, cell.config) if job.bank else None
             pretrain(cell.config, places.runs, places.results, ranks, targets, cell.command)
         return
@@ -129,12 +128,3 @@ def _bank(use: BankUse, config: PretrainConfig) -> "BankTargets":
 
     build_bank(use.built_from, use.folder, device=default_device())
     return bank_targets(use.folder, config)
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Wait until no other process trains this run; the system gives the lock back when a process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

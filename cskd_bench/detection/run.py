@@ -6,19 +6,20 @@ import io
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
 
-from cskd_bench.data.sources import data_path
 from cskd_bench.detection import operators
-from cskd_bench.detection.annotations import CocoSplit, find_split, require_masks, usable_split
-from cskd_bench.detection.digits import make_digits
+from cskd_bench.detection.annotations import CocoSplit, require_masks, usable_split
 from cskd_bench.detection.pictures import write_pictures
 from cskd_bench.detection.score import average_precision
 from cskd_bench.detection.settings import StudentFacts, complete, has_masks, place
+from cskd_bench.detection.splits import describe_splits, open_splits
 from cskd_bench.engine.distributed import Ranks
+from cskd_bench.engine.locks import alone
 from cskd_bench.engine.provenance import (
     DETECTION_PACKAGES,
     PACKAGES,
@@ -36,6 +37,21 @@ from cskd_bench.schema import fingerprint
 from cskd_bench.task import TaskSpec
 
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One detection cell before anything is computed."""
+
+    spec: TaskSpec
+    seed: int
+    model: Loaded
+    train: CocoSplit
+    test: CocoSplit
+    config: Any  # mmengine's
+    recipe: dict[str, Any]
+    name: str  # of its record
+    written: Path  # where its record is, or will be
 
 
 def run_detection(
@@ -57,10 +73,34 @@ def run_detection(
     An interrupted run goes on from its last whole epoch, as if it had not been interrupted. Raises UserError
     for missing packages, a checkpoint that is no plain ViT, and data that cannot be read.
     """
+    cell = plan(spec, checkpoint, seed, results=results, work=work, ranks=ranks, model=model, weights=weights)
+    if cell.written.exists():
+        return read_record(cell.written)
+    with alone(work / "locks" / cell.name, ranks):
+        if ranks.any(cell.written.exists()):
+            return read_record(cell.written)
+        return _run(cell, results, work / cell.name, ranks, workers, command)
+
+
+def plan(
+    spec: TaskSpec,
+    checkpoint: Path,
+    seed: int,
+    *,
+    results: Path,
+    work: Path,
+    ranks: Ranks,
+    model: str = "",
+    weights: Literal["raw", "ema"] = "raw",
+) -> Plan:
+    """Load a cell's checkpoint, open its splits, complete its configuration and name its record.
+
+    UserError for missing packages or data, and for a checkpoint that is no plain ViT.
+    """
     operators.install()
     loaded = load_checkpoint(checkpoint, model=model, weights=weights)
     facts = StudentFacts.of(loaded.student)
-    train, test = _first_on_main(ranks, lambda: _open(spec, work))
+    train, test = _first_on_main(ranks, lambda: open_splits(spec.data, work))
     config = complete(spec.detect, facts, train.classes(), seed)
     if has_masks(config):
         require_masks(train)
@@ -71,15 +111,25 @@ def run_detection(
         "task": spec.identity(),
         "config": comparable(config),
     }
-    identity = {**recipe, "checkpoint": loaded.checkpoint.sha256, "seed": seed}
+    identity = {**recipe, **loaded.weights_identity(), "seed": seed}
     name = record_id(spec.name, "detect", loaded.method.kind, loaded.checkpoint.run, f"s{seed}", identity)
-    written = results / "records" / f"{name}.json"
-    if written.exists():
-        return read_record(written)
-    folder = work / name
+    return Plan(spec, seed, loaded, train, test, config, recipe, name, results / "records" / f"{name}.json")
+
+
+def describe(cell: Plan) -> str:
+    """Say in one line what a cell will do, and whether its record is there."""
+    state = "done" if cell.written.exists() else "to do"
+    return (
+        f"{cell.spec.name} detect seed {cell.seed}: {state}; {describe_splits(cell.train, cell.test)}, "
+        f"{cell.spec.metric}; record {cell.name}"
+    )
+
+
+def _run(cell: Plan, results: Path, folder: Path, ranks: Ranks, workers: int, command: str | None) -> Record:
+    spec, config, loaded, name = cell.spec, cell.config, cell.model, cell.name
     skip, cap = spec.data.on_corrupt == "skip", spec.data.max_skipped
     (train, left_out), (test, unscored) = _first_on_main(
-        ranks, lambda: tuple(usable_split(split, folder, skip=skip, cap=cap) for split in (train, test))
+        ranks, lambda: tuple(usable_split(split, folder, skip=skip, cap=cap) for split in (cell.train, cell.test))
     )
     place(config, train, test, folder, world=ranks.world, workers=workers, precision=spec.detect.precision)
     runner = _built(spec, config, loaded, ranks)
@@ -116,9 +166,9 @@ def run_detection(
             method=loaded.method,
             model=loaded.model,
             checkpoint=loaded.checkpoint,
-            seed=seed,
-            recipe=fingerprint(recipe),
-            config={"task": spec.identity(), "pretrain": loaded.pretrain_identity(), "mmengine": recipe["config"]},
+            seed=cell.seed,
+            recipe=fingerprint(cell.recipe),
+            config={"task": spec.identity(), "pretrain": loaded.pretrain_identity(), "mmengine": cell.recipe["config"]},
             metrics=metrics,
             examples=len(runner.val_dataloader.dataset),
             curve=_curve(folder),
@@ -204,20 +254,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _open(spec: TaskSpec, work: Path) -> tuple[CocoSplit, CocoSplit]:
-    data = spec.data
-    if data.dataset == "digits_detection":
-        root = make_digits(work / "digits_detection")
-    elif data.dataset == "coco":
-        root = data_path(data.root)
-    else:
-        raise UserError(f"data.dataset: detection reads coco or digits_detection, not {data.dataset!r}")
-    train, test = find_split(root, data.train), find_split(root, data.test)
-    if train.classes() != test.classes():
-        raise UserError(f"{test.annotations}: its categories are not those of {train.annotations.name}, in that order")
-    return train, test
 
 
 def _first_on_main(ranks: Ranks, work: Callable[[], Result]) -> Result:

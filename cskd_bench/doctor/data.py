@@ -15,10 +15,22 @@ from cskd_bench.data.open import open_source
 from cskd_bench.data.sources import IMAGE_SUFFIXES, FolderSource, Source, data_path
 from cskd_bench.doctor.findings import Finding
 from cskd_bench.errors import UserError
+from cskd_bench.task import TaskData, load_task, task_files
 
 LISTED: Final = 20  # unreadable files named in full; of more, the number is given
 ANY_CLASSES: Final = 1_000_000  # what is expected where neither a manifest nor a configuration says
 FOLDERS: Final = "expected FOLDER/train/<class>/<images> and FOLDER/val (or test)/<class>/<images>"
+
+
+def published_layout(root: Path, dataset: str) -> DataConfig | None:
+    """Return how the shipped task of that name reads a folder laid out as its authors pack it.
+
+    None where there is no such task, or where the folder holds splits of its own.
+    """
+    if not root.is_dir() or _holds_splits(root) or any(root.glob("*.npz")) or dataset not in task_files():
+        return None
+    data = load_task(dataset).data
+    return data.model_copy(update={"root": str(root)}) if data.dataset.startswith(("torch/", "torchvision/")) else None
 
 
 def describe(root: Path, manifest: Manifest | None) -> DataConfig | Finding:
@@ -60,7 +72,8 @@ def check_data(
         try:
             found[split] = open_source(data, split)
         except UserError as error:
-            yield Finding("attention", split, str(error), _where_from(manifest))
+            by_hand = data.by_hand if isinstance(data, TaskData) else ""
+            yield Finding("attention", split, str(error), by_hand or _where_from(manifest))
     yield from _classes_agree(found, data)
     for split, source in found.items():
         yield _count(split, len(source), manifest)

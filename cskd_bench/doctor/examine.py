@@ -8,7 +8,7 @@ from rich.console import Console
 from cskd_bench.config import DataConfig, PretrainConfig, load_config
 from cskd_bench.data.manifests import Manifest, manifest_for_folder, manifests
 from cskd_bench.data.sources import data_path
-from cskd_bench.doctor.data import check_data, describe
+from cskd_bench.doctor.data import check_data, describe, published_layout
 from cskd_bench.doctor.environment import LOW_DISK, environment
 from cskd_bench.doctor.findings import Finding, show
 from cskd_bench.errors import UserError
@@ -93,11 +93,12 @@ def _check_folder(
     dataset: str, data_dir: str, manifest: Manifest | None, decode: bool, threads: int
 ) -> Iterator[Finding]:
     root = Path(data_dir) if data_dir else data_path(dataset)
-    layout = describe(root.resolve() if data_dir else root, manifest)
+    root = root.resolve() if data_dir else root
+    layout = published_layout(root, dataset) or describe(root, manifest)
     if isinstance(layout, Finding):
         yield layout
         return
-    yield Finding("ok", "layout", _LAYOUTS[layout.dataset])
+    yield Finding("ok", "layout", _LAYOUTS.get(layout.dataset, "as its authors pack it"))
     known = manifest or manifest_for_folder(layout.root)
     yield from check_data(layout, _splits(layout, known), known, decode=decode, threads=threads)
 

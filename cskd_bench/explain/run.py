@@ -13,7 +13,7 @@ from cskd_bench.errors import UserError
 from cskd_bench.explain.figures import draw_attention, draw_distances, draw_labels
 from cskd_bench.explain.labels import LabelMaps, label_maps
 from cskd_bench.methods import METHODS
-from cskd_bench.models.attention import attention_maps, mean_distance
+from cskd_bench.models.attention import attention_maps, has_standard_attention, mean_distance
 from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.models.students import Student
 from cskd_bench.models.teachers import build_teacher
@@ -31,6 +31,8 @@ def explain(checkpoint: Path, image: Path, output: Path, weights: Literal["raw",
     config = loaded.pretrain_config
     assert config is not None  # a run folder has one
     student = loaded.student
+    if not has_standard_attention(student.model):
+        raise UserError(f"{checkpoint}: explain draws plain ViTs; {loaded.model.name} has no patch tokens")
     teacher = None
     if METHODS[config.method.kind].needs_teacher:
         teacher = build_teacher(config.teacher, loaded.classes, loaded.num_classes)

@@ -15,6 +15,7 @@ from cskd_bench.models.students import Student, build_student
 from cskd_bench.models.weights import load_state
 from cskd_bench.outputs import Heads
 from cskd_bench.record import CheckpointRef, MethodRef, ModelRef, sha256_file
+from cskd_bench.schema import validate
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,12 @@ class Loaded:
     method: MethodRef
     model: ModelRef
     pretrain_config: PretrainConfig | None  # None: not a run of ours
+
+    def weights_identity(self) -> dict[str, Any]:
+        """Return what tells this model from any other: the weights and, where no run says it, their architecture."""
+        if self.pretrain_config:
+            return {"checkpoint": self.checkpoint.sha256}
+        return {"checkpoint": self.checkpoint.sha256, "model": self.model.name, "heads": self.student.heads}
 
     def pretrain_identity(self) -> dict[str, Any]:
         """Return what decided the pretraining's result, for records: no folders of this machine."""
@@ -71,8 +78,7 @@ def _load_run(folder: Path, weights: Literal["raw", "ema"], image_size: int | No
     if digest != summary["sha256"]["model" if weights == "raw" else "ema"]:
         raise UserError(f"{file}: does not match the checksum in run.json; the file was changed or damaged")
     size = image_size or config.student.image_size
-    settings = config.student.model_copy(update={"image_size": size})
-    StudentConfig.model_validate(settings.model_dump())
+    settings = validate(StudentConfig, config.student.model_dump() | {"image_size": size}, str(folder))
     student = build_student(settings, config.data.num_classes, METHODS[config.method.kind].heads)
     load_state(student, file)
     return Loaded(
@@ -109,13 +115,15 @@ def _load_file(path: Path, name: str, image_size: int | None) -> Loaded:
     load_state(built, path)
     student = Student(built, heads)
     size = image_size or int(built.pretrained_cfg["input_size"][-1])
+    digest = sha256_file(path)
+    named = f"{path.stem}@{digest[:8]}"  # two files are two models, and many are called model.safetensors
     return Loaded(
         student=student.eval(),
         image_size=size,
         num_classes=built.num_classes,
         classes=(),
-        checkpoint=CheckpointRef(run=path.stem, weights="raw", sha256=sha256_file(path)),
-        method=MethodRef(kind="external", label=f"external ({path.stem})"),
+        checkpoint=CheckpointRef(run=named, weights="raw", sha256=digest),
+        method=MethodRef(kind="external", label=f"external ({named})"),
         model=ModelRef(name=name.replace("_distilled_", "_"), image_size=size, parameters=_count(student)),
         pretrain_config=None,
     )

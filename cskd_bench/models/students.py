@@ -119,6 +119,12 @@ class Student(nn.Module):
         if hasattr(self, "head_dist"):
             self.head_dist = nn.Linear(self.model.embed_dim, num_classes)
 
+    def drop_distillation_head(self) -> None:
+        """Answer by the class head alone from now on; the distillation token stays in the sequence."""
+        if self.heads != "class":
+            self.distillation_head.requires_grad_(False)  # ranks wait for the gradient of every weight that has one
+            self.heads = "class"
+
 
 def choose_attention(model: nn.Module, device: torch.device, precision: str) -> None:
     """Spell attention out in bf16 on a CPU, where torch's fused kernel nearly doubles the time of a training step.

@@ -80,9 +80,10 @@ def load_state(model: nn.Module, path: Path) -> None:
 def _resized(embedding: Tensor, wanted: Tensor, model: Any) -> Tensor:
     """Resample a (1, prefix + H*W, D) position embedding to the length of `wanted` (bicubic, as timm)."""
     vit = getattr(model, "model", model)
-    prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    prefix = 0 if getattr(vit, "no_embed_class", False) else getattr(vit, "num_prefix_tokens", None)
     if (
-        embedding.ndim != 3
+        prefix is None  # no plain ViT
+        or embedding.ndim != 3
         or embedding.shape[-1] != wanted.shape[-1]
         or isqrt(embedding.shape[1] - prefix) ** 2 + prefix != embedding.shape[1]
     ):

@@ -50,7 +50,7 @@ def run_speed(
     if output is not None and output.exists():
         raise UserError(f"{output}: exists already; measurements are not overwritten")
     if part in ("step", "teacher"):
-        _check_teacher(teacher)
+        _check_teacher(teacher, needs_fc=part == "step")
     if part == "step" and not timm.is_model(student.replace("_patch", "_distilled_patch", 1)):
         raise UserError(f"--student {student}: the yardsticks need timm's deit_{{tiny,small,base}}_patch16_224 or _384")
     if clock == "cpu":
@@ -91,14 +91,17 @@ def run_speed(
     return measured
 
 
-def _check_teacher(name: str) -> None:
-    """Raise UserError where timm has no such model, or none with a feature map."""
+def _check_teacher(name: str, *, needs_fc: bool) -> None:
+    """Raise UserError where timm has no such model, or none with a feature map (and, for the plain step, head.fc)."""
     if not timm.is_model(name):
         raise UserError(f"--teacher {name}: timm has no such model")
+    model = timm.create_model(name).eval()
     with torch.no_grad():
-        features = timm.create_model(name).eval().forward_features(torch.zeros(1, 3, 224, 224))
+        features = model.forward_features(torch.zeros(1, 3, 224, 224))
     if features.ndim != 4:
         raise UserError(f"--teacher {name}: has no feature map (B, C, h, w); a CNN is needed")
+    if needs_fc and not hasattr(getattr(model, "head", None), "fc"):
+        raise UserError(f"--teacher {name}: the plain step reads a classifier named head.fc, such as a RegNet's")
 
 
 def _measure_report(results: Path, rounds: int, clock: Clock) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from cskd_bench.engine.targets import NoTargets
 from cskd_bench.engine.training import Job, fit
 from cskd_bench.models.students import Student
 from cskd_bench.outputs import StudentOutput
+from cskd_bench.task import FinetuneConfig
 from cskd_bench.transfer.cell import Cell, Outcome, open_split
 from cskd_bench.transfer.subsets import low_label_indices
 
@@ -46,17 +47,17 @@ def run(cell: Cell) -> Outcome:
     """Fine-tune on the task's share of train."""
     fraction, labels = cell.spec.finetune.train_fraction, cell.train.labels
     chosen = np.arange(len(labels)) if fraction == 1 else low_label_indices(labels, fraction, cell.seed)
-    return tune(cell, chosen, cell.folder)
+    return tune(cell, chosen, cell.folder, cell.spec.finetune)
 
 
-def tune(cell: Cell, chosen: np.ndarray, folder: Path) -> Outcome:
+def tune(cell: Cell, chosen: np.ndarray, folder: Path, recipe: FinetuneConfig) -> Outcome:
     """Fine-tune from the checkpoint with a new head on the chosen images, resuming from `folder`; score test once."""
-    recipe, student = cell.spec.finetune, copy.deepcopy(cell.model.student)
+    student = copy.deepcopy(cell.model.student)
     train = SubsetSource(cell.train, chosen)
     torch.manual_seed(integer_seed(cell.seed, Stream.MODEL))
-    if recipe.distillation_token == "drop":
-        student.heads = "class"
     student.reset_classifier(cell.spec.data.num_classes)
+    if recipe.distillation_token == "drop":
+        student.drop_distillation_head()
     job = Job(
         title=f"{cell.spec.name} finetune {cell.model.checkpoint.run} s{cell.seed}",
         student=AveragedHeads(student),
@@ -73,7 +74,7 @@ def tune(cell: Cell, chosen: np.ndarray, folder: Path) -> Outcome:
         folder=folder,
         identity={
             "task": cell.spec.fingerprint(),
-            "checkpoint": cell.model.checkpoint.sha256,
+            **cell.model.weights_identity(),
             "seed": cell.seed,
             "data": f"{train.identity} {cell.test.identity}",
         },

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from cskd_bench.task import FinetuneConfig
 from cskd_bench.transfer import finetune, linear
 from cskd_bench.transfer.cell import Cell, Outcome
 from cskd_bench.transfer.subsets import low_label_indices
@@ -29,4 +30,13 @@ def run(cell: Cell) -> Outcome:
 def _fit(cell: Cell, chosen: np.ndarray, fraction: float) -> Outcome:
     if cell.spec.lowlabel.classifier == "linear":
         return linear.fit_linear(cell, chosen)
-    return finetune.tune(cell, chosen, cell.folder / f"{fraction:g}")
+    recipe = for_few_images(cell.spec.finetune, len(chosen), cell.ranks.world)
+    return finetune.tune(cell, chosen, cell.folder / f"{fraction:g}", recipe)
+
+
+def for_few_images(recipe: FinetuneConfig, images: int, ranks: int) -> FinetuneConfig:
+    """Return the recipe with a batch no larger than the images that there are, which mixing and ranks can share."""
+    if images >= recipe.batch_size:
+        return recipe
+    unit = ranks * (recipe.augment.mix_group if recipe.augment.mixes else 1)
+    return recipe.model_copy(update={"batch_size": max(unit, images // unit * unit)})

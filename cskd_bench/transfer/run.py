@@ -1,14 +1,13 @@
 """One downstream cell from checkpoint to record."""
 
-import fcntl
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from cskd_bench.engine.distributed import Ranks
+from cskd_bench.engine.locks import alone
 from cskd_bench.engine.provenance import code_ref, command_line, device_name, now, peak_memory, versions
 from cskd_bench.engine.results import write_predictions
 from cskd_bench.errors import UserError
@@ -57,7 +56,7 @@ def plan(
     _check_protocol(spec, protocol)
     loaded = load_checkpoint(checkpoint, model=model, weights=weights, image_size=spec.image_size)
     recipe = {"pretrain": loaded.checkpoint.pretrain_recipe, "protocol": protocol, "task": spec.identity()}
-    identity = {**recipe, "checkpoint": loaded.checkpoint.sha256, "seed": seed}
+    identity = {**recipe, **loaded.weights_identity(), "seed": seed}
     name = record_id(spec.name, protocol, loaded.method.kind, loaded.checkpoint.run, f"s{seed}", identity)
     return Plan(spec, protocol, seed, loaded, recipe, name, results / "records" / f"{name}.json")
 
@@ -86,7 +85,7 @@ def transfer(
     cell_plan = plan(spec, protocol, checkpoint, seed, results=results, model=model, weights=weights)
     if cell_plan.written.exists():
         return read_record(cell_plan.written)
-    with _alone(work / "locks" / cell_plan.name, ranks):
+    with alone(work / "locks" / cell_plan.name, ranks):
         if ranks.any(cell_plan.written.exists()):
             return read_record(cell_plan.written)
         folder = work / cell_plan.name
@@ -139,17 +138,6 @@ def _short(split: str) -> str:
 def _check_protocol(spec: TaskSpec, protocol: str) -> None:
     if protocol not in spec.protocols:
         raise UserError(f"task {spec.name} has no protocol {protocol!r}; it has {', '.join(spec.protocols)}")
-
-
-@contextmanager
-def _alone(path: Path, ranks: Ranks) -> Iterator[None]:
-    """Wait until no other process is at this cell; the system gives the lock back when a process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        if ranks.is_main:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        ranks.barrier()
-        yield
 
 
 def _record(plan: Plan, cell: Cell, outcome: Outcome, note: str) -> Record:

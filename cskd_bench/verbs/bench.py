@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, add_places, positive
+from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, add_places, positive, whole
 
 
 def add(verbs: Verbs) -> None:
@@ -14,7 +14,7 @@ def add(verbs: Verbs) -> None:
     verb.add_argument("--dry-run", action="store_true", help="show every cell with its state, size and cost, and stop")
     verb.add_argument("--executor", choices=("local", "ray", "slurm"), default="local", help="default: local")
     verb.add_argument("--parallel", type=positive, default=1, help="cells at a time (default: 1)")
-    verb.add_argument("--threads", type=int, default=0, help="CPU threads a cell (default: torch's own)")
+    verb.add_argument("--threads", type=whole, default=0, help="CPU threads a cell (default: torch's own)")
     verb.add_argument("--gpus", type=float, default=0, help="GPUs a cell, under ray (0.5: two share one) and slurm")
     verb.add_argument("--ray-address", default="", help="a Ray cluster (auto, or HOST:PORT); default: one started here")
     verb.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE", help="e.g. slurm_partition=gpu")

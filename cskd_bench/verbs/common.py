@@ -20,6 +20,13 @@ def data_root(options: argparse.Namespace) -> list[str]:
     return [f'data.root="{Path(options.data_dir).resolve().as_posix()}"'] if options.data_dir else []
 
 
+def whole(text: str) -> int:
+    """Read a whole number from 0 on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
 def positive(text: str) -> int:
     """Read a positive whole number."""
     if not text.isdecimal() or int(text) < 1:

@@ -2,9 +2,13 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cskd_bench.errors import UserError
-from cskd_bench.verbs.common import Verbs, data_root
+from cskd_bench.verbs.common import Verbs, data_root, whole
+
+if TYPE_CHECKING:
+    from cskd_bench.task import TaskSpec
 
 
 def add(verbs: Verbs) -> None:
@@ -18,7 +22,7 @@ def add(verbs: Verbs) -> None:
     verb.add_argument("name", nargs="?", help="a task's name or TOML")
     verb.add_argument("--tasks-dir", type=Path, help="a folder with task files of your own")
     verb.add_argument("--data-dir", help="the data set's folder: validate then checks the images too")
-    verb.add_argument("--seed", type=int, default=0, help="of indices (default: 0)")
+    verb.add_argument("--seed", type=whole, default=0, help="of indices (default: 0)")
     verb.set_defaults(run=_run)
 
 
@@ -37,9 +41,7 @@ def _run(options: argparse.Namespace) -> int:
         for spec in specs:
             checked = ""
             if options.data_dir:
-                from cskd_bench.transfer.checks import check_data
-
-                checked = f", {check_data(spec)}"
+                checked = f", {_check_data(spec)}"
             print(f"{spec.name}: valid, fingerprint {spec.fingerprint()}{checked}")
     elif options.name is None:
         raise UserError(f"tasks {options.action}: name a task")
@@ -54,3 +56,14 @@ def _run(options: argparse.Namespace) -> int:
         labels = open_split(specs[0].data, specs[0].data.train).labels
         print(json.dumps({"task": specs[0].name, "seed": options.seed, **index_lists(specs[0], labels, options.seed)}))
     return 0
+
+
+def _check_data(spec: "TaskSpec") -> str:
+    """Open a task's splits and say what is in them."""
+    if spec.data.dataset == "coco":
+        from cskd_bench.detection.splits import describe_splits, open_splits
+
+        return describe_splits(*open_splits(spec.data, Path()))
+    from cskd_bench.transfer.checks import check_data
+
+    return check_data(spec)

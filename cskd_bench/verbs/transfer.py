@@ -3,8 +3,13 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, add_places, data_root
+from cskd_bench.errors import UserError
+from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, add_places, data_root, whole
+
+if TYPE_CHECKING:
+    from cskd_bench.task import TaskSpec
 
 
 def add(verbs: Verbs) -> None:
@@ -15,11 +20,11 @@ def add(verbs: Verbs) -> None:
     verb.add_argument("--model", default="", help="timm name of a weights file's architecture")
     verb.add_argument("--weights", choices=("raw", "ema"), default="raw", help="which weights of a run (default: raw)")
     verb.add_argument("--protocol", action="append", default=[], help="default: all of the task; repeatable")
-    verb.add_argument("--seed", type=int, action="append", default=[], help="default: 0; repeatable")
+    verb.add_argument("--seed", type=whole, action="append", default=[], help="default: 0; repeatable")
     verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override the task")
     verb.add_argument("--tasks-dir", type=Path, help="a folder with task files of your own")
     verb.add_argument("--data-dir", help="the data set's folder (sets data.root)")
-    verb.add_argument("--workers", type=int, default=4, help="loader processes (default: 4)")
+    verb.add_argument("--workers", type=whole, default=4, help="loader processes (default: 4)")
     verb.add_argument("--dry-run", action="store_true", help="show what would run on which data, and stop")
     add_places(verb)
     verb.set_defaults(run=_run)
@@ -38,7 +43,10 @@ def _run(options: argparse.Namespace) -> int:
     cells = expand(specs, options.protocol, options.seed or [0])
     if options.dry_run:
         for spec, protocol, seed in cells:
-            print(describe(plan(spec, protocol, options.checkpoint, seed, **chosen)))
+            if protocol == "detect":
+                print(_describe_detection(spec, seed, options))
+            else:
+                print(describe(plan(spec, protocol, options.checkpoint, seed, **chosen)))
         return 0
     try:
         with joined_ranks() as ranks:
@@ -57,3 +65,23 @@ def _run(options: argparse.Namespace) -> int:
         print(f"cskd-bench: {stopped}", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
+
+
+def _describe_detection(spec: "TaskSpec", seed: int, options: argparse.Namespace) -> str:
+    from cskd_bench.detection.run import describe, plan
+    from cskd_bench.engine.distributed import Ranks, default_device
+
+    try:
+        cell = plan(
+            spec,
+            options.checkpoint,
+            seed,
+            results=options.results,
+            work=options.runs / "transfer",
+            ranks=Ranks(0, 1, default_device()),
+            model=options.model,
+            weights=options.weights,
+        )
+    except UserError as error:
+        return f"{spec.name} detect seed {seed}: not ready: {error}"
+    return describe(cell)

@@ -141,6 +141,21 @@ def test_timms_own_names_give_the_same_images_as_the_folder(colour_squares, monk
     assert np.array_equal(np.asarray(named.load(5)), np.asarray(plain.load(5)))
 
 
+def test_timms_own_names_tell_two_folders_with_the_same_labels_apart(colour_squares, tmp_path):
+    """Features are kept by identity: name and labels alone would serve one folder's for the other's."""
+    for path in colour_squares.rglob("*.png"):
+        there = tmp_path / path.relative_to(colour_squares)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as image:
+            image.resize((16, 16)).save(there)
+    first, again, other = (
+        open_source(folder(root, dataset="torch/image_folder"), "train")
+        for root in (colour_squares, colour_squares, tmp_path)
+    )
+    assert first.labels.tolist() == other.labels.tolist()
+    assert first.identity == again.identity != other.identity
+
+
 def test_hugging_face_names_give_the_same_images_as_the_folder(colour_squares, tmp_path, monkeypatch):
     pytest.importorskip("datasets")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

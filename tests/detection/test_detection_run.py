@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from cskd_bench.cli import main
 from cskd_bench.detection.annotations import find_split
 from cskd_bench.detection.digits import make_digits
 from cskd_bench.detection.score import average_precision
 from cskd_bench.engine.distributed import Ranks
+from cskd_bench.engine.locks import alone
 from cskd_bench.errors import UserError
+from cskd_bench.record import write_record
 from cskd_bench.schema import shipped
 from cskd_bench.task import load_task
 
@@ -27,7 +31,7 @@ from cskd_bench.detection import operators
 operators.install()
 
 from cskd_bench.detection.components import EpochSampler, layer_of, parameter_groups  # noqa: E402
-from cskd_bench.detection.run import run_detection  # noqa: E402
+from cskd_bench.detection.run import plan, run_detection  # noqa: E402
 
 CPU = Ranks(0, 1, torch.device("cpu"))
 
@@ -130,6 +134,39 @@ def test_a_record_holds_scores_curve_and_pictures(cell, vit_file, whole_run):
     assert [side.name for side in whole.pictures] == [f"{whole.id}.truth_and_predictions_1.jpg"]
     assert str(root) not in whole.model_dump_json()  # a record says nothing about the machine's folders
     assert detect(spec, vit_file, place) == whole  # a finished cell is not run again
+
+
+def test_of_two_processes_at_one_cell_one_waits_for_the_others_record(cell, vit_file, whole_run, tmp_path, monkeypatch):
+    (_, spec), (_, whole) = cell, whole_run
+    monkeypatch.setattr("cskd_bench.detection.run._run", lambda *_: pytest.fail("trained what another process trains"))
+    with ThreadPoolExecutor(1) as pool:
+        with alone(tmp_path / "work" / "locks" / whole.id, CPU):  # as the process that was first holds it
+            second = pool.submit(detect, spec, vit_file, tmp_path)
+            with pytest.raises(TimeoutError):
+                second.result(timeout=3)
+            write_record(tmp_path / "results" / "records", whole)
+        assert second.result() == whole
+
+
+def test_dry_run_and_validate_open_the_annotations(cell, vit_file, capsys, tmp_path):
+    (root, spec) = cell
+    places = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    given = ["--checkpoint", str(vit_file), "--model", "deit_tiny_distilled_patch16_224", "--dry-run"]
+    data = [*("--set", 'data.dataset="coco"'), *("--data-dir", str(root / "digits"))]
+    tiny = ["--set", f'detect.config="{root / "tiny.py"}"', "--set", "detect.pictures=1"]
+    assert main(["transfer", "--task", "digits_detection", *data, *tiny, *given, *places]) == 0
+    said = capsys.readouterr().out
+    expected = plan(spec, vit_file, 0, results=tmp_path, work=tmp_path, ranks=CPU, model=given[3]).name
+    assert "to do; 8 training and 4 test images, 10 classes" in said and expected in said
+    assert main(["transfer", "--task", "coco", "--data-dir", str(tmp_path), *given, *places]) == 0
+    assert "not ready: " in capsys.readouterr().out
+    own = tmp_path / "own.toml"
+    own.write_text(
+        'protocols = ["detect"]\nmetric = "box_ap"\n'
+        '[data]\ndataset = "coco"\ntrain = "train"\ntest = "val"\nnum_classes = 10\n'
+    )
+    assert main(["tasks", "validate", str(own), "--data-dir", str(root / "digits")]) == 0
+    assert "8 training and 4 test images" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("moment", ["in the second epoch", "while the first is scored", "while the last is scored"])

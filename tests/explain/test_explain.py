@@ -1,6 +1,7 @@
 """Pictures show what the models computed: attention reproduces the blocks, labels are the teacher's and student's."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import timm
@@ -14,6 +15,7 @@ from cskd_bench.explain.labels import label_maps
 from cskd_bench.explain.run import class_names
 from cskd_bench.methods import METHODS
 from cskd_bench.models.attention import attended, attention, attention_maps, mean_distance
+from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.models.students import Student, build_student
 from cskd_bench.models.teachers import Teacher
 from cskd_bench.models.weights import plain_state
@@ -157,3 +159,13 @@ def test_bad_input_is_one_sentence(capsys, run_folder, photo, tmp_path):
         assert main(["explain", *arguments]) == 2
         assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_of_a_cnn_has_no_patch_tokens_to_draw(capsys, run_folder, photo, tmp_path, monkeypatch):
+    folder = run_folder("supervised")
+    loaded = load_checkpoint(folder)
+    cnn = Student(timm.create_model("test_byobnet", num_classes=3), "class")
+    monkeypatch.setattr("cskd_bench.explain.run.load_checkpoint", lambda *_, **__: replace(loaded, student=cnn))
+    arguments = ["--checkpoint", str(folder), "--image", str(photo), "--output", str(tmp_path / "out")]
+    assert main(["explain", *arguments]) == 2
+    assert "has no patch tokens" in capsys.readouterr().err

@@ -14,10 +14,12 @@ from cskd_bench.cli import main
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.errors import UserError
 from cskd_bench.models.checkpoints import load_checkpoint
-from cskd_bench.task import load_task
+from cskd_bench.models.students import Student
+from cskd_bench.task import load_task, task_files
 from cskd_bench.transfer import features
 from cskd_bench.transfer.evaluate import class_columns, with_real_labels
 from cskd_bench.transfer.linear import TorchLogisticRegression
+from cskd_bench.transfer.lowlabel import for_few_images
 from cskd_bench.transfer.run import transfer
 from cskd_bench.transfer.subsets import k_shot_indices, low_label_indices
 
@@ -177,6 +179,41 @@ def test_low_label_fine_tunes_each_fraction_from_the_checkpoint(squares, weights
     record = run(task, "lowlabel", weights, tmp_path)
     assert {"top1_at_0.25", "top1_at_0.5"} < set(record.metrics)
     assert len(record.curve) == 1
+
+
+def test_low_label_takes_a_smaller_batch_where_there_are_fewer_images_than_one(squares, weights, tmp_path):
+    """A quarter of 48 images is 12; with a batch of 16 there would be no step."""
+    task = task_on(squares, **{'classifier = "linear"': "[finetune]\nepochs = 1\nbatch_size = 16\noptim.lr = 1e-3"})
+    assert "top1_at_0.25" in run(task, "lowlabel", weights, tmp_path).metrics
+
+
+def test_every_shipped_low_label_task_has_a_batch_for_its_smallest_share():
+    smallest = {"oxford_pets": 37, "dtd": 47}  # one image of each class
+    for name in task_files():
+        task = load_task(name)
+        if "lowlabel" in task.protocols and task.lowlabel.classifier == "finetune":
+            images = smallest.get(name, task.data.num_classes)
+            for ranks in (1, 2):
+                batch = for_few_images(task.finetune, images, ranks).batch_size
+                assert batch <= images and batch % ranks == 0, name
+    mixed = load_task("digits", overrides=["finetune.augment.mixup=0.8", "finetune.augment.mix_group=4"]).finetune
+    assert for_few_images(mixed, 27, 2).batch_size == 24
+    assert for_few_images(mixed, 10_000, 2) is mixed
+
+
+@pytest.mark.parametrize("heads", ["class+dist", "class+dist+patch"])
+def test_a_dropped_distillation_head_neither_answers_nor_learns(heads):
+    """Under several ranks, a weight that never gets a gradient would stop the second step."""
+    import timm
+
+    vit = timm.create_model("deit_tiny_distilled_patch16_224", img_size=32, depth=1, num_classes=3)
+    student = Student(vit, heads)
+    student.drop_distillation_head()
+    views = torch.rand(2, 3, 32, 32)
+    logits = student.predict(views)
+    torch.testing.assert_close(logits, vit.head(student.tokens(views)[:, 0]))
+    logits.sum().backward()
+    assert all((weight.grad is not None) is weight.requires_grad for weight in student.parameters())
 
 
 def test_torchs_logistic_regression_is_scikit_learns():

@@ -187,8 +187,15 @@ def test_export_to_timm_gives_the_native_logits(run, tmp_path):
     views = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(exported((views - student.mean) / student.std), student.predict(views))
-    with pytest.raises(UserError, match="not empty"):
-        export_timm(run / "runs" / "tiny", tmp_path / "out")
+    (tmp_path / "file").touch()
+    for there in ("out", "file"):
+        with pytest.raises(UserError, match="is there already"):
+            export_timm(run / "runs" / "tiny", tmp_path / there)
+
+
+def test_a_resolution_that_the_patches_do_not_fit_is_told(run):
+    with pytest.raises(UserError, match="image_size 50 is not a multiple of the patch size 8"):
+        load_checkpoint(run / "runs" / "tiny", image_size=50)
 
 
 def test_export_to_onnx_gives_the_native_logits_for_any_batch(run, tmp_path):

@@ -1,0 +1,29 @@
+"""A detection task's two splits, from its settings to files."""
+
+from pathlib import Path
+
+from cskd_bench.data.sources import data_path
+from cskd_bench.detection.annotations import CocoSplit, find_split
+from cskd_bench.detection.digits import make_digits
+from cskd_bench.errors import UserError
+from cskd_bench.task import TaskData
+
+
+def open_splits(data: TaskData, work: Path) -> tuple[CocoSplit, CocoSplit]:
+    """Return train and test; the digits are made under `work`. UserError for missing data or other classes in test."""
+    if data.dataset == "digits_detection":
+        root = make_digits(work / "digits_detection")
+    elif data.dataset == "coco":
+        root = data_path(data.root)
+    else:
+        raise UserError(f"data.dataset: detection reads coco or digits_detection, not {data.dataset!r}")
+    train, test = find_split(root, data.train), find_split(root, data.test)
+    if train.classes() != test.classes():
+        raise UserError(f"{test.annotations}: its categories are not those of {train.annotations.name}, in that order")
+    return train, test
+
+
+def describe_splits(train: CocoSplit, test: CocoSplit) -> str:
+    """Say how many images and classes there are."""
+    ours, theirs = len(train.read()["images"]), len(test.read()["images"])
+    return f"{ours:,} training and {theirs:,} test images, {len(test.classes())} classes"
