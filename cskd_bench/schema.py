@@ -1,5 +1,6 @@
 """Strict base model, TOML loading with overrides, fingerprints, shipped files."""
 
+import copy
 import hashlib
 import json
 import tomllib
@@ -41,7 +42,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return a copy of `data` with `a.b=value` applied; values are TOML, or else plain strings."""
-    result: dict[str, Any] = json.loads(json.dumps(data))
+    result = copy.deepcopy(data)
     for text in overrides:
         dotted, separator, value = text.partition("=")
         keys = dotted.strip().split(".")

@@ -64,6 +64,8 @@ def test_missing_file_and_malformed_override(tmp_path):
         load_config(write(tmp_path, MINIMAL), ["recipe.epochs"])
     with pytest.raises(UserError, match="not a table"):
         load_config(write(tmp_path, MINIMAL), ["method.kind.x=1"])
+    with pytest.raises(UserError, match="unknown key created"):
+        load_config(write(tmp_path, "created = 2026-01-01\n" + MINIMAL))
 
 
 scalars = st.one_of(st.booleans(), st.integers(-(10**9), 10**9), st.floats(-1e9, 1e9), st.text("abc 'é", max_size=8))

@@ -35,8 +35,10 @@ class BankTargets:
         inexact = ratios - set(bank.ladder.declared.tolist())
         self.labelling_seconds = labelling_seconds(bank.folder, range(epochs))
         self.note = "teacher labels from a bank"
+        self.variant = ""
         if self._kind == "kd" and bank.manifest.soft_classes < self._num_classes:
             self.note += f"; soft targets keep the {bank.manifest.soft_classes} largest of {self._num_classes} logits"
+            self.variant = f" ({bank.manifest.soft_classes} largest logits)"
         if inexact:
             self.note += (
                 f"; the bank is declared for {bank.manifest.epochs} epochs: {len(inexact)} of {len(ratios)} "

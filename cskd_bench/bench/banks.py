@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cskd_bench.bench.plan import PretrainCell
-from cskd_bench.config import PretrainConfig
+from cskd_bench.config import PlainKD, PretrainConfig
 from cskd_bench.schema import fingerprint
 
 
@@ -22,6 +22,7 @@ def assign_banks(cells: Sequence[PretrainCell], banks: Path) -> dict[str, BankUs
 
     Where `kd` is among the cells of a bank, the bank is built from its configuration: it then holds soft
     targets beside the hard labels, at one temperature; `kd` at another one has its teacher in the loop.
+    Without `kd` such a bank is read where it is there, else one of hard labels alone is built beside.
     """
     groups: dict[str, list[PretrainCell]] = {}
     for cell in cells:
@@ -31,6 +32,10 @@ def assign_banks(cells: Sequence[PretrainCell], banks: Path) -> dict[str, BankUs
     for name, group in groups.items():
         soft = [(cell.config, cell.config.method.temperature) for cell in group if cell.config.method.kind == "kd"]
         built_from, temperature = soft[0] if soft else (group[0].config, None)
+        if temperature not in (None, PlainKD().temperature):
+            name = f"{name}-t{temperature:g}"
+        elif not soft and not (banks / name).exists():
+            name = f"{name}-hard"
         for cell in group:
             if cell.config.method.kind != "kd" or cell.config.method.temperature == temperature:
                 assigned[cell.name] = BankUse(banks / name, built_from)

@@ -40,7 +40,7 @@ def show_plan(cells: Cells, places: Places, console: Console, banks: Path | None
         model = cell.config.model_name if isinstance(cell, PretrainCell) else students[cell.run]
         finished = found.record(cell) is not None
         alike = found.alike(cell, model, from_bank=cell.name in uses)
-        seconds = _seconds(size[1] if size else 0, alike)
+        seconds = _seconds(size[1] if size and size[0] else 0, alike)
         state = "finished" if finished else f"resumes from step {step}" if step else "to do"
         if not finished:
             total = None if total is None or seconds is None else total + seconds
@@ -48,9 +48,12 @@ def show_plan(cells: Cells, places: Places, console: Console, banks: Path | None
         table.add_row(cell.name, state, steps, images, NOT_MEASURED if seconds is None else _hours(seconds))
     for folder in dict.fromkeys(use.folder for use in uses.values()):
         users = [cell for cell in cells.pretrain if cell.name in uses and uses[cell.name].folder == folder]
-        state, left = _labels(folder, users[0].config.recipe.epochs)
+        epochs = users[0].config.recipe.epochs
+        state, left = _labels(folder, epochs)
+        if all(found.record(cell) for cell in users):
+            state, left = "not needed", 0.0
         taken = [
-            record.cost.labelling_seconds
+            record.cost.labelling_seconds * epochs / int(record.config["recipe"]["epochs"])
             for cell in users
             for record in found.alike(cell, students[cell.name], from_bank=True)
         ]
@@ -98,7 +101,7 @@ def _labels(folder: Path, epochs: int) -> tuple[str, float]:
 
 
 def _seconds(images: int, records: list[Record]) -> float | None:
-    """Estimate from images per second of finished records, else from their seconds; None without any."""
+    """Estimate from images trained on per second in finished records, else from their seconds; None without any."""
     rates = [record.cost.images_per_second for record in records if record.cost.images_per_second]
     if images and rates:
         return images / mean(rates)

@@ -120,6 +120,9 @@ def expand(plan: Plan, where: Path, tasks_dir: Path | None = None, overrides: Se
         for protocol in (plan.protocols or spec.protocols)
         if protocol in spec.protocols
     ]
+    names = [cell.name for cell in transfer]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"{where}: tasks and protocols: {twice[0]!r} would run twice; name each once")
     teacher = None
     if plan.teacher:
         file = _find(plan.teacher, where, "teacher")
@@ -156,7 +159,8 @@ def _pretrain_cell(
 ) -> PretrainCell:
     """Make one student's cell of a method and seed; `student` is the file as the plan names it."""
     data = read_toml(file)
-    own_method = str(data.get("method", {}).get("kind", ""))
+    method_table = data.get("method", {})
+    own_method = str(method_table.get("kind", "")) if isinstance(method_table, dict) else ""
     stem = str(data.get("name", file.stem)).removesuffix(f"_{own_method}")
     data |= {"method": method, "seed": seed}
     label = method_label(validate(PretrainConfig, {"name": file.stem, **data}, str(file)).method)

@@ -63,6 +63,7 @@ def run_plan(
                     if ended.error:
                         status.failed(cell)
                     for name, error in queue.ended(cell, ended):
+                        status.given_up(name)
                         failures[name] = {"cell": name, "error": error, "time": _now()}
                         status.say(f"failed: {name}: {error}")
                     if ended.error and cell in queue.ready:

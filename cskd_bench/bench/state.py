@@ -7,8 +7,8 @@ from typing import Any
 
 from cskd_bench.bench.plan import Cell, PretrainCell
 from cskd_bench.bench.work import Places
-from cskd_bench.config import PretrainConfig
 from cskd_bench.engine.checkpoint import write_atomically
+from cskd_bench.engine.pretrain import read_summary
 from cskd_bench.record import Record, read_records
 
 
@@ -25,13 +25,14 @@ class Found:
     def record(self, cell: Cell) -> Record | None:
         """Return a finished cell's record, made by the same settings; None where it is not there."""
         if isinstance(cell, PretrainCell):
-            summary = run_summary(self._places.runs / cell.name)
-            if not summary or summary["record"] not in self._ids:
+            file = self._places.runs / cell.name / "run.json"
+            if not file.exists():
                 return None
-            then = PretrainConfig.model_validate_json(json.dumps(summary["config"]))
-            return self._ids[summary["record"]] if then.identity() == cell.config.identity() else None
+            finished, then = read_summary(file)
+            record = self._ids.get(str(finished.get("record")))
+            return record if then.identity() == cell.config.identity() else None
         summary = run_summary(self._places.runs / cell.run)
-        sha256 = summary["sha256"]["model"] if summary else ""
+        sha256 = summary.get("sha256", {}).get("model", "") if summary else ""
         return self._transfers.get((cell.task.name, cell.task.fingerprint(), cell.protocol, sha256, cell.seed))
 
     def step(self, cell: Cell) -> int:

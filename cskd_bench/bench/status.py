@@ -63,6 +63,10 @@ class Status:
         """Note that a cell's worker is free again, and its work not done."""
         del self._began[cell.name]
 
+    def given_up(self, name: str) -> None:
+        """Note that a cell will not be run any more."""
+        self._left.pop(name, None)
+
     def finished(self, cell: Cell) -> None:
         """Count a cell and print its line."""
         _, began = self._began.pop(cell.name)
@@ -94,13 +98,16 @@ class Status:
         return lines[-1].removeprefix(f"{cell.name}: ") if lines else ""
 
     def _time_left(self) -> str:
-        """Sum what finished cells of the same kind took over the cells left; empty before the first has finished."""
+        """Sum what finished cells of the same kind took over the cells left; empty before the first has finished.
+
+        The workers share the sum, but no cell can be shared.
+        """
         if not self._took or not self._left:
             return ""
         now = time.monotonic()
         running = {name: now - began for name, (_, began) in self._began.items()}
-        seconds = sum(max(0.0, self._expected(cell) - running.get(name, 0.0)) for name, cell in self._left.items())
-        return _clock(seconds / self._parallel)
+        seconds = [max(0.0, self._expected(cell) - running.get(name, 0.0)) for name, cell in self._left.items()]
+        return _clock(max(sum(seconds) / self._parallel, *seconds))
 
     def _expected(self, cell: Cell) -> float:
         """Return the mean of a cell's kind, else of all transfers, else of all cells."""

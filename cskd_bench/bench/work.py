@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cskd_bench.bench.banks import BankUse
 from cskd_bench.bench.plan import Cell, PretrainCell
 from cskd_bench.config import PretrainConfig
+from cskd_bench.errors import UserError
 
 if TYPE_CHECKING:
     from cskd_bench.bank.targets import BankTargets
@@ -121,10 +122,15 @@ def _run(job: Job) -> None:
 
 
 def _bank(use: BankUse, config: PretrainConfig) -> "BankTargets":
-    """Open a cell's bank; cells that need it at the same time build it together."""
+    """Open a cell's bank; cells that need it at the same time build it together.
+
+    One that is whole and holds the labels is taken as it is, whatever configuration it was built from.
+    """
     from cskd_bench.bank.build import build_bank
     from cskd_bench.bank.targets import bank_targets
     from cskd_bench.engine.distributed import default_device
 
+    with contextlib.suppress(UserError):
+        return bank_targets(use.folder, config)
     build_bank(use.built_from, use.folder, device=default_device())
     return bank_targets(use.folder, config)

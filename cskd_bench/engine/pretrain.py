@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -66,6 +67,8 @@ def pretrain(
         targets = _teacher_targets(config, train.classes, ranks)
     if method.needs_teacher and config.teacher.weights:
         identity["teacher"]["weights"] = targets.teacher
+    if targets.variant:
+        identity["variant"] = targets.variant
     if ranks.is_main:
         folder.mkdir(parents=True, exist_ok=True)
     job = Job(
@@ -134,7 +137,7 @@ def _record(
         protocol="pretrain",
         method=MethodRef(
             kind=config.method.kind,
-            label=method_label(config.method),
+            label=method_label(config.method) + targets.variant,
             teacher=targets.teacher,
             config=config.method.model_dump(mode="json"),
         ),
@@ -208,9 +211,17 @@ def _save_weights(module: torch.nn.Module, path: Path) -> str:
     return sha256_file(path)
 
 
+def read_summary(path: Path) -> tuple[dict[str, Any], PretrainConfig]:
+    """Read run.json of a finished run, and its configuration; UserError where this release cannot read it."""
+    try:
+        summary = json.loads(path.read_text())
+        return summary, PretrainConfig.model_validate_json(json.dumps(summary["config"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged, or of another release: {error}") from error
+
+
 def _finished_record(path: Path, config: PretrainConfig, results: Path) -> Record:
-    summary = json.loads(path.read_text())
-    then = PretrainConfig.model_validate_json(json.dumps(summary["config"]))
+    summary, then = read_summary(path)
     if changes := difference(then.identity(), config.identity()):
         raise UserError(f"{path.parent}: holds a finished run of another recipe: {changes}; choose another name")
     return read_record(results / "records" / f"{summary['record']}.json")

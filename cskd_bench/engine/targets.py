@@ -21,6 +21,7 @@ class TargetProvider(Protocol):
     teacher: str  # model and hash of its weights, as a record names it; empty without a teacher
     note: str  # what a record should say about these targets
     labelling_seconds: float  # what they took before training, in a bank
+    variant: str  # added to the method's name where these are not quite its own targets
 
     def __call__(self, views: Tensor, keys: Sequence[ViewKey], ratio: float) -> Targets: ...
 
@@ -32,6 +33,7 @@ class NoTargets:
     teacher = ""
     note = ""
     labelling_seconds = 0.0
+    variant = ""
 
     def __call__(self, views: Tensor, keys: Sequence[ViewKey], ratio: float) -> Targets:
         return Targets()
@@ -42,6 +44,7 @@ class TeacherTargets:
 
     note = ""
     labelling_seconds = 0.0
+    variant = ""
 
     def __init__(self, teacher: Teacher, identity: str, method: MethodConfig, precision: str) -> None:
         self._teacher = teacher

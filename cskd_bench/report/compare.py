@@ -1,6 +1,7 @@
 """From selected records to tables: paired differences, Holm over each table, ranks, cost, power."""
 
 import math
+import re
 import statistics as standard
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -30,12 +31,12 @@ def compare(folder: Path, selection: Selection) -> Comparison:
     by_table: dict[tuple[str, Student], list[Cell]] = {}
     for (student, setting, method), records in selection.cells.items():
         by_table.setdefault((setting.group, student), []).append(make_cell(method, setting, records))
-    teachers = {method.teacher.split("@")[0] for _, _, method in selection.cells}
+    teachers = {re.split("[@ ]", method.teacher)[0] for _, _, method in selection.cells}
     tables = [_table(key, cells, teachers, examples) for key, cells in by_table.items()]
     tables.sort(key=_table_order)
     count = sum(map(len, selection.cells.values()))
     return Comparison(
-        tables, _verdicts(tables), sorted(left_out, key=lambda item: (item.name, item.reason)), selection.notes, count
+        tables, verdicts(tables), sorted(left_out, key=lambda item: (item.name, item.reason)), selection.notes, count
     )
 
 
@@ -242,21 +243,26 @@ def outcome(difference: Difference) -> int:
     return 0 if difference.mean > 0 else 2
 
 
-def _verdicts(tables: list[Table]) -> list[Verdict]:
-    """Return the plain CSKD's verdicts: against each kind of baseline, then against each of its ablations."""
+def verdicts(tables: Iterable[Table], seeds: int = 1) -> list[Verdict]:
+    """Return the plain CSKD's verdicts: against each kind of baseline, then against each of its ablations.
+
+    Only differences over at least so many `seeds` count.
+    """
     found: dict[str, list[Difference]] = {kind: [] for kind in BASELINES}
     for table in tables:
         for cell in table.cells.values():
             for difference in cell.differences if cell.method.label == "cskd" else ():
+                if difference.seeds < seeds:
+                    continue
                 other = difference.baseline
                 found.setdefault(other.kind if other.kind in BASELINES else other.label, []).append(difference)
-    verdicts = []
+    told = []
     for name, differences in found.items():
         if differences:
             outcomes = [outcome(difference) for difference in differences]
             mean = standard.fmean(difference.mean for difference in differences)
-            verdicts.append(Verdict("cskd", name, outcomes.count(0), outcomes.count(1), outcomes.count(2), mean))
-    return verdicts
+            told.append(Verdict("cskd", name, outcomes.count(0), outcomes.count(1), outcomes.count(2), mean))
+    return told
 
 
 def _power(differences: list[Difference]) -> str:
@@ -265,7 +271,7 @@ def _power(differences: list[Difference]) -> str:
         return ""
     seen = [difference for difference in differences if difference.detectable is not None]
     if not seen:
-        return "One seed each: no spread between seeds was measured, so no difference between methods can be tested."
+        return "No spread over seeds that two methods share was measured, so no difference can be tested."
     counts = sorted({difference.seeds for difference in seen})
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     typical = standard.median(difference.detectable or 0.0 for difference in seen)

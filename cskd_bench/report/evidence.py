@@ -72,7 +72,6 @@ def evidence(table: Table, shared: Shared, trained: Trained) -> dict[str, Any]:
     return {
         "title": words.title(table),
         "group": table.group,
-        "baselines": {base.kind: place[base] for base in table.baselines},
         "pretraining_cost": any((table.student, method) in trained for method in table.methods),
         "methods": [
             {

@@ -90,22 +90,28 @@ def _without_cycle_collection() -> Iterator[None]:
             gc.enable()
 
 
-def check_report(results: Path, into: Path | None = None) -> None:
-    """UserError if the Markdown, the figure or the part of `into` is missing or is not what the records say now."""
-    measured = _measure(results, include_dirty=False, published=True)
-    expected = {results / FILES[name]: _render(name, results, *measured) for name in ("md", "svg")}
+def check_report(
+    results: Path, output: Path | None = None, *, include_dirty: bool = False, into: Path | None = None
+) -> None:
+    """UserError if the Markdown, the figure or the part of `into` is missing or is not what the records say now.
+
+    `output` is the folder that the report was written into, by default `results`.
+    """
+    measured = _measure(results, include_dirty, published=True)
+    expected = {(output or results) / FILES[name]: _render(name, results, *measured) for name in ("md", "svg")}
     if into is not None:
         expected[into] = with_excerpt(_read(into), excerpt(measured[0]), str(into))
     for path, text in expected.items():
         if _read(path) != text:
-            raise UserError(f"{path}: stale: the records in {results} say something else; run `cskd-bench report`")
+            todo = f"run `cskd-bench report{f' --into {into}' if path == into else ''}`"
+            raise UserError(f"{path}: stale: the records in {results} say something else; {todo}")
 
 
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}; run `cskd-bench report`") from error
+        raise UserError(f"{path}: cannot be read: {error}") from error
 
 
 def _measure(results: Path, include_dirty: bool, published: bool) -> tuple[Comparison, list[Published], list[Match]]:

@@ -8,7 +8,7 @@ from typing import Final
 
 from cskd_bench.report import words
 from cskd_bench.report.rows import one_line
-from cskd_bench.report.selection import Setting
+from cskd_bench.report.selection import Method, Setting
 from cskd_bench.report.tables import Comparison, Difference, Table
 
 WIDTH: Final = 880
@@ -43,7 +43,8 @@ class Scale:
     @classmethod
     def over(cls, values: Sequence[float]) -> "Scale":
         """Reach a little beyond the largest of the values, at a round number."""
-        largest = 1.05 * max(map(abs, values)) or 1.0
+        largest = 1.05 * max(map(abs, values))
+        largest = largest if largest > 1e-9 else 1.0
         power = 10.0 ** math.floor(math.log10(largest / 2))
         step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= largest / 3)
         return cls(step * math.ceil(largest / step), step)
@@ -83,20 +84,20 @@ def figure(comparison: Comparison) -> str:
     )
 
 
-def _tested(table: Table) -> list[tuple[Setting, list[Difference]]]:
-    """Return each column's differences of the plain CSKD row that have an interval."""
+def _tested(table: Table) -> list[tuple[Setting, Method, list[Difference]]]:
+    """Return each column's differences of the plain CSKD that have an interval, for each of its teachers."""
     found = []
     for (method, setting), cell in table.cells.items():
         tested = [item for item in cell.differences if item.interval is not None]
         if method.label == "cskd" and tested:
-            found.append((setting, tested))
+            found.append((setting, method, tested))
     return sorted(found, key=lambda item: table.settings.index(item[0]))
 
 
-def _panel(table: Table, found: list[tuple[Setting, list[Difference]]], top: int) -> tuple[list[str], int]:
-    values = [100 * value for _, items in found for item in items for value in (*(item.interval or ()), item.mean)]
+def _panel(table: Table, found: list[tuple[Setting, Method, list[Difference]]], top: int) -> tuple[list[str], int]:
+    values = [100 * value for *_, items in found for item in items for value in (*(item.interval or ()), item.mean)]
     scale = Scale.over(values)
-    bottom = top + 30 + sum(LINE * len(items) + GAP for _, items in found)
+    bottom = top + 30 + sum(LINE * len(items) + GAP for *_, items in found)
     parts = [_text(20, top + 16, f"{table.group.capitalize()}: {words.title(table)}", "title")]
     for tick in scale.ticks():
         kind = "zero" if abs(tick) < scale.step / 2 else "rule"
@@ -104,23 +105,27 @@ def _panel(table: Table, found: list[tuple[Setting, list[Difference]]], top: int
         label = words.points(tick / 100).removesuffix("0").removesuffix("0").removesuffix(".")
         parts.append(_text(scale(tick), bottom + 13, label, "soft", "middle"))
     y = top + 30 + LINE // 2
-    for setting, items in found:
+    for setting, method, items in found:
         parts.append(_text(20, y + 4, f"{setting.task}, {words.column(setting, table.settings)}"))
+        name = words.method(method, table.methods)
+        if name != method.label:
+            parts.append(_text(20, y + 4 + LINE, name, "soft"))
         for item in items:
-            parts += _difference(item, scale, y)
+            parts += _difference(item, name, table, scale, y)
             y += LINE
         y += GAP
     return parts, bottom + 20
 
 
-def _difference(item: Difference, scale: Scale, y: int) -> list[str]:
+def _difference(item: Difference, name: str, table: Table, scale: Scale, y: int) -> list[str]:
     low, high = item.interval or (item.mean, item.mean)
     kind = escape(item.baseline.kind)
-    name = _text(LEFT - 8, y + 4, f"− {item.baseline.label} (n = {item.seeds})", "soft", "end")
+    other = words.method(item.baseline, table.methods) if name == "cskd" else item.baseline.label
+    against = _text(LEFT - 8, y + 4, f"− {other} (n = {item.seeds})", "soft", "end")
     holds = " holds" if item.significant else ""
-    told = escape(one_line(f"cskd − {item.baseline.label}: {words.difference(item)}"))
+    told = escape(one_line(f"{name} − {other}: {words.difference(item)}"))
     return [
-        name,
+        against,
         _line(scale(100 * low), y, scale(100 * high), y, kind),
         f'<circle class="{kind}{holds}" cx="{scale(100 * item.mean)}" cy="{y}" r="4"><title>{told}</title></circle>',
     ]

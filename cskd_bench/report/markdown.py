@@ -6,6 +6,7 @@ from typing import Final
 
 from cskd_bench.errors import UserError
 from cskd_bench.report import words
+from cskd_bench.report.compare import verdicts
 from cskd_bench.report.published import Match, Published
 from cskd_bench.report.rows import (
     MATCH_HEAD,
@@ -20,8 +21,9 @@ from cskd_bench.report.rows import (
     standing_rows,
 )
 from cskd_bench.report.selection import Method
-from cskd_bench.report.tables import Comparison, Table
+from cskd_bench.report.tables import Comparison, Table, Verdict
 
+SEEDS_OF_A_CLAIM: Final = 3  # of both methods, before a README repeats a difference
 BEGIN: Final = "<!-- cskd-bench report -->"
 END: Final = "<!-- end of cskd-bench report -->"
 
@@ -42,7 +44,7 @@ def markdown(comparison: Comparison, published: Sequence[Published], matches: Se
     """Return the whole report as GitHub-flavoured Markdown."""
     parts = ["# Leaderboard", f"{words.LEGEND}\n\n{words.count(comparison.records, 'record')}."]
     if comparison.verdicts:
-        parts.append("\n".join(f"- {words.verdict(verdict)}" for verdict in comparison.verdicts))
+        parts.append(_verdicts(comparison.verdicts))
     group = ""
     for table in comparison.tables:
         if table.group != group:
@@ -62,17 +64,24 @@ def markdown(comparison: Comparison, published: Sequence[Published], matches: Se
 
 
 def excerpt(comparison: Comparison) -> str:
-    """Return the verdicts and the score tables in which a difference could be tested, for a README."""
+    """Return the verdicts and the score tables in which differences rest on enough seeds, for a README."""
     tested = [
         table
         for table in comparison.tables
-        if any(item.interval for cell in table.cells.values() for item in cell.differences)
+        if any(
+            item.interval and item.seeds >= SEEDS_OF_A_CLAIM
+            for cell in table.cells.values()
+            for item in cell.differences
+        )
     ]
-    parts = [f"### {markdown_text(words.title(table))}\n\n{_scores(table)}" for table in tested]
     if not tested:
-        parts.append("No difference between methods can be tested yet: there is one seed of each.")
-    parts.append("\n".join(f"- {words.verdict(verdict)}" for verdict in comparison.verdicts))
-    return "\n\n".join(part for part in parts if part)
+        return f"No difference is claimed yet: that takes {SEEDS_OF_A_CLAIM} pretraining seeds that two methods share."
+    parts = [f"### {markdown_text(words.title(table))}\n\n{_scores(table)}" for table in tested]
+    return "\n\n".join([*parts, _verdicts(verdicts(tested, SEEDS_OF_A_CLAIM))])
+
+
+def _verdicts(told: Sequence[Verdict]) -> str:
+    return "\n".join(f"- {markdown_text(words.verdict(verdict))}" for verdict in told)
 
 
 def with_excerpt(text: str, part: str, where: str) -> str:

@@ -127,7 +127,7 @@ function chooseBaseline(kind) {
     const data = evidence(article.dataset.table);
     for (const button of $$(".cell", article)) {
       const [, row, column] = button.dataset.cell.split("-");
-      const found = data.cells[`${row}-${column}`].differences.find((item) => item.row === data.baselines[kind]);
+      const found = data.cells[`${row}-${column}`].differences.find((item) => data.methods[item.row].kind === kind);
       const text = $(".difference", button);
       text.dataset.mark = found ? found.mark : "";
       text.textContent = found ? `${found.mark} ${points(found.mean)}` : "";

@@ -15,11 +15,10 @@ from cskd_bench.report import words
 from cskd_bench.report.evidence import Shared, Trained, colours_of, evidence, raw_cost, tally_order
 from cskd_bench.report.published import Match, Published
 from cskd_bench.report.rows import MATCH_HEAD, PUBLISHED_HEAD, match_rows, published_rows
-from cskd_bench.report.selection import BASELINES, Method, Setting
+from cskd_bench.report.selection import BASELINES, Setting
 from cskd_bench.report.tables import Cell, Comparison, Table
 
 HERE: Final = Path(__file__).resolve().parent
-NOBODY: Final = Method("", "", "")
 
 
 def page(folder: Path, comparison: Comparison, published: Sequence[Published], matches: Sequence[Match]) -> str:
@@ -45,7 +44,7 @@ def page(folder: Path, comparison: Comparison, published: Sequence[Published], m
         groups=groups,
         facts=_facts(comparison),
         verdicts=[
-            {**asdict(verdict), "columns": verdict.columns, "mean": words.points(verdict.mean)}
+            {**asdict(verdict), "comparisons": verdict.comparisons, "mean": words.points(verdict.mean)}
             for verdict in comparison.verdicts
         ],
         legend=_unbroken(words.LEGEND),
@@ -101,10 +100,11 @@ def _table(number: int, table: Table, shared: Shared, trained: Trained) -> dict[
     shown = [key for key in ("images/s", "time", "GPU-hours", "memory") if any(cost[key] for cost in costs.values())]
     raw = {method: raw_cost(cost) for method, cost in table.costs.items()}
     colours = colours_of(table)
-    reference = table.baselines[-1] if table.baselines else NOBODY
+    reference = table.baselines[-1].kind if table.baselines else ""
     rows = []
     for row, method in enumerate(table.methods):
         standing = table.standings[method]
+        against = next((counts for base, counts in standing.tally.items() if base.kind == reference), None)
         cells = [
             _shown_cell(f"{number}-{row}-{column}", table.cells.get((method, setting)), reference)
             for column, setting in enumerate(table.settings)
@@ -117,8 +117,8 @@ def _table(number: int, table: Table, shared: Shared, trained: Trained) -> dict[
                 "teacher": method.teacher,
                 "cells": cells,
                 "rank": standing.rank,
-                "tally": words.tally(standing.tally[reference]) if reference in standing.tally else "",
-                "order": tally_order(standing.tally.get(reference)),
+                "tally": words.tally(against) if against else "",
+                "order": tally_order(against),
                 "costs": [(costs[method][key], raw[method][key]) for key in shown],
             }
         )
@@ -157,10 +157,10 @@ def _column(setting: Setting, table: Table) -> dict[str, Any]:
     return {"task": setting.task, "name": words.column(setting, table.settings), "metric": words.metric(setting)}
 
 
-def _shown_cell(name: str, cell: Cell | None, reference: Method) -> dict[str, Any] | None:
+def _shown_cell(name: str, cell: Cell | None, reference: str) -> dict[str, Any] | None:
     if cell is None:
         return None
-    found = next((item for item in cell.differences if item.baseline == reference), None)
+    found = next((item for item in cell.differences if item.baseline.kind == reference), None)
     return {
         "id": name,
         "value": cell.mean,

@@ -56,7 +56,10 @@ class Match:
 def read_published(path: Path) -> list[Published]:
     """Read published.toml: blocks of rows, one number per task or metric; UserError names what is wrong."""
     found = []
-    for number, block in enumerate(read_toml(path).get("result", []), 1):
+    blocks = read_toml(path).get("result", [])
+    if not isinstance(blocks, list):
+        raise UserError(f"{path}: result: expected blocks [[result]], got {blocks!r}")
+    for number, block in enumerate(blocks, 1):
         where = f"{path}: result {number}"
         if not isinstance(block, dict) or not isinstance(block.get("rows"), list):
             raise UserError(f"{where}: needs `rows`, a list of tables")

@@ -12,6 +12,7 @@ from cskd_bench.record import Record, read_records
 
 BASELINES: Final = ("supervised", "kd", "deit")
 METHOD_ORDER: Final = ("supervised", "kd", "deit", "cskd")
+TEACHER_SETTINGS: Final = (("image_size", "", " px"), ("output_stride", "stride ", ""))
 GROUP_ORDER: Final = ("pretraining", "classification", "robustness", "detection")
 PROTOCOL_ORDER: Final = ("pretrain", "finetune", "linear", "knn", "kshot", "lowlabel", "detect", "evaluate")
 
@@ -92,7 +93,17 @@ def setting_of(record: Record) -> Setting:
 
 def method_of(record: Record) -> Method:
     """Return the row that a record belongs to."""
-    return Method(record.method.kind, record.method.label, record.method.teacher)
+    return Method(record.method.kind, record.method.label, record.method.teacher + _as_set_up(record))
+
+
+def _as_set_up(record: Record) -> str:
+    """Say at what resolution and stride the teacher worked, where a run of ours says it: ` at 128 px, stride 8`."""
+    pretrained = record.config if record.protocol == "pretrain" else record.config.get("pretrain")
+    teacher = pretrained.get("teacher") if isinstance(pretrained, dict) else None
+    if not record.method.teacher or not isinstance(teacher, dict):
+        return ""
+    parts = [f"{word}{teacher[key]}{unit}" for key, word, unit in TEACHER_SETTINGS if teacher.get(key) is not None]
+    return f" at {', '.join(parts)}" if parts else ""
 
 
 def replicate_of(record: Record) -> int:

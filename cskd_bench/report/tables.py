@@ -113,11 +113,11 @@ class Verdict:
     wins: int
     ties: int  # not significant, or not testable
     losses: int
-    mean: float  # difference, averaged over columns
+    mean: float  # difference, averaged over comparisons
 
     @property
-    def columns(self) -> int:
-        """The number of columns that both have."""
+    def comparisons(self) -> int:
+        """The number of columns that both have, once for each teacher."""
         return self.wins + self.ties + self.losses
 
 

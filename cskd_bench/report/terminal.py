@@ -29,7 +29,7 @@ def show(comparison: Comparison, matches: Sequence[Match], console: Console) -> 
     if not comparison.tables:
         console.print("No record can be shown yet.")
     for verdict in comparison.verdicts:
-        console.print(Text(words.verdict(verdict), style="bold"))
+        console.print(Text(one_line(words.verdict(verdict)), style="bold"))
     if matches:
         console.print(
             _view("Ours and published", MATCH_HEAD, [[Text(one_line(t)) for t in row] for row in match_rows(matches)])

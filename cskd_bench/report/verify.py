@@ -23,9 +23,12 @@ def verify_records(folder: Path) -> list[Problem]:
         raise UserError(f"{folder}: no such folder of records")
     problems: list[Problem] = []
     first_of: dict[object, str] = {}
+    beside = sorted(path.name for path in folder.glob("[!.]*") if path.suffix != ".json")  # before the records are read
     referenced: set[str] = set()
+    unread: list[str] = []
     for path, record in read_records(folder):
         if isinstance(record, UserError):
+            unread.append(f"{path.stem}.")
             problems.append(Problem(path.name, _without_path(record, path)))
             continue
         if record.id != path.stem:
@@ -39,8 +42,7 @@ def verify_records(folder: Path) -> list[Problem]:
         if first != path.name:
             problems.append(Problem(path.name, f"measures the same cell and seed as {first}"))
         referenced.update(side.name for side in _side_files(record))
-    side_files = (path.name for path in folder.glob("[!.]*") if path.suffix != ".json")
-    stray = sorted(name for name in side_files if name not in referenced)
+    stray = [name for name in beside if name not in referenced and not name.startswith(tuple(unread))]
     problems.extend(Problem(name, "no record refers to this side file") for name in stray)
     return problems
 

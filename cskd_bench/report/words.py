@@ -133,5 +133,6 @@ def verdict(value: Verdict) -> str:
     """Say how CSKD stands against one baseline or ablation."""
     return (
         f"{value.method} against {value.baseline}: better on {value.wins}, worse on {value.losses}, "
-        f"undecided on {value.ties} of {count(value.columns, 'column')}; {points(value.mean)} points on average."
+        f"undecided on {value.ties} of {count(value.comparisons, 'comparison')}; "
+        f"{points(value.mean)} points on average."
     )

@@ -21,7 +21,7 @@ def _run(options: argparse.Namespace) -> int:
     from cskd_bench.report.facade import build_report, check_report
 
     if options.check:
-        check_report(options.results, options.into)
+        check_report(options.results, options.output, include_dirty=options.include_dirty, into=options.into)
         return 0
     output = options.output or options.results
     report = build_report(options.results, output, include_dirty=options.include_dirty, into=options.into)

@@ -36,3 +36,15 @@ def test_methods_of_one_seed_share_a_bank_with_soft_targets_at_one_temperature()
 def test_without_kd_labels_are_hard_only():
     assigned = assign_banks([cell for cell in cells() if cell.config.method.kind == "cskd"], Path("banks"))
     assert {use.built_from.name for use in assigned.values()} == {"cskd0"}
+
+
+def test_a_bank_with_soft_targets_serves_a_plan_without_kd_too(tmp_path):
+    """Adding kd to a plan or leaving it out must not ask one folder to be two banks."""
+    hard = [cell for cell in cells() if cell.config.method.kind != "kd"]
+    (fresh,) = {use.folder for use in assign_banks(hard, tmp_path).values()}
+    (soft,) = {use.folder for use in assign_banks(cells(), tmp_path).values()}
+    assert fresh.name == f"{soft.name}-hard"
+    soft.mkdir()
+    assert {use.folder for use in assign_banks(hard, tmp_path).values()} == {soft}
+    (hot,) = {use.folder for use in assign_banks([cell for cell in cells() if cell.name == "hot0"], tmp_path).values()}
+    assert hot.name == f"{soft.name}-t8"

@@ -275,7 +275,11 @@ def test_a_bench_with_banks_labels_each_view_once_and_records_the_same(place):
     command = [*command, "--dry-run"]
     said = subprocess.run(command, cwd=place, env=environment, text=True, capture_output=True, check=True).stdout
     row = next(line for line in said.splitlines() if f"bank {bank.name}" in line)
-    assert "finished" in row and row.rstrip().endswith("s")
+    assert "not needed" in row and row.rstrip().endswith("s") and "what is left: 0 s" in said
+    for output in ("banked", "taught"):
+        next((place / output / "runs").glob("*_deit_s0/run.json")).unlink()
+    said = subprocess.run(command, cwd=place, env=environment, text=True, capture_output=True, check=True).stdout
+    assert "finished" in next(line for line in said.splitlines() if f"bank {bank.name}" in line)
     (bank / "epoch0002" / "part00000.labels").unlink()
     said = subprocess.run(command, cwd=place, env=environment, text=True, capture_output=True, check=True).stdout
     assert "67% labelled" in next(line for line in said.splitlines() if f"bank {bank.name}" in line)
@@ -290,6 +294,7 @@ def test_a_bench_with_banks_labels_each_view_once_and_records_the_same(place):
         ({"students": ("no.toml",)}, "plan.toml: students: no file 'no.toml'"),
         ({"tasks": ("no_task",)}, "plan.toml: tasks: no task 'no_task'"),
         ({"tasks": ("digits",), "protocols": ("detect",)}, "plan.toml: protocols: no task of the plan"),
+        ({"tasks": ("digits", "digits")}, "plan.toml: tasks and protocols: 'digits .*' would run twice"),
         ({"teacher": "configs/no.toml"}, "plan.toml: teacher: no file 'configs/no.toml'"),
     ],
 )
@@ -298,6 +303,25 @@ def test_wrong_names_are_refused_with_file_and_key(changed, sentence):
     plan = Plan.model_validate({**dict(good), **changed})
     with pytest.raises(UserError, match=sentence):
         expand(plan, Path("plan.toml"))
+
+
+def test_a_student_whose_method_is_no_table_is_refused(tmp_path):
+    (tmp_path / "student.toml").write_text('method = "cskd"\n[data]\nroot = "x"\nnum_classes = 2\n')
+    good = load_plan(shipped("configs") / "benchmarks" / "quickstart.toml")
+    plan = Plan.model_validate({**dict(good), "students": (str(tmp_path / "student.toml"),)})
+    expand(plan, Path("plan.toml"))  # a plan sets the method, whatever the file says
+
+
+def test_a_run_of_another_release_is_one_sentence(tmp_path):
+    cells = expand(load_plan(shipped("configs") / "benchmarks" / "quickstart.toml"), Path("plan.toml"))
+    cell = cells.pretrain[0]
+    file = tmp_path / "runs" / cell.name / "run.json"
+    file.parent.mkdir(parents=True)
+    (tmp_path / "results" / "records").mkdir(parents=True)
+    for text in ('{"config": {"unheard_of": 1}}', "{}", "[]", "{"):
+        file.write_text(text)
+        with pytest.raises(UserError, match=r"run.json: damaged, or of another release"):
+            Found(Places(tmp_path / "runs", tmp_path / "results")).record(cell)
 
 
 def test_all_methods_of_a_seed_come_before_the_next_seed():

@@ -34,7 +34,21 @@ def test_each_kind_of_cell_is_expected_to_take_what_finished_ones_of_its_kind_to
     status.started(knn)
     clock.seconds = 20.0
     status.finished(knn)
-    assert "[3/5] a  (0:30:10 left)" in out.getvalue()  # (20 + 3600) / 2
+    assert "[3/5] a  (1:00:00 left)" in out.getvalue(), "a second worker cannot share the one long cell"
+
+
+def test_workers_share_what_is_left(tmp_path, clock):
+    cells = [cell(name, "pretrain") for name in "abcd"]
+    status, out = status_of(tmp_path, cells, {}, parallel=2)
+    status.started(cells[0])
+    status.started(cells[1])
+    clock.seconds = 100.0
+    status.finished(cells[0])
+    assert "(0:01:40 left)" in out.getvalue()  # two whole ones, and one that should have ended
+    status.failed(cells[1])
+    for name in "bc":
+        status.given_up(name)
+    assert status._time_left() == "0:01:40", "d alone"
 
 
 def test_what_runs_already_counts_with_what_is_left_of_it(tmp_path, clock):

@@ -11,7 +11,7 @@ RESULTS = Path(__file__).resolve().parents[2] / "results"
 
 
 def test_the_committed_tables_figure_and_readme_are_what_the_records_say():
-    check_report(RESULTS, RESULTS.parent / "README.md")
+    check_report(RESULTS, into=RESULTS.parent / "README.md")
     check_report(RESULTS / "first_look")
 
 

@@ -9,7 +9,9 @@ from report_synthetic import make_record, write_study
 
 from cskd_bench.record import write_record
 from cskd_bench.report.compare import compare
+from cskd_bench.report.evidence import Shared
 from cskd_bench.report.figure import LEFT, RIGHT, Scale, figure
+from cskd_bench.report.page import _table as page_table
 from cskd_bench.report.selection import select
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -46,6 +48,24 @@ def test_dots_and_intervals_stand_where_the_axis_says(tmp_path):
         for end, bound in zip(("x1", "x2"), item.interval, strict=True):
             assert float(bar.get(end)) == pytest.approx(ticks["0"] + 100 * bound * per_point, abs=0.02)
     assert any(item.significant for item in differences) or all("holds" not in dot.get("class") for dot in dots)
+
+
+def test_two_teachers_are_told_apart(tmp_path):
+    for teacher in ("regnety_160", "lite0"):
+        for seed in range(3):
+            for label, value in (("deit", 0.5), ("cskd", 0.6)):
+                record = make_record(
+                    label=label, seed=seed, value=value + 0.01 * seed * (label == "cskd"), teacher=teacher
+                )
+                write_record(tmp_path / "records", record)
+    comparison, root = drawn(tmp_path)
+    words = "".join(root.itertext())
+    assert "cskd (teacher regnety_160)" in words and "cskd (teacher lite0)" in words
+    assert len(root.findall(f"{SVG}circle")) == 2
+    (table,) = comparison.tables
+    shown = page_table(0, table, Shared(tmp_path / "records"), {})
+    rows = [row for row in shown["rows"] if row["label"] == "cskd"]
+    assert len(rows) == 2 and all(row["cells"][0]["difference"] and row["tally"] for row in rows)
 
 
 def test_what_cannot_be_tested_is_not_drawn(tmp_path):

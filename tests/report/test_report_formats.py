@@ -137,14 +137,42 @@ def test_a_readme_is_refreshed_between_its_marks_alone(results):
     readme.write_text(f"# Ours\n\n{BEGIN}\nold\n{END}\n\nThe end.\n")
     with pytest.raises(UserError, match=r"README.md: stale"):
         build_report(results, results)
-        check_report(results, readme)
-    build_report(results, results, into=readme)
-    check_report(results, readme)
+        check_report(results, into=readme)
+    build_report(results, results / "elsewhere", into=readme)
+    check_report(results, results / "elsewhere", into=readme)
+    build_report(results, results)
     text = readme.read_text()
     assert text.startswith(f"# Ours\n\n{BEGIN}\n") and text.endswith(f"{END}\n\nThe end.\n") and "old" not in text
     score = re.search(r"\| cskd \| (\*\*)?([\d.]+ ± [\d.]+ \(3\))", text)
     assert score and score[2] in (results / "LEADERBOARD.md").read_text()
     assert "- cskd against deit: better on" in text
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_a_readme_repeats_no_difference_that_fewer_than_three_seeds_show(tmp_path, seeds):
+    write_study(tmp_path, skills={"deit": 0.0, "cskd": 0.9}, protocols=("knn",), seeds=seeds)
+    (tmp_path / "README.md").write_text(f"{BEGIN}\n{END}\n")
+    build_report(tmp_path, tmp_path / "out", formats=["md"], into=tmp_path / "README.md")
+    text = (tmp_path / "README.md").read_text()
+    assert ("cskd against deit" in text) is (seeds == 3)
+    assert ("No difference is claimed yet" in text) is (seeds < 3)
+    assert "cskd against deit" in (tmp_path / "out" / "LEADERBOARD.md").read_text()
+
+
+def test_names_in_verdicts_stay_text(tmp_path):
+    """An ablation's label is whatever its record says."""
+    evil = "cskd <img src=x> | [x](http://evil)\x1b[31m\n# Heading"
+    for seed in range(3):
+        for label, value in (("cskd", 0.6 + 0.01 * seed), (evil, 0.5)):
+            write_record(tmp_path / "records", make_record(label=label, seed=seed, value=value))
+    (tmp_path / "README.md").write_text(f"{BEGIN}\n{END}\n")
+    report = build_report(tmp_path, tmp_path, formats=["md"], into=tmp_path / "README.md")
+    shown = io.StringIO()
+    report.show(Console(file=shown, width=200))
+    assert any("evil" in verdict.baseline for verdict in report.comparison.verdicts)
+    for text in ((tmp_path / "README.md").read_text(), (tmp_path / "LEADERBOARD.md").read_text()):
+        assert "<img" not in text and "\n# Heading" not in text
+    assert "\x1b[31m" not in shown.getvalue()
 
 
 def test_no_records_still_make_a_report(tmp_path):
@@ -231,7 +259,7 @@ def test_the_shipped_published_scores_can_be_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["[[result]]\ntask = 1", "x = [", "[[result]]\nrows = 3", PUBLISHED.replace("80.0", '"many"')]
+    "text", ["[[result]]\ntask = 1", "result = 5", "x = [", "[[result]]\nrows = 3", PUBLISHED.replace("80.0", '"many"')]
 )
 def test_a_broken_published_file_is_named_and_the_rest_is_shown(results, text):
     (results / "published.toml").write_text(text)

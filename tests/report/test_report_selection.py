@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from report_synthetic import add_examples, make_record, write_study
+from report_synthetic import TEACHERS, add_examples, make_record, write_study
 
 from cskd_bench.errors import UserError
 from cskd_bench.record import write_record
@@ -194,6 +194,27 @@ def test_a_method_is_compared_only_with_baselines_of_its_teacher_or_of_none(tmp_
         ("supervised", ""),
         ("deit", "lite0"),
     ]
+
+
+@pytest.mark.parametrize("protocol", ["pretrain", "knn"])
+def test_one_teacher_at_two_resolutions_or_strides_makes_two_rows(tmp_path, protocol):
+    """Its settings are in the configuration: a pretraining's own, or under `pretrain` in a transfer's."""
+    set_ups = [{"image_size": 224, "output_stride": None}, {"image_size": 224, "output_stride": 8}, {"image_size": 128}]
+    for number, teacher in enumerate(set_ups):
+        config = {"teacher": teacher} if protocol == "pretrain" else {"pretrain": {"teacher": teacher}}
+        for label in ("deit", "cskd"):
+            given = {"label": label, "protocol": protocol, "run": f"{label}{number}", "config": config}
+            write_record(tmp_path / "records", make_record(value=0.5 + 0.1 * number, **given))
+    selection = select(tmp_path / "records")
+    assert not selection.left_out
+    comparison = compare(tmp_path / "records", selection)
+    (table,) = comparison.tables
+    names = {method.teacher.removeprefix(TEACHERS["cskd"]) for method in table.methods}
+    assert names == {" at 224 px", " at 224 px, stride 8", " at 128 px"}
+    for cell in table.cells.values():
+        assert all(item.baseline.teacher == cell.method.teacher for item in cell.differences)
+    (verdict,) = comparison.verdicts
+    assert verdict.comparisons == 3
 
 
 def test_the_plain_method_is_compared_with_its_own_ablations_and_baselines_come_first(tmp_path):
