@@ -74,7 +74,7 @@ class StopAt:
 
     def __init__(self, targets, step: int) -> None:
         self.grid, self._targets, self._left = targets.grid, targets, step
-        self.teacher, self.note = targets.teacher, targets.note
+        self.teacher, self.note, self.variant = targets.teacher, targets.note, targets.variant
         self.labelling_seconds = targets.labelling_seconds
 
     def __call__(self, views, keys, ratio):

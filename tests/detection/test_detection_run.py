@@ -2,7 +2,10 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,6 @@ from cskd_bench.detection.annotations import find_split
 from cskd_bench.detection.digits import make_digits
 from cskd_bench.detection.score import average_precision
 from cskd_bench.engine.distributed import Ranks
-from cskd_bench.engine.locks import alone
 from cskd_bench.errors import UserError
 from cskd_bench.record import write_record
 from cskd_bench.schema import shipped
@@ -136,15 +138,37 @@ def test_a_record_holds_scores_curve_and_pictures(cell, vit_file, whole_run):
     assert detect(spec, vit_file, place) == whole  # a finished cell is not run again
 
 
+HOLDER = """
+import sys
+from pathlib import Path
+import torch
+from cskd_bench.engine.distributed import Ranks
+from cskd_bench.engine.locks import alone
+with alone(Path(sys.argv[1]), Ranks(0, 1, torch.device("cpu"))):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def held(path):
+    """Another process that holds a lock until it is told to let go."""
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        yield holder.stdin.close
+
+
 def test_of_two_processes_at_one_cell_one_waits_for_the_others_record(cell, vit_file, whole_run, tmp_path, monkeypatch):
     (_, spec), (_, whole) = cell, whole_run
     monkeypatch.setattr("cskd_bench.detection.run._run", lambda *_: pytest.fail("trained what another process trains"))
-    with ThreadPoolExecutor(1) as pool:
-        with alone(tmp_path / "work" / "locks" / whole.id, CPU):  # as the process that was first holds it
-            second = pool.submit(detect, spec, vit_file, tmp_path)
-            with pytest.raises(TimeoutError):
-                second.result(timeout=3)
-            write_record(tmp_path / "results" / "records", whole)
+    (tmp_path / "work" / "locks").mkdir(parents=True)
+    with ThreadPoolExecutor(1) as pool, held(tmp_path / "work" / "locks" / whole.id) as let_go:
+        second = pool.submit(detect, spec, vit_file, tmp_path)
+        with pytest.raises(TimeoutError):
+            second.result(timeout=3)
+        write_record(tmp_path / "results" / "records", whole)
+        let_go()
         assert second.result() == whole
 
 
