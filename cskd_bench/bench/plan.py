@@ -24,6 +24,7 @@ class Plan(StrictModel):
     seeds: tuple[NonNegativeInt, ...]
     tasks: tuple[str, ...] = ()
     protocols: tuple[Protocol, ...] = ()  # empty: every protocol of each task
+    task_settings: tuple[str, ...] = ()  # KEY=VALUE for every task, as transfer's --set takes them
     teacher: str = ""  # a pretraining TOML whose finished run teaches all students
 
     @model_validator(mode="after")
@@ -62,6 +63,7 @@ class TransferCell:
     run: str  # the pretraining cell's name
     seed: int
     named: str  # the task as the plan names it
+    settings: tuple[str, ...]  # KEY=VALUE by which it differs from its file
     command: str = ""  # what a person types to run this cell alone, once its checkpoint's folder is known
 
     @property
@@ -109,12 +111,12 @@ def expand(plan: Plan, where: Path, tasks_dir: Path | None = None, overrides: Se
     names = [cell.name for cell in pretrain]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{where}: students: two runs would be named {twice[0]}; give the student files other names")
-    tasks = [(name, _task(name, where, tasks_dir)) for name in plan.tasks]
+    tasks = [(name, _task(name, where, tasks_dir, plan.task_settings)) for name in plan.tasks]
     for protocol in plan.protocols:
         if tasks and not any(protocol in spec.protocols for _, spec in tasks):
             raise UserError(f"{where}: protocols: no task of the plan has the protocol {protocol!r}")
     transfer = [
-        TransferCell(spec, protocol, cell.name, cell.config.seed, name)
+        TransferCell(spec, protocol, cell.name, cell.config.seed, name, plan.task_settings)
         for cell in pretrain
         for name, spec in tasks
         for protocol in (plan.protocols or spec.protocols)
@@ -150,7 +152,8 @@ def placed(cells: Cells, runs: Path, results: Path, tasks_dir: Path | None = Non
         checkpoint = (Path(_shown(runs)) / one.run).as_posix()
         task = Path(one.named).name if Path(one.named).is_absolute() else one.named
         words = ["--task", task, "--protocol", one.protocol, "--checkpoint", checkpoint, "--seed", str(one.seed)]
-        transfer.append(replace(one, command=_joined("cskd-bench transfer", [*words, *own, *places])))
+        changes = [word for setting in one.settings for word in ("--set", setting)]
+        transfer.append(replace(one, command=_joined("cskd-bench transfer", [*words, *changes, *own, *places])))
     return Cells(teacher, pretrain, transfer)
 
 
@@ -184,11 +187,11 @@ def _find(named: str, where: Path, key: str) -> Path:
     raise UserError(f"{where}: {key}: no file {named!r} here or among the shipped configurations")
 
 
-def _task(name: str, where: Path, tasks_dir: Path | None) -> TaskSpec:
+def _task(name: str, where: Path, tasks_dir: Path | None, settings: Sequence[str]) -> TaskSpec:
     try:
-        return load_task(name, tasks_dir)
+        return load_task(name, tasks_dir, settings)
     except UserError as error:
-        raise UserError(f"{where}: tasks: {error}") from error
+        raise UserError(f"{where}: tasks{' with task_settings' if settings else ''}: {error}") from error
 
 
 def _shown(path: Path) -> str:

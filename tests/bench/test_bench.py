@@ -73,6 +73,7 @@ PLAN = """
 students = ["student.toml"]
 seeds = [0, 1]
 tasks = ["coloured.toml", "fewer.toml"]
+task_settings = ["knn.k=3"]
 [[methods]]
 kind = "supervised"
 [[methods]]
@@ -191,6 +192,7 @@ def test_the_command_of_a_record_reruns_its_cell(local, place):
     for record in chosen:
         words = shlex.split(record.command.replace("local/", "again/"))
         assert words[0] == "cskd-bench"
+        assert ("knn.k=3" in words) == (record.protocol == "knn")
         subprocess.run([sys.executable, "-m", "cskd_bench.cli", *words[1:]], cwd=place, env=environment, check=True)
     again = records(place, "again")
     assert {name: record["metrics"] for name, record in again.items()} == {
@@ -296,6 +298,7 @@ def test_a_bench_with_banks_labels_each_view_once_and_records_the_same(place):
         ({"tasks": ("digits",), "protocols": ("detect",)}, "plan.toml: protocols: no task of the plan"),
         ({"tasks": ("digits", "digits")}, "plan.toml: tasks and protocols: 'digits .*' would run twice"),
         ({"teacher": "configs/no.toml"}, "plan.toml: teacher: no file 'configs/no.toml'"),
+        ({"task_settings": ("knn.depth=3",)}, "plan.toml: tasks with task_settings: .*knn.depth"),
     ],
 )
 def test_wrong_names_are_refused_with_file_and_key(changed, sentence):
