@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from cskd_bench.bench.plan import PretrainCell
 from cskd_bench.config import PlainKD, PretrainConfig
 from cskd_bench.schema import fingerprint
+
+_LONGEST: Final = 60  # times a run's epochs: how much longer a bank is looked for
 
 
 @dataclass(frozen=True)
@@ -22,16 +25,20 @@ def assign_banks(cells: Sequence[PretrainCell], banks: Path) -> dict[str, BankUs
 
     Where `kd` is among the cells of a bank, the bank is built from its configuration: it then holds soft
     targets beside the hard labels, at one temperature; `kd` at another one has its teacher in the loop.
-    Without `kd` such a bank is read where it is there, else one of hard labels alone is built beside.
+    Without `kd` such a bank is read where it is there, else one of hard labels alone is built beside. A run
+    reads the bank of a run with a multiple of its epochs where that one is there or in the same plan.
     """
+    users = [cell for cell in cells if _can_use(cell.config)]
+    planned = {cell.config.recipe.epochs for cell in users}
     groups: dict[str, list[PretrainCell]] = {}
-    for cell in cells:
-        if _can_use(cell.config):
-            groups.setdefault(_name(cell.config), []).append(cell)
+    for cell in users:
+        groups.setdefault(_name(cell.config, _epochs(cell.config, planned, banks)), []).append(cell)
     assigned: dict[str, BankUse] = {}
     for name, group in groups.items():
         soft = [(cell.config, cell.config.method.temperature) for cell in group if cell.config.method.kind == "kd"]
         built_from, temperature = soft[0] if soft else (group[0].config, None)
+        recipe = built_from.recipe.model_copy(update={"epochs": _epochs(built_from, planned, banks)})
+        built_from = built_from.model_copy(update={"recipe": recipe})
         if temperature not in (None, PlainKD().temperature):
             name = f"{name}-t{temperature:g}"
         elif not soft and not (banks / name).exists():
@@ -47,10 +54,24 @@ def _can_use(config: PretrainConfig) -> bool:
     return config.method.kind == "kd" or (config.method.kind != "supervised" and "soft" not in losses)
 
 
-def _name(config: PretrainConfig) -> str:
+def _epochs(config: PretrainConfig, planned: set[int], banks: Path) -> int:
+    """Return the epochs of the bank to read: k times a run's own E, since e / E, the ratios' argument, is ke / kE.
+
+    Views do not depend on how many epochs there are, so the run reads the bank's first E epochs.
+    """
+    own = config.recipe.epochs
+    there = [epochs for epochs in range(own, _LONGEST * own + 1, own) if _is_there(banks / _name(config, epochs))]
+    return max(there or [epochs for epochs in planned if epochs % own == 0])
+
+
+def _is_there(bank: Path) -> bool:
+    return bank.exists() or bank.with_name(f"{bank.name}-hard").exists()
+
+
+def _name(config: PretrainConfig, epochs: int) -> str:
     """Name a bank by the teacher and the views; the bank itself checks far more when it is opened."""
     identity = config.identity()
     asked = {key: identity[key] for key in ("seed", "data", "teacher")}
     asked["augment"] = identity["recipe"]["augment"]
-    asked["view_size"], asked["epochs"] = config.view_size, config.recipe.epochs
+    asked["view_size"], asked["epochs"] = config.view_size, epochs
     return f"{config.data_name}-{config.teacher.name}-s{config.seed}-{fingerprint(asked)[:8]}"

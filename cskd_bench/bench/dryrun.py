@@ -48,7 +48,7 @@ def show_plan(cells: Cells, places: Places, console: Console, banks: Path | None
         table.add_row(cell.name, state, steps, images, NOT_MEASURED if seconds is None else _hours(seconds))
     for folder in dict.fromkeys(use.folder for use in uses.values()):
         users = [cell for cell in cells.pretrain if cell.name in uses and uses[cell.name].folder == folder]
-        epochs = users[0].config.recipe.epochs
+        epochs = max(cell.config.recipe.epochs for cell in users)
         state, left = _labels(folder, epochs)
         if all(found.record(cell) for cell in users):
             state, left = "not needed", 0.0

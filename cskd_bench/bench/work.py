@@ -132,5 +132,5 @@ def _bank(use: BankUse, config: PretrainConfig) -> "BankTargets":
 
     with contextlib.suppress(UserError):
         return bank_targets(use.folder, config)
-    build_bank(use.built_from, use.folder, device=default_device())
+    build_bank(use.built_from, use.folder, range(config.recipe.epochs), device=default_device())
     return bank_targets(use.folder, config)

@@ -140,3 +140,5 @@ def test_a_run_of_other_length_says_where_its_ratios_are_inexact(weights, tmp_pa
     note = bank_targets(tmp_path / "seven", small_run(weights, epochs=3)).note
     assert "teacher labels from a bank" in note
     assert "declared for 7 epochs: 2 of 3 fusion ratios" in note
+    build_bank(small_run(weights, epochs=6), tmp_path / "six", range(3))
+    assert bank_targets(tmp_path / "six", small_run(weights, epochs=3)).note == "teacher labels from a bank"

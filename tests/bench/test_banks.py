@@ -1,10 +1,16 @@
 """Which cells of a bench share a bank: those whose views and teacher are the same and whose labels are hard."""
 
+import itertools
 from pathlib import Path
+from typing import get_args
 
+import pytest
+
+from cskd_bench.bank.envelope import declared_ratios
 from cskd_bench.bench.banks import assign_banks
 from cskd_bench.bench.plan import PretrainCell
-from cskd_bench.config import CSKD, DeiT, PlainKD, PretrainConfig, Supervised
+from cskd_bench.config import CSKD, Decay, DeiT, PlainKD, PretrainConfig, Recipe, Supervised
+from cskd_bench.methods.parts import fusion_ratio
 
 METHODS = {
     "supervised": Supervised(),
@@ -18,8 +24,12 @@ METHODS = {
 }
 
 
-def cells(seed=0):
-    configs = {name: PretrainConfig(name=f"{name}{seed}", seed=seed, method=method) for name, method in METHODS.items()}
+def cells(seed=0, epochs=300):
+    recipe = Recipe(epochs=epochs)
+    configs = {
+        name: PretrainConfig(name=f"{name}{seed}", seed=seed, method=method, recipe=recipe)
+        for name, method in METHODS.items()
+    }
     return [PretrainCell(config, "") for config in configs.values()]
 
 
@@ -48,3 +58,25 @@ def test_a_bank_with_soft_targets_serves_a_plan_without_kd_too(tmp_path):
     assert {use.folder for use in assign_banks(hard, tmp_path).values()} == {soft}
     (hot,) = {use.folder for use in assign_banks([cell for cell in cells() if cell.name == "hot0"], tmp_path).values()}
     assert hot.name == f"{soft.name}-t8"
+
+
+def test_a_shorter_run_reads_the_bank_of_one_with_a_multiple_of_its_epochs(tmp_path):
+    folders = {
+        epochs: {use.folder for use in assign_banks(cells(0, epochs), tmp_path).values()} for epochs in (10, 15, 30)
+    }
+    assert len(set.union(*folders.values())) == 3, "on their own, each has its bank"
+    together = assign_banks([*cells(0, 10), *cells(1, 10), *cells(0, 30)], tmp_path)
+    assert {together["cskd0"].folder} == folders[30]
+    assert {use.built_from.recipe.epochs for name, use in together.items() if name.endswith("0")} == {30}
+    assert together["cskd1"].built_from.recipe.epochs == 30, "every seed alike"
+    (there,) = folders[30]
+    there.mkdir()
+    assert {use.folder for use in assign_banks(cells(0, 10), tmp_path).values()} == {there}
+    assert {use.folder for use in assign_banks(cells(0, 20), tmp_path).values()} != {there}, "30 is no multiple of 20"
+
+
+@pytest.mark.parametrize("decay", get_args(Decay))
+def test_every_fusion_ratio_of_a_run_is_one_of_a_run_with_a_multiple_of_its_epochs(decay):
+    for own, times in itertools.product(range(1, 41), range(2, 9)):
+        declared = set(declared_ratios(own * times).tolist())
+        assert {fusion_ratio(decay, epoch / own) for epoch in range(own)} <= declared
