@@ -27,8 +27,9 @@ NO_SPREAD: Final = 1e-12
 class Estimate:
     """A mean and the two parts of its variance.
 
-    `seed_variance` is estimated with `freedom` degrees of freedom, None where no spread was measured;
-    `example_variance`, from the choice of test images, rests on so many images that it counts as known.
+    `seed_variance` is estimated with `freedom` degrees of freedom, None for a single seed; where it is 0 nothing
+    can be tested, unless a spread is pooled with it. `example_variance`, from the choice of test images, rests
+    on so many images that it counts as known.
     """
 
     mean: float
@@ -38,13 +39,13 @@ class Estimate:
 
     def p_value(self) -> float | None:
         """Return the two-sided p-value of "the mean is zero"; None where no spread was measured."""
-        if self.seed_variance is None:
+        if not self.seed_variance:
             return None
         return _tail(abs(self.mean), self.seed_variance, self.freedom, self.example_variance)
 
     def interval(self, level: float = LEVEL) -> tuple[float, float] | None:
         """Return the two-sided interval of the means that the test at `level` does not refute."""
-        if self.seed_variance is None:
+        if not self.seed_variance:
             return None
         half = _half_width(self.seed_variance, self.freedom, self.example_variance, level)
         return self.mean - half, self.mean + half
@@ -110,9 +111,9 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     """Estimate a mean over seeds on this very test set: Student's t with n - 1 degrees of freedom."""
     mean = math.fsum(values) / len(values)
     deviation = spread(values)
-    if deviation is None or deviation <= NO_SPREAD:
+    if deviation is None:
         return Estimate(mean, None, 0)
-    return Estimate(mean, deviation**2 / len(values), len(values) - 1)
+    return Estimate(mean, deviation**2 / len(values) if deviation > NO_SPREAD else 0.0, len(values) - 1)
 
 
 def over_seeds_and_examples(scores_SE: Floats) -> Estimate:
@@ -203,7 +204,7 @@ def detectable(estimate: Estimate, level: float = LEVEL, power: float = POWER) -
 
     Exact where one part of the variance stands alone; the two parts add in squares.
     """
-    if estimate.seed_variance is None:
+    if not estimate.seed_variance:
         return None
     seeds = _noncentrality(estimate.freedom, level, power)
     images = float(special.ndtri(1 - level / 2) + special.ndtri(power))

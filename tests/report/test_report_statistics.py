@@ -35,6 +35,15 @@ def test_one_seed_or_no_spread_gives_no_test():
     assert statistics.spread([0.7]) is None
 
 
+def test_seeds_that_differ_by_the_same_are_tested_with_the_spread_of_the_column_and_one_seed_never():
+    pooled = statistics.over_seeds([0.7, 0.7, 0.7]).pooled(0.01, 8)
+    assert pooled.p_value() == pytest.approx(2 * stats.t.sf(0.7 / 0.1, 8))
+    assert statistics.over_seeds([0.7]).pooled(0.01, 8).p_value() is None
+    crossed = np.random.default_rng(0).permuted(np.tile([1.0, 0.0, 0.0, 1.0], (3, 5)), axis=1)
+    tested = statistics.over_seeds_and_examples(crossed).pooled(0.01, 8)
+    assert tested.mean == 0.5 and tested.interval() is not None
+
+
 def slow_variance_components(scores):
     """Both parts of the variance of the mean by their definition: every deviation written out."""
     seeds, examples = len(scores), len(scores[0])
@@ -54,7 +63,7 @@ def slow_variance_components(scores):
 def test_seeds_and_examples_agree_with_the_variance_components_written_out(seeds, examples, seed):
     scores = np.random.default_rng(seed).integers(-1, 2, (seeds, examples)).astype(float)
     estimate = statistics.over_seeds_and_examples(scores)
-    if estimate.seed_variance is None:
+    if not estimate.seed_variance:
         assert np.ptp(scores.mean(1)) < 1e-6
         return
     by_seed, by_example = slow_variance_components(scores.tolist())
