@@ -76,7 +76,9 @@ def excerpt(comparison: Comparison) -> str:
     ]
     if not tested:
         return f"No difference is claimed yet: that takes {SEEDS_OF_A_CLAIM} pretraining seeds that two methods share."
-    parts = [f"### {markdown_text(words.title(table))}\n\n{_scores(table)}" for table in tested]
+    parts = [
+        f"### {table.group.capitalize()}: {markdown_text(words.title(table))}\n\n{_scores(table)}" for table in tested
+    ]
     return "\n\n".join([*parts, _verdicts(verdicts(tested, SEEDS_OF_A_CLAIM))])
 
 

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cskd_bench.errors import UserError
 from cskd_bench.record import Record, read_records
@@ -98,12 +98,23 @@ def method_of(record: Record) -> Method:
 
 def _as_set_up(record: Record) -> str:
     """Say at what resolution and stride the teacher worked, where a run of ours says it: ` at 128 px, stride 8`."""
-    pretrained = record.config if record.protocol == "pretrain" else record.config.get("pretrain")
-    teacher = pretrained.get("teacher") if isinstance(pretrained, dict) else None
+    teacher = _pretraining(record).get("teacher")
     if not record.method.teacher or not isinstance(teacher, dict):
         return ""
     parts = [f"{word}{teacher[key]}{unit}" for key, word, unit in TEACHER_SETTINGS if teacher.get(key) is not None]
     return f" at {', '.join(parts)}" if parts else ""
+
+
+def pretrain_epochs(record: Record) -> int:
+    """Return for how many epochs the record's student was pretrained; 0 where the record does not say."""
+    recipe = _pretraining(record).get("recipe")
+    epochs = recipe.get("epochs") if isinstance(recipe, dict) else None
+    return epochs if isinstance(epochs, int) else 0
+
+
+def _pretraining(record: Record) -> dict[str, Any]:
+    pretrained = record.config if record.protocol == "pretrain" else record.config.get("pretrain")
+    return pretrained if isinstance(pretrained, dict) else {}
 
 
 def replicate_of(record: Record) -> int:

@@ -1,6 +1,6 @@
 """Numbers and names as every format writes them; the formats only escape."""
 
-from cskd_bench.report.selection import Method, Setting
+from cskd_bench.report.selection import Method, Setting, pretrain_epochs
 from cskd_bench.report.statistics import LEVEL
 from cskd_bench.report.tables import Cell, Cost, Difference, Table, Verdict
 
@@ -95,7 +95,9 @@ def column(setting: Setting, settings: list[Setting]) -> str:
 
 def title(table: Table) -> str:
     """Name a table by its student and how that was pretrained."""
-    data = f", pretrained on {table.student.pretrain_data}" if table.student.pretrain_data else ""
+    epochs = {found for cell in table.cells.values() for record in cell.records if (found := pretrain_epochs(record))}
+    schedule = f" for {count(epochs.pop(), 'epoch')}" if len(epochs) == 1 else ""
+    data = f", pretrained on {table.student.pretrain_data}{schedule}" if table.student.pretrain_data else ""
     recipe = f", recipe {table.student.pretrain_recipe[:8]}" if table.student.pretrain_recipe else ""
     teacher = " (teacher)" if table.teaches else ""
     return f"{table.student.model}{teacher}{data}{recipe}"

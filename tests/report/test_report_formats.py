@@ -159,6 +159,15 @@ def test_a_readme_repeats_no_difference_that_fewer_than_three_seeds_show(tmp_pat
     assert "cskd against deit" in (tmp_path / "out" / "LEADERBOARD.md").read_text()
 
 
+def test_a_table_says_for_how_many_epochs_its_students_were_pretrained_where_all_records_agree(tmp_path):
+    for seed, epochs in enumerate((20, 20, 30)):
+        config = {"pretrain": {"recipe": {"epochs": epochs}}}
+        write_record(tmp_path / "records", make_record(seed=seed, config=config))
+        build_report(tmp_path, tmp_path, formats=["md"])
+        text = (tmp_path / "LEADERBOARD.md").read_text()
+        assert ("pretrained on mnist\\_5k for 20 epochs, recipe" in text) is (seed < 2)
+
+
 def test_names_in_verdicts_stay_text(tmp_path):
     """An ablation's label is whatever its record says."""
     evil = "cskd <img src=x> | [x](http://evil)\x1b[31m\n# Heading"
