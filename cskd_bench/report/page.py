@@ -127,7 +127,7 @@ def _table(number: int, table: Table, shared: Shared, trained: Trained) -> dict[
         "group": table.group,
         "model": table.student.model,
         "teaches": table.teaches,
-        "data": table.student.pretrain_data,
+        "data": words.pretraining(table) if table.student.pretrain_data else "",
         "recipe": table.student.pretrain_recipe,
         "tasks": _tasks(table),
         "columns": [_column(setting, table) for setting in table.settings],

@@ -95,12 +95,17 @@ def column(setting: Setting, settings: list[Setting]) -> str:
 
 def title(table: Table) -> str:
     """Name a table by its student and how that was pretrained."""
-    epochs = {found for cell in table.cells.values() for record in cell.records if (found := pretrain_epochs(record))}
-    schedule = f" for {count(epochs.pop(), 'epoch')}" if len(epochs) == 1 else ""
-    data = f", pretrained on {table.student.pretrain_data}{schedule}" if table.student.pretrain_data else ""
+    data = f", pretrained on {pretraining(table)}" if table.student.pretrain_data else ""
     recipe = f", recipe {table.student.pretrain_recipe[:8]}" if table.student.pretrain_recipe else ""
     teacher = " (teacher)" if table.teaches else ""
     return f"{table.student.model}{teacher}{data}{recipe}"
+
+
+def pretraining(table: Table) -> str:
+    """Name the pretraining data, with the epochs where all records agree: `imagenette128 for 15 epochs`."""
+    epochs = {found for cell in table.cells.values() for record in cell.records if (found := pretrain_epochs(record))}
+    schedule = f" for {count(*epochs, 'epoch')}" if len(epochs) == 1 else ""
+    return f"{table.student.pretrain_data}{schedule}"
 
 
 def duration(seconds: float) -> str:

@@ -163,9 +163,10 @@ def test_a_table_says_for_how_many_epochs_its_students_were_pretrained_where_all
     for seed, epochs in enumerate((20, 20, 30)):
         config = {"pretrain": {"recipe": {"epochs": epochs}}}
         write_record(tmp_path / "records", make_record(seed=seed, config=config))
-        build_report(tmp_path, tmp_path, formats=["md"])
-        text = (tmp_path / "LEADERBOARD.md").read_text()
+        build_report(tmp_path, tmp_path, formats=["md", "html"])
+        text, page = ((tmp_path / name).read_text() for name in ("LEADERBOARD.md", "leaderboard.html"))
         assert ("pretrained on mnist\\_5k for 20 epochs, recipe" in text) is (seed < 2)
+        assert ("pretrained on mnist_5k for 20 epochs, <span" in page) is (seed < 2)
 
 
 def test_names_in_verdicts_stay_text(tmp_path):
