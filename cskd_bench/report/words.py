@@ -104,7 +104,7 @@ def title(table: Table) -> str:
 def pretraining(table: Table) -> str:
     """Name the pretraining data, with the epochs where all records agree: `imagenette128 for 15 epochs`."""
     epochs = {found for cell in table.cells.values() for record in cell.records if (found := pretrain_epochs(record))}
-    schedule = f" for {count(*epochs, 'epoch')}" if len(epochs) == 1 else ""
+    schedule = f" for {count(max(epochs), 'epoch')}" if len(epochs) == 1 else ""
     return f"{table.student.pretrain_data}{schedule}"
 
 
