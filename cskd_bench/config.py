@@ -214,7 +214,7 @@ class PretrainConfig(StrictModel):
     """One pretraining run."""
 
     name: str
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     method: MethodConfig
     data: DataConfig = DataConfig()
     student: StudentConfig = StudentConfig()

@@ -2,4 +2,10 @@
 
 
 class UserError(ValueError):
-    """Something the user can mend: says what is wrong, where, and what to do."""
+    """Something the user can mend: says what is wrong, where, and what to do.
+
+    A loader's worker hands its error on as the text of a traceback; of that the sentence at its end is kept.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rpartition(f"{__name__}.UserError: ")[2].rstrip("\n"))

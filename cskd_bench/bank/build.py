@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader
 from cskd_bench.bank.claim import claimed
 from cskd_bench.bank.envelope import upper_envelope
 from cskd_bench.bank.labeller import labelling_precision, labelling_teacher
-from cskd_bench.bank.match import bank_plan, teacher_identity, views_identity
+from cskd_bench.bank.match import bank_plan, teacher_identity, teacher_source, views_identity
 from cskd_bench.bank.pack import pack, soft_targets
 from cskd_bench.bank.shard import write_shard
-from cskd_bench.bank.store import Bank, BankManifest, begin_bank, shard_path
+from cskd_bench.bank.store import Bank, BankManifest, begin_bank, cost_path, shard_path
 from cskd_bench.config import PretrainConfig
 from cskd_bench.data.engines import finished, worker_views
 from cskd_bench.data.loader import Batch, ViewPlan
@@ -84,8 +84,8 @@ def build_bank(
                         packed += labelled
                         progress.advance(task, len(labelled))
                     first = part * manifest.views_per_shard
+                    _note_cost(cost_path(out, epoch, part), len(packed), time.perf_counter() - shard_began, device)
                     write_shard(shard_path(out, epoch, part), manifest.fingerprint(), epoch, first, packed)
-                    _note_cost(out, epoch, part, len(packed), time.perf_counter() - shard_began, device)
                     views, shards = views + len(packed), shards + 1
     return Built(views, shards, len(wanted) - len(todo), time.perf_counter() - began)
 
@@ -110,6 +110,7 @@ def _manifest(
     return BankManifest(
         views=views_identity(config, source),
         teacher=teacher_part,
+        teacher_source=teacher_source(config),
         precision=labelling_precision(device, config.recipe.precision),
         num_classes=config.data.num_classes,
         grid=teacher.grid(),
@@ -131,11 +132,12 @@ def _weights_digest(config: PretrainConfig, source: Source) -> str:
     return digest.hexdigest()
 
 
-def _note_cost(out: Path, epoch: int, part: int, views: int, seconds: float, device: torch.device) -> None:
-    """Append one line: what labelling a shard took, for the first-run cost."""
-    line = {"epoch": epoch, "part": part, "views": views, "seconds": round(seconds, 3), "device": device.type}
-    with (out / "costs.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
+def _note_cost(path: Path, views: int, seconds: float, device: torch.device) -> None:
+    """Write down what labelling a shard took, for the first-run cost."""
+    try:
+        path.write_text(json.dumps({"views": views, "seconds": round(seconds, 3), "device": device.type}) + "\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 class _Labeller:
@@ -156,6 +158,7 @@ class _Labeller:
         self._manifest = bank.manifest
         self._ladder = bank.ladder
         self._device = device
+        self._skipped = 0
         augment = config.recipe.augment
         self._dataset = worker_views(source, augment, config.view_size, config.seed, config.data)
 
@@ -180,7 +183,15 @@ class _Labeller:
             pin_memory=self._device.type == "cuda",
         )
         for made in loader:
+            self._account_for_skipped(made)
             yield self._label(made)
+
+    def _account_for_skipped(self, batch: Batch) -> None:
+        for sentence in batch.skipped:
+            print(f"skipped: {sentence}")
+        self._skipped += len(batch.skipped)
+        if self._skipped > self._config.data.max_skipped:
+            raise UserError(f"{self._skipped} images were skipped, data.max_skipped is {self._config.data.max_skipped}")
 
     @torch.no_grad()
     def _label(self, batch: Batch) -> list[bytes]:

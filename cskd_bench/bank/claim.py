@@ -1,9 +1,15 @@
 """Who labels which shard, where several processes build one bank."""
 
+import errno
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
+
+from cskd_bench.errors import UserError
+
+NO_LOCKS: Final = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 @contextmanager
@@ -16,14 +22,21 @@ def claimed(shard: Path, *, wait: bool) -> Iterator[bool]:
     if shard.exists():
         yield False
         return
-    shard.parent.mkdir(parents=True, exist_ok=True)
     lock = shard.with_name(f".{shard.name}.lock")
-    with lock.open("w") as file:
+    try:
+        shard.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("w")
+    except OSError as error:
+        raise UserError(f"{lock}: cannot be written: {error.strerror}") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
             return
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise UserError(f"{lock}: cannot be locked: {error.strerror}") from error
         try:
             yield not shard.exists()
         finally:

@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -22,6 +22,7 @@ _CHECKED_VIEWS = 16
 def bank_plan(config: PretrainConfig, images: int) -> ViewPlan:
     """Return a plan whose steps are single mixing groups: a bank holds all of them, for every batch size."""
     augment, recipe = config.recipe.augment, config.recipe
+    ViewPlan.of(recipe, images, config.seed)  # refuses what the run itself would refuse
     return ViewPlan(images, augment.mix_group if augment.mixes else 1, augment.repeats, recipe.epochs, config.seed)
 
 
@@ -55,6 +56,11 @@ def teacher_identity(config: PretrainConfig) -> dict[str, Any]:
     }
 
 
+def teacher_source(config: PretrainConfig) -> Literal["timm", "file"]:
+    """Say where a teacher's weights come from: a bank of the one never stands in for the other."""
+    return "file" if config.teacher.weights else "timm"
+
+
 def open_matching_bank(folder: Path, config: PretrainConfig) -> Bank:
     """Open a bank for a run; UserError prints the difference, or what the bank lacks."""
     bank = Bank(folder)
@@ -64,6 +70,7 @@ def open_matching_bank(folder: Path, config: PretrainConfig) -> Bank:
     asked = {
         "views": views_identity(config, source),
         "teacher": teacher_identity(config),
+        "teacher_source": teacher_source(config),
         "num_classes": config.data.num_classes,
     }
     if config.method.kind == "kd":
@@ -76,7 +83,10 @@ def open_matching_bank(folder: Path, config: PretrainConfig) -> Bank:
     if missing := bank.missing(range(config.recipe.epochs)):
         raise UserError(
             f"{folder}: lacks {len(missing)} of the run's shards ({missing[0].relative_to(folder)}, ...); "
-            f"run bank build with --epochs 0:{config.recipe.epochs}"
+            f"run bank build with the configuration it was begun with, recipe.epochs = {manifest.epochs}"
+            if config.recipe.epochs <= manifest.epochs
+            else f"{folder}: is declared for {manifest.epochs} epochs, the run has {config.recipe.epochs}: "
+            "build another bank"
         )
     return bank
 

@@ -35,20 +35,21 @@ def write_shard(path: Path, bank: str, epoch: int, first: int, views: Sequence[b
     sums = [zlib.crc32(payload[start:end]) for start, end in pairwise(ends)]
     head = _HEAD.pack(_MAGIC, bank.encode(), epoch, first, len(views), _BLOCK)
     head += offsets.tobytes() + np.array(sums, dtype="<u4").tobytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(head + struct.pack("<I", zlib.crc32(head)))
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(head + struct.pack("<I", zlib.crc32(head)))
+                file.write(payload)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 class Shard:

@@ -1,5 +1,6 @@
 """A bank on disk: manifest.json, which says what its labels depend on, and one folder of shards an epoch."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ class BankManifest(StrictModel):
     format: Literal[1] = 1
     views: dict[str, Any]  # seed, data, augmentation, view size, images, SHA-256 of some views' pixels
     teacher: dict[str, Any]  # name, SHA-256 of the weights, resolution, precision
+    teacher_source: Literal["", "timm", "file"] = ""  # of the weights; "" in banks that do not say
     precision: Literal["fp32", "fp16"]  # of the teacher while labelling
     num_classes: PositiveInt
     grid: tuple[PositiveInt, PositiveInt]  # h, w
@@ -36,7 +38,7 @@ class BankManifest(StrictModel):
 
     def fingerprint(self) -> str:
         """Name the bank; every shard carries it. Library versions do not change it: the pixels' hash would."""
-        return fingerprint(self.model_dump(mode="json", exclude={"versions"}))
+        return fingerprint(self.model_dump(mode="json", exclude={"versions", "teacher_source"}))
 
     def parts(self) -> int:
         """Return how many shards an epoch has."""
@@ -93,17 +95,24 @@ class Bank:
 
     def present(self) -> Iterator[tuple[int, int]]:
         """Yield (epoch, part) of every shard that is there, in order."""
-        for path in sorted(self.folder.glob("epoch*/part*.labels")):
+        digit = "[0-9]"
+        for path in sorted(self.folder.glob(f"epoch{4 * digit}/part{5 * digit}.labels")):
             yield int(path.parent.name.removeprefix("epoch")), int(path.stem.removeprefix("part"))
 
 
-def labelling_seconds(folder: Path, epochs: range) -> float:
+def labelling_seconds(bank: Bank, epochs: range) -> float:
     """Return what labelling some epochs took, summed over processes; what was not noted counts nothing."""
-    try:
-        lines = [json.loads(line) for line in (folder / "costs.jsonl").read_text().splitlines()]
-        return float(sum(line["seconds"] for line in lines if line["epoch"] in epochs))
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0.0
+    seconds = 0.0
+    for epoch, part in bank.present():
+        if epoch in epochs:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                seconds += float(json.loads(cost_path(bank.folder, epoch, part).read_text())["seconds"])
+    return seconds
+
+
+def cost_path(folder: Path, epoch: int, part: int) -> Path:
+    """Name the file beside a shard that says what labelling it took."""
+    return shard_path(folder, epoch, part).with_suffix(".json")
 
 
 def shard_path(folder: Path, epoch: int, part: int) -> Path:
@@ -144,7 +153,7 @@ def differences(bank: dict[str, Any], run: dict[str, Any], prefix: str = "") -> 
     found = []
     for key in sorted((bank.keys() | run.keys()) - {"versions"}):
         ours, theirs = bank.get(key, _LEFT_OUT), run.get(key, _LEFT_OUT)
-        if theirs is None or ours == theirs:
+        if theirs is None or ours == theirs or (key == "teacher_source" and not ours):
             continue
         if isinstance(ours, dict) and isinstance(theirs, dict):
             found += differences(ours, theirs, f"{prefix}{key}.")
@@ -191,5 +200,5 @@ def describe_bank(folder: Path) -> dict[str, Any]:
         "views": views,
         "bytes": size,
         "bytes_per_view": size / views if views else 0.0,
-        "labelling_seconds": labelling_seconds(folder, range(bank.manifest.epochs)),
+        "labelling_seconds": labelling_seconds(bank, range(bank.manifest.epochs)),
     }

@@ -7,11 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cskd_bench.bank.labeller import labelling_precision
 from cskd_bench.bank.match import open_matching_bank
 from cskd_bench.bank.store import Bank, labelling_seconds
 from cskd_bench.config import PretrainConfig
 from cskd_bench.data.mixing import ViewKey
 from cskd_bench.methods import ratio_at
+from cskd_bench.models.teachers import teacher_weights
 from cskd_bench.outputs import Targets
 
 
@@ -33,8 +35,13 @@ class BankTargets:
         epochs = config.recipe.epochs
         ratios = {ratio_at(config.method, epoch / epochs) for epoch in range(epochs)}
         inexact = ratios - set(bank.ladder.declared.tolist())
-        self.labelling_seconds = labelling_seconds(bank.folder, range(epochs))
+        self.labelling_seconds = labelling_seconds(bank, range(epochs))
         self.note = "teacher labels from a bank"
+        if config.teacher.weights and not teacher_weights(config.teacher).is_file():
+            self.note += "; the teacher's file is not on this machine: its name alone was compared"
+        beside = labelling_precision(_device(), config.recipe.precision)
+        if beside != bank.manifest.precision:
+            self.note += f"; labelled in {bank.manifest.precision}, where a teacher beside the run works in {beside}"
         self.variant = ""
         if self._kind == "kd" and bank.manifest.soft_classes < self._num_classes:
             self.note += f"; soft targets keep the {bank.manifest.soft_classes} largest of {self._num_classes} logits"
@@ -57,6 +64,10 @@ class BankTargets:
             for labels in self._bank.labels(epoch, positions, ratio)
         )
         return Targets(global_, fused if self._kind == "cskd" else None)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def bank_targets(folder: Path, config: PretrainConfig) -> BankTargets:

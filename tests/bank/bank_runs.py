@@ -20,10 +20,10 @@ from cskd_bench.config import (
 )
 
 
-def save_teacher(folder: Path) -> Path:
+def save_teacher(folder: Path, num_classes: int = 10) -> Path:
     """Write a teacher with random, spread-out weights."""
     torch.manual_seed(7)
-    model = timm.create_model("test_resnet", num_classes=10)
+    model = timm.create_model("test_resnet", num_classes=num_classes)
     state = model.state_dict()
     state["fc.weight"] = 3 * torch.randn_like(state["fc.weight"])
     path = folder / "teacher.safetensors"

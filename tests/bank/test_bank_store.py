@@ -1,5 +1,7 @@
 """A bank on disk: built in parts, resumed, verified, and refused where it does not match."""
 
+import errno
+import json
 import re
 import shutil
 import time
@@ -16,8 +18,17 @@ from cskd_bench.bank.claim import claimed
 from cskd_bench.bank.labeller import labelling_teacher
 from cskd_bench.bank.match import bank_plan, open_matching_bank
 from cskd_bench.bank.shard import Shard, write_shard
-from cskd_bench.bank.store import Bank, describe_bank, shard_path, verify_bank
-from cskd_bench.config import CSKD, DeiT, PlainKD, Supervised
+from cskd_bench.bank.store import (
+    Bank,
+    BankManifest,
+    begin_bank,
+    cost_path,
+    describe_bank,
+    shard_path,
+    verify_bank,
+)
+from cskd_bench.bank.targets import BankTargets, bank_targets
+from cskd_bench.config import CSKD, DataConfig, DeiT, PlainKD, Supervised
 from cskd_bench.data.loader import TrainViews
 from cskd_bench.data.mixing import erase, mix, to_float
 from cskd_bench.data.open import open_source
@@ -72,7 +83,7 @@ def test_parts_built_apart_are_the_bank_built_at_once(built, weights, tmp_path, 
     build_bank(config, tmp_path / "parts", range(1), shard=(1, 2))
     done = build_bank(config, tmp_path / "parts")
     assert (done.shards, done.shards_before) == (4, 4)
-    for path in sorted(out.glob("epoch*/*")):
+    for path in sorted(out.glob("epoch*/*.labels")):
         assert path.read_bytes() == (tmp_path / "parts" / path.relative_to(out)).read_bytes()
 
 
@@ -188,8 +199,76 @@ def test_one_bank_serves_every_hard_method_and_decay(built, weights):
 
 def test_missing_epochs_are_named(built, weights):
     _, out = built
-    with pytest.raises(UserError, match=re.escape("lacks 4 of the run's shards (epoch0002/part00000.labels")):
+    with pytest.raises(UserError, match=r"declared for 2 epochs, the run has 3: build another bank"):
         open_matching_bank(out, small_run(weights, epochs=3))
+
+
+def test_what_a_bank_lacks_is_named_with_the_configuration_that_makes_it(copy, monkeypatch):
+    monkeypatch.setattr(build, "_SHARD_VIEWS", 256)
+    config, out = copy
+    shard_path(out, 1, 3).unlink()
+    lacking = r"lacks 1 of the run's shards \(epoch0001/part00003.labels.*begun with, recipe.epochs = 2"
+    with pytest.raises(UserError, match=lacking):
+        open_matching_bank(out, config)
+    build_bank(config, out, range(1, 2))
+    open_matching_bank(out, config)
+
+
+def test_a_bank_of_a_file_does_not_stand_in_for_timms_own_weights(built):
+    config, out = built
+    timms = config.model_copy(update={"teacher": config.teacher.model_copy(update={"weights": ""})})
+    with pytest.raises(UserError, match=r"teacher_source: bank has 'file', run has 'timm'"):
+        open_matching_bank(out, timms)
+
+
+def test_a_run_without_the_teachers_file_or_in_another_precision_says_so(copy):
+    config, out = copy
+    gone = config.model_copy(update={"teacher": config.teacher.model_copy(update={"weights": "mistyped.safetensors"})})
+    assert bank_targets(out, config).note == "teacher labels from a bank"
+    assert "its name alone was compared" in bank_targets(out, gone).note
+    manifest = json.loads((out / "manifest.json").read_text())
+    shutil.rmtree(out)
+    half = BankManifest.model_validate_json(json.dumps(manifest | {"precision": "fp16"}))
+    begin_bank(out, half)
+    assert "labelled in fp16, where a teacher beside the run works in fp32" in BankTargets(Bank(out), config).note
+
+
+def test_costs_stand_beside_their_shards_and_a_damaged_one_counts_nothing(copy):
+    _, out = copy
+    before = describe_bank(out)["labelling_seconds"]
+    one = json.loads(cost_path(out, 1, 3).read_text())["seconds"]
+    cost_path(out, 1, 3).write_text('{"sec')
+    shutil.copytree(out / "epoch0000", out / "epoch0000.bak")
+    assert describe_bank(out)["labelling_seconds"] == pytest.approx(before - one)
+
+
+def test_a_file_system_without_locks_or_a_file_in_the_way_gives_no_traceback(weights, tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    (tmp_path / "file").touch()
+    for where in (tmp_path / "file", tmp_path / "file" / "bank"):
+        with pytest.raises(UserError, match="cannot be written"):
+            build_bank(small_run(weights, epochs=1), where)
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    assert build_bank(small_run(weights, epochs=1), tmp_path / "bank").views == 896
+
+
+def test_images_skipped_beyond_the_limit_end_the_labelling(tmp_path, colour_squares):
+    data = tmp_path / "squares"
+    shutil.copytree(colour_squares, data)
+    for file in sorted((data / "train").rglob("*.*"))[:20]:
+        file.write_bytes(b"no image")
+    run = small_run(save_teacher(tmp_path, num_classes=3), epochs=1)
+    config = run.model_copy(
+        update={
+            "data": DataConfig(root=str(data), num_classes=3, on_corrupt="skip", max_skipped=1),
+            "teacher": run.teacher.model_copy(update={"num_classes": 3}),
+            "recipe": run.recipe.model_copy(update={"batch_size": 16}),
+        }
+    )
+    with pytest.raises(UserError, match=r"\d images were skipped, data.max_skipped is 1"):
+        build_bank(config, tmp_path / "bank")
 
 
 def test_describe_counts_views_and_bytes(copy):
