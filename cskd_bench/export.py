@@ -29,7 +29,7 @@ def export_timm(checkpoint: Path, output: Path, weights: Literal["raw", "ema"] =
     kept); a student with three-head inference needs `cskd_bench.models.architectures.register()` first.
     Raises UserError for a folder that is in use or a student that has no timm architecture of its own.
     """
-    loaded = load_checkpoint(checkpoint, weights=weights)
+    loaded = _load_run(checkpoint, weights)
     architecture, arguments = timm_architecture(loaded)
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise UserError(f"{output}: is there already; name a new folder")
@@ -66,7 +66,7 @@ def export_onnx(checkpoint: Path, output: Path, weights: Literal["raw", "ema"] =
     ONNX Runtime must give the native logits before the file is kept. UserError for a missing package or a
     file that is there already.
     """
-    loaded = load_checkpoint(checkpoint, weights=weights)
+    loaded = _load_run(checkpoint, weights)
     if output.exists():
         raise UserError(f"{output}: exists already; name a new file")
     try:
@@ -129,3 +129,9 @@ def _verify(loaded: Loaded, exported: Callable[[Tensor], Tensor]) -> None:
         raise UserError(
             f"the exported model's logits differ from the native ones by {difference:.2g}; nothing was written"
         )
+
+
+def _load_run(folder: Path, weights: Literal["raw", "ema"]) -> Loaded:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: export takes a finished run folder")
+    return load_checkpoint(folder, weights=weights)

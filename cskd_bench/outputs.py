@@ -19,6 +19,11 @@ class StudentOutput:
     dist_logits: Tensor | None = None  # (B, K) head_dist(distillation token)
     patch_logits: Tensor | None = None  # (B, K, h, w) head_dist(patch tokens pooled to h x w)
 
+    def in_fp32(self) -> StudentOutput:
+        """Take logits to fp32 for the losses; the many patch logits are taken there by their loss, a few at a time."""
+        dist_logits = None if self.dist_logits is None else self.dist_logits.float()
+        return StudentOutput(self.class_logits.float(), dist_logits, self.patch_logits)
+
 
 @dataclass(frozen=True)
 class TeacherOutput:

@@ -1,6 +1,7 @@
 """The command line: help without torch, one sentence and exit code 2 for bad input, nothing destroyed."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -97,10 +98,55 @@ def test_bad_input_is_one_sentence_and_exit_code_2(capsys, tmp_path, colour_squa
     assert not (tmp_path / "results").exists()
 
 
-def test_a_negative_seed_is_refused(capsys):
+@pytest.mark.parametrize("seed", ["-1", "9" * 23])
+def test_an_impossible_seed_is_refused(capsys, seed, tmp_path, colour_squares):
     with pytest.raises(SystemExit, match="2"):
-        main(["transfer", "--task", "digits", "--checkpoint", "x", "--seed", "-1"])
-    assert "'-1' is not a whole number from 0 on" in capsys.readouterr().err
+        main(["transfer", "--task", "digits", "--checkpoint", "x", "--seed", seed])
+    assert f"'{seed}' is not a whole number from 0 to 2^63 - 1" in capsys.readouterr().err
+    assert "seed: " in refused(capsys, "pretrain", config(tmp_path, colour_squares), "--set", f"seed={seed}")
+
+
+def test_an_error_in_a_loaders_worker_is_the_workers_sentence_alone(capsys, tmp_path, colour_squares):
+    shutil.copytree(colour_squares, tmp_path / "squares")
+    for file in (tmp_path / "squares" / "train").rglob("*.png"):
+        file.write_bytes(b"no image")
+    words = ["--set", "run.workers=1", "--set", "recipe.batch_size=16", "--set", "student.depth=1"]
+    places = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    assert "not a readable image" in refused(
+        capsys, "pretrain", config(tmp_path, tmp_path / "squares"), *words, *places
+    )
+
+
+def test_a_shipped_file_is_found_from_anywhere_as_it_is_named_in_the_docs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", "configs/benchmarks/quickstart.toml", "--dry-run"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--gpus", "1"], "--gpus is for --executor ray or slurm, not for local"),
+        (["--executor", "ray", "--slurm", "timeout_min=3"], "--slurm is for --executor slurm, not for ray"),
+        (["--executor", "slurm", "--gpus", "0.5"], "Slurm gives whole GPUs"),
+    ],
+)
+def test_options_that_an_executor_would_ignore_are_refused(capsys, words, sentence):
+    assert sentence in refused(capsys, "bench", "benchmarks/quickstart.toml", "--dry-run", *words)
+
+
+def test_a_device_that_is_not_there_is_refused(capsys, tmp_path, colour_squares, monkeypatch):
+    monkeypatch.setenv("CSKD_BENCH_DEVICE", "cuda:99")
+    words = refused(capsys, "pretrain", config(tmp_path, colour_squares), "--set", "recipe.batch_size=16")
+    assert "CSKD_BENCH_DEVICE=cuda:99" in words
+
+
+def test_options_without_what_they_change_and_files_in_the_way_are_refused(capsys, tmp_path):
+    assert "--config" in refused(capsys, "speed", "--part", "bank", "--set", "seed=1")
+    assert "neither kshot nor lowlabel" in refused(capsys, "tasks", "indices", "digits")
+    (tmp_path / "file").touch()
+    words = refused(capsys, "export", "--checkpoint", str(tmp_path / "file"), "--to", "onnx", "--output", "x")
+    assert "finished run folder" in words
+    assert "is a file" in refused(capsys, "quickstart", "--output", str(tmp_path / "file"))
 
 
 def test_weights_of_another_model_are_refused(capsys, tmp_path):

@@ -67,7 +67,7 @@ def open_matching_bank(folder: Path, config: PretrainConfig) -> Bank:
     manifest = bank.manifest
     _refuse_other_methods(config, folder)
     source = open_source(config.data, config.data.train)
-    asked = {
+    asked: dict[str, Any] = {
         "views": views_identity(config, source),
         "teacher": teacher_identity(config),
         "teacher_source": teacher_source(config),

@@ -10,6 +10,8 @@ from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from cskd_bench.bench.plan import Cell
 from cskd_bench.bench.work import Ended, Job, work
 from cskd_bench.errors import UserError
@@ -43,7 +45,9 @@ class Local:
         self._pool = self._new_pool()
 
     def _new_pool(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(self._parallel, mp_context=get_context("spawn"), initializer=_stop_with_parent)
+        context = get_context("spawn")
+        workers = context.Value("i", 0)
+        return ProcessPoolExecutor(self._parallel, mp_context=context, initializer=_begin_worker, initargs=(workers,))
 
     def start(self, job: Job) -> None:
         try:
@@ -163,6 +167,21 @@ class Slurm:
 def _outcome(future: "Future[Ended]") -> Ended:
     error = future.exception()
     return future.result() if error is None else Ended(f"{type(error).__name__}: {error}")
+
+
+def _begin_worker(workers: Any) -> None:
+    """Set up one of the pool's workers; `workers` counts them."""
+    with workers.get_lock():
+        number = workers.value
+        workers.value += 1
+    take_gpu(number, torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    _stop_with_parent()
+
+
+def take_gpu(number: int, gpus: int) -> None:
+    """Give worker `number` its GPU in turn, unless CSKD_BENCH_DEVICE says where to work."""
+    if gpus:
+        os.environ.setdefault("CSKD_BENCH_DEVICE", f"cuda:{number % gpus}")
 
 
 def _stop_with_parent() -> None:

@@ -12,7 +12,7 @@ from pydantic import NonNegativeInt, model_validator
 
 from cskd_bench.config import MethodConfig, PretrainConfig, method_label
 from cskd_bench.errors import UserError
-from cskd_bench.schema import StrictModel, apply_overrides, load_toml, read_toml, shipped, validate
+from cskd_bench.schema import StrictModel, apply_overrides, load_toml, read_toml, shipped_file, validate
 from cskd_bench.task import Protocol, TaskSpec, load_task
 
 
@@ -100,8 +100,11 @@ def load_plan(path: Path) -> Plan:
 def expand(plan: Plan, where: Path, tasks_dir: Path | None = None, overrides: Sequence[str] = ()) -> Cells:
     """Return every cell of the plan read from `where`, all methods of a seed before the next seed.
 
-    An unfinished plan can thus be compared fairly. UserError for a student, task or protocol that is not there.
+    An unfinished plan can thus be compared fairly. `overrides` are of the students' pretraining, those of data.*
+    and run.* also of the plan's teacher's. UserError for a student, task or protocol that is not there, and for
+    an override of what the plan itself sets.
     """
+    _check_overrides(plan, overrides)
     pretrain = [
         _pretrain_cell(_find(student, where, "students"), student, method.model_dump(mode="json"), seed, overrides)
         for student in plan.students
@@ -128,9 +131,19 @@ def expand(plan: Plan, where: Path, tasks_dir: Path | None = None, overrides: Se
     teacher = None
     if plan.teacher:
         file = _find(plan.teacher, where, "teacher")
-        config = validate(PretrainConfig, {"name": file.stem, **read_toml(file)}, str(file))
-        teacher = PretrainCell(config, shlex.join(["cskd-bench", "pretrain", plan.teacher]))
+        shared = [setting for setting in overrides if setting.startswith(("data.", "run."))]
+        config = validate(PretrainConfig, apply_overrides({"name": file.stem, **read_toml(file)}, shared), str(file))
+        words = [word for setting in shared for word in ("--set", setting)]
+        teacher = PretrainCell(config, shlex.join(["cskd-bench", "pretrain", plan.teacher, *words]))
     return Cells(teacher, pretrain, transfer)
+
+
+def _check_overrides(plan: Plan, overrides: Sequence[str]) -> None:
+    taken = ("seed", "name", "method") + (("teacher.weights",) if plan.teacher else ())
+    for setting in overrides:
+        key = setting.partition("=")[0].strip()
+        if any(key == word or key.startswith(f"{word}.") for word in taken):
+            raise UserError(f"--set {setting}: the plan sets {key} itself; change the plan")
 
 
 def placed(cells: Cells, runs: Path, results: Path, tasks_dir: Path | None = None) -> Cells:
@@ -179,12 +192,10 @@ def _pretrain_cell(
 
 def _find(named: str, where: Path, key: str) -> Path:
     """Find a file of a plan: as given, else among the shipped configurations."""
-    path = Path(named)
-    inside = shipped("configs") / path.relative_to("configs") if path.parts[:1] == ("configs",) else path
-    for candidate in (path, inside):
-        if candidate.is_file():
-            return candidate
-    raise UserError(f"{where}: {key}: no file {named!r} here or among the shipped configurations")
+    found = shipped_file("configs", Path(named))
+    if not found.is_file():
+        raise UserError(f"{where}: {key}: no file {named!r} here or among the shipped configurations")
+    return found
 
 
 def _task(name: str, where: Path, tasks_dir: Path | None, settings: Sequence[str]) -> TaskSpec:

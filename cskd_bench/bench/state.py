@@ -9,6 +9,7 @@ from cskd_bench.bench.plan import Cell, PretrainCell
 from cskd_bench.bench.work import Places
 from cskd_bench.engine.checkpoint import write_atomically
 from cskd_bench.engine.pretrain import read_summary
+from cskd_bench.models.teachers import is_another_teacher
 from cskd_bench.record import Record, read_records
 
 
@@ -30,7 +31,8 @@ class Found:
                 return None
             finished, then = read_summary(file)
             record = self._ids.get(str(finished.get("record")))
-            return record if then.identity() == cell.config.identity() else None
+            changed = record is not None and is_another_teacher(cell.config.teacher, record.method.teacher)
+            return record if then.identity() == cell.config.identity() and not changed else None
         summary = run_summary(self._places.runs / cell.run)
         sha256 = summary.get("sha256", {}).get("model", "") if summary else ""
         return self._transfers.get((cell.task.name, cell.task.fingerprint(), cell.protocol, sha256, cell.seed))

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from cskd_bench.errors import UserError
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -53,10 +55,19 @@ class Ranks:
 
 
 def default_device() -> torch.device:
-    """Return this process's CUDA device, else the CPU; CSKD_BENCH_DEVICE=cpu insists."""
-    if torch.cuda.is_available() and os.environ.get("CSKD_BENCH_DEVICE", "cuda") != "cpu":
+    """Return this process's CUDA device, else the CPU; CSKD_BENCH_DEVICE (cpu, cuda:1) insists.
+
+    UserError for a device that is not there.
+    """
+    asked = os.environ.get("CSKD_BENCH_DEVICE", "cuda")
+    if asked == "cpu" or (asked == "cuda" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if asked == "cuda":
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    return torch.device("cpu")
+    number = asked.removeprefix("cuda:")
+    if not (asked.startswith("cuda:") and number.isdecimal() and int(number) < torch.cuda.device_count()):
+        raise UserError(f"CSKD_BENCH_DEVICE={asked}: use cpu, cuda, or cuda:N of {torch.cuda.device_count()} GPUs here")
+    return torch.device("cuda", int(number))
 
 
 def _join(backend: str) -> None:

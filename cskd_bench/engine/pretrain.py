@@ -23,7 +23,7 @@ from cskd_bench.engine.training import Fit, Job, fit
 from cskd_bench.errors import UserError
 from cskd_bench.methods import METHODS
 from cskd_bench.models.students import Student, build_student
-from cskd_bench.models.teachers import teacher_identity
+from cskd_bench.models.teachers import is_another_teacher, teacher_identity
 from cskd_bench.models.weights import plain_state
 from cskd_bench.record import (
     CheckpointRef,
@@ -224,4 +224,9 @@ def _finished_record(path: Path, config: PretrainConfig, results: Path) -> Recor
     summary, then = read_summary(path)
     if changes := difference(then.identity(), config.identity()):
         raise UserError(f"{path.parent}: holds a finished run of another recipe: {changes}; choose another name")
+    if is_another_teacher(config.teacher, summary["method"]["teacher"]):
+        was, now_is = summary["method"]["teacher"], teacher_identity(config.teacher)
+        raise UserError(
+            f"{path.parent}: holds a finished run of teacher {was}, it is now {now_is}; choose another name"
+        )
     return read_record(results / "records" / f"{summary['record']}.json")

@@ -127,7 +127,7 @@ def fit(job: Job, ranks: Ranks) -> Fit:
                 with nullcontext() if last or ranks.world == 1 else module.no_sync():
                     with autocast(device, recipe.precision):
                         output = module(resize_view(views, job.image_size), job.targets.grid)
-                    output = _in_fp32(output)
+                    output = output.in_fp32()
                     parts = method.losses(job.method, output, targets, labels)
                     scaler.scale(parts["total"] / run.accumulate).backward()  # type: ignore[no-untyped-call]
                 bad = torch.maximum(bad, 1 - parts["total"].detach().isfinite().float())
@@ -225,12 +225,6 @@ def _evaluate(job: Job, ranks: Ranks, student: Any) -> Predictions:
 
 def _eval_view(job: Job) -> EvalView:
     return EvalView(job.image_size, job.data.eval_crop, job.recipe.augment.interpolation)
-
-
-def _in_fp32(output: StudentOutput) -> StudentOutput:
-    """Take logits to fp32 for the losses; the many patch logits are taken there by their loss, a few at a time."""
-    dist_logits = None if output.dist_logits is None else output.dist_logits.float()
-    return StudentOutput(output.class_logits.float(), dist_logits, output.patch_logits)
 
 
 def _agreement(output: StudentOutput, targets: Targets) -> dict[str, Tensor]:

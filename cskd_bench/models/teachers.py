@@ -1,6 +1,7 @@
 """Teachers: frozen timm CNNs whose own classification head is applied at every place."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,23 @@ def teacher_weights(config: TeacherConfig) -> Path:
 
 def teacher_identity(config: TeacherConfig) -> str:
     """Name a teacher by its model and the hash of its weights."""
-    return f"{config.name}@{sha256_file(teacher_weights(config))[:12]}" if config.weights else config.name
+    if not config.weights:
+        return config.name
+    path = teacher_weights(config)
+    about = path.stat()
+    return f"{config.name}@{_sha256(path, about.st_mtime_ns, about.st_size)[:12]}"
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, changed: int, size: int) -> str:
+    return sha256_file(path)
+
+
+def is_another_teacher(config: TeacherConfig, labelled_by: str) -> bool:
+    """Say whether a finished run's teacher, as its record names it, had other weights than the file that is here."""
+    if not config.weights or not labelled_by or not teacher_weights(config).is_file():
+        return False
+    return labelled_by != teacher_identity(config)
 
 
 def class_indices(classes: Sequence[str], num_classes: int, teacher_classes: int) -> list[int] | None:

@@ -101,4 +101,10 @@ def _pictures(images: Path | None) -> list[Image.Image]:
     files = sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)[:_IMAGES]
     if len(files) < _IMAGES:
         raise UserError(f"{images}: holds {len(files)} images; the data part needs {_IMAGES}")
-    return [Image.open(path).convert("RGB") for path in files]
+    pictures = []
+    for path in files:
+        try:
+            pictures.append(Image.open(path).convert("RGB"))
+        except (OSError, ValueError, SyntaxError) as error:
+            raise UserError(f"{path}: not a readable image ({error})") from error
+    return pictures

@@ -51,8 +51,9 @@ def run_speed(
         raise UserError(f"{output}: exists already; measurements are not overwritten")
     if part in ("step", "teacher"):
         _check_teacher(teacher, needs_fc=part == "step")
-    if part == "step" and not timm.is_model(student.replace("_patch", "_distilled_patch", 1)):
-        raise UserError(f"--student {student}: the yardsticks need timm's deit_{{tiny,small,base}}_patch16_224 or _384")
+    usable = student.endswith("_224") and timm.is_model(student.replace("_patch", "_distilled_patch", 1))
+    if part == "step" and not usable:
+        raise UserError(f"--student {student}: the yardsticks need timm's deit_{{tiny,small,base}}_patch16_224")
     if clock == "cpu":
         torch.set_num_threads(1)
     device = default_device()

@@ -82,7 +82,7 @@ class OurStep:
         targets = self._targets(views, keys, _RATIO)
         with autocast(self._device, config.recipe.precision):
             output = self._module(resize_view(views, config.student.image_size), self._targets.grid)
-        loss = self._method.losses(config.method, output, targets, labels_BK)["total"]
+        loss = self._method.losses(config.method, output.in_fp32(), targets, labels_BK)["total"]
         loss.backward()  # type: ignore[no-untyped-call]
         self._bad = torch.maximum(self._bad, 1 - loss.detach().isfinite().float())
         skip_update_if(self._optimizer, self._bad)

@@ -27,6 +27,7 @@ def measure_teacher(
     }
     if compiled:
         teachers["compiled"] = _teacher(name, device).compile_features()
+        teachers["folded, compiled"] = _folded(name, device).compile_features()
 
     def forward(teacher: Teacher) -> object:
         with autocast(device, precision):

@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, add_places, positive, whole
+from cskd_bench.errors import UserError
+from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, add_places, positive, share, whole
 
 
 def add(verbs: Verbs) -> None:
@@ -15,11 +16,13 @@ def add(verbs: Verbs) -> None:
     verb.add_argument("--executor", choices=("local", "ray", "slurm"), default="local", help="default: local")
     verb.add_argument("--parallel", type=positive, default=1, help="cells at a time (default: 1)")
     verb.add_argument("--threads", type=whole, default=0, help="CPU threads a cell (default: torch's own)")
-    verb.add_argument("--gpus", type=float, default=0, help="GPUs a cell, under ray (0.5: two share one) and slurm")
+    verb.add_argument("--gpus", type=share, default=0, help="GPUs a cell, under ray (0.5: two share one) and slurm")
     verb.add_argument("--ray-address", default="", help="a Ray cluster (auto, or HOST:PORT); default: one started here")
     verb.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE", help="e.g. slurm_partition=gpu")
     verb.add_argument("--tasks-dir", type=Path, help="a folder with task files of your own")
-    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override every pretraining")
+    verb.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override the students' pretraining"
+    )
     verb.add_argument("--bank", type=Path, help="folder of banks: each view is labelled once for all methods")
     add_places(verb)
     verb.set_defaults(run=_run)
@@ -28,6 +31,7 @@ def add(verbs: Verbs) -> None:
 def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
+    _check_executor(options)
     from cskd_bench.bench.plan import expand, load_plan, placed
     from cskd_bench.schema import apply_overrides, shipped_file
 
@@ -60,3 +64,16 @@ def _run(options: argparse.Namespace) -> int:
         print("cskd-bench: interrupted; the same command goes on from here", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 1 if outcome.failures else 0
+
+
+def _check_executor(options: argparse.Namespace) -> None:
+    """Refuse an option that the chosen executor would ignore."""
+    for option, given, executors in (
+        ("--gpus", options.gpus, ("ray", "slurm")),
+        ("--ray-address", options.ray_address, ("ray",)),
+        ("--slurm", options.slurm, ("slurm",)),
+    ):
+        if given and options.executor not in executors:
+            raise UserError(f"{option} is for --executor {' or '.join(executors)}, not for {options.executor}")
+    if options.executor == "slurm" and not float(options.gpus).is_integer():
+        raise UserError(f"--gpus {options.gpus:g}: Slurm gives whole GPUs")

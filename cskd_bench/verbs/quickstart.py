@@ -4,6 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
+from cskd_bench.errors import UserError
 from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, positive
 
 
@@ -17,6 +18,8 @@ def add(verbs: Verbs) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.output.exists() and not options.output.is_dir():
+        raise UserError(f"{options.output}: is a file; name a folder with --output")
     from cskd_bench.bench.quickstart import quickstart
 
     outcome = quickstart(options.output, options.parallel, not options.no_detection)

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from cskd_bench.errors import UserError
 from cskd_bench.verbs.common import Verbs, data_root, positive
 
 
@@ -32,6 +33,8 @@ def _run(options: argparse.Namespace) -> int:
     from cskd_bench.speed.run import run_speed
 
     config = None
+    if (options.set or options.data_dir) and not options.config:
+        raise UserError("--set and --data-dir change a run's configuration: name it with --config")
     if options.config:
         config = load_config(shipped_file("configs", options.config), [*options.set, *data_root(options)])
     run_speed(

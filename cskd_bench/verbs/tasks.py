@@ -53,6 +53,8 @@ def _run(options: argparse.Namespace) -> int:
         from cskd_bench.transfer.cell import open_split
         from cskd_bench.transfer.subsets import index_lists
 
+        if not {"kshot", "lowlabel"} & set(specs[0].protocols):
+            raise UserError(f"tasks indices: {specs[0].name} has neither kshot nor lowlabel, so nothing is drawn")
         labels = open_split(specs[0].data, specs[0].data.train).labels
         print(json.dumps({"task": specs[0].name, "seed": options.seed, **index_lists(specs[0], labels, options.seed)}))
     return 0

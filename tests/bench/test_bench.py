@@ -7,14 +7,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from cskd_bench.bench.plan import Plan, TransferCell, expand, load_plan, placed
+from cskd_bench.bench.executors import take_gpu
+from cskd_bench.bench.plan import Plan, PretrainCell, TransferCell, expand, load_plan, placed
 from cskd_bench.bench.runner import Queue
 from cskd_bench.bench.state import Found
 from cskd_bench.bench.work import Ended, Places
+from cskd_bench.config import PretrainConfig
+from cskd_bench.engine.distributed import Ranks
+from cskd_bench.engine.pretrain import pretrain
 from cskd_bench.errors import UserError
 from cskd_bench.record import read_record
 from cskd_bench.schema import shipped
@@ -306,6 +312,49 @@ def test_wrong_names_are_refused_with_file_and_key(changed, sentence):
     plan = Plan.model_validate({**dict(good), **changed})
     with pytest.raises(UserError, match=sentence):
         expand(plan, Path("plan.toml"))
+
+
+@pytest.mark.parametrize("setting", ["seed=7", "name=mine", "method.alpha=0.1", "teacher.weights=other.safetensors"])
+def test_an_override_of_what_the_plan_sets_is_refused(setting):
+    file = shipped("configs") / "benchmarks" / "quickstart.toml"
+    with pytest.raises(UserError, match=f"--set {setting}: the plan sets"):
+        expand(load_plan(file), file, overrides=[setting])
+
+
+def test_overrides_of_data_and_run_reach_the_plans_teacher_too():
+    file = shipped("configs") / "benchmarks" / "quickstart.toml"
+    cells = expand(load_plan(file), file, overrides=["run.workers=3", "recipe.epochs=2"])
+    assert {cell.config.run.workers for cell in (cells.teacher, *cells.pretrain)} == {3}
+    assert {cell.config.recipe.epochs for cell in cells.pretrain} == {2} != {cells.teacher.config.recipe.epochs}
+    assert "--set run.workers=3" in cells.teacher.command and "recipe.epochs" not in cells.teacher.command
+
+
+def test_workers_of_this_machine_take_its_gpus_in_turn(monkeypatch):
+    for number, expected in enumerate(("cuda:0", "cuda:1", "cuda:0")):
+        monkeypatch.delenv("CSKD_BENCH_DEVICE", raising=False)
+        take_gpu(number, 2)
+        assert os.environ.pop("CSKD_BENCH_DEVICE") == expected
+    take_gpu(0, 0)
+    assert "CSKD_BENCH_DEVICE" not in os.environ
+    monkeypatch.setenv("CSKD_BENCH_DEVICE", "cpu")
+    take_gpu(1, 2)
+    assert os.environ["CSKD_BENCH_DEVICE"] == "cpu"
+
+
+def test_a_retrained_teacher_makes_its_students_unfinished(local, place, tmp_path):
+    """A plan's teacher is always model.safetensors: its name alone does not tell whose labels a student learnt."""
+    found = Found(Places(place / "local" / "runs", place / "local" / "results"))
+    summary = json.loads((place / "local" / "runs" / "tiny_cskd_s0" / "run.json").read_text())
+    student = PretrainCell(PretrainConfig.model_validate_json(json.dumps(summary["config"])), "")
+    assert found.record(student) is not None
+    retrained = tmp_path / Path(student.config.teacher.weights).name
+    retrained.write_bytes(Path(student.config.teacher.weights).read_bytes() + b" ")
+    teacher = student.config.teacher.model_copy(update={"weights": str(retrained)})
+    student = replace(student, config=student.config.model_copy(update={"teacher": teacher}))
+    assert found.record(student) is None
+    ranks = Ranks(0, 1, torch.device("cpu"))
+    with pytest.raises(UserError, match=r"holds a finished run of teacher .*@.*, it is now .*@.*; choose another name"):
+        pretrain(student.config, place / "local" / "runs", place / "local" / "results", ranks)
 
 
 def test_a_student_whose_method_is_no_table_is_refused(tmp_path):
