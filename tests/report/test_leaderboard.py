@@ -1,5 +1,6 @@
 """The committed leaderboards are what the committed records say, and the records are whole."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,13 @@ def test_the_committed_records_are_whole_and_name_no_folder_of_a_machine(folder)
     for path in folder.glob("*.json"):
         text = path.read_text()
         assert not [word for word in ("/home/", "/root/", "/tmp/", "/work/", "\\\\Users") if word in text], path.name
+
+
+def test_the_evidences_numbers_stand_in_the_leaderboard():
+    """Scores and differences are the numbers with two decimals."""
+    text = (RESULTS.parent / "docs" / "evidence.md").read_text().partition("## What came out")[2]
+    numbers = re.findall(r"[+−]?\d+\.\d\d(?!\d)", text)
+    leaderboard = (RESULTS / "LEADERBOARD.md").read_text()
+    known = set(re.findall(r"[+−]?\d+\.\d\d(?!\d)", leaderboard))
+    assert len(numbers) > 30
+    assert [number for number in numbers if number not in known] == []
