@@ -34,6 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"cskd-bench: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except OSError as error:
+        if not error.filename or not error.strerror:
+            raise
+        print(f"cskd-bench: {error.filename}: {error.strerror}", file=sys.stderr)
+        return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("cskd-bench: interrupted; start again to continue", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from cskd_bench.schema import StrictModel, apply_overrides, fingerprint, read_toml, validate
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 Hardness = Literal["hard", "soft"]
 Decay = Literal["linear", "quadratic", "cosine", "local", "global"]
 
@@ -167,7 +168,7 @@ class OptimConfig(StrictModel):
     warmup_epochs: NonNegativeFloat = 5.0
     warmup_lr: NonNegativeFloat = 1e-6
     weight_decay: NonNegativeFloat = 0.05
-    betas: tuple[Probability, Probability] = (0.9, 0.999)
+    betas: tuple[Share, Share] = (0.9, 0.999)
     eps: PositiveFloat = 1e-8
     momentum: Probability = 0.9
     clip_grad: PositiveFloat | None = None

@@ -106,6 +106,14 @@ def test_an_impossible_seed_is_refused(capsys, seed, tmp_path, colour_squares):
     assert "seed: " in refused(capsys, "pretrain", config(tmp_path, colour_squares), "--set", f"seed={seed}")
 
 
+def test_validation_classes_that_are_not_the_training_classes_are_refused(capsys, tmp_path, colour_squares):
+    """With a folder missing, every later class would be scored under its neighbour's number."""
+    shutil.copytree(colour_squares, tmp_path / "squares")
+    shutil.rmtree(tmp_path / "squares" / "val" / "blue")
+    words = refused(capsys, "pretrain", config(tmp_path, tmp_path / "squares"), "--set", "recipe.batch_size=16")
+    assert "data.val: class 0 is 'green', in data.train 'blue'" in words
+
+
 def test_an_error_in_a_loaders_worker_is_the_workers_sentence_alone(capsys, tmp_path, colour_squares):
     shutil.copytree(colour_squares, tmp_path / "squares")
     for file in (tmp_path / "squares" / "train").rglob("*.png"):

@@ -22,7 +22,7 @@ from cskd_bench.bank.shard import write_shard
 from cskd_bench.bank.store import Bank, BankManifest, begin_bank, cost_path, shard_path
 from cskd_bench.config import PretrainConfig
 from cskd_bench.data.engines import finished, worker_views
-from cskd_bench.data.loader import Batch, ViewPlan
+from cskd_bench.data.loader import Batch, ViewPlan, leave_signals_to_the_main_process
 from cskd_bench.data.open import open_source
 from cskd_bench.data.sources import Source
 from cskd_bench.errors import UserError
@@ -158,7 +158,7 @@ class _Labeller:
         self._manifest = bank.manifest
         self._ladder = bank.ladder
         self._device = device
-        self._skipped = 0
+        self._skipped: set[str] = set()
         augment = config.recipe.augment
         self._dataset = worker_views(source, augment, config.view_size, config.seed, config.data)
 
@@ -179,6 +179,7 @@ class _Labeller:
             self._dataset,
             batch_sampler=[keys[start : start + batch] for start in range(0, len(keys), batch)],
             num_workers=workers,
+            worker_init_fn=leave_signals_to_the_main_process,
             collate_fn=_identity,
             pin_memory=self._device.type == "cuda",
         )
@@ -187,11 +188,12 @@ class _Labeller:
             yield self._label(made)
 
     def _account_for_skipped(self, batch: Batch) -> None:
-        for sentence in batch.skipped:
-            print(f"skipped: {sentence}")
-        self._skipped += len(batch.skipped)
-        if self._skipped > self._config.data.max_skipped:
-            raise UserError(f"{self._skipped} images were skipped, data.max_skipped is {self._config.data.max_skipped}")
+        for sentence in dict.fromkeys(batch.skipped):
+            if sentence not in self._skipped:
+                print(f"skipped: {sentence}")
+                self._skipped.add(sentence)
+        if len(self._skipped) > (limit := self._config.data.max_skipped):
+            raise UserError(f"{len(self._skipped)} images were skipped, data.max_skipped is {limit}")
 
     @torch.no_grad()
     def _label(self, batch: Batch) -> list[bytes]:

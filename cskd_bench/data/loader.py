@@ -1,5 +1,6 @@
 """Loaders: a plan says which views make up each step; workers only carry it out."""
 
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -135,6 +136,12 @@ class _Steps:
                 yield share[part * size : (part + 1) * size]
 
 
+def leave_signals_to_the_main_process(worker: int) -> None:
+    """Let a worker outlive a Ctrl-C or a Slurm signal sent to the whole group: the main process decides when to end."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def train_loader(
     dataset: TrainViews, plan: ViewPlan, *, first_step: int, rank: int, world: int, accumulate: int, workers: int
 ) -> Iterable[Batch]:
@@ -143,6 +150,7 @@ def train_loader(
         dataset,
         batch_sampler=_Steps(plan, first_step, rank, world, accumulate),
         num_workers=workers,
+        worker_init_fn=leave_signals_to_the_main_process,
         collate_fn=_identity,
         generator=torch.Generator(),  # the loader's own draw must not disturb the global one
         pin_memory=torch.cuda.is_available(),
@@ -185,6 +193,7 @@ def eval_loader(
         EvalViews(source, view),
         batch_sampler=chunks,
         num_workers=workers,
+        worker_init_fn=leave_signals_to_the_main_process,
         collate_fn=_identity,
         generator=torch.Generator(),  # the loader's own draw must not disturb the global one
         pin_memory=torch.cuda.is_available(),

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -64,7 +65,10 @@ class PathSource:
         return len(self.paths)
 
     def content(self, index: int) -> bytes:
-        return self.paths[index].read_bytes()
+        try:
+            return self.paths[index].read_bytes()
+        except OSError as error:
+            raise UserError(f"{self.paths[index]}: not a readable image ({error.strerror})") from error
 
     def name(self, index: int) -> str:
         return f"{self.paths[index].parent.name}/{self.paths[index].name}"
@@ -110,7 +114,7 @@ class NpzSource:
                 self._bytes = archive["jpeg"]
                 self._offsets = archive["offsets"]
                 self.labels = archive["labels"].astype(np.int64)
-        except (ValueError, OSError, KeyError) as error:
+        except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{path}: not an npz with jpeg, offsets and labels ({error})") from error
         self._path = path
         self.sizes = np.diff(self._offsets)
@@ -200,7 +204,7 @@ def decode(content: bytes, where: str) -> Image.Image:
     try:
         with Image.open(io.BytesIO(content)) as image:
             return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{where}: not a readable image ({error})") from error
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from cskd_bench.engine.checkpoint import write_atomically
 from cskd_bench.engine.distributed import Ranks
 
 
@@ -39,9 +40,12 @@ class Meter:
         values = torch.stack([self._sums[name].to(ranks.device) / self._counts[name] for name in self._sums])
         return dict(zip(self._sums, ranks.mean(values).tolist(), strict=True))
 
-    def state(self) -> dict[str, list[float]]:
-        """Return sums and counts for a checkpoint, exactly."""
-        return {name: [total.item(), float(self._counts[name])] for name, total in self._sums.items()}
+    def state(self, ranks: Ranks) -> dict[str, list[float]]:
+        """Return sums, averaged over ranks, and counts for a checkpoint that every rank goes on from."""
+        if not self._sums:
+            return {}
+        totals = ranks.mean(torch.stack([total.to(ranks.device) for total in self._sums.values()])).tolist()
+        return {name: [total, float(self._counts[name])] for name, total in zip(self._sums, totals, strict=True)}
 
 
 class RunLog:
@@ -53,7 +57,7 @@ class RunLog:
         self._path = folder / "log.jsonl"
         if self._path.exists():
             lines = [line for line in self._path.read_text().splitlines() if _step_of(line) <= resume_step]
-            self._path.write_text("".join(f"{line}\n" for line in lines))
+            write_atomically(self._path, "".join(f"{line}\n" for line in lines).encode())
         self._board: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:

@@ -23,7 +23,7 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optim
     """Build the optimiser; no decay for biases, norms, position embeddings and tokens (as timm)."""
     groups = parameter_groups(module, config)
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=True, fused=True)
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from cskd_bench.bank.labeller import labelling_teacher
 from cskd_bench.config import PretrainConfig, method_label
 from cskd_bench.data.open import open_source
 from cskd_bench.data.randomness import Stream, integer_seed
+from cskd_bench.data.sources import Source
 from cskd_bench.engine.checkpoint import write_atomically
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions
@@ -60,6 +62,8 @@ def pretrain(
         return _finished_record(finished, config, results)
     train = open_source(config.data, config.data.train)
     val = open_source(config.data, config.data.val)
+    _check_classes(train, val)
+    code = code_ref()  # as it is now: a long run outlives a checkout
     identity["data"]["identity"] = f"{train.identity} {val.identity}"
     method = METHODS[config.method.kind]
     student = initial_student(config)
@@ -90,11 +94,22 @@ def pretrain(
     result = fit(job, ranks)
     assert result.predictions is not None
     record = _record(config, result, result.predictions, targets, identity, ranks)
-    record = record.model_copy(update={"command": command or record.command})
+    record = record.model_copy(update={"command": command or record.command, "code": code})
     if ranks.is_main:
         _finish(folder, result, config, train.classes, record, results / "records")
     ranks.barrier()
     return record
+
+
+def _check_classes(train: Source, val: Source) -> None:
+    """Refuse validation classes that would be scored under the numbers of other training classes."""
+    for number, (ours, theirs) in enumerate(zip(train.classes, val.classes, strict=False)):
+        if ours != theirs:
+            raise UserError(
+                f"data.val: class {number} is {theirs!r}, in data.train {ours!r}; both need the same classes"
+            )
+    if len(val.classes) > len(train.classes):
+        raise UserError(f"data.val: has {len(val.classes)} classes, data.train has {len(train.classes)}")
 
 
 def _teacher_targets(config: PretrainConfig, classes: Sequence[str], ranks: Ranks) -> TargetProvider:
@@ -206,8 +221,12 @@ def _finish(
 
 def _save_weights(module: torch.nn.Module, path: Path) -> str:
     temporary = path.with_name(f".{path.name}")
-    save_file(plain_state(module), temporary)
-    temporary.replace(path)
+    try:
+        save_file(plain_state(module), temporary)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error}); the last checkpoint is kept") from error
     return sha256_file(path)
 
 

@@ -72,14 +72,15 @@ def resume(folder: Path, identity: dict[str, Any], trained: Trained, ranks: Rank
 
 def save(folder: Path, identity: dict[str, Any], progress: Progress, trained: Trained, ranks: Ranks, keep: int) -> None:
     """Write a checkpoint; every rank waits until it is on disk."""
+    window, epoch = progress.window.state(ranks), progress.epoch.state(ranks)
     if ranks.is_main:
         state = {
             "identity": identity,
             "curve": progress.curve,
             "skipped": progress.skipped,
             "seconds": progress.seconds,
-            "window": progress.window.state(),
-            "epoch": progress.epoch.state(),
+            "window": window,
+            "epoch": epoch,
         }
         averaged = trained.ema.module.state_dict() if trained.ema is not None else {}
         optimizers = {"optimizer": trained.optimizer.state_dict(), "scaler": trained.scaler.state_dict()}

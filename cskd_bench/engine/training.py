@@ -166,6 +166,7 @@ def fit(job: Job, ranks: Ranks) -> Fit:
             stopping = stop.agreed(ranks, progress.step)
             due = within + 1 == plan.steps_per_epoch or (run.save_every and progress.step % run.save_every == 0)
             if due or stopping:
+                _refuse_non_finite(bad, ranks, plan, step, job)
                 save(job.folder, job.identity, progress, trained, ranks, run.keep)
             if stopping and progress.step < plan.steps:
                 raise Interrupted(
@@ -255,9 +256,10 @@ def _refuse_non_finite(bad: Tensor, ranks: Ranks, plan: ViewPlan, step: int, job
 
 
 def _account_for_skipped(job: Job, progress: Progress, batch: Batch, bar: Bar) -> None:
-    for sentence in batch.skipped:
-        bar.say(f"skipped: {sentence}")
-    progress.skipped += batch.skipped
+    for sentence in dict.fromkeys(batch.skipped):
+        if sentence not in progress.skipped:  # an image counts once, however often its turn comes
+            bar.say(f"skipped: {sentence}")
+            progress.skipped.append(sentence)
     if len(progress.skipped) > job.data.max_skipped:
         raise UserError(f"{len(progress.skipped)} images were skipped, data.max_skipped is {job.data.max_skipped}")
 

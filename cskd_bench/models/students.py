@@ -1,6 +1,5 @@
 """Students: stock timm ViTs; the method decides about a distillation token and the inference rule."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import timm
@@ -180,16 +179,3 @@ def _is_vit(name: str) -> bool:
     """Tell from timm's registry, without building the model twice."""
     module = timm.model_entrypoint(name).__module__
     return module in (VisionTransformer.__module__, VisionTransformerDistilled.__module__)
-
-
-def is_plain_vit(model: nn.Module) -> bool:
-    """Whether a built timm model has the token layout that students need."""
-    return isinstance(model, VisionTransformer)
-
-
-def image_size_of(model: Any) -> int:
-    """Return the side in pixels that a timm model was built for."""
-    size: Sequence[int] = (
-        getattr(getattr(model, "patch_embed", None), "img_size", None) or (model.pretrained_cfg["input_size"][-2:])
-    )
-    return int(size[0])

@@ -164,6 +164,8 @@ def class_indices(classes: Sequence[str], num_classes: int, teacher_classes: int
 
     synsets = {name: index for index, name in enumerate(ImageNetInfo().label_names())}
     if teacher_classes == len(synsets) and all(name in synsets for name in classes):
+        if len(classes) != num_classes:
+            raise UserError(f"data.num_classes: is {num_classes}, the data has {len(classes)} classes; set it to that")
         indices = [synsets[name] for name in classes]
         return None if indices == list(range(teacher_classes)) else indices
     if num_classes == teacher_classes:

@@ -1,7 +1,10 @@
 """Sources: every layout gives the same kind of thing, and every mistake is named."""
 
 import io
+import shutil
+import struct
 import tarfile
+import zlib
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from cskd_bench.config import AugmentConfig, DataConfig
 from cskd_bench.data.loader import TrainViews
 from cskd_bench.data.mixing import ViewKey
 from cskd_bench.data.open import open_source
-from cskd_bench.data.sources import SubsetSource
+from cskd_bench.data.sources import FolderSource, NpzSource, SubsetSource, decode
 from cskd_bench.errors import UserError
 
 
@@ -192,3 +195,20 @@ def test_a_truncated_image_fails_by_default_or_is_replaced_and_counted(with_a_tr
             batch = views.__getitems__([key])
             assert len(batch.skipped) == 1 and "1.jpg" in batch.skipped[0]
             assert batch.labels.tolist() == [0]
+
+
+def test_what_cannot_be_read_is_a_sentence_whatever_is_wrong_with_it(tmp_path, colour_squares):
+    source = FolderSource(shutil.copytree(colour_squares / "train", tmp_path / "train"))
+    source.paths[0].unlink()
+    with pytest.raises(UserError, match="not a readable image"):
+        source.load(0)
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    with pytest.raises(UserError, match=r"bomb.png: not a readable image"):
+        decode(b"\x89PNG\r\n\x1a\n" + chunk, "bomb.png")
+    whole = io.BytesIO()
+    np.savez(whole, jpeg=np.zeros(9, np.uint8), offsets=np.array([0, 9]), labels=np.array([0]))
+    for content in (b"", whole.getvalue()[:-30]):
+        (tmp_path / "cut.npz").write_bytes(content)
+        with pytest.raises(UserError, match="not an npz"):
+            NpzSource(tmp_path / "cut.npz")

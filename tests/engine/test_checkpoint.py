@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from cskd_bench.engine import checkpoint as module
 from cskd_bench.engine.checkpoint import Checkpoint, load_latest, save_checkpoint
@@ -55,6 +56,18 @@ def test_when_none_is_valid_nothing_starts_from_zero(tmp_path):
     (save_checkpoint(tmp_path, at(1), keep=2) / "model.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match="no checkpoint is valid"):
         load_latest(tmp_path)
+
+
+def test_a_disk_that_fills_up_under_the_weights_is_one_sentence(tmp_path, monkeypatch):
+    """What safetensors itself raises there is no OSError."""
+
+    def full(*_):
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr("cskd_bench.engine.checkpoint.save_file", full)
+    with pytest.raises(UserError, match="could not be written"):
+        save_checkpoint(tmp_path, at(1), keep=2)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("stage", ["mkdir", "save_file", "torch.save", "write_text", "sync", "rename"])

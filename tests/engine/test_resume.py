@@ -31,10 +31,12 @@ def test_killed_and_started_again_is_bit_equal(new_run, uninterrupted, same_end,
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_asked_to_stop_it_writes_a_checkpoint_and_exits_75(new_run, uninterrupted, same_end, number):
-    process = new_run.start("run.save_every=1000")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_asked_to_stop_it_writes_a_checkpoint_and_exits_75(new_run, uninterrupted, same_end, number, workers):
+    """A terminal's Ctrl-C and Slurm's signal reach the loader's workers as well."""
+    process = new_run.start("run.save_every=1000", f"run.workers={workers}")
     wait_for_checkpoint(new_run, process)
-    process.send_signal(number)
+    os.killpg(process.pid, number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output
     assert "the same command goes on from here" in output
