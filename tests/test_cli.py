@@ -114,6 +114,22 @@ def test_validation_classes_that_are_not_the_training_classes_are_refused(capsys
     assert "data.val: class 0 is 'green', in data.train 'blue'" in words
 
 
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("recipe.augment.auto_augment=randaugment", "timm cannot read 'randaugment'"),
+        ("student.embed_dim=100", "timm cannot build 'deit_tiny_patch16_224' with these sizes"),
+        ("recipe.optim.betas=[0.9, 1.0]", "recipe.optim.betas.1: input should be less than 1"),
+        ("run.accumulate=3", "run.accumulate 3 does not"),
+    ],
+)
+def test_impossible_settings_are_refused(capsys, tmp_path, colour_squares, setting, sentence):
+    words = ["--set", "recipe.batch_size=16", "--set", "run.workers=0", "--set", setting]
+    if "accumulate" in setting:
+        words.append("--dry-run")
+    assert sentence in refused(capsys, "pretrain", config(tmp_path, colour_squares), *words, "--runs", str(tmp_path))
+
+
 def test_an_error_in_a_loaders_worker_is_the_workers_sentence_alone(capsys, tmp_path, colour_squares):
     shutil.copytree(colour_squares, tmp_path / "squares")
     for file in (tmp_path / "squares" / "train").rglob("*.png"):

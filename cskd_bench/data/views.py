@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cskd_bench.config import AugmentConfig
 from cskd_bench.data.randomness import Stream, integer_seed
+from cskd_bench.errors import UserError
 
 
 class TrainView:
@@ -20,16 +21,22 @@ class TrainView:
 
     def __init__(self, augment: AugmentConfig, image_size: int, seed: int) -> None:
         self._seed = seed
-        self._transform: Any = transforms_imagenet_train(
-            img_size=image_size,
-            scale=augment.crop_scale,
-            ratio=augment.crop_ratio,
-            hflip=augment.hflip,
-            color_jitter=augment.color_jitter,
-            auto_augment=augment.auto_augment or None,
-            interpolation=augment.interpolation,
-            use_prefetcher=True,
-        )
+        try:
+            self._transform: Any = transforms_imagenet_train(
+                img_size=image_size,
+                scale=augment.crop_scale,
+                ratio=augment.crop_ratio,
+                hflip=augment.hflip,
+                color_jitter=augment.color_jitter,
+                auto_augment=augment.auto_augment or None,
+                interpolation=augment.interpolation,
+                use_prefetcher=True,
+            )
+        except (AssertionError, ValueError, KeyError) as error:
+            raise UserError(
+                f"augment.auto_augment: timm cannot read {augment.auto_augment!r} {error}; "
+                "write it as in rand-m9-mstd0.5-inc1, or leave it empty"
+            ) from error
 
     def __call__(self, image: Image.Image, epoch: int, index: int, repeat: int) -> Tensor:
         with _global_generators_seeded(integer_seed(self._seed, Stream.VIEW, epoch, index, repeat)):

@@ -221,6 +221,8 @@ def _count(module: nn.Module) -> int:
 
 def show(size: Estimate, console: Console) -> None:
     """Print an estimate as two tables and how it was made."""
+    if size.batch_size % size.accumulate:
+        raise UserError(f"run.accumulate {size.accumulate} does not divide recipe.batch_size {size.batch_size}")
     run = Table(title=f"{size.name}: what this run takes", title_justify="left", show_header=False)
     run.add_column()
     run.add_column(justify="right")

@@ -154,14 +154,21 @@ def build_student(config: StudentConfig, num_classes: int, heads: Heads) -> Stud
     options: dict[str, Any] = {"num_classes": num_classes, "drop_path_rate": config.drop_path}
     if heads == "class":
         options |= _vit_options(config) if _is_vit(name) else {}
-        return Student(timm.create_model(name, **options), heads)
+        return Student(_create(name, options), heads)
     if not _is_vit(name):
         raise UserError(f"student.name: {name!r} is not a ViT with patch tokens, which this method needs")
     options |= _vit_options(config)
     distilled = name.replace("_patch", "_distilled_patch", 1)
     if timm.is_model(distilled):
-        return Student(timm.create_model(distilled, **options), heads)
-    return Student(timm.create_model(name, **options, reg_tokens=1), heads)
+        return Student(_create(distilled, options), heads)
+    return Student(_create(name, options | {"reg_tokens": 1}), heads)
+
+
+def _create(name: str, options: dict[str, Any]) -> Any:
+    try:
+        return timm.create_model(name, **options)
+    except (AssertionError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"student: timm cannot build {name!r} with these sizes ({error})") from error
 
 
 def _vit_options(config: StudentConfig) -> dict[str, Any]:
