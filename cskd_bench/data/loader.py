@@ -1,6 +1,8 @@
 """Loaders: a plan says which views make up each step; workers only carry it out."""
 
+import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -137,9 +139,20 @@ class _Steps:
 
 
 def leave_signals_to_the_main_process(worker: int) -> None:
-    """Let a worker outlive a Ctrl-C or a Slurm signal sent to the whole group: the main process decides when to end."""
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+    """Let a worker outlive a Ctrl-C or a Slurm signal sent to the whole group: the main process decides when to end.
+
+    A SIGTERM of the main process itself, as at its exit after an error, still ends the worker.
+    """
+    for number in (signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with_the_main_process, daemon=True).start()
+
+
+def _end_with_the_main_process() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def train_loader(

@@ -1,6 +1,9 @@
 """Views are a pure function of (seed, epoch, index, repeat): workers, ranks and order change nothing."""
 
+import multiprocessing
 import random
+import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cskd_bench.config import AugmentConfig, DataConfig, Recipe
-from cskd_bench.data.loader import TrainViews, ViewPlan, eval_loader, train_loader
+from cskd_bench.data.loader import TrainViews, ViewPlan, eval_loader, leave_signals_to_the_main_process, train_loader
 from cskd_bench.data.open import open_source
 from cskd_bench.data.randomness import Stream, generator
 from cskd_bench.data.views import EvalView
@@ -97,3 +100,24 @@ def test_draws_differ_by_every_part_of_their_key():
 def test_evaluation_sees_each_image_once_in_order(source):
     seen = [int(i) for b in eval_loader(source, EvalView(20), range(5, 40), batch_size=8, workers=0) for i in b.indices]
     assert seen == list(range(5, 40))
+
+
+def _work(ready) -> None:
+    leave_signals_to_the_main_process(0)
+    ready.set()
+    time.sleep(60)
+
+
+def test_a_worker_outlives_a_signal_to_the_group_and_ends_with_the_main_process():
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    worker = context.Process(target=_work, args=(ready,), daemon=True)
+    worker.start()
+    assert ready.wait(30)
+    for name in ("TERM", "INT", "USR1"):  # from a shell: not from this process
+        subprocess.run(["sh", "-c", f"kill -{name} {worker.pid}"], check=True)
+    worker.join(0.5)
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(10)
+    assert worker.exitcode == 0
