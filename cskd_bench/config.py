@@ -151,6 +151,11 @@ class AugmentConfig(StrictModel):
             raise ValueError("crop_scale cannot exceed 1, the whole image")
         if self.mixes and self.mix_group % 2:
             raise ValueError(f"mix_group {self.mix_group} must be even: views are mixed in pairs")
+        if self.mixes and self.mix_group < 2 * self.repeats:
+            raise ValueError(
+                f"mix_group {self.mix_group} is less than twice repeats {self.repeats}: "
+                "an image would be mixed with its own copies"
+            )
         return self
 
     @property
@@ -199,7 +204,10 @@ class Recipe(StrictModel):
 
 
 class RunConfig(StrictModel):
-    """How a run is carried out on this machine; none of it changes what the run computes."""
+    """How a run is carried out on this machine; none of it decides what is learnt from which views.
+
+    Drop path draws once per micro-batch: with it, another `accumulate` is like another seed.
+    """
 
     workers: NonNegativeInt = 8
     accumulate: PositiveInt = 1

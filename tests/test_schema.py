@@ -42,6 +42,7 @@ def test_defaults_are_the_papers_recipe(tmp_path):
         (MINIMAL, ["method.decay=steep"], ["run.toml", "method", "decay", "steep"]),
         (MINIMAL, ["method.kind=magic"], ["run.toml", "method", "magic", "cskd"]),
         (MINIMAL, ["recipe.batch_size=100"], ["run.toml", "batch_size 100", "mix_group 16"]),
+        (MINIMAL, ["recipe.augment.mix_group=4"], ["run.toml", "recipe.augment", "mix_group 4", "repeats 3"]),
         (MINIMAL, ["recipe.augment.crop_scale=[0.9, 0.1]"], ["run.toml", "crop_scale", "0.9", "0.1"]),
         (MINIMAL, ["name=../elsewhere"], ["run.toml", "name"]),
         (MINIMAL, ["recipe.optim.lr=nan"], ["run.toml", "recipe.optim.lr"]),

@@ -11,6 +11,7 @@ from cskd_bench.bank.labeller import labelling_precision
 from cskd_bench.bank.match import open_matching_bank
 from cskd_bench.bank.store import Bank, labelling_seconds
 from cskd_bench.config import PretrainConfig
+from cskd_bench.data.device import to_device
 from cskd_bench.data.mixing import ViewKey
 from cskd_bench.methods import ratio_at
 from cskd_bench.models.teachers import teacher_weights
@@ -58,10 +59,9 @@ class BankTargets:
         positions = np.array([key.position for key in keys])
         if self._kind == "kd":
             logits = self._bank.soft_targets(epoch, positions).expand(self._num_classes)
-            return Targets(logits.to(views.device, non_blocking=True))
+            return Targets(to_device(logits, views.device))
         fused, global_ = (
-            torch.from_numpy(labels).to(views.device, non_blocking=True)
-            for labels in self._bank.labels(epoch, positions, ratio)
+            to_device(torch.from_numpy(labels), views.device) for labels in self._bank.labels(epoch, positions, ratio)
         )
         return Targets(global_, fused if self._kind == "cskd" else None)
 

@@ -171,36 +171,21 @@ def train_loader(
     )
 
 
-@dataclass
-class EvalBatch:
-    """Evaluation images: uint8 pixels (B, 3, S, S), labels (B,), their indices in the source."""
-
-    pixels: Tensor
-    labels: Tensor
-    indices: Tensor
-
-    def pin_memory(self) -> "EvalBatch":
-        """Pin for asynchronous copies; DataLoader calls this."""
-        return EvalBatch(self.pixels.pin_memory(), self.labels.pin_memory(), self.indices)
-
-
-class EvalViews(Dataset[EvalBatch]):
-    """Centre crops of the chosen indices."""
+class EvalViews(Dataset[Tensor]):
+    """Centre crops of the chosen indices: uint8 pixels (B, 3, S, S)."""
 
     def __init__(self, source: Source, view: EvalView) -> None:
         self._source = source
         self._view = view
 
-    def __getitems__(self, indices: Sequence[int]) -> EvalBatch:
-        pixels = torch.stack([self._view(self._source.load(index)) for index in indices])
-        labels = torch.from_numpy(self._source.labels[list(indices)])
-        return EvalBatch(pixels, labels, torch.tensor(indices))
+    def __getitems__(self, indices: Sequence[int]) -> Tensor:
+        return torch.stack([self._view(self._source.load(index)) for index in indices])
 
 
 def eval_loader(
     source: Source, view: EvalView, indices: Sequence[int], *, batch_size: int, workers: int
-) -> Iterable[EvalBatch]:
-    """Iterate once over the given images, in order."""
+) -> Iterable[Tensor]:
+    """Iterate once over the pixels (B, 3, S, S) of the given images, in order."""
     chunks = [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
     return DataLoader(
         EvalViews(source, view),

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cskd_bench.config import AugmentConfig
+from cskd_bench.data.device import to_device
 from cskd_bench.data.randomness import Stream, generator
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -100,14 +101,14 @@ def mix(
         elif kind == "mixup":
             weight[start : start + group] = value
     lam = weight.clone()
-    weight = weight.to(views.device).view(-1, 1, 1, 1)
+    weight = to_device(weight, views.device).view(-1, 1, 1, 1)
     partners = views[partner]
     views.mul_(weight).add_(partners * (1 - weight))
     for start, top, left, bottom, right in boxes:
         rows = slice(start, start + group)
         views[rows, :, top:bottom, left:right] = partners[rows, :, top:bottom, left:right]
         lam[rows] = 1 - (bottom - top) * (right - left) / (views.shape[-1] * views.shape[-2])
-    lam = lam.to(views.device).view(-1, 1)
+    lam = to_device(lam, views.device).view(-1, 1)
     return views, targets * lam + targets[partner] * (1 - lam)
 
 

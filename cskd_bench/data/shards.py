@@ -51,8 +51,11 @@ class ShardSource:
 
     def content(self, index: int) -> bytes:
         """Return image `index` as it is stored."""
-        with self._tars[index].open("rb") as file:
-            return _read(file, self._samples[index].image)
+        try:
+            with self._tars[index].open("rb") as file:
+                return _read(file, self._samples[index].image)
+        except OSError as error:
+            raise UserError(f"{self._tars[index]}: not readable ({error.strerror})") from error
 
     def name(self, index: int) -> str:
         """Name image `index` to a person."""
@@ -78,7 +81,9 @@ def _read_headers(path: Path) -> _Shard:
             for member in archive:
                 if not member.isfile():
                     continue
-                key, _, ending = member.name.partition(".")
+                folder, slash, name = member.name.rpartition("/")
+                stem, _, ending = name.partition(".")  # folders may have dots
+                key = folder + slash + stem
                 if key not in by_key:
                     by_key[key] = _Sample(key)
                     shard.samples.append(by_key[key])

@@ -63,9 +63,9 @@ def evaluate(
     """Predict every image of a source once; `predict` maps views (B, 3, S, S) in [0, 1] to logits (B, K)."""
     mine = range(ranks.rank, len(source), ranks.world)
     predicted, confidence = [], []
-    for batch in eval_loader(source, view, mine, batch_size=batch_size, workers=workers):
+    for pixels in eval_loader(source, view, mine, batch_size=batch_size, workers=workers):
         with autocast(ranks.device, precision):
-            logits = predict(to_float(batch.pixels.to(ranks.device, non_blocking=True)))
+            logits = predict(to_float(pixels.to(ranks.device, non_blocking=True)))
         probability, index = logits.float().softmax(1).max(1)
         predicted.append(index)
         confidence.append(probability)

@@ -39,7 +39,9 @@ def parameter_groups(module: nn.Module, config: OptimConfig) -> list[dict[str, A
         groups = param_groups_weight_decay(model, config.weight_decay, no_weight_decay_list=exempt)
     grouped = {id(parameter) for group in groups for parameter in group["params"]}
     own = [parameter for parameter in module.parameters() if id(parameter) not in grouped]
-    groups += [{"params": own, "weight_decay": config.weight_decay}] if own else []
+    matrices, biases = [p for p in own if p.ndim > 1], [p for p in own if p.ndim <= 1]
+    groups += [{"params": matrices, "weight_decay": config.weight_decay}] if matrices else []
+    groups += [{"params": biases, "weight_decay": 0.0}] if biases else []
     return [{key: group[key] for key in ("params", "weight_decay", "lr_scale") if key in group} for group in groups]
 
 

@@ -50,7 +50,8 @@ def spatial_loss(
 class _HardLossByPlace(torch.autograd.Function):
     """Mean cross-entropy over all places, a few images at a time: F.cross_entropy keeps three times the memory.
 
-    The gradient, (softmax - one hot) / places, is made beside the loss and is all that is kept.
+    The gradient, (softmax - one hot) / places, is made beside the loss and is all that is kept. In fp16, where
+    1 / places leaves most entries no bits, the division waits for the loss scale that comes with `upstream`.
     """
 
     IMAGES = 32
@@ -58,6 +59,7 @@ class _HardLossByPlace(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits_BKhw: Tensor, target_Bhw: Tensor) -> Tensor:
         gradient = torch.empty_like(logits_BKhw) if logits_BKhw.requires_grad else None
+        places, late = target_Bhw.numel(), logits_BKhw.dtype == torch.float16
         dtype = _at_least_fp32(logits_BKhw[:0]).dtype
         total = torch.zeros((), dtype=dtype, device=logits_BKhw.device)
         for first in range(0, len(logits_BKhw), _HardLossByPlace.IMAGES):
@@ -67,14 +69,15 @@ class _HardLossByPlace(torch.autograd.Function):
             total -= log_probability.gather(1, wanted).sum()
             if gradient is not None:
                 error = log_probability.exp_().scatter_add_(1, wanted, log_probability.new_full(wanted.shape, -1.0))
-                gradient[images] = error.div_(target_Bhw.numel())
+                gradient[images] = error if late else error.div_(places)
         ctx.save_for_backward(gradient)
-        return total / target_Bhw.numel()
+        ctx.late_share = 1 / places if late else 1.0
+        return total / places
 
     @staticmethod
     def backward(ctx: Any, *upstream: Any) -> tuple[Tensor | None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient.mul_(upstream[0]), None  # in place: autograd refuses to come here twice
+        return gradient.mul_(upstream[0] * ctx.late_share), None  # in place: autograd refuses to come here twice
 
 
 def _at_least_fp32(logits: Tensor) -> Tensor:

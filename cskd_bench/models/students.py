@@ -152,16 +152,34 @@ def build_student(config: StudentConfig, num_classes: int, heads: Heads) -> Stud
     if not timm.is_model(name):
         raise UserError(f"student.name: timm has no model {name!r}; timm.list_models('vit_*') lists what there is")
     options: dict[str, Any] = {"num_classes": num_classes, "drop_path_rate": config.drop_path}
-    if heads == "class":
-        options |= _vit_options(config) if _is_vit(name) else {}
-        return Student(_create(name, options), heads)
     if not _is_vit(name):
-        raise UserError(f"student.name: {name!r} is not a ViT with patch tokens, which this method needs")
+        return Student(_other_than_vit(name, options, config, heads), heads)
     options |= _vit_options(config)
+    if heads == "class":
+        return Student(_create(name, options), heads)
     distilled = name.replace("_patch", "_distilled_patch", 1)
     if timm.is_model(distilled):
         return Student(_create(distilled, options), heads)
-    return Student(_create(name, options | {"reg_tokens": 1}), heads)
+    model = _create(name, options | {"reg_tokens": 1})
+    if model.cls_token is None or model.global_pool != "token":
+        raise UserError(f"student.name: {name!r} has no class token to answer with, which this method needs")
+    return Student(model, heads)
+
+
+def _other_than_vit(name: str, options: dict[str, Any], config: StudentConfig, heads: Heads) -> Any:
+    """Build a CNN or a hierarchical transformer as timm has it, and try it at the student's resolution."""
+    if heads != "class":
+        raise UserError(f"student.name: {name!r} is not a ViT with patch tokens, which this method needs")
+    changed = [key for key in _vit_options(config) if key != "img_size"]
+    if changed:
+        raise UserError(f"student.{changed[0]}: only ViTs can be resized, {name!r} is as timm has it; leave it out")
+    model = _create(name, options)
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, 3, config.image_size, config.image_size))
+    except (AssertionError, RuntimeError) as error:
+        raise UserError(f"student.image_size: {name!r} does not run at {config.image_size} px ({error})") from error
+    return model.train()
 
 
 def _create(name: str, options: dict[str, Any]) -> Any:

@@ -106,18 +106,9 @@ def build_teacher(config: TeacherConfig, classes: Sequence[str], num_classes: in
     """Build a teacher for a data set; UserError where weights are missing or classes cannot be matched."""
     if not timm.is_model(config.name):
         raise UserError(f"teacher.name: timm has no model {config.name!r}")
-    options = {} if config.output_stride is None else {"output_stride": config.output_stride}
+    model = _create(config)
     if config.weights:
-        model = timm.create_model(config.name, num_classes=config.num_classes, **options)
         load_state(model, teacher_weights(config))
-    else:
-        try:
-            model = timm.create_model(config.name, pretrained=True, num_classes=config.num_classes, **options)
-        except Exception as error:
-            raise UserError(
-                f"teacher.name: timm could not fetch weights of {config.name!r} ({type(error).__name__}); "
-                "name a file on disk with teacher.weights"
-            ) from error
     try:
         with torch.no_grad():
             features = model.eval().forward_features(torch.zeros(1, 3, config.image_size, config.image_size))
@@ -126,6 +117,21 @@ def build_teacher(config: TeacherConfig, classes: Sequence[str], num_classes: in
     if features.ndim != 4 or features.shape[1] != model.num_features:
         raise UserError(f"teacher.name: {config.name!r} has no feature map (B, C, h, w); a CNN is needed")
     return Teacher(model, config.image_size, class_indices(classes, num_classes, config.num_classes))
+
+
+def _create(config: TeacherConfig) -> Any:
+    """Build the timm model, with timm's own weights where none are named."""
+    options = {} if config.output_stride is None else {"output_stride": config.output_stride}
+    try:
+        return timm.create_model(config.name, pretrained=not config.weights, num_classes=config.num_classes, **options)
+    except (AssertionError, NotImplementedError, TypeError) as error:
+        asked = f" with teacher.output_stride = {config.output_stride}" if options else ""
+        raise UserError(f"teacher: timm cannot build {config.name!r}{asked} ({error})") from error
+    except Exception as error:
+        raise UserError(
+            f"teacher.name: timm could not fetch weights of {config.name!r} ({type(error).__name__}); "
+            "name a file on disk with teacher.weights"
+        ) from error
 
 
 def teacher_weights(config: TeacherConfig) -> Path:

@@ -48,6 +48,7 @@ warmup_epochs = 1.0
 [recipe.augment]
 auto_augment = ""
 mix_group = 4
+repeats = 2
 [teacher]
 name = "test_byobnet"
 weights = "{teacher}"

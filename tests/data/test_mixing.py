@@ -18,7 +18,7 @@ def batch(count, size=12):
 
 @pytest.mark.parametrize("settings", [{"cutmix": 0.0}, {"mixup": 0.0}, {}])
 def test_mixing_agrees_with_doing_it_pair_by_pair(settings):
-    augment = AugmentConfig(mix_group=4, smoothing=0.1, **settings)
+    augment = AugmentConfig(mix_group=4, repeats=2, smoothing=0.1, **settings)
     views, labels = batch(16)
     mixed, soft = mix(views.clone(), labels, keys(16), augment, 5, seed=1)
     kinds = set()
@@ -42,7 +42,7 @@ def test_mixing_agrees_with_doing_it_pair_by_pair(settings):
 
 
 def test_a_batch_in_parts_mixes_the_same_pairs():
-    augment = AugmentConfig(mix_group=4)
+    augment = AugmentConfig(mix_group=4, repeats=2)
     views, labels = batch(16)
     whole, soft = mix(views.clone(), labels, keys(16), augment, 5, seed=3)
     for start in range(0, 16, 8):
@@ -53,7 +53,7 @@ def test_a_batch_in_parts_mixes_the_same_pairs():
 
 
 def test_seeds_and_epochs_draw_anew():
-    augment = AugmentConfig(mix_group=4)
+    augment = AugmentConfig(mix_group=4, repeats=2)
     views, labels = batch(16)
     results = [
         mix(views.clone(), labels, keys(16, epoch), augment, 5, seed)[1] for seed, epoch in ((0, 0), (1, 0), (0, 1))

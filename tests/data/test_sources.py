@@ -97,15 +97,18 @@ def png(level):
 
 
 def test_shards_are_read_by_index_without_unpacking(tmp_path):
-    """Members may come in any order; labels are `.cls` numbers or in `.json`."""
+    """Members may come in any order; labels are `.cls` numbers or in `.json`; a key ends at its name's first dot."""
     write_shard(
         tmp_path / "toy-train-00.tar", [("a.cls", b"1"), ("a.png", png(10)), ("b.png", png(20)), ("b.cls", b"0")]
     )
-    write_shard(tmp_path / "toy-train-01.tar", [("c/d.png", png(30)), ("c/d.json", b'{"label": 2}')])
+    write_shard(
+        tmp_path / "toy-train-01.tar",
+        [("c.1/d.png", png(30)), ("c.1/d.json", b'{"label": 2}'), ("c.2/d.png", png(50)), ("c.2/d.cls", b"1")],
+    )
     write_shard(tmp_path / "toy-val-00.tar", [("e.png", png(40)), ("e.cls", b"2")])
     source = open_source(folder(tmp_path, dataset="wds"), "train")
-    assert source.labels.tolist() == [1, 0, 2]
-    assert [np.asarray(source.load(index))[0, 0, 0] for index in range(3)] == [10, 20, 30]
+    assert source.labels.tolist() == [1, 0, 2, 1]
+    assert [np.asarray(source.load(index))[0, 0, 0] for index in range(4)] == [10, 20, 30, 50]
     assert len(open_source(folder(tmp_path, dataset="wds"), "val")) == 1
     assert source.identity != open_source(folder(tmp_path, dataset="wds"), "val").identity
 
@@ -130,6 +133,10 @@ def test_a_damaged_shard_and_a_damaged_image_in_one_are_named(tmp_path):
     write_shard(tmp_path / "train" / "0.tar", [("a.png", png(1)[:40]), ("a.cls", b"1")])
     with pytest.raises(UserError, match=r"0\.tar: a: not a readable image"):
         open_source(folder(tmp_path, dataset="wds"), "train").load(0)
+    opened = open_source(folder(tmp_path, dataset="wds"), "train")
+    (tmp_path / "train" / "0.tar").unlink()
+    with pytest.raises(UserError, match=r"0\.tar: not readable \(No such file"):
+        opened.load(0)
     (tmp_path / "train" / "1.tar").write_bytes(b"no tar" * 200)
     with pytest.raises(UserError, match=r"1\.tar: not a readable tar"):
         open_source(folder(tmp_path, dataset="wds"), "train")

@@ -37,6 +37,7 @@ ema_decay = 0.9
 warmup_epochs = 1.0
 [recipe.augment]
 mix_group = 4
+repeats = 2
 [run]
 workers = 0
 log_every = 2

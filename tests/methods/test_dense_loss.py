@@ -39,6 +39,16 @@ def test_half_precision_is_summed_in_fp32():
     torch.testing.assert_close(gradient, wide, rtol=1e-2, atol=1e-9)
 
 
+def test_the_smallest_gradients_survive_fp16():
+    """At ImageNet's size, under a loss scale, fp16 keeps what it would flush to zero if divided by the places first."""
+    logits, target = problem(40, 1000, (7, 7), torch.float16)
+    (gradient,) = torch.autograd.grad(65536.0 * spatial_loss(logits, target, 1.0, "official"), logits)
+    wide = logits.detach().float().requires_grad_()
+    (exact,) = torch.autograd.grad(65536.0 * F.cross_entropy(wide, target), wide)
+    torch.testing.assert_close(gradient.float(), exact, rtol=3e-3, atol=1e-6)
+    assert (gradient == 0).float().mean() < 1e-3
+
+
 def test_transposed_logits_and_evaluation_without_gradients():
     logits, target = problem(5, 6, (2, 2), torch.float32)
     transposed = logits.detach().transpose(1, 3).contiguous().transpose(1, 3).requires_grad_()

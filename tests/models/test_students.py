@@ -4,7 +4,8 @@ import pytest
 import timm
 import torch
 
-from cskd_bench.config import StudentConfig
+from cskd_bench.config import OptimConfig, StudentConfig
+from cskd_bench.engine.optim import parameter_groups
 from cskd_bench.errors import UserError
 from cskd_bench.models import architectures
 from cskd_bench.models.students import build_student, pool_to_grid
@@ -68,6 +69,29 @@ def test_what_is_no_vit_is_refused_where_patch_tokens_are_needed():
         build_student(StudentConfig(name="vit_gargantua"), 5, "class")
 
 
+def test_what_a_student_cannot_do_is_named():
+    """A size that nothing would obey, a resolution that the model does not run at, heads without a class token."""
+    with pytest.raises(UserError, match=r"student.depth.*resnet18"):
+        build_student(StudentConfig(name="resnet18", depth=3), 5, "class")
+    with pytest.raises(UserError, match=r"student.image_size.*swin_tiny.* 64 px"):
+        build_student(StudentConfig(name="swin_tiny_patch4_window7_224", image_size=64), 5, "class")
+    averaging = StudentConfig(name="vit_medium_patch16_gap_256", image_size=64, depth=1)
+    with pytest.raises(UserError, match="no class token"):
+        build_student(averaging, 5, "class+dist+patch")
+    assert build_student(averaging, 5, "class").predict(torch.rand(1, 3, 64, 64)).shape == (1, 5)
+    assert build_student(StudentConfig(name="resnet18", image_size=64), 5, "class").model.training
+
+
+def test_no_bias_decays_whichever_head_it_belongs_to():
+    """A ViT whose distillation head is ours and one with timm's twin: matrices decay, biases do not."""
+    for name in ("vit_tiny_patch16_224", "deit_tiny_patch16_224"):
+        student = build_student(StudentConfig(name=name, image_size=32, depth=1), 5, "class+dist+patch")
+        decay = {id(p): g["weight_decay"] for g in parameter_groups(student, OptimConfig()) for p in g["params"]}
+        assert len(decay) == len(list(student.parameters()))
+        head = student.distillation_head
+        assert (decay[id(head.weight)], decay[id(head.bias)]) == (0.05, 0.0)
+
+
 @pytest.mark.parametrize("size", ["tiny", "small", "base"])
 def test_cskd_architectures_give_the_students_logits(size):
     """timm.create_model with the student's own state dict: the same three-head numbers."""
@@ -87,6 +111,6 @@ def test_cskd_architectures_give_the_students_logits(size):
     )
 
 
-def test_gradient_checkpointing_and_drop_path_are_timms():
+def test_drop_path_is_timms():
     student = build_student(SMALL.model_copy(update={"drop_path": 0.2}), 5, "class")
     assert student.model.blocks[-1].drop_path1.drop_prob == pytest.approx(0.2)

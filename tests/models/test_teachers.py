@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 
 from cskd_bench.config import TeacherConfig
 from cskd_bench.errors import UserError
@@ -68,6 +69,14 @@ def test_teachers_that_cannot_teach_are_refused(tmp_path):
         build_teacher(TeacherConfig(name="resnet_of_dreams"), ["a"], 1)
     with pytest.raises(UserError, match="no such weights file"):
         build_teacher(TeacherConfig(name="regnety_002", weights=str(tmp_path / "none.safetensors")), ["a"], 1)
+
+
+def test_a_stride_that_a_teacher_lacks_is_named_with_and_without_a_weights_file(tmp_path):
+    save_file(timm.create_model("ghostnet_050", num_classes=3).state_dict(), tmp_path / "ghost.safetensors")
+    for weights in (str(tmp_path / "ghost.safetensors"), ""):
+        config = TeacherConfig(name="ghostnet_050", weights=weights, num_classes=3, output_stride=16)
+        with pytest.raises(UserError, match=r"cannot build 'ghostnet_050' with teacher\.output_stride = 16"):
+            build_teacher(config, ["a", "b", "c"], 3)
 
 
 def test_real_teacher_knows_imagenette(shared_data):

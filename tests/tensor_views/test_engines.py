@@ -16,8 +16,8 @@ from cskd_bench.data.tensor.parameters import Operations
 from cskd_bench.errors import UserError
 
 CPU = torch.device("cpu")
-TENSOR = AugmentConfig(engine="tensor", mix_group=4)
-PLAN = ViewPlan(images=48, batch_size=16, repeats=3, epochs=1, seed=5)
+TENSOR = AugmentConfig(engine="tensor", mix_group=4, repeats=2)
+PLAN = ViewPlan(images=48, batch_size=16, repeats=2, epochs=1, seed=5)
 
 
 @pytest.fixture(scope="module")

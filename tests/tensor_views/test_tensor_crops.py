@@ -113,7 +113,13 @@ def test_without_rand_augment_colours_jitter_in_random_order():
     assert drawn.values.min() >= 0.7 and drawn.values.max() <= 1.3
 
 
-@pytest.mark.parametrize("text", ["augmix-m5", "rand-m9", "rand-m9-inc1-tweights", "original", "rand-m9-inc1-mmax20"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("augmix-m5", "rand-m9", "rand-m9-inc1-tweights", "original", "rand-m9-inc1-mmax20"),
+        *("rand-m9-n2.5-inc1", "rand-m9.1.1-inc1", "rand-m-inc1"),
+    ],
+)
 def test_other_policies_are_refused(text):
     with pytest.raises(UserError, match=r"use recipe\.augment\.engine"):
         parse_rand_augment(text)

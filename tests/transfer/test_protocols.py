@@ -196,7 +196,9 @@ def test_every_shipped_low_label_task_has_a_batch_for_its_smallest_share():
             for ranks in (1, 2):
                 batch = for_few_images(task.finetune, images, ranks).batch_size
                 assert batch <= images and batch % ranks == 0, name
-    mixed = load_task("digits", overrides=["finetune.augment.mixup=0.8", "finetune.augment.mix_group=4"]).finetune
+    mixed = load_task(
+        "digits", overrides=["finetune.augment.mixup=0.8", "finetune.augment.mix_group=4", "finetune.augment.repeats=1"]
+    ).finetune
     assert for_few_images(mixed, 27, 2).batch_size == 24
     assert for_few_images(mixed, 10_000, 2) is mixed
 

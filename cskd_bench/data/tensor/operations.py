@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cskd_bench.data.device import to_device
 from cskd_bench.data.mixing import IMAGENET_MEAN
 from cskd_bench.data.tensor.parameters import Operation, Operations
 
@@ -52,7 +53,7 @@ def apply_operations(pixels: Tensor, operations: Operations, interpolation: str 
 def _select(pixels: Tensor, chosen: np.ndarray, values: np.ndarray) -> tuple[Tensor, Tensor]:
     """Return the indices of chosen views and their values, on the views' device."""
     rows = np.flatnonzero(chosen)
-    return torch.from_numpy(rows).to(pixels.device), torch.from_numpy(values[rows]).to(pixels.device)
+    return to_device(torch.from_numpy(rows), pixels.device), to_device(torch.from_numpy(values[rows]), pixels.device)
 
 
 def _blend(low: Tensor, high: Tensor, factor: Tensor) -> Tensor:
@@ -158,15 +159,15 @@ def _apply_warps(pixels: Tensor, kinds: np.ndarray, values: np.ndarray, interpol
         return
     size = pixels.shape[-1]
     matrices = np.array([_matrix(Operation(kinds[row]), float(values[row]), size) for row in rows])
-    matrix = torch.from_numpy(matrices).to(pixels.device, torch.float32)
+    matrix = to_device(torch.from_numpy(matrices).float(), pixels.device)
     centre = torch.arange(size, device=pixels.device, dtype=torch.float32) + 0.5
     output = torch.stack([centre.repeat(size), centre.repeat_interleave(size), torch.ones_like(centre).repeat(size)])
     source = (matrix @ output).view(-1, 2, size, size)
     inside = ((source >= 0) & (source < size)).all(1, keepdim=True)
-    index = torch.from_numpy(rows).to(pixels.device)
+    index = to_device(torch.from_numpy(rows), pixels.device)
     grid = (2 * source / size - 1).permute(0, 2, 3, 1)
     sampled = F.grid_sample(pixels[index].float(), grid, interpolation, padding_mode="border", align_corners=False)
-    fill = torch.tensor(FILL, device=pixels.device, dtype=torch.float32).view(3, 1, 1)
+    fill = to_device(torch.tensor(FILL, dtype=torch.float32).view(3, 1, 1), pixels.device)
     pixels[index] = torch.where(inside, sampled.add_(0.5).clamp_(0, 255), fill).to(torch.uint8)
 
 

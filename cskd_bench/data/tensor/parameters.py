@@ -57,9 +57,9 @@ class RandAugment:
 
 def parse_rand_augment(text: str) -> RandAugment:
     """Read timm's notation; UserError for policies that only the PIL engine knows."""
-    found = dict(re.findall(r"-(mstd|inc|m|n|p)([0-9.]+)", text))
+    found = dict(re.findall(r"-(mstd|m|p|inc|n)(\d+(?:\.\d+)?)", text))
     known = "rand" + "".join(f"-{key}{value}" for key, value in found.items())
-    if known != text or found.get("inc") != "1":
+    if known != text or found.get("inc") != "1" or not found.get("n", "2").isdigit():
         raise UserError(
             f"recipe.augment.auto_augment {text!r}: the tensor engine knows rand-m9-mstd0.5-inc1 and the like; "
             'use recipe.augment.engine = "pil"'
