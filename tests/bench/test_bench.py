@@ -392,6 +392,9 @@ def test_all_methods_of_a_seed_come_before_the_next_seed():
         ("paper", 45 + 225),
         ("evidence_cpu", 15 + 120),
         ("evidence_cpu_finetune", 15 + 30),
+        ("evidence_cpu_weight", 6),
+        ("evidence_cpu_teacher", 12),
+        ("evidence_cpu_width", 9),
     ],
 )
 def test_shipped_plans_expand(name, cells):
