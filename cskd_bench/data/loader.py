@@ -50,6 +50,11 @@ class ViewPlan:
         """Steps of the whole run."""
         return self.steps_per_epoch * self.epochs
 
+    def images_at(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        """Return the indices of the images at some positions of an epoch's order."""
+        images: np.ndarray = _order(self.seed, epoch, self.images)[positions // self.repeats]
+        return images
+
     def keys(self, step: int) -> list[ViewKey]:
         """Return the global batch of a step: with repeats, each image's copies stand side by side."""
         epoch, within = divmod(step, self.steps_per_epoch)

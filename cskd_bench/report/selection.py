@@ -211,14 +211,19 @@ def _kept_apart(cells: Iterable[tuple[Student, Setting, Method]]) -> list[str]:
     ]
 
 
-def method_order(method: Method) -> tuple[int, bool, str, str]:
+def method_order(method: Method) -> tuple[int, bool, str, tuple[object, ...]]:
     """Sort methods as tables show them: by kind, the plain one first."""
     kind = METHOD_ORDER.index(method.kind) if method.kind in METHOD_ORDER else len(METHOD_ORDER)
-    return kind, method.label != method.kind, method.label, method.teacher
+    return kind, method.label != method.kind, method.label, _natural(method.teacher)
 
 
 def setting_order(setting: Setting) -> tuple[object, ...]:
     """Sort columns by task, then protocol."""
     protocols = PROTOCOL_ORDER.index(setting.protocol) if setting.protocol in PROTOCOL_ORDER else len(PROTOCOL_ORDER)
-    natural = tuple((int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", setting.task))
-    return natural, setting.version, protocols, setting.protocol, setting.image_size, setting.recipe, setting.weights
+    protocol = (protocols, setting.protocol, setting.image_size, setting.recipe, setting.weights)
+    return _natural(setting.task), setting.version, *protocol
+
+
+def _natural(text: str) -> tuple[object, ...]:
+    """Return a key that sorts `at 64 px` before `at 128 px`."""
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text))

@@ -63,9 +63,13 @@ def p_value(value: float | None) -> str:
 
 
 def method(row: Method, methods: list[Method]) -> str:
-    """Name a row; the teacher is added where one label stands for several."""
-    same = [other for other in methods if other.label == row.label]
-    return f"{row.label} (teacher {row.teacher or 'none'})" if len(same) > 1 else row.label
+    """Name a row; what its teacher has of its own is added where one label stands for several."""
+    teachers = [other.teacher.partition(" ") for other in methods if other.label == row.label]
+    if len(teachers) < 2:
+        return row.label
+    one_name = len({name for name, _, _ in teachers}) == 1 and all(set_up for _, _, set_up in teachers)
+    teacher = row.teacher.partition(" ")[2] if one_name else row.teacher or "none"
+    return f"{row.label} (teacher {teacher})"
 
 
 def protocol(setting: Setting) -> str:

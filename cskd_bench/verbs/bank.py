@@ -24,6 +24,12 @@ def add(verbs: Verbs) -> None:
     info = actions.add_parser("info", help="what it holds, as JSON")
     info.add_argument("bank", type=Path)
     info.set_defaults(run=_info)
+    agreement = actions.add_parser("agreement", help="how often its labels name the class of the view's image, as JSON")
+    agreement.add_argument("bank", type=Path)
+    agreement.add_argument("config", type=Path, help="the run's TOML; its training images have the classes")
+    agreement.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. seed=2")
+    agreement.add_argument("--data-dir", help="the data set's folder (sets data.root)")
+    agreement.set_defaults(run=_agreement)
 
 
 def _build(options: argparse.Namespace) -> int:
@@ -61,6 +67,19 @@ def _info(options: argparse.Namespace) -> int:
     from cskd_bench.bank.store import describe_bank
 
     print(json.dumps(describe_bank(options.bank), indent=1))
+    return 0
+
+
+def _agreement(options: argparse.Namespace) -> int:
+    import json
+    from dataclasses import asdict
+
+    from cskd_bench.bank.agreement import label_agreement
+    from cskd_bench.config import load_config
+    from cskd_bench.schema import shipped_file
+
+    config = load_config(shipped_file("configs", options.config), [*options.set, *data_root(options)])
+    print(json.dumps(asdict(label_agreement(options.bank, config)), indent=1))
     return 0
 
 

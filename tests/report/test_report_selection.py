@@ -8,6 +8,7 @@ from report_synthetic import TEACHERS, add_examples, make_record, write_study
 
 from cskd_bench.errors import UserError
 from cskd_bench.record import write_record
+from cskd_bench.report import words
 from cskd_bench.report.compare import compare
 from cskd_bench.report.facade import build_report
 from cskd_bench.report.selection import select
@@ -199,7 +200,7 @@ def test_a_method_is_compared_only_with_baselines_of_its_teacher_or_of_none(tmp_
 @pytest.mark.parametrize("protocol", ["pretrain", "knn"])
 def test_one_teacher_at_two_resolutions_or_strides_makes_two_rows(tmp_path, protocol):
     """Its settings are in the configuration: a pretraining's own, or under `pretrain` in a transfer's."""
-    set_ups = [{"image_size": 224, "output_stride": None}, {"image_size": 224, "output_stride": 8}, {"image_size": 128}]
+    set_ups = [{"image_size": 224, "output_stride": None}, {"image_size": 224, "output_stride": 8}, {"image_size": 64}]
     for number, teacher in enumerate(set_ups):
         config = {"teacher": teacher} if protocol == "pretrain" else {"pretrain": {"teacher": teacher}}
         for label in ("deit", "cskd"):
@@ -210,7 +211,12 @@ def test_one_teacher_at_two_resolutions_or_strides_makes_two_rows(tmp_path, prot
     comparison = compare(tmp_path / "records", selection)
     (table,) = comparison.tables
     names = {method.teacher.removeprefix(TEACHERS["cskd"]) for method in table.methods}
-    assert names == {" at 224 px", " at 224 px, stride 8", " at 128 px"}
+    assert names == {" at 224 px", " at 224 px, stride 8", " at 64 px"}
+    assert [words.method(method, table.methods) for method in table.methods[3:]] == [
+        "cskd (teacher at 64 px)",
+        "cskd (teacher at 224 px)",
+        "cskd (teacher at 224 px, stride 8)",
+    ]
     for cell in table.cells.values():
         assert all(item.baseline.teacher == cell.method.teacher for item in cell.differences)
     (verdict,) = comparison.verdicts
