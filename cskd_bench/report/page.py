@@ -146,7 +146,7 @@ def _tasks(table: Table) -> list[dict[str, Any]]:
     """Group neighbouring columns of one task under one heading."""
     groups: list[dict[str, Any]] = []
     for setting in table.settings:
-        key = (setting.task, setting.version, setting.fingerprint)
+        key = (setting.task, setting.version)
         if not groups or groups[-1]["key"] != key:
             groups.append({"key": key, "name": setting.task, "version": setting.version, "columns": 0})
         groups[-1]["columns"] += 1
