@@ -14,7 +14,7 @@ from rich.progress import Progress
 from torch.utils.data import DataLoader
 
 from cskd_bench.bank.claim import claimed
-from cskd_bench.bank.envelope import upper_envelope
+from cskd_bench.bank.envelope import MOST_EPOCHS, upper_envelope
 from cskd_bench.bank.labeller import labelling_precision, labelling_teacher
 from cskd_bench.bank.match import bank_plan, teacher_identity, teacher_source, views_identity
 from cskd_bench.bank.pack import pack, soft_targets
@@ -93,6 +93,10 @@ def build_bank(
 def _check_arguments(config: PretrainConfig, epochs: range, shard: tuple[int, int]) -> None:
     if config.method.kind == "supervised":
         raise UserError("method supervised has no teacher, so there is nothing to label")
+    if config.recipe.epochs > MOST_EPOCHS:
+        raise UserError(
+            f"recipe.epochs {config.recipe.epochs:,}: a bank holds the ratios of up to {MOST_EPOCHS:,} epochs"
+        )
     if not epochs or epochs[0] < 0 or epochs[-1] >= config.recipe.epochs:
         raise UserError(f"--epochs {epochs.start}:{epochs.stop}: the run has epochs 0:{config.recipe.epochs}")
     if not 1 <= shard[0] <= shard[1]:

@@ -19,6 +19,7 @@ from cskd_bench.methods.parts import fusion_ratio
 
 LADDER_LIMIT = 2**16
 STANDARD_STEPS = 1000
+MOST_EPOCHS = 20_000  # whose ratios, of every decay, the ladder holds exactly
 _CHUNK_BYTES = 16 * 2**20
 
 

@@ -4,12 +4,12 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
-from cskd_bench.bank.envelope import Ladder, declared_ratios
+from cskd_bench.bank.envelope import MOST_EPOCHS, Ladder, declared_ratios
 from cskd_bench.bank.pack import SoftTargets
 from cskd_bench.bank.shard import Shard
 from cskd_bench.errors import UserError
@@ -29,7 +29,7 @@ class BankManifest(StrictModel):
     precision: Literal["fp32", "fp16"]  # of the teacher while labelling
     num_classes: PositiveInt
     grid: tuple[PositiveInt, PositiveInt]  # h, w
-    epochs: PositiveInt  # the schedules of a run of so many epochs have exact ratios
+    epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS)]  # the schedules of a run of so many epochs have exact ratios
     views_per_epoch: PositiveInt
     views_per_shard: PositiveInt
     soft_classes: NonNegativeInt = 0  # k of the soft targets

@@ -41,6 +41,7 @@ class Shared:
 
 
 def tally_order(counts: tuple[int, int, int] | None) -> int | str:
+    """Return what a tally is sorted by: columns won less columns lost."""
     return "" if counts is None else counts[0] - counts[2]
 
 
@@ -58,6 +59,7 @@ def colours_of(table: Table) -> dict[Method, str]:
 
 
 def raw_cost(cost: Cost) -> dict[str, float]:
+    """Return the numbers behind the words of `words.cost`, by the same names."""
     return {
         "images/s": cost.images_per_second,
         "time": cost.seconds,
@@ -67,6 +69,7 @@ def raw_cost(cost: Cost) -> dict[str, float]:
 
 
 def evidence(table: Table, shared: Shared, trained: Trained) -> dict[str, Any]:
+    """Return what the page shows when a number is opened: its tests, records, costs and pictures."""
     place = {method: row for row, method in enumerate(table.methods)}
     columns = {setting: column for column, setting in enumerate(table.settings)}
     return {

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 from cskd_bench.record import Record, SideFile
 
 AGREEMENT = 1e-4  # a metric and its side file may differ by rounding, not by more
+
+_DAMAGED = (KeyError, ValueError, TypeError, OSError, EOFError, MemoryError, NotImplementedError)
+_DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def read_examples(folder: Path, record: Record) -> Examples:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             examples = Examples(arrays["label"], arrays["predicted"], arrays["confidence"])
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (*_DAMAGED, *_DAMAGED_ARCHIVE) as error:
         raise ValueError(f"side file {record.per_example.name} is not a per-example file: {error}") from error
     _check(examples, record, record.per_example.name)
     return examples
@@ -78,6 +82,8 @@ def _check(examples: Examples, record: Record, name: str) -> None:
         raise ValueError(f"side file {name} holds arrays of different lengths")
     if label.dtype.kind not in "iu" or predicted.dtype.kind not in "iu" or confidence.dtype.kind != "f":
         raise ValueError(f"side file {name} holds arrays of the wrong type")
+    if not np.isfinite(confidence).all():
+        raise ValueError(f"side file {name} holds a confidence that is not a number")
     if len(label) != record.examples or not len(label):
         raise ValueError(f"side file {name} holds {len(label)} examples, the record {record.examples}")
     if label.min() < 0 or label.max() > 1_000_000:

@@ -133,9 +133,15 @@ def _failed_cells(path: Path) -> list[LeftOut]:
     if not path.exists():
         return []
     try:
-        return [LeftOut(str(cell["cell"]), f"failed: {cell['error']}") for cell in json.loads(path.read_text())]
-    except (OSError, ValueError, KeyError, TypeError):
+        cells = json.loads(path.read_text())
+        return [LeftOut(_printable(str(cell["cell"])), _printable(f"failed: {cell['error']}")) for cell in cells]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return [LeftOut(path.name, "is not the list of failed cells that `cskd-bench bench` writes")]
+
+
+def _printable(text: str) -> str:
+    """Replace what is not text: a file name in an error need not be."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _render(name: str, results: Path, comparison: Comparison, rows: list[Published], matches: list[Match]) -> str:
@@ -155,13 +161,18 @@ def _render(name: str, results: Path, comparison: Comparison, rows: list[Publish
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace a generated file in one step, so that a reader never sees half of it."""
+    """Replace a generated file in one step, so that a reader never sees half of it; a link stays, its file changes."""
+    target = path.resolve()
+    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
         Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        Path(temporary).replace(target)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)  # there only where writing failed

@@ -51,6 +51,7 @@ class ExampleScores:
 
 
 def make_cell(method: Method, setting: Setting, records: list[Record]) -> Cell:
+    """Average a cell's records: first those of a pretraining seed, then the seeds; the interval is over seeds."""
     found: dict[int, list[Record]] = {}
     for record in records:
         found.setdefault(replicate_of(record), []).append(record)
@@ -86,6 +87,7 @@ def resample(matrices: Matrices) -> Resampled:
 def describe_examples(
     cell: Cell, scores_SE: NDArray[np.float32], means_RS: NDArray[np.floating[Any]], examples: ExampleScores
 ) -> None:
+    """Add what a cell's predictions say: an interval over seeds and images, calibration, scores by class."""
     cell.bootstrap = statistics.bootstrap_interval(means_RS)
     estimate = statistics.over_seeds_and_examples(scores_SE.astype(np.float64))
     if (interval := _of_shares(estimate.interval())) is not None:

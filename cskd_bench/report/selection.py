@@ -1,7 +1,7 @@
 """Which records stand together: cells of equal settings, and what was left out with the reason."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,6 +137,7 @@ def select(folder: Path, *, include_dirty: bool = False) -> Selection:
             name = path.name.encode("utf-8", "replace").decode()  # a file name need not be text
             selection.left_out.append(LeftOut(name, reason or ""))
     usable = _newest_definitions(usable, selection.left_out)
+    usable = _same_images(usable, selection.left_out)
     for record in _first_of_each_seed(usable, selection.left_out):
         key = (student_of(record), setting_of(record), method_of(record))
         selection.cells.setdefault(key, []).append(record)
@@ -157,7 +158,8 @@ def _unusable(path: Path, record: Record | UserError, include_dirty: bool) -> st
     if not 0 <= record.value <= 1:
         return f"its {record.task.metric} is {record.value:g}, not a fraction between 0 and 1"
     cost = record.cost
-    if max(cost.seconds, cost.images_per_second, cost.gpu_hours) > IMPOSSIBLE or cost.peak_memory_bytes > 1 << 60:
+    rates = max(cost.seconds, cost.images_per_second, cost.gpu_hours, cost.labelling_seconds)
+    if rates > IMPOSSIBLE or cost.peak_memory_bytes > 1 << 60:
         return "its cost is impossible"
     if record.code.dirty and not include_dirty:
         return "made from a tree with uncommitted changes (--include-dirty shows it)"
@@ -186,6 +188,40 @@ def _newest_definitions(records: list[Record], left_out: list[LeftOut]) -> list[
             reason = f"task {record.task.name} with content {record.task.fingerprint}: {newest[1]} is newer"
             left_out.append(LeftOut(f"{record.id}.json", reason))
     return kept
+
+
+def _same_images(records: list[Record], left_out: list[LeftOut]) -> list[Record]:
+    """Keep one content of the data per column: what most of its records saw, of equally many the newest."""
+    columns: dict[object, list[Record]] = defaultdict(list)
+    for record in sorted(records, key=lambda record: record.created, reverse=True):  # Counter keeps the first of equals
+        columns[student_of(record), setting_of(record)].append(record)
+    usual = {
+        column: (_most_common(record.examples for record in found), _most_common(filter(None, map(_images, found))))
+        for column, found in columns.items()
+    }
+    kept = []
+    for record in records:
+        count, images = usual[student_of(record), setting_of(record)]
+        if record.examples != count:
+            reason = f"scored on {record.examples:,} images, the other records of its column on {count:,}"
+            left_out.append(LeftOut(f"{record.id}.json", reason))
+        elif _images(record) not in ("", images):
+            reason = f"its images ({_images(record)}) are not those of its column's other records ({images})"
+            left_out.append(LeftOut(f"{record.id}.json", reason))
+        else:
+            kept.append(record)
+    return kept
+
+
+def _images(record: Record) -> str:
+    """Return the identity of the images that were learnt from and scored, empty where the record does not say it."""
+    data = record.config.get("data")
+    return str(data.get("identity") or "") if isinstance(data, dict) else ""
+
+
+def _most_common(values: Iterable[Any]) -> Any:
+    found = Counter(values).most_common(1)
+    return found[0][0] if found else None
 
 
 def _first_of_each_seed(records: list[Record], left_out: list[LeftOut]) -> list[Record]:
@@ -226,4 +262,5 @@ def setting_order(setting: Setting) -> tuple[object, ...]:
 
 def _natural(text: str) -> tuple[object, ...]:
     """Return a key that sorts `at 64 px` before `at 128 px`."""
-    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text))
+    parts = re.split(r"0*(\d+)", text)  # numbers at odd places; of two numbers the longer one is larger
+    return tuple((len(part), part) if place % 2 else (-1, part) for place, part in enumerate(parts))

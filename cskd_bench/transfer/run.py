@@ -143,6 +143,8 @@ def _check_protocol(spec: TaskSpec, protocol: str) -> None:
 def _record(plan: Plan, cell: Cell, outcome: Outcome, note: str) -> Record:
     spec, loaded, device = plan.spec, plan.model, cell.ranks.device
     hours = outcome.seconds / 3600 * cell.ranks.world if device.type == "cuda" else 0.0
+    splits = [cell.test] if plan.protocol == "evaluate" else [cell.train, cell.test]
+    data = {"identity": " ".join(split.identity for split in splits)}
     return Record(
         id=plan.name,
         created=now(),
@@ -159,7 +161,7 @@ def _record(plan: Plan, cell: Cell, outcome: Outcome, note: str) -> Record:
         checkpoint=loaded.checkpoint,
         seed=plan.seed,
         recipe=fingerprint(plan.recipe),
-        config={"task": spec.identity(), "pretrain": loaded.pretrain_identity()},
+        config={"task": spec.identity(), "data": data, "pretrain": loaded.pretrain_identity()},
         metrics=outcome.predictions.metrics() | outcome.metrics,
         examples=len(outcome.predictions.label),
         curve=tuple(outcome.curve),

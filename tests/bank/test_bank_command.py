@@ -87,6 +87,12 @@ def test_a_damaged_bank_and_wrong_words_are_named(place, tmp_path, capsys):
             main(["bank", "build", config, "--output", bank, *words])
         assert stopped.value.code == 2
     capsys.readouterr()
+    assert main(["bank", "build", config, "--output", str(tmp_path / "long"), "--set", "recipe.epochs=30000"]) == 2
+    assert "up to 20,000 epochs" in capsys.readouterr().err and not (tmp_path / "long").exists()
+    manifest = json.loads((place / "bank" / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "epochs": 30000}))
+    assert main(["bank", "info", str(tmp_path)]) == 2
+    assert "epochs" in capsys.readouterr().err
     shard = next((place / "bank").rglob("*.labels"))
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1

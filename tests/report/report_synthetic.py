@@ -96,6 +96,7 @@ def make_record(**changes: Any) -> Record:
             images_per_second=given.get("images_per_second", 431.0),
             gpu_hours=given.get("gpu_hours", 0.0),
             peak_memory_bytes=1 << 30,
+            labelling_seconds=given.get("labelling_seconds", 0.0),
         ),
         note=given["note"],
     )

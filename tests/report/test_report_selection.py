@@ -1,17 +1,23 @@
 """What stands together in a report, what is left out, and the reason that is given."""
 
+import hashlib
+import io
 import json
+import resource
+import signal
+import zipfile
 
 import numpy as np
 import pytest
 from report_synthetic import TEACHERS, add_examples, make_record, write_study
 
 from cskd_bench.errors import UserError
-from cskd_bench.record import write_record
+from cskd_bench.record import SideFile, write_record
 from cskd_bench.report import words
 from cskd_bench.report.compare import compare
 from cskd_bench.report.facade import build_report
-from cskd_bench.report.selection import select
+from cskd_bench.report.selection import Method, method_order, select
+from cskd_bench.report.verify import verify_records
 
 
 def write(results, *records):
@@ -71,6 +77,7 @@ def test_two_recipes_are_shown_apart_and_said_to_be(tmp_path):
         ({"version": 2, "seed": 1, "created": "2026-05-01T00:00:00Z"}, "repeats seed 1"),
         ({"version": 2, "value": 76.3}, "not a fraction"),
         ({"version": 2, "seconds": 1e300}, "cost is impossible"),
+        ({"version": 2, "labelling_seconds": 1e300}, "cost is impossible"),
     ],
 )
 def test_what_must_not_be_averaged_is_left_out_with_its_reason(tmp_path, changes, reason):
@@ -138,7 +145,41 @@ def test_cells_that_failed_are_named_with_their_errors(tmp_path):
     assert "no such folder" in report.files["md"].read_text()
 
 
-@pytest.mark.parametrize("content", ["{", "7", "[{}]", "[[]]"])
+def test_an_error_that_is_not_text_is_shown_on_every_page(tmp_path):
+    """A file name need not be UTF-8; json writes what it is not as a lone surrogate."""
+    write(tmp_path, make_record())
+    failed = [{"cell": "knn caf\udce9", "error": "UserError: caf\udce9.png"}]
+    (tmp_path / "failures.json").write_text(json.dumps(failed))
+    report = build_report(tmp_path, tmp_path)
+    assert all("caf?" in path.read_text() for name, path in report.files.items() if name in ("md", "html", "json"))
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one_and_nothing_else(tmp_path):
+    """The limit on a file's size stands in for a full disk."""
+    write(tmp_path, make_record())
+    build_report(tmp_path, tmp_path / "out", formats=["html"])
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"leaderboard.html: cannot be written"):
+            build_report(tmp_path, tmp_path / "out", formats=["html"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_a_linked_file_stays_a_link(tmp_path):
+    write(tmp_path, make_record())
+    (tmp_path / "real.md").write_text("old")
+    (tmp_path / "LEADERBOARD.md").symlink_to("real.md")
+    build_report(tmp_path, tmp_path, formats=["md"])
+    assert (tmp_path / "LEADERBOARD.md").is_symlink() and "# Leaderboard" in (tmp_path / "real.md").read_text()
+
+
+@pytest.mark.parametrize("content", ["{", "7", "[{}]", "[[]]", 100_000 * "["])
 def test_a_damaged_list_of_failures_is_named(tmp_path, content):
     write(tmp_path, make_record())
     (tmp_path / "failures.json").write_text(content)
@@ -194,6 +235,29 @@ def test_a_method_is_compared_only_with_baselines_of_its_teacher_or_of_none(tmp_
     assert [(item.baseline.kind, item.baseline.teacher) for item in cell.differences] == [
         ("supervised", ""),
         ("deit", "lite0"),
+    ]
+
+
+def test_teachers_are_sorted_by_their_numbers_however_long():
+    names = [f"at {5000 * '9'} px", "at 128 px", "bt 1 px", "at 64 px"]
+    ordered = sorted(names, key=lambda name: method_order(Method("cskd", "cskd", name)))
+    assert ordered == ["at 64 px", "at 128 px", f"at {5000 * '9'} px", "bt 1 px"]
+
+
+def test_other_images_under_one_name_are_left_out_with_the_reason(tmp_path):
+    """Records that do not say which images they saw stay; those that say something else than most do not."""
+    here, there = {"data": {"identity": "aaaa bbbb"}}, {"data": {"identity": "aaaa cccc"}}
+    records = [
+        *(make_record(seed=seed, config=here) for seed in range(3)),
+        make_record(seed=3),
+        make_record(seed=0, label="kd", config=there, created="2027-01-01T00:00:00Z"),
+        make_record(seed=1, label="kd", config=here, examples=499),
+    ]
+    selection = select(write(tmp_path, *records))
+    assert [record.seed for (_, _, method), cell in selection.cells.items() for record in cell] == [0, 1, 2, 3]
+    assert [item.reason for item in selection.left_out] == [
+        "its images (aaaa cccc) are not those of its column's other records (aaaa bbbb)",
+        "scored on 499 images, the other records of its column on 500",
     ]
 
 
@@ -277,6 +341,47 @@ def test_a_side_file_that_contradicts_its_record_is_not_used(tmp_path, arrays, r
     folder = write(tmp_path, make_record(per_example=side, examples=4))
     (left,) = compare(folder, select(folder)).left_out
     assert reason in left.reason
+
+
+def _archive(name, member):
+    """A zip of one member, damaged in the middle of its compressed bytes."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, member)
+    content = bytearray(file.getvalue())
+    content[40:60] = bytes(20)
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (lambda: _npy(np.zeros(4)), "not a per-example file"),
+        (lambda: _archive("label.npy", _npy(np.arange(4000))), "not a per-example file"),
+        (lambda: _npz(np.array([0.5, np.nan, 0.5, 0.5])), "a confidence that is not a number"),
+    ],
+)
+def test_a_side_file_of_another_kind_is_named_even_with_the_right_hash(tmp_path, content, reason):
+    folder = tmp_path / "records"
+    folder.mkdir()
+    (folder / "side.npz").write_bytes(content())
+    side = SideFile(name="side.npz", sha256=hashlib.sha256(content()).hexdigest())
+    write(tmp_path, make_record(per_example=side, examples=4, value=1.0))
+    (left,) = compare(folder, select(folder)).left_out
+    assert reason in left.reason
+    assert any(reason in problem.reason for problem in verify_records(folder))
+
+
+def _npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def _npz(confidence):
+    file = io.BytesIO()
+    np.savez(file, label=np.zeros(4, int), predicted=np.zeros(4, int), confidence=confidence)
+    return file.getvalue()
 
 
 def test_a_side_file_cannot_lie_outside_the_folder(tmp_path):

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from cskd_bench.cli import main
+from cskd_bench.config import DataConfig
+from cskd_bench.data.open import open_source
 from cskd_bench.record import read_records
 
 MODEL = "vit_tiny_patch16_224"
@@ -108,6 +110,8 @@ def test_an_own_task_needs_a_toml_and_a_folder(place, colour_squares, tmp_path, 
     (record, again) = (found for _, found in read_records(tmp_path / "records"))
     assert {record.protocol, again.protocol} == {"knn", "kshot"}
     assert record.config["task"]["data"]["root"] == colour_squares.name
+    splits = [open_source(DataConfig(dataset="folder", root=str(colour_squares)), name) for name in ("train", "test")]
+    assert record.config["data"] == {"identity": " ".join(split.identity for split in splits)}
     assert main(["tasks", "validate", str(place / "my.toml"), "--data-dir", str(colour_squares)]) == 0
     assert "48 training and 24 test images" in capsys.readouterr().out
 
