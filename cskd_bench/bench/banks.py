@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cskd_bench.bank.store import Bank
 from cskd_bench.bench.plan import PretrainCell
 from cskd_bench.config import PlainKD, PretrainConfig
+from cskd_bench.errors import UserError
 from cskd_bench.schema import fingerprint
 
 _LONGEST: Final = 60  # times a run's epochs: how much longer a bank is looked for
@@ -25,7 +27,7 @@ def assign_banks(cells: Sequence[PretrainCell], banks: Path) -> dict[str, BankUs
 
     Where `kd` is among the cells of a bank, the bank is built from its configuration: it then holds soft
     targets beside the hard labels, at one temperature; `kd` at another one has its teacher in the loop.
-    Without `kd` such a bank is read where it is there, else one of hard labels alone is built beside. A run
+    Without `kd` such a bank is read where it is whole, else one of hard labels alone is built beside. A run
     reads the bank of a run with a multiple of its epochs where that one is there or in the same plan.
     """
     users = [cell for cell in cells if _can_use(cell.config)]
@@ -41,7 +43,7 @@ def assign_banks(cells: Sequence[PretrainCell], banks: Path) -> dict[str, BankUs
         built_from = built_from.model_copy(update={"recipe": recipe})
         if temperature not in (None, PlainKD().temperature):
             name = f"{name}-t{temperature:g}"
-        elif not soft and not (banks / name).exists():
+        elif not soft and not _is_whole(banks / name, max(cell.config.recipe.epochs for cell in group)):
             name = f"{name}-hard"
         for cell in group:
             if cell.config.method.kind != "kd" or cell.config.method.temperature == temperature:
@@ -62,6 +64,13 @@ def _epochs(config: PretrainConfig, planned: set[int], banks: Path) -> int:
     own = config.recipe.epochs
     there = [epochs for epochs in range(own, _LONGEST * own + 1, own) if _is_there(banks / _name(config, epochs))]
     return max(there or [epochs for epochs in planned if epochs % own == 0])
+
+
+def _is_whole(bank: Path, epochs: int) -> bool:
+    try:
+        return not Bank(bank).missing(range(epochs))
+    except UserError:
+        return False
 
 
 def _is_there(bank: Path) -> bool:

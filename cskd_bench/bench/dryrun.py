@@ -32,7 +32,7 @@ def show_plan(cells: Cells, places: Places, console: Console, banks: Path | None
     table = Table("cell", "state", "steps", "images", "estimated cost", box=None)
     sizes: dict[str, tuple[int, int] | None] = {}
     total: float | None = 0.0
-    everything: list[Cell] = [*([cells.teacher] if cells.teacher else []), *cells.pretrain, *cells.transfer]
+    everything = cells.all()
     for cell in everything:
         if cell.kind not in sizes or isinstance(cell, PretrainCell):
             sizes[cell.kind] = _size(cell, places.runs / "transfer")
@@ -53,9 +53,10 @@ def show_plan(cells: Cells, places: Places, console: Console, banks: Path | None
         if all(found.record(cell) for cell in users):
             state, left = "not needed", 0.0
         taken = [
-            record.cost.labelling_seconds * epochs / int(record.config["recipe"]["epochs"])
+            record.cost.labelling_seconds * epochs / own
             for cell in users
             for record in found.alike(cell, students[cell.name], from_bank=True)
+            if (own := _recorded_epochs(record))
         ]
         seconds = mean(taken) if taken else None
         if left:
@@ -88,6 +89,13 @@ def _size(cell: Cell, work: Path) -> tuple[int, int] | None:
         return plan.steps, plan.steps * recipe.batch_size
     except UserError:
         return None
+
+
+def _recorded_epochs(record: Record) -> int:
+    """Return the epochs of a record's recipe; 0 where it does not say them."""
+    recipe = record.config.get("recipe")
+    epochs = recipe.get("epochs") if isinstance(recipe, dict) else None
+    return epochs if isinstance(epochs, int) else 0
 
 
 def _labels(folder: Path, epochs: int) -> tuple[str, float]:

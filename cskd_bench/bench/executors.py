@@ -37,29 +37,34 @@ class Executor(Protocol):
 
 
 class Local:
-    """Processes of this machine, each for many cells; they stop when the process that started them is gone."""
+    """Processes of this machine, each for many cells; they stop when the process that started them is gone.
 
-    def __init__(self, parallel: int) -> None:
-        self._parallel = parallel
-        self._running: dict[Future[Ended], Cell] = {}
-        self._pool = self._new_pool()
+    Each has a pool of its own, so that one that is killed, for example for its memory, costs its own cell alone.
+    """
 
-    def _new_pool(self) -> ProcessPoolExecutor:
-        context = get_context("spawn")
-        workers = context.Value("i", 0)
-        return ProcessPoolExecutor(self._parallel, mp_context=context, initializer=_begin_worker, initargs=(workers,))
+    def __init__(self) -> None:
+        self._pools: dict[int, ProcessPoolExecutor] = {}
+        self._running: dict[Future[Ended], tuple[int, Cell]] = {}
 
     def start(self, job: Job) -> None:
+        busy = {slot for slot, _ in self._running.values()}
+        slot = next(slot for slot in range(len(busy) + 1) if slot not in busy)
         try:
-            future = self._pool.submit(work, job)
-        except BrokenProcessPool:  # a worker was killed, for example for its memory
-            self._pool = self._new_pool()
-            future = self._pool.submit(work, job)
-        self._running[future] = job.cell
+            future = self._pool(slot).submit(work, job)
+        except BrokenProcessPool:  # its process was killed
+            del self._pools[slot]
+            future = self._pool(slot).submit(work, job)
+        self._running[future] = slot, job.cell
+
+    def _pool(self, slot: int) -> ProcessPoolExecutor:
+        if slot not in self._pools:
+            context = get_context("spawn")
+            self._pools[slot] = ProcessPoolExecutor(1, mp_context=context, initializer=_begin_worker, initargs=(slot,))
+        return self._pools[slot]
 
     def ended(self) -> list[tuple[Cell, Ended]]:
         done, _ = wait(self._running, timeout=TICK, return_when=FIRST_COMPLETED)
-        return [(self._running.pop(future), _outcome(future)) for future in done]
+        return [(self._running.pop(future)[1], _outcome(future)) for future in done]
 
     def stop(self) -> None:
         for worker in active_children():
@@ -67,7 +72,8 @@ class Local:
         wait(self._running, timeout=GRACE)
 
     def close(self) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for pool in self._pools.values():
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 class Ray:
@@ -81,7 +87,10 @@ class Ray:
         self._ray: Any = ray
         cpus = max(1, threads)
         if address:
-            ray.init(address=address, log_to_driver=False)
+            try:
+                ray.init(address=address, log_to_driver=False)
+            except (ValueError, ConnectionError, RuntimeError) as error:
+                raise UserError(f"--ray-address {address}: no Ray cluster can be reached there: {error}") from error
         else:
             ray.init(num_cpus=parallel * cpus, include_dashboard=False, log_to_driver=False, logging_level="error")
         self._task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(work)
@@ -132,18 +141,23 @@ class Slurm:
         try:
             self._executor: Any = submitit.AutoExecutor(folder=logs, cluster=cluster)
             self._executor.update_parameters(**(settings | given))
-        except (ValueError, RuntimeError, NameError, TypeError) as error:
+        except (ValueError, RuntimeError, NameError, TypeError, AssertionError) as error:
             raise UserError(f"--slurm: submitit refuses cluster {cluster!r}: {error}") from error
         self._running: dict[Any, Cell] = {}
+        self._refused: list[tuple[Cell, Ended]] = []
 
     def start(self, job: Job) -> None:
-        self._running[self._executor.submit(work, job)] = job.cell
+        try:
+            self._running[self._executor.submit(work, job)] = job.cell
+        except Exception as error:  # submitit's own, of many kinds: an unknown partition, a full queue, no sbatch
+            self._refused.append((job.cell, Ended(f"not submitted: {type(error).__name__}: {error}")))
 
     def ended(self) -> list[tuple[Cell, Ended]]:
+        refused, self._refused = self._refused, []
         done = [job for job in self._running if job.done()]
-        if not done:
+        if not done and not refused:
             time.sleep(TICK)
-        return [(self._running.pop(job), self._outcome(job)) for job in done]
+        return [*refused, *((self._running.pop(job), self._outcome(job)) for job in done)]
 
     def _outcome(self, job: Any) -> Ended:
         try:
@@ -169,12 +183,8 @@ def _outcome(future: "Future[Ended]") -> Ended:
     return future.result() if error is None else Ended(f"{type(error).__name__}: {error}")
 
 
-def _begin_worker(workers: Any) -> None:
-    """Set up one of the pool's workers; `workers` counts them."""
-    with workers.get_lock():
-        number = workers.value
-        workers.value += 1
-    take_gpu(number, torch.cuda.device_count() if torch.cuda.is_available() else 0)
+def _begin_worker(slot: int) -> None:
+    take_gpu(slot, torch.cuda.device_count() if torch.cuda.is_available() else 0)
     _stop_with_parent()
 
 

@@ -32,6 +32,8 @@ class Plan(StrictModel):
         for name in ("students", "methods", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty: there is nothing to run")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds: the same seed stands twice; a repeated run says nothing new")
         labels = [method_label(method) for method in self.methods]
         if len(set(labels)) < len(labels):
             raise ValueError("methods: the same method stands twice")
@@ -47,10 +49,12 @@ class PretrainCell:
 
     @property
     def name(self) -> str:
+        """The run's name, which is its folder's."""
         return self.config.name
 
     @property
     def kind(self) -> str:
+        """What cells of about equal cost share."""
         return "pretrain"
 
 
@@ -68,10 +72,12 @@ class TransferCell:
 
     @property
     def name(self) -> str:
+        """Task, protocol and run."""
         return f"{self.task.name} {self.protocol} {self.run}"
 
     @property
     def kind(self) -> str:
+        """What cells of about equal cost share."""
         return f"{self.task.name} {self.protocol}"
 
 
@@ -86,10 +92,9 @@ class Cells:
     pretrain: list[PretrainCell]
     transfer: list[TransferCell]
 
-    def names(self) -> list[str]:
-        """Name every cell in the order of running."""
-        first = [self.teacher.name] if self.teacher else []
-        return first + [cell.name for cell in self.pretrain] + [cell.name for cell in self.transfer]
+    def all(self) -> list[Cell]:
+        """Return every cell in the order of running."""
+        return [*([self.teacher] if self.teacher else []), *self.pretrain, *self.transfer]
 
 
 def load_plan(path: Path) -> Plan:

@@ -22,7 +22,7 @@ def quickstart(folder: Path, parallel: int, detection: bool) -> Outcome:
         cells.transfer.extend(_cells("quickstart_detection").transfer)
     places = Places(folder / "runs", folder / "results")
     cells = placed(cells, places.runs, places.results)
-    outcome = run_plan(cells, places, Local(parallel), parallel=parallel, threads=1, console=console)
+    outcome = run_plan(cells, places, Local(), parallel=parallel, threads=1, console=console)
     if outcome.interrupted:
         console.print("interrupted; the same command goes on from here")
         return outcome

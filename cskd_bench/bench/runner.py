@@ -47,6 +47,7 @@ def run_plan(
     outcome = Outcome(done=sum(map(len, queue.finished.values())))
     status = Status(console, places, left=queue.left, before=queue.finished, parallel=parallel)
     failures: dict[str, dict[str, str]] = {}
+    finished = {cell.name for cell in cells.all()} - {cell.name for cell in queue.left}
     bank_of = assign_banks(cells.pretrain, banks) if banks else {}
     try:
         with _sigterm_like_ctrl_c(), status:
@@ -70,13 +71,14 @@ def run_plan(
                         status.say(f"failed once, to be tried again: {cell.name}: {ended.error}")
                     if not ended.error:
                         outcome.done += 1
+                        finished.add(cell.name)
                         status.finished(cell)
                 status.refresh()
     except KeyboardInterrupt:
         outcome.interrupted = True
         executor.stop()
     finally:
-        write_failures(places, failures.values())
+        write_failures(places, failures.values(), finished)
         executor.close()
     outcome.failures = {name: entry["error"] for name, entry in failures.items()}
     return outcome
@@ -86,10 +88,9 @@ class Queue:
     """Which cells may start: a transfer waits for its pretraining, a pretraining for the plan's own teacher."""
 
     def __init__(self, cells: Cells, found: Found) -> None:
-        everything: list[Cell] = [*([cells.teacher] if cells.teacher else []), *cells.pretrain, *cells.transfer]
         self.left: list[Cell] = []
         self.finished: dict[str, list[float]] = {}  # kind of cell: the seconds that each finished one took
-        for cell in everything:
+        for cell in cells.all():
             if record := found.record(cell):
                 self.finished.setdefault(cell.kind, []).append(record.cost.seconds)
             else:

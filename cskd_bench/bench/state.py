@@ -1,7 +1,7 @@
 """What of a plan is there already, read from run folders and records."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ class Found:
             changed = record is not None and is_another_teacher(cell.config.teacher, record.method.teacher)
             return record if then.identity() == cell.config.identity() and not changed else None
         summary = run_summary(self._places.runs / cell.run)
-        sha256 = summary.get("sha256", {}).get("model", "") if summary else ""
+        hashes = summary.get("sha256") if summary else None
+        sha256 = str(hashes.get("model", "")) if isinstance(hashes, dict) else ""
         return self._transfers.get((cell.task.name, cell.task.fingerprint(), cell.protocol, sha256, cell.seed))
 
     def step(self, cell: Cell) -> int:
@@ -64,12 +65,22 @@ def run_summary(folder: Path) -> dict[str, Any] | None:
     return summary if isinstance(summary, dict) else None
 
 
-def write_failures(places: Places, failures: Iterable[dict[str, str]]) -> None:
-    """Keep what failed in results/failures.json: cell, error, time; an empty list where all went well."""
-    path, entries = places.results / "failures.json", list(failures)
+def write_failures(places: Places, failures: Iterable[dict[str, str]], finished: Collection[str]) -> None:
+    """Add what failed to results/failures.json: cell, error, time; an entry goes once its cell is finished."""
+    path = places.results / "failures.json"
+    entries = {entry["cell"]: entry for entry in [*_failures(path), *failures] if entry["cell"] not in finished}
     if entries or path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, (json.dumps(entries, indent=1) + "\n").encode())
+        write_atomically(path, (json.dumps(list(entries.values()), indent=1) + "\n").encode())
+
+
+def _failures(path: Path) -> list[dict[str, str]]:
+    """Read the list that is there; one that is damaged counts as none."""
+    try:
+        entries = json.loads(path.read_text())
+        return [{key: str(entry[key]) for key in ("cell", "error", "time")} for entry in entries]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
 
 
 def _key(record: Record) -> tuple[str, str, str, str, int]:

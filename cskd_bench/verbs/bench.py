@@ -56,7 +56,7 @@ def _run(options: argparse.Namespace) -> int:
     elif options.executor == "slurm":
         executor = Slurm(threads, options.gpus, options.runs / "slurm", apply_overrides({}, options.slurm))
     else:
-        executor = Local(parallel)
+        executor = Local()
     outcome = run_plan(
         cells, places, executor, parallel=parallel, threads=threads, console=Console(), banks=options.bank
     )

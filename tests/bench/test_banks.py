@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 
 from cskd_bench.bank.envelope import declared_ratios
+from cskd_bench.bank.store import BankManifest, begin_bank, shard_path
 from cskd_bench.bench.banks import assign_banks
 from cskd_bench.bench.plan import PretrainCell
 from cskd_bench.config import CSKD, Decay, DeiT, PlainKD, PretrainConfig, Recipe, Supervised
@@ -54,7 +55,15 @@ def test_a_bank_with_soft_targets_serves_a_plan_without_kd_too(tmp_path):
     (fresh,) = {use.folder for use in assign_banks(hard, tmp_path).values()}
     (soft,) = {use.folder for use in assign_banks(cells(), tmp_path).values()}
     assert fresh.name == f"{soft.name}-hard"
-    soft.mkdir()
+    views = {"views": {}, "teacher": {}, "precision": "fp32", "num_classes": 10, "grid": (7, 7), "versions": {}}
+    sizes = {"epochs": 300, "views_per_epoch": 64, "views_per_shard": 64, "soft_classes": 10}
+    begin_bank(soft, BankManifest(**views, **sizes))
+    for epoch in range(299):
+        shard_path(soft, epoch, 0).parent.mkdir()
+        shard_path(soft, epoch, 0).touch()
+    assert {use.folder for use in assign_banks(hard, tmp_path).values()} == {fresh}, "only kd could go on with it"
+    shard_path(soft, 299, 0).parent.mkdir()
+    shard_path(soft, 299, 0).touch()
     assert {use.folder for use in assign_banks(hard, tmp_path).values()} == {soft}
     (hot,) = {use.folder for use in assign_banks([cell for cell in cells() if cell.name == "hot0"], tmp_path).values()}
     assert hot.name == f"{soft.name}-t8"

@@ -18,7 +18,7 @@ from cskd_bench.bench.plan import Plan, PretrainCell, TransferCell, expand, load
 from cskd_bench.bench.runner import Queue
 from cskd_bench.bench.state import Found
 from cskd_bench.bench.work import Ended, Places
-from cskd_bench.config import PretrainConfig
+from cskd_bench.config import CSKD, PretrainConfig
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.pretrain import pretrain
 from cskd_bench.errors import UserError
@@ -377,6 +377,11 @@ def test_a_run_of_another_release_is_one_sentence(tmp_path):
             Found(Places(tmp_path / "runs", tmp_path / "results")).record(cell)
 
 
+def test_a_seed_that_stands_twice_is_named():
+    with pytest.raises(ValueError, match="seeds: the same seed stands twice"):
+        Plan(students=["a"], methods=[CSKD()], seeds=[1, 1])
+
+
 def test_all_methods_of_a_seed_come_before_the_next_seed():
     file = shipped("configs") / "benchmarks" / "evidence_cpu.toml"
     cells = expand(load_plan(file), file)
@@ -400,7 +405,7 @@ def test_all_methods_of_a_seed_come_before_the_next_seed():
 )
 def test_shipped_plans_expand(name, cells):
     file = shipped("configs") / "benchmarks" / f"{name}.toml"
-    assert len(expand(load_plan(file), file).names()) == cells
+    assert len(expand(load_plan(file), file).all()) == cells
 
 
 def test_the_plans_own_teacher_goes_first_and_alone_and_teaches_all(tmp_path):

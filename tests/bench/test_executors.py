@@ -1,0 +1,92 @@
+"""What becomes of a cell whose process is killed, whose job is refused, or whose cluster is not there."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cskd_bench.bench import executors
+from cskd_bench.bench.plan import PretrainCell
+from cskd_bench.bench.state import write_failures
+from cskd_bench.bench.work import Job, Places
+from cskd_bench.cli import main
+from cskd_bench.config import PretrainConfig, Supervised
+from cskd_bench.schema import shipped
+
+
+def job(name, folder):
+    return Job.of(PretrainCell(PretrainConfig(name=name, method=Supervised()), ""), Places(folder, folder), threads=1)
+
+
+def until_ended(executor, count):
+    ended, latest = {}, time.monotonic() + 60
+    while len(ended) < count:
+        assert time.monotonic() < latest
+        ended.update({cell.name: end for cell, end in executor.ended()})
+    return ended
+
+
+def test_a_process_that_is_killed_costs_its_own_cell_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parent), *sys.path])
+    import crashing_work
+
+    monkeypatch.setattr(executors, "work", crashing_work.work)
+    executor = executors.Local()
+    try:
+        for name in ("one", "killed", "two"):
+            executor.start(job(name, tmp_path))
+        ended = until_ended(executor, 3)
+        assert "BrokenProcessPool" in ended.pop("killed").error
+        assert all(not end.error for end in ended.values()) and len(ended) == 2
+        for name in ("three", "four", "five"):  # the killed one's place is taken again
+            executor.start(job(name, tmp_path))
+        assert all(not end.error for end in until_ended(executor, 3).values())
+    finally:
+        executor.close()
+
+
+def test_a_job_that_slurm_refuses_ends_in_words(tmp_path):
+    pytest.importorskip("submitit", reason="the slurm extra is not installed")
+    slurm = executors.Slurm(1, 0, tmp_path, {"cluster": "local"})
+
+    def refuse(*_):
+        raise RuntimeError("invalid partition specified")
+
+    slurm._executor.submit = refuse
+    slurm.start(job("refused", tmp_path))
+    ((cell, ended),) = slurm.ended()
+    assert cell.name == "refused" and "not submitted: RuntimeError: invalid partition" in ended.error
+    assert slurm.ended() == []
+
+
+@pytest.mark.parametrize(
+    ("words", "module", "said"),
+    [
+        (["--executor", "slurm", "--slurm", "cluster=local", "--slurm", "timeout_min=abc"], "submitit", "--slurm"),
+        (["--executor", "ray", "--ray-address", "nosuch"], "ray", "--ray-address nosuch"),
+    ],
+)
+def test_wrong_words_for_a_cluster_are_named(words, module, said, tmp_path, capsys):
+    pytest.importorskip(module, reason=f"the {module} extra is not installed")
+    plan = str(shipped("configs") / "benchmarks" / "quickstart.toml")
+    assert main(["bench", plan, "--runs", str(tmp_path), "--results", str(tmp_path), *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_what_failed_stays_listed_until_it_is_finished(tmp_path):
+    """Another plan, or a start that was interrupted before its turn, takes nothing off the list."""
+    places, file = Places(tmp_path, tmp_path), tmp_path / "failures.json"
+
+    def listed(failed, finished):
+        entries = [{"cell": name, "error": error, "time": "now"} for name, error in failed.items()]
+        write_failures(places, entries, finished)
+        return {entry["cell"]: entry["error"] for entry in json.loads(file.read_text())}
+
+    assert listed({"a": "no data", "b": "not run"}, set()) == {"a": "no data", "b": "not run"}
+    assert listed({}, {"c"}) == {"a": "no data", "b": "not run"}
+    assert listed({"a": "again"}, set()) == {"a": "again", "b": "not run"}
+    assert listed({}, {"a"}) == {"b": "not run"}
+    file.write_text("[[")
+    assert listed({"d": "new"}, set()) == {"d": "new"}
