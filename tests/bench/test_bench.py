@@ -379,7 +379,7 @@ def test_a_run_of_another_release_is_one_sentence(tmp_path):
 
 def test_a_seed_that_stands_twice_is_named():
     with pytest.raises(ValueError, match="seeds: the same seed stands twice"):
-        Plan(students=["a"], methods=[CSKD()], seeds=[1, 1])
+        Plan(students=("a",), methods=(CSKD(),), seeds=(1, 1))
 
 
 def test_all_methods_of_a_seed_come_before_the_next_seed():
