@@ -110,12 +110,7 @@ def expand(plan: Plan, where: Path, tasks_dir: Path | None = None, overrides: Se
     an override of what the plan itself sets.
     """
     _check_overrides(plan, overrides)
-    pretrain = [
-        _pretrain_cell(_find(student, where, "students"), student, method.model_dump(mode="json"), seed, overrides)
-        for student in plan.students
-        for seed in plan.seeds
-        for method in plan.methods
-    ]
+    pretrain = [cell for student in plan.students for cell in _same_views(plan, student, where, overrides)]
     names = [cell.name for cell in pretrain]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{where}: students: two runs would be named {twice[0]}; give the student files other names")
@@ -173,6 +168,18 @@ def placed(cells: Cells, runs: Path, results: Path, tasks_dir: Path | None = Non
         changes = [word for setting in one.settings for word in ("--set", setting)]
         transfer.append(replace(one, command=_joined("cskd-bench transfer", [*words, *changes, *own, *places])))
     return Cells(teacher, pretrain, transfer)
+
+
+def _same_views(plan: Plan, student: str, where: Path, overrides: Sequence[str]) -> list[PretrainCell]:
+    """Make a student's cells, all with views of the largest size that one of its methods needs."""
+    file = _find(student, where, "students")
+    runs = [(method.model_dump(mode="json"), seed) for seed in plan.seeds for method in plan.methods]
+    cells = [_pretrain_cell(file, student, method, seed, overrides) for method, seed in runs]
+    sizes = {cell.config.view_size for cell in cells}
+    if len(sizes) == 1:
+        return cells
+    stated = [*overrides, f"recipe.augment.view_size={max(sizes)}"]
+    return [_pretrain_cell(file, student, method, seed, stated) for method, seed in runs]
 
 
 def _pretrain_cell(

@@ -1,5 +1,6 @@
 """A bench of 24 cells: interrupted three times, under other executors, with failures, on paper."""
 
+import itertools
 import json
 import os
 import shlex
@@ -18,7 +19,7 @@ from cskd_bench.bench.plan import Plan, PretrainCell, TransferCell, expand, load
 from cskd_bench.bench.runner import Queue
 from cskd_bench.bench.state import Found
 from cskd_bench.bench.work import Ended, Places
-from cskd_bench.config import CSKD, PretrainConfig
+from cskd_bench.config import CSKD, PretrainConfig, load_config
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.pretrain import pretrain
 from cskd_bench.errors import UserError
@@ -375,6 +376,22 @@ def test_a_run_of_another_release_is_one_sentence(tmp_path):
         file.write_text(text)
         with pytest.raises(UserError, match=r"run.json: damaged, or of another release"):
             Found(Places(tmp_path / "runs", tmp_path / "results")).record(cell)
+
+
+def test_all_methods_of_a_plan_see_views_of_one_size(tmp_path):
+    """The teacher of this student works at 64 px, its supervised run alone would see views of 32 px."""
+    (tmp_path / "student.toml").write_text(STUDENT.format(data=tmp_path, teacher="none"))
+    methods = '[[methods]]\nkind = "supervised"\n[[methods]]\nkind = "cskd"\n'
+    (tmp_path / "plan.toml").write_text(f'students = ["{tmp_path}/student.toml"]\nseeds = [0]\n{methods}')
+    cells = expand(load_plan(tmp_path / "plan.toml"), tmp_path / "plan.toml").pretrain
+    assert {cell.config.method.kind for cell in cells} == {"supervised", "cskd"}
+    assert {cell.config.view_size for cell in cells} == {64}
+    assert len({cell.config.recipe_fingerprint() for cell in cells}) == 1
+    for cell in cells:
+        words = shlex.split(cell.command)
+        assert "recipe.augment.view_size=64" in words
+        stated = [word for flag, word in itertools.pairwise(words) if flag == "--set"]
+        assert load_config(tmp_path / "student.toml", stated) == cell.config
 
 
 def test_a_seed_that_stands_twice_is_named():
