@@ -184,6 +184,7 @@ def test_submitit_gives_the_same_records(local, place):
     (place / "small.toml").write_text('students = ["student.toml"]\nseeds = [0]\n[[methods]]\nkind = "supervised"\n')
     environment = {**os.environ, "CSKD_BENCH_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
     words = ["--executor", "slurm", "--slurm", "cluster=local", "--threads", "1"]
+    words += ["--set", "recipe.augment.view_size=64"]  # what the whole plan's cskd needs
     places = ["--runs", "slurm/runs", "--results", "slurm/results"]
     command = [sys.executable, "-m", "cskd_bench.cli", "bench", "small.toml", *places, *words]
     subprocess.run(command, cwd=place, env=environment, check=True, timeout=120)
