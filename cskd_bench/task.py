@@ -52,7 +52,7 @@ class FinetuneConfig(Recipe):
 class LinearConfig(StrictModel):
     """Logistic regression on frozen features; the inverse penalty C is chosen on validation."""
 
-    c_grid: tuple[PositiveFloat, ...] = (0.01, 0.1, 1.0, 10.0, 100.0)
+    c_grid: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.01, 0.1, 1.0, 10.0, 100.0)
     max_iter: PositiveInt = 1000
     validation: Probability = 0.2
     torch_from: PositiveInt = 50_000  # training images from which torch's L-BFGS on the device takes over
@@ -62,7 +62,7 @@ class KnnConfig(StrictModel):
     """Cosine k-nearest neighbours with votes weighted by exp(similarity / temperature)."""
 
     k: PositiveInt = 20
-    temperature: PositiveFloat = 0.07
+    temperature: float = Field(default=0.07, ge=0.02)  # exp(1 / T) must stay a finite fp32 number
 
 
 class KshotConfig(StrictModel):
@@ -111,7 +111,11 @@ class DetectConfig(StrictModel):
 
 
 class TaskData(DataConfig):
-    """A task's images; `test` is the split that a record reports and nothing selects on."""
+    """A task's images; `test` is the split that a record reports and nothing selects on.
+
+    `stands_for` is the root of the task's file where another folder was given on the command line: the task is
+    the same wherever its images lie, and whatever their folder is called.
+    """
 
     val: str = ""
     test: str = "test"
@@ -119,6 +123,7 @@ class TaskData(DataConfig):
     source: str = ""
     licence: str = ""
     by_hand: str = ""
+    stands_for: str = ""
 
 
 class TaskSpec(StrictModel):
@@ -146,6 +151,8 @@ class TaskSpec(StrictModel):
             raise ValueError(f"name {self.name!r}: use letters, digits, '.', '_' and '-'; it names files")
         if not self.protocols:
             raise ValueError("protocols is empty: name at least one")
+        if ("detect" in self.protocols) != (self.metric == "box_ap") or {"detect"} < set(self.protocols):
+            raise ValueError('metric "box_ap" and protocol "detect" go together, and with no other')
         return self
 
     def identity(self) -> dict[str, Any]:
@@ -154,10 +161,10 @@ class TaskSpec(StrictModel):
         used = set(self.protocols) | ({"finetune", "linear"} if "lowlabel" in self.protocols else set())
         for settings in set(get_args(Protocol)) - used:
             del data[settings]
-        data["data"]["root"] = Path(self.data.root).name
+        data["data"]["root"] = Path(self.data.stands_for or self.data.root).name
         if "detect" in data:
             data["detect"]["config"] = Path(self.detect.config).name
-        for prose in ("splits", "source", "licence", "by_hand"):
+        for prose in ("splits", "source", "licence", "by_hand", "stands_for"):
             del data["data"][prose]
         return data
 
@@ -187,4 +194,8 @@ def load_task(name: str, tasks_dir: Path | None = None, overrides: Sequence[str]
         path = files[name]
     data = read_toml(path)
     data.setdefault("name", path.stem)
-    return validate(TaskSpec, apply_overrides(data, overrides), str(path))
+    spec = validate(TaskSpec, apply_overrides(data, overrides), str(path))
+    own_root = data.get("data", {}).get("root")
+    if own_root in (None, spec.data.root):
+        return spec
+    return spec.model_copy(update={"data": spec.data.model_copy(update={"stands_for": str(own_root)})})

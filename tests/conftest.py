@@ -1,6 +1,7 @@
 """What several test files share: where development data lies, and tiny image folders."""
 
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -34,3 +35,15 @@ def colour_squares(tmp_path_factory) -> Path:
                 pixels[:, :, label] += 120
                 Image.fromarray(pixels).save(folder / f"{number:02d}.png")
     return root
+
+
+@pytest.fixture
+def mnist(tmp_path):
+    """Digits as torchvision unpacks them: 30 to train on, 20 to test on, of random pixels."""
+    raw, rng = tmp_path / "MNIST" / "raw", np.random.default_rng(0)
+    raw.mkdir(parents=True)
+    for prefix, count in (("train", 30), ("t10k", 20)):
+        pixels, labels = rng.integers(0, 256, (count, 28, 28), np.uint8), np.arange(count, dtype=np.uint8) % 10
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, count, 28, 28) + pixels.tobytes())
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, count) + labels.tobytes())
+    return tmp_path

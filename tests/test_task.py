@@ -59,7 +59,7 @@ def test_the_field_reports_the_mean_over_classes_for_pets_flowers_and_aircraft()
 
 def test_identity_ignores_prose_and_places_and_settings_that_are_not_used():
     task = load_task("cifar100")
-    same = ['data.root="/elsewhere/cifar100"', "data.by_hand=other", "description=other", "evaluate.real_labels=x.json"]
+    same = ['data.root="/elsewhere/my_copy"', "data.by_hand=other", "description=other", "evaluate.real_labels=x.json"]
     assert load_task("cifar100", None, same).fingerprint() == task.fingerprint()
     for change in (
         "finetune.epochs=21",
@@ -77,3 +77,25 @@ def test_an_unknown_task_or_key_is_one_sentence(tmp_path):
     (tmp_path / "odd.toml").write_text('protocols = ["knn"]\nkshots = 3\n[data]\nlicense = "x"\n')
     with pytest.raises(UserError, match=r"odd\.toml: unknown key .*license; unknown key kshots"):
         load_task(str(tmp_path / "odd.toml"))
+
+
+def test_a_task_is_the_same_wherever_its_images_lie(tmp_path):
+    """Also where its file names no folder of its own, as ImageNet-A's archive has none."""
+    for name in ("imagenet_a", "flowers102"):
+        given = load_task(name, None, [f'data.root="{tmp_path}"'])
+        assert given.data.root == str(tmp_path)
+        assert given.fingerprint() == load_task(name).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("metric=box_ap", '"box_ap" and protocol "detect" go together'),
+        ('protocols=["detect"]', '"box_ap" and protocol "detect" go together'),
+        ("linear.c_grid=[]", r"linear\.c_grid: .* at least 1 item"),
+        ("knn.temperature=0.001", r"knn\.temperature: input should be greater than or equal to 0\.02"),
+    ],
+)
+def test_settings_that_could_give_no_number_are_refused_at_once(setting, sentence):
+    with pytest.raises(UserError, match=sentence):
+        load_task("cifar100", None, [setting])

@@ -14,7 +14,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from cskd_bench.data.randomness import Stream, generator
-from cskd_bench.data.sources import Source, digest
+from cskd_bench.data.sources import Source, digest, stamp
 from cskd_bench.errors import UserError
 
 Corrupt = Callable[[np.ndarray, float, Generator], np.ndarray]  # (H, W, 3) in [0, 1], amount, draws -> the same shape
@@ -37,6 +37,7 @@ class CorruptedSource:
         self.labels = source.labels
         self.classes = source.classes
         self.identity = digest(f"{source.identity} {corruption}".encode())
+        self.stamp = stamp(source)
 
     def __len__(self) -> int:
         return len(self._source)

@@ -8,6 +8,7 @@ from PIL import Image
 from cskd_bench.data.sources import digest
 from cskd_bench.errors import UserError
 
+TEST_SPLITS: Final = ("test", "val", "valid", "validation", "eval", "evaluation")
 SAMPLED: Final = 16  # images whose pixels stand for the content
 
 
@@ -22,10 +23,14 @@ class TimmSource:
         except Exception as error:
             reason = str(error).replace("You can use download=True to download it", "").strip()
             raise UserError(f"{name}, split {split!r}, under {root!r}: {reason}") from error
+        if getattr(self._data, "train", None) is False and split not in TEST_SPLITS:  # timm opens test for any word
+            raise UserError(f"{name} has no split {split!r}; its splits are train and test")
         labels = _timm_labels(self._data)
         self.labels = labels
         self.classes = [str(label) for label in range(int(labels.max()) + 1)]
-        self.identity = digest(f"{name} {split}".encode() + labels.tobytes() + self._sample())
+        content = labels.tobytes() + self._sample()
+        self.identity = digest(f"{name} {split}".encode() + content)
+        self.content_identity = digest(content)  # the same for two names of one split
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,5 +1,6 @@
 """From `data.dataset` and a split to a source, whatever its layout."""
 
+from collections import Counter
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -19,6 +20,8 @@ def open_source(data: DataConfig, split: str) -> Source:
     UserError names what is missing and what was expected.
     """
     if "+" in split:
+        if repeated := sorted(part for part, times in Counter(split.split("+")).items() if times > 1):
+            raise UserError(f"split {split!r} names {repeated[0]!r} twice")
         return JoinedSource([open_source(data, part) for part in split.split("+")])
     if "@" in split:
         clean, _, corruption = split.partition("@")

@@ -45,6 +45,7 @@ class ShardSource:
         self.sizes = np.asarray([sample.image[1] for sample in self._samples if sample.image])
         keys = "\n".join(f"{sample.key} {size}" for sample, size in zip(self._samples, self.sizes, strict=True))
         self.identity = digest(keys.encode() + self.labels.tobytes())
+        self.stamp = " ".join(str(shard.path.stat().st_mtime_ns) for shard in shards)
 
     def __len__(self) -> int:
         return len(self._samples)

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import os
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -55,9 +54,11 @@ class PathSource:
         self.labels = np.asarray(labels, dtype=np.int64)
         self.classes = classes
         try:
-            self.sizes = np.asarray([path.stat().st_size for path in self.paths])
+            found = [path.stat() for path in self.paths]
         except OSError as error:
             raise UserError(f"{error.filename}: a listed image is missing ({error.strerror})") from error
+        self.sizes = np.asarray([file.st_size for file in found])
+        self.stamp = digest(" ".join(str(file.st_mtime_ns) for file in found).encode())
         lines = (f"{p.parent.name}/{p.name} {size}" for p, size in zip(self.paths, self.sizes, strict=True))
         self.identity = digest("\n".join(lines).encode())
 
@@ -114,9 +115,10 @@ class NpzSource:
                 self._bytes = archive["jpeg"]
                 self._offsets = archive["offsets"]
                 self.labels = archive["labels"].astype(np.int64)
-        except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # a damaged zip fails in many ways; none runs code
             raise UserError(f"{path}: not an npz with jpeg, offsets and labels ({error})") from error
         self._path = path
+        self.stamp = str(path.stat().st_mtime_ns)
         self.sizes = np.diff(self._offsets)
         self.classes = classes or [str(label) for label in range(int(self.labels.max()) + 1)]
         self.identity = digest(self._offsets.tobytes() + self.labels.tobytes() + self._bytes[:65536].tobytes())
@@ -169,6 +171,7 @@ class JoinedSource:
         if any(list(part.classes) != list(self.classes[: len(part.classes)]) for part in parts):
             raise UserError("splits joined by '+' have different classes: their class folders must have the same names")
         self.identity = digest(" ".join(part.identity for part in parts).encode())
+        self.stamp = " ".join(map(stamp, parts))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -197,6 +200,11 @@ class SubsetSource:
 def data_path(root: str) -> Path:
     """Resolve a relative path under $CSKD_BENCH_DATA, else under ./data."""
     return Path(os.environ.get("CSKD_BENCH_DATA", "data")) / root
+
+
+def stamp(source: Source) -> str:
+    """Return what tells when a source's files were written, on this machine; empty where it has none."""
+    return str(getattr(source, "stamp", ""))
 
 
 def decode(content: bytes, where: str) -> Image.Image:

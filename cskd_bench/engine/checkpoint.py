@@ -114,14 +114,19 @@ def _contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file by renaming a finished, synced one over it."""
+    """Replace a file by renaming a finished, synced one over it; an OSError names it and leaves nothing behind."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:  # a full disk's names no file
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -10,7 +10,7 @@ from cskd_bench.record import SideFile, sha256_file, write_new
 
 
 def write_predictions(records: Path, name: str, predictions: Predictions | None) -> SideFile | None:
-    """Write label, predicted class and confidence of every example beside a record."""
+    """Write label, predicted class and confidence of every example for a record that is about to be written."""
     if predictions is None:
         return None
     buffer = io.BytesIO()
@@ -22,6 +22,8 @@ def write_predictions(records: Path, name: str, predictions: Predictions | None)
         confidence=predictions.confidence.astype(np.float16),
     )
     path = records / f"{name}.examples.npz"
+    if path.exists() and path.read_bytes() != buffer.getvalue():
+        path.unlink()  # no record is there yet: it was left by a cell that was not finished, or taken back
     if not path.exists():
         write_new(path, buffer.getvalue())
     return SideFile(name=path.name, sha256=sha256_file(path))

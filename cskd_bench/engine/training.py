@@ -193,7 +193,7 @@ def _check_shares(recipe: Recipe, run: RunConfig, ranks: Ranks) -> None:
     group = recipe.augment.mix_group if recipe.augment.mixes else 1
     if recipe.batch_size % (shares * group):
         raise UserError(
-            f"recipe.batch_size {recipe.batch_size} does not split into {ranks.world} ranks x {run.accumulate} "
+            f"batch_size {recipe.batch_size} does not split into {ranks.world} ranks x {run.accumulate} "
             f"micro-batches of whole mixing groups of {group}; change run.accumulate, the ranks or augment.mix_group"
         )
 
@@ -251,7 +251,7 @@ def _refuse_non_finite(bad: Tensor, ranks: Ranks, plan: ViewPlan, step: int, job
     raise UserError(
         f"the loss is not finite at step {step + 1} or shortly before (epoch {step // plan.steps_per_epoch + 1}, "
         f"images {', '.join(map(str, images[:8]))}, ...); no update was made from it and no checkpoint written. "
-        "Lower recipe.optim.lr, set recipe.optim.clip_grad, or use bf16 or fp32"
+        "Lower optim.lr, set optim.clip_grad, or use bf16 or fp32"
     )
 
 

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import timm
 
@@ -12,7 +12,7 @@ from cskd_bench.errors import UserError
 from cskd_bench.methods import METHODS
 from cskd_bench.models import architectures
 from cskd_bench.models.students import Student, build_student
-from cskd_bench.models.weights import load_state
+from cskd_bench.models.weights import Weights, load_state
 from cskd_bench.outputs import Heads
 from cskd_bench.record import CheckpointRef, MethodRef, ModelRef, sha256_file
 from cskd_bench.schema import validate
@@ -35,31 +35,32 @@ class Loaded:
         """Return what tells this model from any other: the weights and, where no run says it, their architecture."""
         if self.pretrain_config:
             return {"checkpoint": self.checkpoint.sha256}
-        return {"checkpoint": self.checkpoint.sha256, "model": self.model.name, "heads": self.student.heads}
+        inside = {} if self.checkpoint.weights == "raw" else {"weights": self.checkpoint.weights}
+        return {"checkpoint": self.checkpoint.sha256, "model": self.model.name, "heads": self.student.heads, **inside}
 
     def pretrain_identity(self) -> dict[str, Any]:
         """Return what decided the pretraining's result, for records: no folders of this machine."""
         return self.pretrain_config.identity() if self.pretrain_config else {}
 
 
-def load_checkpoint(
-    path: Path, *, model: str = "", weights: Literal["raw", "ema"] = "raw", image_size: int | None = None
-) -> Loaded:
+def load_checkpoint(path: Path, *, model: str = "", weights: Weights = "raw", image_size: int | None = None) -> Loaded:
     """Load a run folder, or a weights file of the timm model named `model`.
 
     `image_size` rebuilds the student for another resolution and resizes its position embeddings.
-    Raises UserError for an unfinished run, a missing file, or weights of another model.
+    Raises UserError for an unfinished run, a missing file, weights of another model, and weights that are not finite.
     """
     if path.is_dir():
+        if model:
+            raise UserError(f"{path}: a run folder knows its model; --model is for weights files")
         return _load_run(path, weights, image_size)
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint; give a run folder, or a weights file with --model TIMM_NAME")
     if not model:
         raise UserError(f"{path}: a weights file needs --model, the timm name of its architecture")
-    return _load_file(path, model, image_size)
+    return _load_file(path, model, weights, image_size)
 
 
-def _load_run(folder: Path, weights: Literal["raw", "ema"], image_size: int | None) -> Loaded:
+def _load_run(folder: Path, weights: Weights, image_size: int | None) -> Loaded:
     summary_file = folder / "run.json"
     if not summary_file.exists():
         unfinished = (folder / "checkpoints").is_dir()
@@ -100,7 +101,7 @@ def _load_run(folder: Path, weights: Literal["raw", "ema"], image_size: int | No
     )
 
 
-def _load_file(path: Path, name: str, image_size: int | None) -> Loaded:
+def _load_file(path: Path, name: str, weights: Weights, image_size: int | None) -> Loaded:
     architectures.register()
     if not timm.is_model(name):
         raise UserError(f"--model: timm has no model {name!r}")
@@ -112,17 +113,18 @@ def _load_file(path: Path, name: str, image_size: int | None) -> Loaded:
     heads: Heads = "class"
     if hasattr(built, "dist_token"):
         heads = "class+dist+patch" if name.startswith("cskd_") else "class+dist"
-    load_state(built, path)
+    load_state(built, path, weights)
     student = Student(built, heads)
     size = image_size or int(built.pretrained_cfg["input_size"][-1])
     digest = sha256_file(path)
-    named = f"{path.stem}@{digest[:8]}"  # two files are two models, and many are called model.safetensors
+    # two files are two models, and many are called model.safetensors
+    named = f"{path.stem}@{digest[:8]}" + (" ema" if weights == "ema" else "")
     return Loaded(
         student=student.eval(),
         image_size=size,
         num_classes=built.num_classes,
         classes=(),
-        checkpoint=CheckpointRef(run=named, weights="raw", sha256=digest),
+        checkpoint=CheckpointRef(run=named, weights=weights, sha256=digest),
         method=MethodRef(kind="external", label=f"external ({named})"),
         model=ModelRef(name=name.replace("_distilled_", "_"), image_size=size, parameters=_count(student)),
         pretrain_config=None,

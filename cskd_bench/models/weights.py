@@ -3,7 +3,7 @@
 from argparse import Namespace
 from math import isqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -13,28 +13,39 @@ from torch import Tensor, nn
 
 from cskd_bench.errors import UserError
 
+Weights = Literal["raw", "ema"]
+KEYS: Final[dict[Weights, tuple[str, ...]]] = {
+    "raw": ("model", "state_dict"),
+    "ema": ("model_ema", "state_dict_ema"),
+}
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from .safetensors or a PyTorch file; UserError for anything else."""
+
+def read_state(path: Path, weights: Weights = "raw") -> dict[str, Tensor]:
+    """Read a state dict from .safetensors or a PyTorch file; UserError for anything else.
+
+    "ema" takes the averaged weights that DeiT's and timm's trainers keep beside the others.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such weights file")
     try:
         if path.suffix == ".safetensors":
-            return _stripped(load_file(path))
+            return _find_state(load_file(path), path, weights)
         with torch.serialization.safe_globals([Namespace]):  # DeiT's trainer keeps its arguments beside the weights
             content = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise UserError(f"{path}: not a valid safetensors file ({error})") from error
     except Exception as error:  # unpickling a hostile or broken file fails in many ways; none runs code
         raise UserError(f"{path}: refused: it does not load as plain tensors (weights_only)") from error
-    return _find_state(content, path)
+    return _find_state(content, path, weights)
 
 
-def _find_state(content: Any, path: Path) -> dict[str, Tensor]:
-    for key in ("model", "state_dict", "model_ema"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
+def _find_state(content: Any, path: Path, weights: Weights) -> dict[str, Tensor]:
+    inner = [content[key] for key in KEYS[weights] if isinstance(content, dict) and isinstance(content.get(key), dict)]
+    if weights == "ema" and not inner:
+        raise UserError(f"{path}: holds no averaged weights ({' or '.join(KEYS['ema'])})")
+    if weights == "raw" and not inner and isinstance(content, dict) and content.keys() & set(KEYS["ema"]):
+        raise UserError(f"{path}: holds averaged weights alone; take them with --weights ema")
+    content = inner[0] if inner else content
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise UserError(f"{path}: holds no state dict (a table of named tensors)")
     return _stripped(content)
@@ -50,12 +61,12 @@ def plain_state(module: nn.Module) -> dict[str, Tensor]:
     return {name.removeprefix("model."): t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
 
 
-def load_state(model: nn.Module, path: Path) -> None:
+def load_state(model: nn.Module, path: Path, weights: Weights = "raw") -> None:
     """Load weights strictly; position embeddings are resized to the model's grid where they differ.
 
-    Raises UserError that says which names or shapes differ.
+    Raises UserError that says which names or shapes differ, or which weights are not finite.
     """
-    state = read_state(path)
+    state = read_state(path, weights)
     full = {name.removeprefix("model."): name for name in model.state_dict()}
     own = _stripped(model.state_dict())
     for name in own.keys() & state.keys():
@@ -74,6 +85,9 @@ def load_state(model: nn.Module, path: Path) -> None:
             if names
         ]
         raise UserError(f"{path}: weights of another model: {'; '.join(parts)}")
+    broken = [name for name in sorted(own) if state[name].is_floating_point() and not state[name].isfinite().all()]
+    if broken:
+        raise UserError(f"{path}: weights that are not finite (NaN or infinite): {', '.join(broken[:3])}")
     model.load_state_dict({full[name]: tensor.to(own[name].dtype) for name, tensor in state.items()})
 
 

@@ -5,23 +5,34 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from cskd_bench.data.named import TimmSource
 from cskd_bench.data.sources import ContentSource, JoinedSource, Source
 from cskd_bench.errors import UserError
 from cskd_bench.task import TaskSpec
 from cskd_bench.transfer.cell import open_split
 
 
-def check_splits(spec: TaskSpec, train: Source, test: Source) -> str:
-    """Return a note for the record; UserError for a wrong class count, other classes in test, or leaks."""
-    where = f"task {spec.name}"
-    present = len(np.unique(train.labels))
+def check_whole(spec: TaskSpec, split: str, source: Source) -> None:
+    """UserError where a split has not images of every class: a partly unpacked one is easier, and looks better."""
+    present = len(np.unique(source.labels))
     if present != spec.data.num_classes:
         raise UserError(
-            f"{where}: train has images of {present} classes, data.num_classes says {spec.data.num_classes}"
+            f"task {spec.name}: {split} has images of {present} classes, data.num_classes says {spec.data.num_classes}"
         )
-    if list(test.classes) != list(train.classes[: len(test.classes)]):
-        odd = sorted(set(test.classes) ^ set(train.classes))
-        raise UserError(f"{where}: train and test have different classes, for example {', '.join(odd[:3])}")
+
+
+def check_splits(spec: TaskSpec, train: Source, test: Source) -> str:
+    """Return a note for the record; UserError for a wrong class count, other classes in test or val, or leaks."""
+    where = f"task {spec.name}"
+    check_whole(spec, "train", train)
+    _check_same_classes(where, train, test, "test")
+    if spec.data.val:
+        _check_same_classes(where, train, open_split(spec.data, spec.data.val), "val")
+    if same := set(_contents(train)) & set(_contents(test)):
+        raise UserError(
+            f"{where}: data.train {spec.data.train!r} and data.test {spec.data.test!r} open the same "
+            f"{len(same)} part(s) of {spec.data.dataset}; it has no further split of that name"
+        )
     leaks = shared_images(train, test)
     if not leaks:
         return ""
@@ -37,6 +48,7 @@ def check_data(spec: TaskSpec) -> str:
     test = open_split(spec.data, spec.data.test)
     test.load(0)
     if set(spec.protocols) <= {"evaluate"}:
+        check_whole(spec, "test", test)
         return f"{len(test):,} test images"
     train = open_split(spec.data, spec.data.train)
     note = check_splits(spec, train, test)
@@ -56,6 +68,21 @@ def shared_images(train: Source, test: Source) -> list[tuple[str, str]]:
     sizes = np.intersect1d(sizes_train, sizes_test)
     known = dict(_digests(stored_train, sizes))
     return [(name, known[digest]) for digest, name in _digests(stored_test, sizes) if digest in known]
+
+
+def _check_same_classes(where: str, train: Source, other: Source, split: str) -> None:
+    """Names must agree one by one; classes that are numbers alone may end early in a small split."""
+    numbered = all(name.isdecimal() for name in train.classes)
+    expected = train.classes[: len(other.classes)] if numbered else train.classes
+    if list(other.classes) != list(expected):
+        odd = sorted(set(other.classes) ^ set(train.classes))
+        raise UserError(f"{where}: train and {split} have different classes, for example {', '.join(odd[:3])}")
+
+
+def _contents(source: Source) -> list[str]:
+    """Return what names the content of parts whose stored bytes cannot be searched, whatever their split is called."""
+    parts = source.parts if isinstance(source, JoinedSource) else [source]
+    return [part.content_identity for part in parts if isinstance(part, TimmSource)]
 
 
 def _stored(source: Source) -> list[ContentSource]:

@@ -1,12 +1,12 @@
 """Evaluation without training: the checkpoint's own head, restricted to the task's classes."""
 
-import json
 import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter
 from timm.data import ImageNetInfo
 from torch import Tensor
 
@@ -62,10 +62,11 @@ def with_real_labels(predictions: Predictions, source: Source, file: Path) -> Pr
     The file is a list, in the order of the validation images' numbers, of lists of class indices. Where the
     prediction is one of an image's labels it becomes the label, else the first of them does.
     """
-    if not isinstance(source, PathSource) or len(source.classes) != 1000:
-        raise UserError("evaluate.real_labels needs ImageNet-1k's validation images in 1,000 class folders")
+    synsets = [re.match(r"n\d{8}", name) for name in source.classes]
+    if not isinstance(source, PathSource) or len(synsets) != 1000 or None in synsets:
+        raise UserError("evaluate.real_labels needs ImageNet-1k's validation images in 1,000 folders named by synset")
     try:
-        lists: list[list[int]] = json.loads(file.read_text())
+        lists = TypeAdapter(list[list[int]]).validate_json(file.read_bytes())
         labels = [lists[int(_number(path)) - 1] for path in source.paths]
     except (OSError, ValueError, IndexError) as error:
         raise UserError(f"{file}: not the ReaL labels of these images ({error}); see the task's by_hand") from error

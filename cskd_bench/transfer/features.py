@@ -3,8 +3,6 @@
 import io
 import os
 import sys
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,7 @@ import torch
 
 from cskd_bench.data.loader import eval_loader
 from cskd_bench.data.mixing import to_float
-from cskd_bench.data.sources import Source
+from cskd_bench.data.sources import Source, stamp
 from cskd_bench.data.views import EvalView
 from cskd_bench.engine.checkpoint import write_atomically
 from cskd_bench.schema import fingerprint
@@ -22,14 +20,15 @@ from cskd_bench.transfer.cell import Cell
 def split_features(cell: Cell, source: Source) -> np.ndarray:
     """Return the pre-logits of a split under the task's evaluation view.
 
-    The cache is keyed by checkpoint, data and view. Two processes may compute the same features; the
-    file is written whole, so either's serves. A damaged one is set aside and computed again.
+    The cache is keyed by checkpoint, data (with when its files were written) and view. Two processes may
+    compute the same features; the file is written whole, so either's serves. A damaged one is set aside and
+    computed again.
     """
     model, crop = cell.model, cell.spec.data.eval_crop
     key = {
-        "checkpoint": model.checkpoint.sha256,
+        "checkpoint": [model.checkpoint.sha256, model.checkpoint.weights],
         "model": [model.model.name, model.student.heads],
-        "data": source.identity,
+        "data": [source.identity, stamp(source)],
         "view": [model.image_size, crop, "bicubic"],
     }
     path = cell.features / f"{fingerprint(key)}.npz"
@@ -51,7 +50,7 @@ def _read(path: Path, images: int) -> np.ndarray | None:
             features: np.ndarray = archive["features"]  # the archive's own CRC is checked on reading
         if features.ndim != 2 or len(features) != images or not np.isfinite(features).all():
             raise ValueError(f"holds an array of shape {features.shape} for {images} images")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # a damaged zip fails in many ways; none runs code
         aside = path.with_suffix(f".corrupt-{os.getpid()}")
         path.replace(aside)
         print(f"{path}: damaged ({error}); set aside as {aside.name}, computing the features again", file=sys.stderr)

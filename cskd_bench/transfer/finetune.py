@@ -68,7 +68,7 @@ def tune(cell: Cell, chosen: np.ndarray, folder: Path, recipe: FinetuneConfig) -
         data=cell.spec.data,
         recipe=recipe,
         run=RunConfig(workers=cell.workers),
-        view_size=cell.model.image_size,
+        view_size=recipe.augment.view_size or cell.model.image_size,
         image_size=cell.model.image_size,
         seed=cell.seed,
         folder=folder,

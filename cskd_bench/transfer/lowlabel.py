@@ -1,11 +1,16 @@
 """Low-label: fine-tuning, or a linear probe, on a small share of every class's labels."""
 
+import math
+from typing import Final
+
 import numpy as np
 
 from cskd_bench.task import FinetuneConfig
 from cskd_bench.transfer import finetune, linear
 from cskd_bench.transfer.cell import Cell, Outcome
 from cskd_bench.transfer.subsets import low_label_indices
+
+SHARED: Final = 8  # a batch that this divides can be shared by 2, 4 and 8 ranks
 
 
 def run(cell: Cell) -> Outcome:
@@ -30,13 +35,18 @@ def run(cell: Cell) -> Outcome:
 def _fit(cell: Cell, chosen: np.ndarray, fraction: float) -> Outcome:
     if cell.spec.lowlabel.classifier == "linear":
         return linear.fit_linear(cell, chosen)
-    recipe = for_few_images(cell.spec.finetune, len(chosen), cell.ranks.world)
+    recipe = for_few_images(cell.spec.finetune, len(chosen))
     return finetune.tune(cell, chosen, cell.folder / f"{fraction:g}", recipe)
 
 
-def for_few_images(recipe: FinetuneConfig, images: int, ranks: int) -> FinetuneConfig:
-    """Return the recipe with a batch no larger than the images that there are, which mixing and ranks can share."""
+def for_few_images(recipe: FinetuneConfig, images: int) -> FinetuneConfig:
+    """Return the recipe with a batch no larger than the images that there are, the same for any number of ranks.
+
+    It is a multiple of 8, which 1, 2, 4 and 8 ranks can share, and of the mixing group; below 8 images it is all.
+    """
     if images >= recipe.batch_size:
         return recipe
-    unit = ranks * (recipe.augment.mix_group if recipe.augment.mixes else 1)
-    return recipe.model_copy(update={"batch_size": max(unit, images // unit * unit)})
+    group = recipe.augment.mix_group if recipe.augment.mixes else 1
+    unit = math.lcm(group, SHARED)
+    unit = unit if images >= unit else group
+    return recipe.model_copy(update={"batch_size": max(group, images // unit * unit)})

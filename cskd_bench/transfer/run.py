@@ -17,7 +17,7 @@ from cskd_bench.schema import fingerprint
 from cskd_bench.task import TaskSpec
 from cskd_bench.transfer import evaluate, finetune, knn, kshot, linear, lowlabel
 from cskd_bench.transfer.cell import Cell, Outcome, open_split
-from cskd_bench.transfer.checks import check_splits
+from cskd_bench.transfer.checks import check_splits, check_whole
 
 PROTOCOLS: dict[str, Callable[[Cell], Outcome]] = {
     "finetune": finetune.run,
@@ -80,17 +80,18 @@ def transfer(
     `command` is what the record names instead of this process's own.
 
     Of two processes at the same cell, one waits and reads the other's record. UserError for data that the
-    task cannot be scored on: missing, of other classes, or with test images in train.
+    task cannot be scored on (missing, of other or too few classes, with test images in train), and for a
+    finished cell whose images are others now.
     """
     cell_plan = plan(spec, protocol, checkpoint, seed, results=results, model=model, weights=weights)
+    folder = work / cell_plan.name
+    cell = Cell(spec, cell_plan.model, seed, folder, work / "features", ranks, workers)
     if cell_plan.written.exists():
-        return read_record(cell_plan.written)
+        return _finished(cell_plan, cell)
     with alone(work / "locks" / cell_plan.name, ranks):
         if ranks.any(cell_plan.written.exists()):
-            return read_record(cell_plan.written)
-        folder = work / cell_plan.name
-        cell = Cell(spec, cell_plan.model, seed, folder, work / "features", ranks, workers)
-        note = "" if protocol == "evaluate" else check_splits(spec, cell.train, cell.test)
+            return _finished(cell_plan, cell)
+        note = _checked(spec, protocol, cell)
         folder.mkdir(parents=True, exist_ok=True)
         outcome = PROTOCOLS[protocol](cell)
         record = _record(cell_plan, cell, outcome, note)
@@ -140,11 +141,39 @@ def _check_protocol(spec: TaskSpec, protocol: str) -> None:
         raise UserError(f"task {spec.name} has no protocol {protocol!r}; it has {', '.join(spec.protocols)}")
 
 
+def _checked(spec: TaskSpec, protocol: str, cell: Cell) -> str:
+    """Return a note for the record; UserError for splits that no number should be made from."""
+    if protocol == "evaluate":
+        check_whole(spec, "test", cell.test)
+        return ""
+    return check_splits(spec, cell.train, cell.test)
+
+
+def _finished(plan: Plan, cell: Cell) -> Record:
+    """Read a cell's record; UserError where the images that are there now are not those that it was made from."""
+    record = read_record(plan.written)
+    made_from = record.config.get("data", {}).get("identity")
+    try:
+        there = _data_identity(plan, cell)
+    except UserError:  # the data has gone, the record stands
+        return record
+    if made_from not in (None, there):
+        raise UserError(
+            f"{plan.written}: was made from other images than {plan.spec.data.root} holds now; give another --results "
+            "folder, or delete this record to replace it"
+        )
+    return record
+
+
+def _data_identity(plan: Plan, cell: Cell) -> str:
+    splits = [cell.test] if plan.protocol == "evaluate" else [cell.train, cell.test]
+    return " ".join(split.identity for split in splits)
+
+
 def _record(plan: Plan, cell: Cell, outcome: Outcome, note: str) -> Record:
     spec, loaded, device = plan.spec, plan.model, cell.ranks.device
     hours = outcome.seconds / 3600 * cell.ranks.world if device.type == "cuda" else 0.0
-    splits = [cell.test] if plan.protocol == "evaluate" else [cell.train, cell.test]
-    data = {"identity": " ".join(split.identity for split in splits)}
+    data = {"identity": _data_identity(plan, cell)}
     return Record(
         id=plan.name,
         created=now(),

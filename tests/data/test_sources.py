@@ -75,6 +75,11 @@ def test_wrong_class_count_split_and_source_are_named(colour_squares):
         open_source(DataConfig(dataset="torch/imaginary", root="x"), "train")
 
 
+def test_a_split_named_twice_is_refused(colour_squares):
+    with pytest.raises(UserError, match=r"split 'train\+val\+train' names 'train' twice"):
+        open_source(folder(colour_squares), "train+val+train")
+
+
 def test_a_broken_npz_is_named(tmp_path):
     (tmp_path / "train.npz").write_bytes(b"no archive")
     with pytest.raises(UserError, match=r"train\.npz.*not an npz"):
@@ -166,6 +171,14 @@ def test_timms_own_names_tell_two_folders_with_the_same_labels_apart(colour_squa
     assert first.identity == again.identity != other.identity
 
 
+def test_a_word_that_is_no_split_of_timms_does_not_open_the_test_split(mnist):
+    """Timm opens the test images for any word but train."""
+    data = folder(mnist, dataset="torch/mnist", num_classes=10)
+    assert [len(open_source(data, split)) for split in ("train", "test", "val")] == [30, 20, 20]
+    with pytest.raises(UserError, match="torch/mnist has no split 'trian'; its splits are train and test"):
+        open_source(data, "trian")
+
+
 def test_hugging_face_names_give_the_same_images_as_the_folder(colour_squares, tmp_path, monkeypatch):
     pytest.importorskip("datasets")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -219,3 +232,11 @@ def test_what_cannot_be_read_is_a_sentence_whatever_is_wrong_with_it(tmp_path, c
         (tmp_path / "cut.npz").write_bytes(content)
         with pytest.raises(UserError, match="not an npz"):
             NpzSource(tmp_path / "cut.npz")
+    for index in range(len(whole.getvalue())):  # one damaged byte: harmless, or the same sentence
+        content = bytearray(whole.getvalue())
+        content[index] ^= 0xFF
+        (tmp_path / "flipped.npz").write_bytes(content)
+        try:
+            NpzSource(tmp_path / "flipped.npz")
+        except UserError as error:
+            assert "not an npz" in str(error)

@@ -51,6 +51,32 @@ def test_deit_distilled_files_give_timms_logits(content, distilled, views, tmp_p
     torch.testing.assert_close(ours(tmp_path / "deit.pth", DISTILLED, views), native(distilled, views))
 
 
+@pytest.mark.parametrize(("raw", "ema"), [("model", "model_ema"), ("state_dict", "state_dict_ema")])
+def test_averaged_weights_of_a_trainers_file_are_another_checkpoint(raw, ema, distilled, views, tmp_path):
+    """DeiT's trainer and timm's: both keep the two side by side, and one file's SHA-256 names both."""
+    averaged = {name: tensor * 0.5 for name, tensor in distilled.state_dict().items()}
+    torch.save({raw: distilled.state_dict(), ema: averaged}, tmp_path / "both.pth")
+    torch.save({ema: averaged}, tmp_path / "ema.pth")
+    first = load_checkpoint(tmp_path / "both.pth", model=DISTILLED)
+    second = load_checkpoint(tmp_path / "both.pth", model=DISTILLED, weights="ema")
+    assert torch.equal(first.student.model.cls_token * 0.5, second.student.model.cls_token)
+    assert first.weights_identity() != second.weights_identity()
+    assert (second.checkpoint.weights, second.method.label) == ("ema", first.method.label[:-1] + " ema)")
+    with pytest.raises(UserError, match="holds averaged weights alone; take them with --weights ema"):
+        load_checkpoint(tmp_path / "ema.pth", model=DISTILLED)
+    torch.save({raw: distilled.state_dict()}, tmp_path / "raw.pth")
+    with pytest.raises(UserError, match="holds no averaged weights"):
+        load_checkpoint(tmp_path / "raw.pth", model=DISTILLED, weights="ema")
+
+
+def test_weights_that_are_not_finite_are_refused(distilled, tmp_path):
+    state = {name: tensor.clone() for name, tensor in distilled.state_dict().items()}
+    state["head.bias"][3] = float("nan")
+    save_file(state, tmp_path / "nan.safetensors")
+    with pytest.raises(UserError, match=r"not finite \(NaN or infinite\): head\.bias"):
+        load_checkpoint(tmp_path / "nan.safetensors", model=DISTILLED)
+
+
 def test_plain_deit_gives_timms_logits(views, tmp_path):
     model = timm.create_model(PLAIN).eval()
     save_file(model.state_dict(), tmp_path / "deit.safetensors")

@@ -1,7 +1,11 @@
 """k-shot, low-label, evaluation, the feature cache and what is refused, on images made on the spot."""
 
 import json
+import os
+import shlex
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,12 +15,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from cskd_bench.cli import main
+from cskd_bench.data.open import open_source
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.errors import UserError
 from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.models.students import Student
-from cskd_bench.task import load_task, task_files
+from cskd_bench.task import TaskData, TaskSpec, load_task, task_files
 from cskd_bench.transfer import features
+from cskd_bench.transfer.checks import check_splits
 from cskd_bench.transfer.evaluate import class_columns, with_real_labels
 from cskd_bench.transfer.linear import TorchLogisticRegression
 from cskd_bench.transfer.lowlabel import for_few_images
@@ -123,6 +129,18 @@ def test_features_are_computed_once_for_all_protocols(squares, weights, tmp_path
     assert len(computed) == 2  # train and test
 
 
+def test_features_of_images_that_were_written_again_are_computed_again(squares, weights, tmp_path):
+    """Of equal size in bytes, so that nothing but the files' times tells."""
+    for file in (squares / "test").rglob("*.png"):
+        Image.open(file).save(file.with_suffix(".ppm"))
+        file.unlink()
+    before = run(task_on(squares), "knn", weights, tmp_path)
+    for file in (squares / "test").rglob("*.ppm"):
+        Image.new("RGB", (24, 24), "black").save(file)
+    shutil.rmtree(tmp_path / "results")
+    assert run(task_on(squares), "knn", weights, tmp_path).metrics != before.metrics
+
+
 def test_a_damaged_feature_cache_is_set_aside_and_computed_again(squares, weights, tmp_path, capsys):
     task = task_on(squares)
     first = run(task, "knn", weights, tmp_path)
@@ -193,14 +211,14 @@ def test_every_shipped_low_label_task_has_a_batch_for_its_smallest_share():
         task = load_task(name)
         if "lowlabel" in task.protocols and task.lowlabel.classifier == "finetune":
             images = smallest.get(name, task.data.num_classes)
-            for ranks in (1, 2):
-                batch = for_few_images(task.finetune, images, ranks).batch_size
-                assert batch <= images and batch % ranks == 0, name
+            batch = for_few_images(task.finetune, images).batch_size
+            assert batch <= images and all(batch % ranks == 0 for ranks in (1, 2, 4, 8)), name
     mixed = load_task(
         "digits", overrides=["finetune.augment.mixup=0.8", "finetune.augment.mix_group=4", "finetune.augment.repeats=1"]
     ).finetune
-    assert for_few_images(mixed, 27, 2).batch_size == 24
-    assert for_few_images(mixed, 10_000, 2) is mixed
+    assert for_few_images(mixed, 27).batch_size == 24
+    assert for_few_images(mixed, 7).batch_size == 4
+    assert for_few_images(mixed, 10_000) is mixed
 
 
 @pytest.mark.parametrize("heads", ["class+dist", "class+dist+patch"])
@@ -277,15 +295,19 @@ def test_real_labels_accept_any_and_drop_the_unlabelled(tmp_path):
     paths = [tmp_path / f"ILSVRC2012_val_{number:08d}.JPEG" for number in (1, 2, 3, 4)]
     for path in paths:
         path.write_bytes(b"x")
-    source = PathSource(paths, [0, 1, 2, 3], [str(k) for k in range(1000)])
+    source = PathSource(paths, [0, 1, 2, 3], [f"n{k:08d}" for k in range(1000)])
     (tmp_path / "real.json").write_text("[[0], [7, 9], [], [5]]")
     said = Predictions(source.labels, np.asarray([0, 9, 2, 3]), np.ones(4, np.float32))
     judged = with_real_labels(said, source, tmp_path / "real.json")
     assert judged.label.tolist() == [0, 9, 5]
     assert judged.top1 == pytest.approx(2 / 3)
-    (tmp_path / "real.json").write_text("[[0]]")
-    with pytest.raises(UserError, match=r"real\.json: not the ReaL labels of these images"):
-        with_real_labels(said, source, tmp_path / "real.json")
+    for other in ("[[0]]", "{}", "[1, 2, 3, 4]", "null", "[["):
+        (tmp_path / "real.json").write_text(other)
+        with pytest.raises(UserError, match=r"real\.json: not the ReaL labels of these images"):
+            with_real_labels(said, source, tmp_path / "real.json")
+    numbered = PathSource(paths, [0, 1, 2, 3], sorted(str(k) for k in range(1000)))  # "10" before "2"
+    with pytest.raises(UserError, match="1,000 folders named by synset"):
+        with_real_labels(said, numbered, tmp_path / "real.json")
 
 
 # -- refused ----------------------------------------------------------------------------------------------------------
@@ -306,6 +328,66 @@ def test_other_classes_are_refused(squares, weights, tmp_path):
     (squares / "test" / "green").rename(squares / "test" / "grass")
     with pytest.raises(UserError, match="train and test have different classes, for example grass, green"):
         run(task_on(squares), "knn", weights, tmp_path)
+
+
+def test_two_names_of_one_split_do_not_make_two(mnist):
+    """CIFAR's and MNIST's "val" is their test split: train+val would learn the answers."""
+    data = {"dataset": "torch/mnist", "root": str(mnist), "num_classes": 10, "test": "test"}
+    for train, expected in (("train", ""), ("train+val", "'train\\+val' and data.test 'test' open the same 1 part")):
+        spec = TaskSpec(name="digits", protocols=("knn",), data=TaskData(train=train, **data))
+        splits = [open_source(spec.data, split) for split in (train, "test")]
+        if expected:
+            with pytest.raises(UserError, match=expected):
+                check_splits(spec, *splits)
+        else:
+            check_splits(spec, *splits)
+
+
+def test_a_partly_unpacked_test_split_is_refused(squares, weights, tmp_path):
+    """Fewer classes are an easier task: the number would look better than it is."""
+    shutil.rmtree(squares / "test" / "red")  # the last in order: those that are left keep their numbers
+    with pytest.raises(UserError, match="train and test have different classes, for example red"):
+        run(task_on(squares), "knn", weights, tmp_path)
+    for split in ("val", "test"):
+        for name, synset in (("blue", "n01440764"), ("green", "n01443537")):
+            if (squares / split / name).exists():
+                (squares / split / name).rename(squares / split / synset)
+    with pytest.raises(UserError, match=r"test has images of 2 classes, data\.num_classes says 3"):
+        run(task_on(squares), "evaluate", weights, tmp_path)
+
+
+def test_other_classes_in_val_are_refused(squares, weights, tmp_path):
+    """The curve of a fine-tuning would count every later class as wrong."""
+    shutil.rmtree(squares / "val" / "blue")
+    with pytest.raises(UserError, match="train and val have different classes, for example blue"):
+        run(task_on(squares, **{"eval_crop = 1.0": 'eval_crop = 1.0\nval = "val"'}), "knn", weights, tmp_path)
+
+
+def test_a_record_of_other_images_is_not_taken_for_this_cells(squares, weights, tmp_path):
+    first = run(task_on(squares), "knn", weights, tmp_path)
+    shutil.copy(squares / "val" / "red" / "00.png", squares / "test" / "red" / "more.png")
+    with pytest.raises(UserError, match=f"{first.id}.json: was made from other images than"):
+        run(task_on(squares), "knn", weights, tmp_path)
+    (tmp_path / "results" / "records" / f"{first.id}.json").unlink()
+    again = run(task_on(squares), "knn", weights, tmp_path)
+    assert (again.id, again.examples) == (first.id, first.examples + 1)
+    with np.load(tmp_path / "results" / "records" / again.per_example.name) as side:
+        assert len(side["label"]) == again.examples  # not what the record before left there
+    (squares / "test").rename(tmp_path / "away")
+    assert run(task_on(squares), "knn", weights, tmp_path) == again  # nothing to compare with
+
+
+def test_a_full_disk_under_the_feature_cache_is_a_sentence_and_leaves_nothing(squares, weights, tmp_path):
+    task_on(squares)
+    words = ["--task", squares.parent / "my_squares.toml", "--protocol", "knn", "--checkpoint", weights]
+    words += ["--model", MODEL, "--workers", "0", "--runs", tmp_path / "runs", "--results", tmp_path / "results"]
+    command = [sys.executable, "-m", "cskd_bench.cli", "transfer", *map(str, words)]
+    limited = f"ulimit -f 4; exec {shlex.join(command)}"  # 4 KiB a file: the features are 18
+    environment = {**os.environ, "CSKD_BENCH_DEVICE": "cpu", "PYTHONDONTWRITEBYTECODE": "1"}
+    ended = subprocess.run(["bash", "-c", limited], env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2, ended.stderr
+    assert "Traceback" not in ended.stderr and ".npz: File too large" in ended.stderr
+    assert list((tmp_path / "runs" / "transfer" / "features").iterdir()) == []
 
 
 def test_an_unreadable_image_is_named_and_nothing_is_lost(squares, weights, tmp_path):

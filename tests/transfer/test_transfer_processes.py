@@ -109,7 +109,7 @@ def test_an_own_task_needs_a_toml_and_a_folder(place, colour_squares, tmp_path, 
     assert main(words) == 0
     (record, again) = (found for _, found in read_records(tmp_path / "records"))
     assert {record.protocol, again.protocol} == {"knn", "kshot"}
-    assert record.config["task"]["data"]["root"] == colour_squares.name
+    assert record.config["task"]["data"]["root"] == "squares"  # as its file says, wherever the images lie
     splits = [open_source(DataConfig(dataset="folder", root=str(colour_squares)), name) for name in ("train", "test")]
     assert record.config["data"] == {"identity": " ".join(split.identity for split in splits)}
     assert main(["tasks", "validate", str(place / "my.toml"), "--data-dir", str(colour_squares)]) == 0
