@@ -418,6 +418,7 @@ def test_all_methods_of_a_seed_come_before_the_next_seed():
         ("evidence_cpu_weight", 6),
         ("evidence_cpu_teacher", 12),
         ("evidence_cpu_width", 9),
+        ("evidence_cpu_mixing", 12),
         ("evidence_cpu_tin100_5ep", 15),
     ],
 )
