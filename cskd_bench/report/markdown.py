@@ -13,6 +13,7 @@ from cskd_bench.report.rows import (
     PUBLISHED_HEAD,
     Row,
     difference_rows,
+    interval_rows,
     match_rows,
     one_line,
     published_rows,
@@ -113,6 +114,9 @@ def _name(table: Table, method: Method) -> str:
 
 def _markdown_of(table: Table) -> Iterator[str]:
     yield _scores(table)
+    intervals = [[_name(table, method), *row] for method, row in interval_rows(table)]
+    if intervals:
+        yield _markdown_table(["95 % interval of the mean", *_columns(table)], intervals)
     differences = [
         [f"{_name(table, method)} − {_name(table, base)}", *row] for method, base, row in difference_rows(table)
     ]

@@ -1,14 +1,12 @@
 """Published results, as reference rows: read from published.toml and set beside matching measured cells."""
 
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from scipy import special
-
 from cskd_bench.errors import UserError
+from cskd_bench.report.statistics import further_run
 from cskd_bench.report.tables import Cell, Comparison, Table
 from cskd_bench.schema import read_toml
 
@@ -135,7 +133,5 @@ def _plain(model: str) -> str:
 
 def _tolerance(cell: Cell) -> float | None:
     """Return half the 95 % prediction interval of one further seed, plus the rounding of published scores."""
-    if cell.deviation is None:
-        return None
-    t = float(special.stdtrit(cell.seeds - 1, 0.975))
-    return t * cell.deviation * math.sqrt(1 + 1 / cell.seeds) + ROUNDING
+    half = further_run(list(cell.scores.values()))
+    return None if half is None else half + ROUNDING

@@ -27,6 +27,15 @@ def score_rows(table: Table, bold: str) -> Iterator[tuple[Method, Row]]:
         yield method, row
 
 
+def interval_rows(table: Table) -> Iterator[tuple[Method, Row]]:
+    """Yield each method with the 95 % intervals of its means; a method without any is left out."""
+    for method in table.methods:
+        cells = [table.cells.get((method, setting)) for setting in table.settings]
+        row = [words.interval(cell.interval) or "–" if cell else "–" for cell in cells]
+        if any(text != "–" for text in row):
+            yield method, row
+
+
 def difference_rows(table: Table) -> Iterator[tuple[Method, Method, Row]]:
     """Yield each method and what it is compared with, and the paired differences over the columns."""
     for method in table.methods:

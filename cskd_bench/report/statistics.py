@@ -107,6 +107,15 @@ def spread(values: Sequence[float]) -> float | None:
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
+def further_run(values: Sequence[float], level: float = LEVEL) -> float | None:
+    """Return half the prediction interval of one further value of a normal sample; None for fewer than two values."""
+    deviation = spread(values)
+    if deviation is None:
+        return None
+    t = float(special.stdtrit(len(values) - 1, 1 - level / 2))
+    return t * deviation * math.sqrt(1 + 1 / len(values))
+
+
 def over_seeds(values: Sequence[float]) -> Estimate:
     """Estimate a mean over seeds on this very test set: Student's t with n - 1 degrees of freedom."""
     mean = math.fsum(values) / len(values)

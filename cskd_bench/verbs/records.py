@@ -1,20 +1,33 @@
-"""`cskd-bench records`: verify a records folder: schema, hashes, names, duplicates."""
+"""`cskd-bench records`: verify a records folder, or run a record's cell again and compare."""
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
+from typing import NoReturn
 
-from cskd_bench.verbs.common import Verbs
+from cskd_bench.errors import UserError
+from cskd_bench.verbs import pretrain, transfer
+from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, data_root
 
 
 def add(verbs: Verbs) -> None:
     """Describe the verb."""
-    verb = verbs.add_parser("records", help="verify a records folder: schema, hashes, names, duplicates")
-    verb.add_argument("action", choices=("verify",))
-    verb.add_argument("--results", type=Path, default=Path("results"), help="folder of records (default: results)")
-    verb.set_defaults(run=_run)
+    verb = verbs.add_parser("records", help="verify a records folder, or run a record's cell again and compare")
+    actions = verb.add_subparsers(title="actions", required=True, metavar="ACTION")
+    verify = actions.add_parser("verify", help="check schema, hashes, names and duplicates")
+    verify.set_defaults(run=_verify)
+    rerun = actions.add_parser("rerun", help="run the cell of a record again, its pretraining first, and compare")
+    rerun.add_argument("record", help="its id, the start of it, or its file")
+    rerun.add_argument("--output", type=Path, default=Path("rerun"), help="where to run (default: rerun); resumable")
+    rerun.set_defaults(run=_rerun)
+    for action in (verify, rerun):
+        action.add_argument(
+            "--results", type=Path, default=Path("results"), help="folder of records (default: results)"
+        )
 
 
-def _run(options: argparse.Namespace) -> int:
+def _verify(options: argparse.Namespace) -> int:
     from cskd_bench.report.verify import verify_records
 
     folder = options.results / "records"
@@ -24,3 +37,46 @@ def _run(options: argparse.Namespace) -> int:
     found = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     print(f"{folder}: {found} in {len([*folder.glob('*.json')])} records")
     return 1 if problems else 0
+
+
+def _rerun(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from cskd_bench.bench.plan import Cells
+    from cskd_bench.bench.rerun import compare_again, find_chain, pretraining_again, run_again, show, transfer_again
+
+    records = options.results / "records"
+    chain = find_chain(records, options.record)
+    first = command_options(chain.pretraining.command)
+    start = pretraining_again(chain.pretraining, first.config, [*first.set, *data_root(first)])
+    cells = Cells(None, [start], [])
+    if chain.record is not chain.pretraining:
+        asked = command_options(chain.record.command)
+        settings = [*asked.set, *data_root(asked)]
+        cells.transfer.append(transfer_again(chain.record, start.name, asked.task, settings, asked.tasks_dir))
+    again = run_again(chain, cells, options.output, Console())
+    if again is None:
+        print("cskd-bench: interrupted; the same command goes on from here", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    compared = compare_again(chain, records, again, options.output / "results" / "records")
+    show(compared, Console())
+    return 0 if compared.agrees else 1
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def command_options(command: str) -> argparse.Namespace:
+    """Return the options of a record's command, whatever started it; UserError where this release cannot read it."""
+    parser: argparse.ArgumentParser = _Parser(add_help=False)
+    verbs = parser.add_subparsers(required=True)
+    for verb in (pretrain, transfer):
+        verb.add(verbs)
+    words = shlex.split(command)
+    start = next((number for number, word in enumerate(words) if word in ("pretrain", "transfer")), len(words))
+    try:
+        return parser.parse_args(words[start:])
+    except UserError as error:
+        raise UserError(f"a record's command cannot be run again: {error}: {command}") from error

