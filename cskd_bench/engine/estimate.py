@@ -15,8 +15,8 @@ from cskd_bench.config import PretrainConfig
 from cskd_bench.data.loader import ViewPlan
 from cskd_bench.data.manifests import manifest_for_folder
 from cskd_bench.data.open import open_source
-from cskd_bench.engine.evaluate import autocast
 from cskd_bench.engine.optim import build_optimizer
+from cskd_bench.engine.precision import autocast
 from cskd_bench.errors import UserError
 from cskd_bench.methods import METHODS
 from cskd_bench.models.students import Student, build_student

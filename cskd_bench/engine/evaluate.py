@@ -12,6 +12,7 @@ from cskd_bench.data.mixing import to_float
 from cskd_bench.data.sources import Source
 from cskd_bench.data.views import EvalView
 from cskd_bench.engine.distributed import Ranks
+from cskd_bench.engine.precision import autocast
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,3 @@ def evaluate(
         if part is not None:
             result.predicted[rank :: ranks.world], result.confidence[rank :: ranks.world] = part
     return result
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return the autocast context of a precision: fp32 (off), bf16 or fp16."""
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")

@@ -8,7 +8,7 @@ from torch import Tensor
 from cskd_bench.bank.labeller import labelling_precision
 from cskd_bench.config import MethodConfig
 from cskd_bench.data.mixing import ViewKey
-from cskd_bench.engine.evaluate import autocast
+from cskd_bench.engine.precision import autocast
 from cskd_bench.methods import METHODS
 from cskd_bench.models.teachers import Teacher
 from cskd_bench.outputs import Targets, TeacherOutput

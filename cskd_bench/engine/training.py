@@ -19,10 +19,11 @@ from cskd_bench.data.randomness import Stream, integer_seed
 from cskd_bench.data.sources import Source
 from cskd_bench.data.views import EvalView
 from cskd_bench.engine.distributed import Ranks
-from cskd_bench.engine.evaluate import Predictions, autocast, evaluate
+from cskd_bench.engine.evaluate import Predictions, evaluate
 from cskd_bench.engine.logs import Bar, Meter, RunLog, progress_bar
 from cskd_bench.engine.optim import build_optimizer, learning_rate, set_learning_rate, skip_update_if
 from cskd_bench.engine.patches import patch_measures
+from cskd_bench.engine.precision import autocast, slow_precision
 from cskd_bench.engine.provenance import peak_memory
 from cskd_bench.engine.state import Progress, Trained, resume, save, stop_signals
 from cskd_bench.engine.targets import TargetProvider
@@ -106,6 +107,8 @@ def fit(job: Job, ranks: Ranks) -> Fit:
         progress_bar(job.title, plan.steps, progress.step, ranks.is_main) as bar,
         stop_signals() as stop,
     ):
+        if slow := slow_precision(device, recipe.precision):
+            notes.append(f"{slow}; precision fp32, which is a recipe of its own, will be faster here")
         for note in notes:
             bar.say(f"{job.title}: {note}")
         while progress.step < plan.steps:

@@ -34,8 +34,8 @@ from cskd_bench.config import (
     TeacherConfig,
 )
 from cskd_bench.data.mixing import ViewKey, resize_view
-from cskd_bench.engine.evaluate import autocast
 from cskd_bench.engine.optim import build_optimizer, set_learning_rate, skip_update_if
+from cskd_bench.engine.precision import autocast
 from cskd_bench.engine.pretrain import initial_student
 from cskd_bench.engine.targets import NoTargets, TargetProvider, TeacherTargets
 from cskd_bench.methods import METHODS

@@ -8,7 +8,7 @@ import timm
 import torch
 
 from cskd_bench.bank.folding import fold_batch_norms
-from cskd_bench.engine.evaluate import autocast
+from cskd_bench.engine.precision import autocast
 from cskd_bench.models.teachers import Teacher
 from cskd_bench.speed.measure import Clock, compare, table
 
