@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
+from cskd_bench.bench.plan import load_plan
 from cskd_bench.cli import build_parser, main
+from cskd_bench.config import load_config
+from cskd_bench.schema import shipped
 
 BLOCKED = """
 import sys
@@ -41,6 +44,18 @@ def test_every_verb_has_help(capsys):
                 main([verb, "--help"])
             assert stopped.value.code == 0
             assert capsys.readouterr().out
+
+
+def test_configs_are_listed_with_what_they_are(capsys):
+    """Every file that is listed is a run or a plan that loads, and the first line of its comment says which."""
+    assert main(["configs"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 40
+    for line in lines:
+        name, _, about = line.partition("  ")
+        file = shipped("configs") / name
+        assert load_plan(file) if name.startswith("benchmarks/") else load_config(file)
+        assert len(about.strip()) > 20 and about.rstrip()[-1] == ".", line
 
 
 def test_tasks_and_report_run_without_torch(tmp_path):

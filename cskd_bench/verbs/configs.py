@@ -1,4 +1,4 @@
-"""`cskd-bench configs`: list the shipped configurations."""
+"""`cskd-bench configs`: list the shipped configurations, each with the first line of its comment."""
 
 import argparse
 
@@ -15,6 +15,9 @@ def _run(options: argparse.Namespace) -> int:
     from cskd_bench.schema import shipped
 
     folder = shipped("configs")
-    for file in sorted(folder.rglob("*.toml")):
-        print(file.relative_to(folder))
+    files = sorted(folder.rglob("*.toml"))
+    width = max(len(str(file.relative_to(folder))) for file in files)
+    for file in files:
+        about = file.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+        print(f"{file.relative_to(folder)!s:{width}}  {about}")
     return 0
