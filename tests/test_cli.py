@@ -88,7 +88,9 @@ def refused(capsys, *arguments):
 
 def config(tmp_path, data):
     path = tmp_path / "run.toml"
-    path.write_text(f'[method]\nkind = "supervised"\n[data]\nroot = "{data}"\nnum_classes = 3\n')
+    path.write_text(
+        f'[method]\nkind = "supervised"\n[data]\nroot = "{data}"\nnum_classes = 3\n[recipe]\nprecision = "fp32"\n'
+    )
     return str(path)
 
 
