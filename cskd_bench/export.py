@@ -36,7 +36,8 @@ def export_timm(checkpoint: Path, output: Path, weights: Literal["raw", "ema"] =
     architectures.register()
     exported = timm.create_model(architecture, num_classes=loaded.num_classes, **arguments).eval()
     exported.load_state_dict(plain_state(loaded.student))
-    student = loaded.student
+    student, run = loaded.student, loaded.pretrain_config
+    assert run is not None  # a run folder's
     _verify(loaded, lambda views: exported((views - student.mean) / student.std))
     output.mkdir(parents=True, exist_ok=True)
     save_file(plain_state(loaded.student), output / "model.safetensors")
@@ -48,7 +49,8 @@ def export_timm(checkpoint: Path, output: Path, weights: Literal["raw", "ema"] =
             "input_size": [3, loaded.image_size, loaded.image_size],
             "mean": loaded.student.mean.flatten().tolist(),
             "std": loaded.student.std.flatten().tolist(),
-            "interpolation": "bicubic",
+            "interpolation": run.recipe.augment.interpolation,
+            "crop_pct": run.data.eval_crop,
             "fixed_input_size": True,
             "num_classes": loaded.num_classes,
             "label_names": list(loaded.classes),

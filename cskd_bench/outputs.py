@@ -43,3 +43,4 @@ class Targets:
 
     global_target: Tensor | None = None  # (B,) hard or (B, K) soft
     spatial_target: Tensor | None = None  # (B, h, w) hard or (B, K, h, w) soft
+    finite: Tensor | None = None  # (), whether the teacher's responses were; None where a bank has seen to it

@@ -115,6 +115,12 @@ class Record(StrictModel):
         """The score that tables show."""
         return self.metrics[self.task.metric]
 
+    @property
+    def images(self) -> str:
+        """The identity of the images that were learnt from and scored, empty where the record does not say it."""
+        data = self.config.get("data")
+        return str(data.get("identity") or "") if isinstance(data, dict) else ""
+
 
 def write_record(folder: Path, record: Record) -> Path:
     """Write a record as folder/<id>.json without ever replacing a file; two processes may write at once."""

@@ -1,5 +1,6 @@
 """A downstream task: data, protocols, metric and recipe, versioned; one TOML in tasks/."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from importlib.metadata import entry_points
@@ -163,7 +164,7 @@ class TaskSpec(StrictModel):
             del data[settings]
         data["data"]["root"] = Path(self.data.stands_for or self.data.root).name
         if "detect" in data:
-            data["detect"]["config"] = Path(self.detect.config).name
+            data["detect"]["config"] = _named(Path(self.detect.config))
         for prose in ("splits", "source", "licence", "by_hand", "stands_for"):
             del data["data"][prose]
         return data
@@ -171,6 +172,13 @@ class TaskSpec(StrictModel):
     def fingerprint(self) -> str:
         """Name the task's content: results under different fingerprints are never averaged."""
         return fingerprint(self.identity())
+
+
+def _named(config: Path) -> str:
+    """Name a configuration of MMDetection; one of the user's own also by its content, which may change."""
+    if config.suffix != ".py" or not config.is_file():
+        return config.name
+    return f"{config.name}@{hashlib.sha256(config.read_bytes()).hexdigest()[:8]}"
 
 
 def task_files(tasks_dir: Path | None = None) -> dict[str, Path]:

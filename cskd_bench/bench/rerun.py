@@ -1,7 +1,7 @@
 """Run a record's cell again, from its own command, and hold the outcome to the record."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,13 @@ from cskd_bench.bench.state import Found
 from cskd_bench.bench.work import Places
 from cskd_bench.config import PretrainConfig, load_config
 from cskd_bench.errors import UserError
+from cskd_bench.models.teachers import is_another_teacher, teacher_identity
 from cskd_bench.record import Record, read_records
 from cskd_bench.report import words
 from cskd_bench.report.compare import compare
 from cskd_bench.report.examples import read_examples
-from cskd_bench.report.selection import images_of, replicate_of, select
-from cskd_bench.report.statistics import further_run
+from cskd_bench.report.selection import replicate_of, select
+from cskd_bench.report.statistics import second_run
 from cskd_bench.schema import shipped_file, validate
 from cskd_bench.task import load_task
 
@@ -78,17 +79,25 @@ def pretraining_again(record: Record, file: Path, settings: Sequence[str]) -> Pr
     """Return the cell of a pretraining's record.
 
     Its settings are the record's own, whatever its command's file says by now; of the file and the command's
-    settings are only the places of data and teacher weights. UserError where this release cannot read them.
+    settings are only the places of data and teacher weights. UserError where this release cannot read them, and
+    where the teacher's weights are others.
     """
-    here = load_config(shipped_file("configs", file), settings)
     kept = {key: record.config[key] for key in PretrainConfig.model_fields if key in record.config}
-    kept["data"] = {key: value for key, value in kept["data"].items() if key != "identity"} | {"root": here.data.root}
-    kept["teacher"] = kept.get("teacher", {}) | {"weights": here.teacher.weights}
+    kept["data"] = {key: value for key, value in kept["data"].items() if key != "identity"}
+    kept["teacher"] = kept.get("teacher", {}) | {"weights": ""}
+    try:
+        here = load_config(shipped_file("configs", file), settings)
+        kept["data"]["root"], kept["teacher"]["weights"] = here.data.root, here.teacher.weights
+    except UserError:
+        if "@" in record.method.teacher:  # only the file says where its weights lie
+            raise
     config = validate(PretrainConfig, kept, record.id)
     if config.recipe_fingerprint() != record.recipe:
-        raise UserError(
-            f"{record.id}: this release gives its settings another meaning; its commit: {record.code.commit}"
-        )
+        then = record.code.commit or f"release {record.code.version}"
+        raise UserError(f"{record.id}: its settings mean another recipe in this release; it was made by {then}")
+    if is_another_teacher(config.teacher, record.method.teacher):
+        now = teacher_identity(config.teacher)
+        raise UserError(f"{record.id}: its teacher was {record.method.teacher}, the weights here are {now}")
     return PretrainCell(config, record.command)
 
 
@@ -110,8 +119,8 @@ def transfer_again(
     return TransferCell(task, record.protocol, run, record.seed, name, tuple(settings), record.command)
 
 
-def run_again(chain: Chain, cells: Cells, output: Path, console: Console) -> Record | None:
-    """Run a chain's cells in a folder of their own and return the last one's record; None where interrupted.
+def run_again(chain: Chain, cells: Cells, output: Path, console: Console) -> Chain | None:
+    """Run a chain's cells in a folder of their own and return their records; None where interrupted.
 
     Labels come from a bank built there where they did then. What is finished in the folder is not run again.
     UserError names the log of what failed.
@@ -121,13 +130,14 @@ def run_again(chain: Chain, cells: Cells, output: Path, console: Console) -> Rec
     outcome = run_plan(cells, places, Local(), parallel=1, threads=chain.threads, console=console, banks=banks)
     if outcome.interrupted:
         return None
-    cell = cells.all()[-1]
     if outcome.failures:
         name, error = next(iter(outcome.failures.items()))
         raise UserError(f"{name}: {error} (messages are in {places.runs / 'logs'})")
-    record = Found(places).record(cell)
-    assert record is not None
-    return record
+    found = Found(places)
+    records = [found.record(cell) for cell in cells.all()]
+    pretraining, record = records[0], records[-1]
+    assert pretraining is not None and record is not None
+    return Chain(record, pretraining)
 
 
 @dataclass(frozen=True)
@@ -137,43 +147,63 @@ class Again:
     metric: str
     recorded: float
     again: float
+    differs: str  # what was not the same before the run: images, teacher; empty where all was
     same_weights: bool | None  # of the checkpoint; None where no SHA-256 was kept
     same_predictions: tuple[int, int] | None  # how many of how many; None without both side files
-    same_images: bool
     mean: Interval | None  # the 95 % interval that the report states for the cell
-    further: Interval | None  # where 95 % of further runs of the cell lie
-    seeds: int
+    tolerance: float | None  # what 95 % of second runs differ by at most, judged by the column's other runs
+    others: int  # of which there are so many
 
     @property
     def agrees(self) -> bool:
-        """Whether the record is confirmed: the same images, and its score or one where further runs lie."""
-        inside = self.further is not None and self.further[0] <= self.again <= self.further[1]
-        return self.same_images and (self.again == self.recorded or inside)
+        """Whether the record is confirmed: all was the same before, and the score is, or differs as second runs do."""
+        close = self.tolerance is not None and abs(self.again - self.recorded) <= self.tolerance
+        return not self.differs and (self.again == self.recorded or close)
 
 
-def compare_again(chain: Chain, records: Path, again: Record, records_again: Path) -> Again:
-    """Hold a second run's record to the first one and to the cell that the first one is part of."""
-    record = chain.record
+def compare_again(chain: Chain, records: Path, again: Chain, records_again: Path) -> Again:
+    """Hold a second run's records to the first ones.
+
+    How much second runs differ is judged without the record in question: a wrong one would widen its own bounds.
+    """
+    record, second = chain.record, again.record
     found = compare(records, select(records, include_dirty=True))
-    all_cells = (cell for table in found.tables for cell in table.cells.values())
-    cells = [cell for cell in all_cells if record.id in {member.id for member in cell.records}]
-    mean = cells[0].interval if cells else None
-    scores = cells[0].scores if cells else {replicate_of(record): record.value}
-    half = further_run(list(scores.values()))
-    middle = sum(scores.values()) / len(scores)
-    hashes = record.checkpoint.sha256, again.checkpoint.sha256
-    images = {images_of(record), images_of(again)}
+    column: list[list[float]] = []
+    mean = None
+    for table in found.tables:
+        own = next((cell for cell in table.cells.values() if record.id in {r.id for r in cell.records}), None)
+        if own is not None:
+            mean = own.interval
+            cells = [cell for cell in table.cells.values() if cell.setting == own.setting]
+            column = [
+                [score for seed, score in cell.scores.items() if cell is not own or seed != replicate_of(record)]
+                for cell in cells
+            ]
+    hashes = record.checkpoint.sha256, second.checkpoint.sha256
     return Again(
         metric=record.task.metric,
         recorded=record.value,
-        again=again.metrics[record.task.metric],
+        again=second.metrics[record.task.metric],
+        differs=" and ".join(_differing(chain, again)),
         same_weights=hashes[0] == hashes[1] if all(hashes) else None,
-        same_predictions=_same_predictions(record, records, again, records_again),
-        same_images=record.examples == again.examples and ("" in images or len(images) == 1),
+        same_predictions=_same_predictions(record, records, second, records_again),
         mean=mean,
-        further=None if half is None else (middle - half, middle + half),
-        seeds=len(scores),
+        tolerance=second_run(column),
+        others=sum(map(len, column)),
     )
+
+
+def _differing(chain: Chain, again: Chain) -> Iterator[str]:
+    if chain.record.examples != again.record.examples or _other_images(chain.record, again.record):
+        yield "the images"
+    if _other_images(chain.pretraining, again.pretraining):
+        yield "the images of the pretraining"
+    if chain.pretraining.method.teacher != again.pretraining.method.teacher:
+        yield "the teacher"
+
+
+def _other_images(then: Record, now: Record) -> bool:
+    return "" not in (then.images, now.images) and then.images != now.images
 
 
 def show(again: Again, console: Console) -> None:
@@ -181,17 +211,18 @@ def show(again: Again, console: Console) -> None:
     change = words.points(again.again - again.recorded)
     recorded, now = f"{100 * again.recorded:.2f}", f"{100 * again.again:.2f}"
     lines = [f"{again.metric}: recorded {recorded} %, run again {now} %, a difference of {change} points"]
+    if again.differs:
+        lines.append(f"not those of the record: {again.differs}")
     if again.same_weights is not None:
         lines.append(f"weights of the checkpoint: {'the same' if again.same_weights else 'another'} SHA-256")
     if again.same_predictions is not None:
         lines.append("predictions: {:,} of {:,} are the same".format(*again.same_predictions))
-    if not again.same_images:
-        lines.append("the images are not those of the record")
-    seeds = words.count(again.seeds, "seed")
     if again.mean is not None:
-        lines.append(f"interval of the cell's mean, as reported ({seeds}): {words.interval(again.mean)} %")
-    if again.further is not None:
-        lines.append(f"95 % of further runs of the cell lie in {words.interval(again.further)} %")
+        inside = "inside" if again.mean[0] <= again.again <= again.mean[1] else "outside"
+        lines.append(f"95 % interval of the cell's mean, as reported: {words.interval(again.mean)} %; {inside}")
+    if again.tolerance is not None:
+        bound = f"{100 * again.tolerance:.2f} points, by the column's other {again.others} runs"
+        lines.append(f"95 % of second runs differ by at most {bound}")
     lines.append("the record is confirmed" if again.agrees else "the record is not confirmed")
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 

@@ -80,7 +80,6 @@ def _run(job: Job) -> None:
     import torch
 
     from cskd_bench.engine.distributed import Ranks, default_device
-    from cskd_bench.engine.locks import alone
     from cskd_bench.engine.pretrain import pretrain
     from cskd_bench.transfer.run import transfer
 
@@ -89,9 +88,8 @@ def _run(job: Job) -> None:
         torch.set_num_threads(job.threads)
     ranks = Ranks(0, 1, default_device())
     if isinstance(cell, PretrainCell):
-        with alone(places.runs / "locks" / cell.name, ranks):
-            targets = _bank(job.bank, cell.config) if job.bank else None
-            pretrain(cell.config, places.runs, places.results, ranks, targets, cell.command)
+        targets = _bank(job.bank, cell.config) if job.bank else None
+        pretrain(cell.config, places.runs, places.results, ranks, targets, cell.command)
         return
     checkpoint, scratch = places.runs / cell.run, places.runs / "transfer"
     if cell.protocol == "detect":

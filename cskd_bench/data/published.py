@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cskd_bench.data.sources import PathSource
+from cskd_bench.data.sources import PathSource, digest
 from cskd_bench.errors import UserError
 
 
@@ -14,7 +14,7 @@ def torchvision_source(name: str, root: Path, split: str) -> PathSource:
     if name not in _TORCHVISION:
         raise UserError(f"torchvision/{name}: not supported; there are {', '.join(sorted(_TORCHVISION))}")
     try:
-        return _TORCHVISION[name](root, split)
+        return listed(_TORCHVISION[name](root, split))
     except (RuntimeError, ValueError, OSError, KeyError) as error:
         reason = str(error).replace("You can use download=True to download it", "").strip()
         raise UserError(f"torchvision/{name}, split {split!r}, under {root}: {reason}") from error
@@ -85,4 +85,12 @@ def coco_list_source(root: Path, split: str) -> PathSource:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: not a list of images, annotations and categories ({error!r})") from error
-    return PathSource([p for p, _ in pairs], [c for _, c in pairs], [str(category["name"]) for category in categories])
+    names = [str(category["name"]) for category in categories]
+    return listed(PathSource([p for p, _ in pairs], [c for _, c in pairs], names))
+
+
+def listed(source: PathSource) -> PathSource:
+    """Let labels and class names enter a source's identity: of listed images, folders do not say them."""
+    labels = " ".join(map(str, source.labels.tolist()))
+    source.identity = digest("\n".join([source.identity, labels, *source.classes]).encode())
+    return source

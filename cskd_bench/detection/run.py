@@ -17,7 +17,7 @@ from cskd_bench.detection.annotations import CocoSplit, require_masks, usable_sp
 from cskd_bench.detection.pictures import write_pictures
 from cskd_bench.detection.score import average_precision
 from cskd_bench.detection.settings import StudentFacts, complete, has_masks, place
-from cskd_bench.detection.splits import describe_splits, open_splits
+from cskd_bench.detection.splits import describe_splits, open_splits, splits_identity
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.locks import alone
 from cskd_bench.engine.provenance import (
@@ -30,9 +30,10 @@ from cskd_bench.engine.provenance import (
     peak_memory,
     versions,
 )
+from cskd_bench.engine.results import finished_record
 from cskd_bench.errors import UserError
 from cskd_bench.models.checkpoints import Loaded, load_checkpoint
-from cskd_bench.record import Cost, Record, TaskRef, read_record, record_id, write_record
+from cskd_bench.record import Cost, Record, TaskRef, record_id, write_record
 from cskd_bench.schema import fingerprint
 from cskd_bench.task import TaskSpec
 
@@ -74,11 +75,11 @@ def run_detection(
     for missing packages, a checkpoint that is no plain ViT, and data that cannot be read.
     """
     cell = plan(spec, checkpoint, seed, results=results, work=work, ranks=ranks, model=model, weights=weights)
-    if cell.written.exists():
-        return read_record(cell.written)
+    if ranks.any(cell.written.exists()):
+        return _finished(cell, ranks)
     with alone(work / "locks" / cell.name, ranks):
         if ranks.any(cell.written.exists()):
-            return read_record(cell.written)
+            return _finished(cell, ranks)
         return _run(cell, results, work / cell.name, ranks, workers, command)
 
 
@@ -125,6 +126,11 @@ def describe(cell: Plan) -> str:
     )
 
 
+def _finished(cell: Plan, ranks: Ranks) -> Record:
+    root = cell.spec.data.root or cell.spec.data.dataset
+    return _first_on_main(ranks, lambda: finished_record(cell.written, splits_identity(cell.train, cell.test), root))
+
+
 def _run(cell: Plan, results: Path, folder: Path, ranks: Ranks, workers: int, command: str | None) -> Record:
     spec, config, loaded, name = cell.spec, cell.config, cell.model, cell.name
     skip, cap = spec.data.on_corrupt == "skip", spec.data.max_skipped
@@ -168,7 +174,12 @@ def _run(cell: Plan, results: Path, folder: Path, ranks: Ranks, workers: int, co
             checkpoint=loaded.checkpoint,
             seed=cell.seed,
             recipe=fingerprint(cell.recipe),
-            config={"task": spec.identity(), "pretrain": loaded.pretrain_identity(), "mmengine": cell.recipe["config"]},
+            config={
+                "task": spec.identity(),
+                "data": {"identity": splits_identity(cell.train, cell.test)},
+                "pretrain": loaded.pretrain_identity(),
+                "mmengine": cell.recipe["config"],
+            },
             metrics=metrics,
             examples=len(runner.val_dataloader.dataset),
             curve=_curve(folder),

@@ -24,6 +24,9 @@ def average_precision(annotations: Path, predictions: Path, kind: str) -> dict[s
     found = json.loads(predictions.read_text()) if predictions.exists() else []
     if not found:
         return {f"{word}_{metric}": 0.0 for metric in METRICS[:3]}
+    if kind == "segm":
+        for instance in found:  # with a box beside its mask, pycocotools would take the box's area for the mask's
+            instance.pop("bbox", None)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotations))
         evaluation = COCOeval(truth, truth.loadRes(found), kind)

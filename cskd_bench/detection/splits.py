@@ -1,5 +1,6 @@
 """A detection task's two splits, from its settings to files."""
 
+import hashlib
 from pathlib import Path
 
 from cskd_bench.data.sources import data_path
@@ -21,6 +22,19 @@ def open_splits(data: TaskData, work: Path) -> tuple[CocoSplit, CocoSplit]:
     if train.classes() != test.classes():
         raise UserError(f"{test.annotations}: its categories are not those of {train.annotations.name}, in that order")
     return train, test
+
+
+def splits_identity(train: CocoSplit, test: CocoSplit) -> str:
+    """Name the content of both splits, as records keep it: annotations whole, images by name and size in bytes."""
+    return " ".join(_identity(split) for split in (train, test))
+
+
+def _identity(split: CocoSplit) -> str:
+    found = hashlib.sha256(split.annotations.read_bytes())
+    for name in sorted(image["file_name"] for image in split.read()["images"]):
+        image = split.images / name
+        found.update(f"\n{name} {image.stat().st_size if image.is_file() else 'missing'}".encode())
+    return found.hexdigest()[:16]
 
 
 def describe_splits(train: CocoSplit, test: CocoSplit) -> str:

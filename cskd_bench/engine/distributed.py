@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from cskd_bench.errors import UserError
 
@@ -39,6 +39,13 @@ class Ranks:
         raised = torch.tensor(float(flag), device=self.device)
         distributed.all_reduce(raised, op=distributed.ReduceOp.MAX)
         return bool(raised.item())
+
+    def share_buffers(self, *modules: nn.Module | None) -> None:
+        """Give every rank the main rank's buffers: batch norms' running statistics come from each rank's own images."""
+        if self.world > 1:
+            for module in filter(None, modules):
+                for buffer in module.buffers():
+                    distributed.broadcast(buffer, 0)
 
     def gather(self, value: Any) -> list[Any]:
         """Return what every rank holds, in rank order."""

@@ -15,9 +15,10 @@ from cskd_bench.config import PretrainConfig, method_label
 from cskd_bench.data.open import open_source
 from cskd_bench.data.randomness import Stream, integer_seed
 from cskd_bench.data.sources import Source
-from cskd_bench.engine.checkpoint import write_atomically
+from cskd_bench.engine.checkpoint import sync, write_atomically
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions
+from cskd_bench.engine.locks import alone
 from cskd_bench.engine.provenance import code_ref, command_line, device_name, difference, now, versions
 from cskd_bench.engine.results import write_predictions
 from cskd_bench.engine.targets import NoTargets, TargetProvider, TeacherTargets
@@ -53,8 +54,21 @@ def pretrain(
     """Pretrain one student and return its record; a finished run is not trained again.
 
     `targets` replaces the teacher (a bank); `command` is what the record names instead of this process's own.
-    Raises Interrupted when asked to stop, and UserError.
+    Of two processes at the same run, one waits and reads the other's record. Raises Interrupted when asked to
+    stop, and UserError.
     """
+    with alone(runs / "locks" / config.name, ranks):
+        return _pretrain(config, runs, results, ranks, targets, command)
+
+
+def _pretrain(
+    config: PretrainConfig,
+    runs: Path,
+    results: Path,
+    ranks: Ranks,
+    targets: TargetProvider | None,
+    command: str | None,
+) -> Record:
     folder = runs / config.name
     identity = config.identity()
     finished = folder / "run.json"
@@ -96,7 +110,7 @@ def pretrain(
     record = _record(config, result, result.predictions, targets, identity, ranks)
     record = record.model_copy(update={"command": command or record.command, "code": code})
     if ranks.is_main:
-        _finish(folder, result, config, train.classes, record, results / "records")
+        record = _finish(folder, result, config, train.classes, record, results / "records")
     ranks.barrier()
     return record
 
@@ -193,19 +207,22 @@ def _record(
 
 def _finish(
     folder: Path, result: Fit, config: PretrainConfig, classes: Sequence[str], record: Record, records: Path
-) -> None:
-    """Write final weights, then the record, then run.json, whose presence says that the run is finished."""
+) -> Record:
+    """Write final weights, then the record, then run.json, whose presence says that the run is finished.
+
+    A record that is there already stays, with its side file; UserError where it is of other weights.
+    """
     hashes = {}
     for name, module in (("model", result.student), ("ema", result.ema)):
         if module is not None:
             hashes[name] = _save_weights(module, folder / f"{name}.safetensors")
-    record = record.model_copy(
-        update={
-            "checkpoint": record.checkpoint.model_copy(update={"sha256": hashes["model"]}),
-            "per_example": write_predictions(records, record.id, result.predictions),
-        }
-    )
-    if not (records / f"{record.id}.json").exists():
+    sync(folder)
+    record = record.model_copy(update={"checkpoint": record.checkpoint.model_copy(update={"sha256": hashes["model"]})})
+    written = records / f"{record.id}.json"
+    if written.exists():
+        record = _same_record(written, record)
+    else:
+        record = record.model_copy(update={"per_example": write_predictions(records, record.id, result.predictions)})
         write_record(records, record)
     summary = {
         "config": config.model_dump(mode="json"),
@@ -216,13 +233,28 @@ def _finish(
         "method": record.method.model_dump(mode="json"),
     }
     write_atomically(folder / "run.json", (json.dumps(summary, indent=1) + "\n").encode())
+    sync(folder)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return record
+
+
+def _same_record(path: Path, record: Record) -> Record:
+    """Read the record of an earlier run of the same settings; UserError where its weights were others."""
+    earlier = read_record(path)
+    if earlier.checkpoint.sha256 != record.checkpoint.sha256:
+        raise UserError(
+            f"{path}: is the record of {earlier.checkpoint.run}, a run of the same settings that ended with other "
+            "weights (another machine, device or library rounds otherwise), and stays. Start this run again with "
+            "another --results folder: it goes on from its last checkpoint"
+        )
+    return earlier
 
 
 def _save_weights(module: torch.nn.Module, path: Path) -> str:
     temporary = path.with_name(f".{path.name}")
     try:
         save_file(plain_state(module), temporary)
+        sync(temporary)
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)

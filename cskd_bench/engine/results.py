@@ -1,4 +1,4 @@
-"""Per-example predictions beside a record, for paired tests, calibration and confusion."""
+"""What lies in a results folder: finished cells, and per-example predictions beside a record."""
 
 import io
 from pathlib import Path
@@ -6,7 +6,22 @@ from pathlib import Path
 import numpy as np
 
 from cskd_bench.engine.evaluate import Predictions
-from cskd_bench.record import SideFile, sha256_file, write_new
+from cskd_bench.errors import UserError
+from cskd_bench.record import Record, SideFile, read_record, sha256_file, write_new
+
+
+def finished_record(path: Path, images: str, root: str) -> Record:
+    """Read a finished cell's record; UserError where `images`, those under `root` now, are not those it was made from.
+
+    `images` is empty where they cannot be looked at: where the data has gone, the record stands.
+    """
+    record = read_record(path)
+    if images and record.images not in ("", images):
+        raise UserError(
+            f"{path}: was made from other images than {root} holds now; give another --results folder, or delete "
+            "this record to replace it"
+        )
+    return record
 
 
 def write_predictions(records: Path, name: str, predictions: Predictions | None) -> SideFile | None:

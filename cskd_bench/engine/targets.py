@@ -1,6 +1,7 @@
 """Where a step's targets come from: a teacher in the loop, or nothing; a bank offers the same call."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from torch import Tensor
@@ -58,4 +59,6 @@ class TeacherTargets:
         with autocast(views.device, labelling_precision(views.device, self._precision)):
             output = self._teacher(views)
         dense = output.dense.float()
-        return self._method.targets(self._config, TeacherOutput(dense, dense.flatten(2).mean(2)), ratio)
+        mean = dense.flatten(2).mean(2)  # not finite where one of the responses is not
+        targets = self._method.targets(self._config, TeacherOutput(dense, mean), ratio)
+        return replace(targets, finite=mean.isfinite().all())

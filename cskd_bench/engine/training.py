@@ -133,7 +133,7 @@ def fit(job: Job, ranks: Ranks) -> Fit:
                     output = output.in_fp32()
                     parts = method.losses(job.method, output, targets, labels)
                     scaler.scale(parts["total"] / run.accumulate).backward()  # type: ignore[no-untyped-call]
-                bad = torch.maximum(bad, 1 - parts["total"].detach().isfinite().float())
+                bad = torch.maximum(bad, 1 - _finite(parts["total"], targets).float())
                 progress.window.add(parts | (_agreement(output, targets) if log_now else {}))
                 progress.epoch.add(parts | (_agreement(output, targets) if log_now else {}))
             if recipe.optim.clip_grad is not None:
@@ -159,6 +159,7 @@ def fit(job: Job, ranks: Ranks) -> Fit:
                 if log is not None:
                     log.write(progress.step, {"lr": rate, "fusion_ratio": ratio, **means})
             if within + 1 == plan.steps_per_epoch:
+                ranks.share_buffers(student, ema)
                 scores, predictions = _scores(job, ranks, student, ema, epoch)
                 entry = {"epoch": float(epoch + 1), "lr": rate, "fusion_ratio": ratio, **progress.epoch.means(ranks)}
                 progress.curve.append(entry | scores)
@@ -240,6 +241,12 @@ def _agreement(output: StudentOutput, targets: Targets) -> dict[str, Tensor]:
     return {"spatial_agreement": (output.patch_logits.argmax(1) == wanted).float().mean()}
 
 
+def _finite(loss: Tensor, targets: Targets) -> Tensor:
+    """Return whether a loss is finite, and the teacher's responses: the largest of any is a label, of NaN as well."""
+    finite = loss.detach().isfinite()
+    return finite if targets.finite is None else finite & targets.finite
+
+
 def _anywhere(bad: Tensor, ranks: Ranks) -> Tensor:
     """Return 1 where any rank's loss was not finite, so that all ranks skip the update together."""
     if ranks.world > 1:
@@ -253,7 +260,8 @@ def _refuse_non_finite(bad: Tensor, ranks: Ranks, plan: ViewPlan, step: int, job
     images = sorted({key.index for key in plan.keys(step)})
     raise UserError(
         f"the loss is not finite at step {step + 1} or shortly before (epoch {step // plan.steps_per_epoch + 1}, "
-        f"images {', '.join(map(str, images[:8]))}, ...); no update was made from it and no checkpoint written. "
+        f"images {', '.join(map(str, images[:8]))}, ...); or the teacher's response to one is not; "
+        "no update was made from it and no checkpoint written. "
         "Lower optim.lr, set optim.clip_grad, or use bf16 or fp32"
     )
 

@@ -109,6 +109,11 @@ def build_teacher(config: TeacherConfig, classes: Sequence[str], num_classes: in
     model = _create(config)
     if config.weights:
         load_state(model, teacher_weights(config))
+    elif (known := model.pretrained_cfg.get("num_classes")) != config.num_classes:
+        raise UserError(
+            f"teacher.num_classes: is {config.num_classes}, timm's weights of {config.name!r} are for {known} classes: "
+            f"its classifier would be untrained; set it to {known}, or name weights of your own with teacher.weights"
+        )
     try:
         with torch.no_grad():
             features = model.eval().forward_features(torch.zeros(1, 3, config.image_size, config.image_size))
@@ -164,7 +169,8 @@ def is_another_teacher(config: TeacherConfig, labelled_by: str) -> bool:
 def class_indices(classes: Sequence[str], num_classes: int, teacher_classes: int) -> list[int] | None:
     """Map a data set's classes to the teacher's; None where they are the same in the same order.
 
-    ImageNet-1k subsets are matched by their synset folder names.
+    ImageNet-1k subsets are matched by their synset folder names. UserError for classes that cannot be matched,
+    and for 1,000 numbered folders whose order is not that of their numbers.
     """
     from timm.data import ImageNetInfo
 
@@ -174,7 +180,15 @@ def class_indices(classes: Sequence[str], num_classes: int, teacher_classes: int
             raise UserError(f"data.num_classes: is {num_classes}, the data has {len(classes)} classes; set it to that")
         indices = [synsets[name] for name in classes]
         return None if indices == list(range(teacher_classes)) else indices
+    if len(classes) not in (0, num_classes):
+        raise UserError(f"data.num_classes: is {num_classes}, the data has {len(classes)} classes; set it to that")
     if num_classes == teacher_classes:
+        numbers = [int(name) if name.isdecimal() else -1 for name in classes]
+        if teacher_classes == len(synsets) and sorted(numbers) == list(range(len(synsets))) != numbers:
+            raise UserError(
+                "data: its class folders are numbers, in the order of their digits (0, 1, 10, ...), not the teacher's; "
+                "name them with leading zeros (0000 ... 0999) or by ImageNet synset"
+            )
         return None
     raise UserError(
         f"teacher: its {teacher_classes} classes cannot be matched with the data's {num_classes} "

@@ -75,7 +75,7 @@ function records(cell) {
     }).filter(([, text]) => text).flatMap(([term, text]) => [node("dt", {}, term), node("dd", {}, text)])),
     copyable(record.command),
     record.weights === "raw" ? copyable(`cskd-bench records rerun ${record.id}`) : null,
-    record.changed.map(([name, index]) => [node("p", { class: "soft" }, `${name}, unlike the first record`), node("pre", {}, shared(index))]),
+    record.changed.flatMap(([name, index]) => [node("p", { class: "soft" }, `${name}, unlike the first record`), node("pre", {}, shared(index))]),
     node("details", {}, node("summary", {}, "Package versions"), node("pre", {}, shared(record.versions)))));
   return node("section", {}, node("h3", {}, "Records"), rows);
 }

@@ -35,11 +35,13 @@ def page(folder: Path, comparison: Comparison, published: Sequence[Published], m
         if table.group == "pretraining"
         for method, cost in table.costs.items()
     }
-    tables = [_table(number, table, shared, trained) for number, table in enumerate(comparison.tables)]
+    kinds = {base.kind for table in comparison.tables for base in table.baselines}
+    baselines = [kind for kind in BASELINES if kind in kinds]
+    chosen = baselines[-1] if baselines else ""  # what the page shows differences to until another is chosen
+    tables = [_table(number, table, shared, trained, chosen) for number, table in enumerate(comparison.tables)]
     groups: dict[str, list[dict[str, Any]]] = {}
     for table in tables:
         groups.setdefault(table["group"], []).append(table)
-    kinds = [base.kind for table in comparison.tables for base in table.baselines]
     return environment.get_template("page.html.j2").render(
         groups=groups,
         facts=_facts(comparison),
@@ -48,7 +50,7 @@ def page(folder: Path, comparison: Comparison, published: Sequence[Published], m
             for verdict in comparison.verdicts
         ],
         legend=_unbroken(words.LEGEND),
-        baselines=[kind for kind in BASELINES if kind in kinds],
+        baselines=baselines,
         labels=sorted({method.label for table in comparison.tables for method in table.methods}),
         matches=match_rows(matches),
         match_head=MATCH_HEAD,
@@ -95,12 +97,11 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
 # ---------------------------------------------------------------- what the template writes
 
 
-def _table(number: int, table: Table, shared: Shared, trained: Trained) -> dict[str, Any]:
+def _table(number: int, table: Table, shared: Shared, trained: Trained, reference: str) -> dict[str, Any]:
     costs = {method: words.cost(cost) for method, cost in table.costs.items()}
     shown = [key for key in ("images/s", "time", "GPU-hours", "memory") if any(cost[key] for cost in costs.values())]
     raw = {method: raw_cost(cost) for method, cost in table.costs.items()}
     colours = colours_of(table)
-    reference = table.baselines[-1].kind if table.baselines else ""
     rows = []
     for row, method in enumerate(table.methods):
         standing = table.standings[method]

@@ -12,6 +12,7 @@ from cskd_bench.schema import read_toml
 
 ROUNDING: Final = 0.0005  # published scores are rounded to 0.1 points
 WORDS: Final = ("task", "metric", "protocol", "source", "rows")
+DEIT_EPOCHS: Final = 300  # of the backbones of published detectors
 IMAGENET: Final = ("imagenet1k", "imagenet-1k", "imagenet_1k", "imagenet", "ilsvrc2012")
 SAME_TASK: Final = {
     "value": "imagenet1k",
@@ -34,6 +35,7 @@ class Published:
     value: float
     protocol: str
     source: str
+    config: str = ""  # of detection: ours that has the published schedule; without one nothing is set beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,10 @@ def _scores(block: dict[str, Any], row: Any, where: str) -> list[Published]:
         task = str(block["task"] if key in ("value", "rerun") else SAME_TASK.get(key, key))
         metric = key if key in ("box_ap", "mask_ap") else block["metric"]
         protocol = f"{block['protocol']}, rerun" if rerun else block["protocol"]
-        found.append(Published(task, metric, row["method"], row["model"], value / 100, protocol, block["source"]))
+        config = str(block.get("config", ""))
+        found.append(
+            Published(task, metric, row["method"], row["model"], value / 100, protocol, block["source"], config)
+        )
     return found
 
 
@@ -96,7 +101,9 @@ def match(published: list[Published], comparison: Comparison) -> list[Match]:
         for table in comparison.tables
         for (method, setting), cell in table.cells.items()
         for item in known.get((_task(setting.task), setting.metric, method.label, _plain(table.student.model)), [])
-        if setting.protocol in _protocols(item) and _same_pretraining(item, table, cell)
+        if setting.protocol in _protocols(item)
+        and (setting.protocol != "detect" or _same_detector(item, cell))
+        and _same_pretraining(item, table, cell)
     ]
 
 
@@ -108,8 +115,20 @@ def _same_pretraining(item: Published, table: Table, cell: Cell) -> bool:
     """Whether ours was pretrained on ImageNet-1k too, and for as many epochs where the source says how many."""
     if table.student.pretrain_data.lower() not in IMAGENET:
         return False
+    if cell.setting.group == "detection":  # the epochs that its protocol states are the detector's
+        return bool(_epochs(cell.records[0].config) == DEIT_EPOCHS)
     stated = re.search(r"(\d+) epochs", item.protocol)
-    return stated is None or cell.setting.group == "detection" or int(stated[1]) == _epochs(cell.records[0].config)
+    return stated is None or int(stated[1]) == _epochs(cell.records[0].config)
+
+
+def _same_detector(item: Published, cell: Cell) -> bool:
+    """Whether ours was trained by the configuration that has the published schedule, as that is."""
+    task = cell.records[0].config.get("task")
+    detect = task.get("detect") if isinstance(task, dict) else None
+    if not isinstance(detect, dict) or not item.config:
+        return False
+    changed = [key for key in ("epochs", "batch_size", "lr") if detect.get(key) is not None]
+    return detect.get("config") == item.config and not changed
 
 
 def _epochs(config: dict[str, Any]) -> Any:

@@ -196,7 +196,10 @@ def _same_images(records: list[Record], left_out: list[LeftOut]) -> list[Record]
     for record in sorted(records, key=lambda record: record.created, reverse=True):  # Counter keeps the first of equals
         columns[student_of(record), setting_of(record)].append(record)
     usual = {
-        column: (_most_common(record.examples for record in found), _most_common(filter(None, map(images_of, found))))
+        column: (
+            _most_common(record.examples for record in found),
+            _most_common(record.images for record in found if record.images),
+        )
         for column, found in columns.items()
     }
     kept = []
@@ -205,18 +208,12 @@ def _same_images(records: list[Record], left_out: list[LeftOut]) -> list[Record]
         if record.examples != count:
             reason = f"scored on {record.examples:,} images, the other records of its column on {count:,}"
             left_out.append(LeftOut(f"{record.id}.json", reason))
-        elif images_of(record) not in ("", images):
-            reason = f"its images ({images_of(record)}) are not those of its column's other records ({images})"
+        elif record.images not in ("", images):
+            reason = f"its images ({record.images}) are not those of its column's other records ({images})"
             left_out.append(LeftOut(f"{record.id}.json", reason))
         else:
             kept.append(record)
     return kept
-
-
-def images_of(record: Record) -> str:
-    """Return the identity of the images that were learnt from and scored, empty where the record does not say it."""
-    data = record.config.get("data")
-    return str(data.get("identity") or "") if isinstance(data, dict) else ""
 
 
 def _most_common(values: Iterable[Any]) -> Any:

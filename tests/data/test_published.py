@@ -34,6 +34,10 @@ def test_inaturalists_lists_give_paths_and_dense_labels(tmp_path):
     assert list(source.classes) == ["fern", "moss"]
     assert source.labels.tolist() == [1, 1, 0]
     assert reds(source) == [3, 1, 2]
+    lists["annotations"][0]["category_id"] = 4
+    (tmp_path / "train2019.json").write_text(json.dumps(lists))
+    corrected = open_source(data, "train2019")
+    assert corrected.labels.tolist() == [0, 1, 0] and corrected.identity != source.identity
     (tmp_path / "train_val2019" / "Plants" / "2.png").unlink()
     with pytest.raises(UserError, match=r"2\.png: a listed image is missing"):
         open_source(data, "train2019")

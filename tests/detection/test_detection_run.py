@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pycocotools.mask
 import pytest
 import timm
 import torch
@@ -320,6 +321,60 @@ def test_perfect_predictions_score_one_and_none_score_zero(tmp_path):
     assert scores["box_ap"] == pytest.approx(1) and scores["box_ap_small"] == pytest.approx(1)
     assert "box_ap_large" not in scores  # no digit is larger than 96 x 96
     assert average_precision(split.annotations, tmp_path / "none.json", "segm")["mask_ap"] == 0
+
+
+def test_masks_are_sized_by_their_own_area(tmp_path):
+    """A thin false positive in a large box is a small mask: it counts against small objects."""
+    split = find_split(make_digits(tmp_path / "digits", train=2, val=2), "val")
+    content = split.read()
+    height, width = content["images"][0]["height"], content["images"][0]["width"]
+    square = [[4, 4, 24, 4, 24, 24, 4, 24]]
+    content["images"] = content["images"][:1]
+    shared = {"image_id": content["images"][0]["id"], "category_id": content["categories"][0]["id"]}
+    truth = {"id": 1, "bbox": [4, 4, 20, 20], "area": 400, "iscrowd": 0, "segmentation": square}
+    content["annotations"] = [{**shared, **truth}]
+    split.annotations.write_text(json.dumps(content))
+
+    def encoded(mask):
+        found = pycocotools.mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+        return {"size": found["size"], "counts": found["counts"].decode()}
+
+    right, thin = np.zeros((height, width), bool), np.zeros((height, width), bool)
+    right[4:24, 4:24] = True
+    thin[np.arange(40), np.arange(40)] = True
+    predictions = [
+        {**shared, "bbox": [4, 4, 20, 20], "score": 0.5, "segmentation": encoded(right)},
+        {**shared, "bbox": [0, 0, 40, 40], "score": 0.9, "segmentation": encoded(thin)},
+    ]
+    (tmp_path / "masks.json").write_text(json.dumps(predictions))
+    assert average_precision(split.annotations, tmp_path / "masks.json", "segm")["mask_ap_small"] == pytest.approx(0.5)
+
+
+def test_a_record_of_other_annotations_is_not_taken_for_this_cells(cell, vit_file, whole_run):
+    (root, spec), (place, whole) = cell, whole_run
+    file = find_split(root / "digits", "val").annotations
+    before = file.read_text()
+    content = json.loads(before)
+    content["annotations"][0]["bbox"][2] += 1
+    file.write_text(json.dumps(content))
+    try:
+        with pytest.raises(UserError, match="was made from other images than"):
+            detect(spec, vit_file, place)
+    finally:
+        file.write_text(before)
+    assert detect(spec, vit_file, place) == whole
+
+
+def test_a_configuration_of_the_users_own_is_part_of_the_task(cell):
+    root, spec = cell
+    file = root / "tiny.py"
+    before, fingerprint = file.read_text(), spec.fingerprint()
+    file.write_text(before + "# changed\n")
+    try:
+        assert spec.fingerprint() != fingerprint
+    finally:
+        file.write_text(before)
+    assert spec.fingerprint() == fingerprint
 
 
 def test_rates_fall_with_the_distance_from_the_head():

@@ -1,5 +1,6 @@
 """A pretraining run small enough to be killed often: three colours, a two-block ViT, a random CNN teacher."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -100,6 +101,9 @@ class Run:
             for name in ("model", "ema")
             for key, value in load_file(folder / f"{name}.safetensors").items()
         }
+
+    def sha256(self) -> str:
+        return hashlib.sha256((self.folder / "runs" / "tiny" / "model.safetensors").read_bytes()).hexdigest()
 
     def log(self) -> str:
         return (self.folder / "runs" / "tiny" / "log.jsonl").read_text()

@@ -92,3 +92,25 @@ def test_a_batch_that_does_not_split_is_refused(new_run_at):
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0
     assert "does not split into 2 ranks" in output
+
+
+BUFFERS = """
+import torch
+from torch import distributed, nn
+from cskd_bench.engine.distributed import joined_ranks
+with joined_ranks() as ranks:
+    norm = nn.BatchNorm1d(2)
+    norm(torch.full((4, 2), 1.0 + ranks.rank))
+    ranks.share_buffers(norm, None)
+    found = ranks.gather(norm.running_mean.tolist())
+    assert found[0] == found[1] and abs(found[0][0] - 0.1) < 1e-6, found
+"""
+
+
+def test_every_rank_scores_with_the_statistics_that_are_saved(tmp_path):
+    """A batch norm's running statistics come from each rank's own images; the main rank's are kept."""
+    (tmp_path / "buffers.py").write_text(BUFFERS)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(tmp_path / "buffers.py")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CSKD_BENCH_DEVICE": "cpu"}
+    done = subprocess.run([sys.executable, *launcher], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 
 def wait_for_checkpoint(run, process, at_least=1):
@@ -90,10 +92,43 @@ def test_the_curve_shows_the_method_at_work(uninterrupted):
     assert record["metrics"]["top1"] == record["curve"][-1]["top1"]
 
 
+def test_a_repeated_run_leaves_the_record_of_the_first(new_run):
+    """Its folder is gone and its weights come out differently: record and predictions stay, nothing is lost."""
+    first, second = new_run.start(), new_run.start()  # at the same run at once: one waits for the other
+    said = first.communicate(timeout=240)[0] + second.communicate(timeout=240)[0]
+    assert first.returncode == second.returncode == 0, said
+    assert said.count("another process is at it") == 1
+    (file,) = (new_run.folder / "results" / "records").glob("*.json")
+    record = json.loads(file.read_text())
+    record["checkpoint"]["sha256"] = "0" * 64  # as if made on another machine
+    file.write_text(json.dumps(record))
+    predictions = file.with_name(record["per_example"]["name"])
+    predictions.write_bytes(b"those of the first")
+    before = file.read_bytes()
+    shutil.rmtree(new_run.folder / "runs")
+    process = new_run.start()
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 2 and "ended with other weights" in output, output
+    assert file.read_bytes() == before and predictions.read_bytes() == b"those of the first"
+    file.write_text(json.dumps(record | {"checkpoint": record["checkpoint"] | {"sha256": new_run.sha256()}}))
+    new_run.finish()  # the same weights: the record is this run's, too
+    assert (new_run.folder / "runs" / "tiny" / "run.json").exists()
+    assert predictions.read_bytes() == b"those of the first"
+
+
+def test_a_teacher_whose_response_is_not_finite_stops_the_run(new_run, tiny_teacher, tmp_path):
+    """The largest of a response that is not finite would be a label like any other."""
+    state = load_file(tiny_teacher)
+    state["head.fc.weight"] = state["head.fc.weight"].sign() * 3e38  # finite, unlike its products
+    save_file(state, tmp_path / "huge.safetensors")
+    process = new_run.start(f'teacher.weights="{tmp_path / "huge.safetensors"}"')
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, output
+    assert "the teacher's response to one is not" in output
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_update(new_run):
     """A learning rate beyond reason: the run ends with a sentence, and its checkpoints are finite."""
-    from safetensors.torch import load_file
-
     process = new_run.start("recipe.optim.lr=1e30", "recipe.optim.warmup_lr=1e30", "recipe.optim.warmup_epochs=0")
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 2, output

@@ -64,6 +64,28 @@ def test_imagenet_subsets_are_matched_by_synset_and_others_refused():
         class_indices(["cat", "dog"], 2, 1000)
 
 
+def test_classes_that_only_seem_to_be_the_teachers_are_refused():
+    """As many as the teacher has is not the same classes."""
+    numbers = [str(number) for number in range(1000)]
+    assert class_indices([f"{number:0>4}" for number in numbers], 1000, 1000) is None
+    with pytest.raises(UserError, match=r"in the order of their digits .* leading zeros"):
+        class_indices(sorted(numbers), 1000, 1000)
+    with pytest.raises(UserError, match=r"data\.num_classes: is 1000, the data has 2 classes"):
+        class_indices(["cat", "dog"], 1000, 1000)
+
+
+def test_timms_weights_for_another_number_of_classes_would_leave_the_classifier_untrained(monkeypatch):
+    create = timm.create_model
+    offline = lambda name, pretrained, **options: create(name, **options)  # noqa: E731
+    monkeypatch.setattr("cskd_bench.models.teachers.timm.create_model", offline)
+    with pytest.raises(UserError, match=r"teacher\.num_classes: is 2, timm's weights of 'regnety_002' are for 1000"):
+        build_teacher(TeacherConfig(name="regnety_002", num_classes=2), ["cat", "dog"], 2)
+    assert build_teacher(TeacherConfig(name="regnety_002"), ["n01440764", "n02102040"], 2).class_indices.tolist() == [
+        0,
+        217,
+    ]
+
+
 def test_teachers_that_cannot_teach_are_refused(tmp_path):
     with pytest.raises(UserError, match="no model 'resnet_of_dreams'"):
         build_teacher(TeacherConfig(name="resnet_of_dreams"), ["a"], 1)

@@ -63,7 +63,7 @@ def test_two_teachers_are_told_apart(tmp_path):
     assert "cskd (teacher regnety_160)" in words and "cskd (teacher lite0)" in words
     assert len(root.findall(f"{SVG}circle")) == 2
     (table,) = comparison.tables
-    shown = page_table(0, table, Shared(tmp_path / "records"), {})
+    shown = page_table(0, table, Shared(tmp_path / "records"), {}, "deit")
     rows = [row for row in shown["rows"] if row["label"] == "cskd"]
     assert len(rows) == 2 and all(row["cells"][0]["difference"] and row["tally"] for row in rows)
 

@@ -272,6 +272,20 @@ def test_what_was_not_measured_alike_is_not_set_beside_a_published_score(tmp_pat
     assert report.matches == ()
 
 
+def test_a_detector_is_set_beside_the_published_schedule_that_its_configuration_has(tmp_path):
+    (tmp_path / "published.toml").write_bytes((ROOT / "results" / "published.toml").read_bytes())
+    ours = {"task": "coco", "protocol": "detect", "metric": "box_ap", "pretrain_data": "imagenet1k", "value": 0.40}
+    ours |= {"label": "supervised", "model": "deit_tiny_patch16_224"}
+    detectors = {"mask_rcnn_1x": {}, "mask_rcnn_3x": {}, "vitdet_100e": {"epochs": 12}}
+    for name, changed in detectors.items():
+        config = {"recipe": {"epochs": 300}, "task": {"detect": {"config": name, "epochs": None, **changed}}}
+        write_record(tmp_path / "records", make_record(**ours, config=config, recipe=name.ljust(16, "0")))
+    report, _ = render(tmp_path)
+    assert [(match.published.protocol[:13], match.published.value) for match in report.matches] == [
+        ("Mask R-CNN 3x", 0.402)
+    ]
+
+
 def test_the_shipped_published_scores_can_be_read(tmp_path):
     (tmp_path / "records").mkdir()
     (tmp_path / "published.toml").write_bytes((ROOT / "results" / "published.toml").read_bytes())

@@ -38,6 +38,10 @@ def report(tmp_path_factory):
     picture = SideFile(name="boxes.png", sha256=hashlib.sha256(PNG).hexdigest())
     detection = {"task": "coco", "protocol": "detect", "metric": "box_ap", "value": 0.31, "pictures": (picture,)}
     write_record(results / "records", make_record(**detection))
+    for label, value in (("supervised", 0.2), ("few baselines", 0.5)):
+        for seed in range(2):
+            few = {"model": "vit_few", "task": "dtd", "protocol": "linear", "seed": seed, "pretrain_seed": seed}
+            write_record(results / "records", make_record(**few, label=label, value=value + seed / 100))
     write_record(results / "records", make_record(task=HOSTILE, command=HOSTILE, note=HOSTILE, model=HOSTILE))
     (results / "records" / "broken.json").write_text("{")
     return build_report(results, results / "out")
@@ -160,11 +164,21 @@ def test_every_cell_opens_its_evidence_by_keyboard_and_closes_by_escape(page):
     assert "CKF ratio r" in dialog.text
     page.execute_script("document.querySelectorAll('#evidence details').forEach((d) => d.open = true)")
     commands = ("cskd-bench transfer --task imagenette128", "cskd-bench records rerun imagenette128-")
+    assert "unlike the first record" in dialog.text and "[object" not in dialog.text
     for text in (*commands, "exact McNemar", "0123456789abcdef", "torch", "rand-m9"):
         assert text in dialog.text
     dialog.send_keys("\ue00c")  # Escape
     assert not dialog.is_displayed()
     assert page.switch_to.active_element == cell
+
+
+def test_a_table_without_the_chosen_baseline_shows_no_difference(page):
+    """The page says that differences are to deit; a table that has supervised alone keeps silent until it is chosen."""
+    row = next(row for row in find(page, "tr") if "few baselines" in row.get_attribute("textContent"))
+    assert page.execute_script("return document.querySelector('[name=baseline]:checked').value") == "deit"
+    assert row.find_element("css selector", ".difference").get_attribute("textContent") == ""
+    page.execute_script("document.querySelector('[name=baseline][value=supervised]').click()")
+    assert row.find_element("css selector", ".difference").get_attribute("textContent").endswith("+30.00")
 
 
 def test_all_cells_open_without_an_error(page):

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -260,6 +261,14 @@ def test_classes_are_matched_by_name_synset_or_number(weights):
     assert class_columns(["0", "1", "10"], model) == [0, 1, 10]  # ImageNet-V2's folders, sorted as text
     with pytest.raises(UserError, match=r"does not know 1 of the task's 2 classes \(red"):
         class_columns(["n01440764", "red"], model)
+
+
+def test_numbers_are_no_classes_of_a_model_whose_classes_have_names(weights):
+    """Folders 0, 1, 2 of one data set are not the first classes of another's model."""
+    model = replace(load_checkpoint(weights, model=MODEL, image_size=32), classes=("ash", "birch", "cedar"))
+    with pytest.raises(UserError, match="does not know 3 of the task's 3 classes"):
+        class_columns(["0", "1", "2"], model)
+    assert class_columns(["cedar", "ash"], model) == [2, 0]
 
 
 def test_evaluation_restricts_the_logits_to_the_tasks_classes(tmp_path, weights):

@@ -187,6 +187,10 @@ def test_export_to_timm_gives_the_native_logits(run, tmp_path):
     views = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(exported((views - student.mean) / student.std), student.predict(views))
+    native = load_checkpoint(run / "runs" / "tiny").pretrain_config
+    view = timm.data.resolve_model_data_config(exported)
+    assert view["crop_pct"] == native.data.eval_crop == 1.0
+    assert view["interpolation"] == native.recipe.augment.interpolation
     (tmp_path / "file").touch()
     for there in ("out", "file"):
         with pytest.raises(UserError, match="is there already"):
