@@ -32,13 +32,13 @@ def show_plan(cells: Cells, places: Places, console: Console, banks: Path | None
     table = Table("cell", "state", "steps", "images", "estimated cost", box=None)
     sizes: dict[str, tuple[int, int] | None] = {}
     total: float | None = 0.0
-    everything = cells.all()
+    everything, done = cells.all(), found.finished(cells)
     for cell in everything:
         if cell.kind not in sizes or isinstance(cell, PretrainCell):
             sizes[cell.kind] = _size(cell, places.runs / "transfer")
         size, step = sizes[cell.kind], found.step(cell)
         model = cell.config.model_name if isinstance(cell, PretrainCell) else students[cell.run]
-        finished = found.record(cell) is not None
+        finished = cell.name in done
         alike = found.alike(cell, model, from_bank=cell.name in uses)
         seconds = _seconds(size[1] if size and size[0] else 0, alike)
         state = "finished" if finished else f"resumes from step {step}" if step else "to do"
@@ -50,7 +50,7 @@ def show_plan(cells: Cells, places: Places, console: Console, banks: Path | None
         users = [cell for cell in cells.pretrain if cell.name in uses and uses[cell.name].folder == folder]
         epochs = max(cell.config.recipe.epochs for cell in users)
         state, left = _labels(folder, epochs)
-        if all(found.record(cell) for cell in users):
+        if all(cell.name in done for cell in users):
             state, left = "not needed", 0.0
         taken = [
             record.cost.labelling_seconds * epochs / own
@@ -65,9 +65,10 @@ def show_plan(cells: Cells, places: Places, console: Console, banks: Path | None
         table.add_row(f"bank {folder.name}", state, "-", "-", cost)
     wide = Console(width=200, file=console.file) if not console.is_terminal else console
     wide.print(table)
-    done = sum(found.record(cell) is not None for cell in everything)
     cost = NOT_MEASURED if total is None else _hours(total)
-    wide.print(f"{len(everything)} cells, {done} finished; what is left: {cost}, one cell at a time", highlight=False)
+    wide.print(
+        f"{len(everything)} cells, {len(done)} finished; what is left: {cost}, one cell at a time", highlight=False
+    )
 
 
 def _size(cell: Cell, work: Path) -> tuple[int, int] | None:

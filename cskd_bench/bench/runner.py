@@ -90,8 +90,9 @@ class Queue:
     def __init__(self, cells: Cells, found: Found) -> None:
         self.left: list[Cell] = []
         self.finished: dict[str, list[float]] = {}  # kind of cell: the seconds that each finished one took
+        done = found.finished(cells)
         for cell in cells.all():
-            if record := found.record(cell):
+            if record := done.get(cell.name):
                 self.finished.setdefault(cell.kind, []).append(record.cost.seconds)
             else:
                 self.left.append(cell)

@@ -5,10 +5,13 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from cskd_bench.bench.plan import Cell, PretrainCell
+from cskd_bench.bench.plan import Cell, Cells, PretrainCell, TransferCell
 from cskd_bench.bench.work import Places
+from cskd_bench.config import DataConfig
+from cskd_bench.data.open import open_source
 from cskd_bench.engine.checkpoint import write_atomically
 from cskd_bench.engine.pretrain import read_summary
+from cskd_bench.errors import UserError
 from cskd_bench.models.teachers import is_another_teacher
 from cskd_bench.record import Record, read_records
 
@@ -21,6 +24,7 @@ class Found:
         read = (record for _, record in read_records(places.results / "records"))
         self.records: list[Record] = [record for record in read if isinstance(record, Record)]
         self._ids = {record.id: record for record in self.records}
+        self._identities: dict[DataConfig, str | None] = {}
         self._transfers = {_key(record): record for record in self.records if record.protocol != "pretrain"}
 
     def record(self, cell: Cell) -> Record | None:
@@ -36,7 +40,46 @@ class Found:
         summary = run_summary(self._places.runs / cell.run)
         hashes = summary.get("sha256") if summary else None
         sha256 = str(hashes.get("model", "")) if isinstance(hashes, dict) else ""
-        return self._transfers.get((cell.task.name, cell.task.fingerprint(), cell.protocol, sha256, cell.seed))
+        return self._transfers.get(_asked(cell, sha256))
+
+    def finished(self, cells: Cells) -> dict[str, Record]:
+        """Map the names of a plan's finished cells to their records.
+
+        A pretraining whose run folder is gone, as in a clone that holds records alone, is finished as long as no
+        transfer that is to do needs its weights.
+        """
+        done = {cell.name: record for cell in cells.all() if (record := self.record(cell))}
+        gone = {cell.name: record for cell in cells.pretrain if (record := self._without_folder(cell))}
+        for cell in cells.transfer:
+            if cell.run in gone and (record := self._transfers.get(_asked(cell, gone[cell.run].checkpoint.sha256))):
+                done[cell.name] = record
+        needed = {cell.run for cell in cells.transfer if cell.name not in done}
+        return done | {name: record for name, record in gone.items() if name not in needed}
+
+    def _without_folder(self, cell: PretrainCell) -> Record | None:
+        """Return the record of a run that is not here: of the same settings, teacher and images."""
+        if (self._places.runs / cell.name / "run.json").exists():
+            return None
+        config, settings = cell.config, _settings(cell.config.identity())
+        for record in self.records:
+            if record.protocol != "pretrain" or record.checkpoint.run != cell.name:
+                continue
+            same = _settings(record.config) == settings and not is_another_teacher(
+                config.teacher, record.method.teacher
+            )
+            if same and record.images == self._images(config.data):
+                return record
+        return None
+
+    def _images(self, data: DataConfig) -> str | None:
+        """Return the identity of the images that are here, as a pretraining's record keeps it; None without them."""
+        if data not in self._identities:
+            try:
+                splits = [open_source(data, split) for split in (data.train, data.val)]
+                self._identities[data] = " ".join(split.identity for split in splits)
+            except UserError:
+                self._identities[data] = None
+        return self._identities[data]
 
     def step(self, cell: Cell) -> int:
         """Return the step of a pretraining cell's newest checkpoint, 0 without one."""
@@ -81,6 +124,18 @@ def _failures(path: Path) -> list[dict[str, str]]:
         return [{key: str(entry[key]) for key in ("cell", "error", "time")} for entry in entries]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
+
+
+def _asked(cell: TransferCell, sha256: str) -> tuple[str, str, str, str, int]:
+    return (cell.task.name, cell.task.fingerprint(), cell.protocol, sha256, cell.seed)
+
+
+def _settings(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return what a plan says of a pretraining, without what its record knows besides: images, weights' hash."""
+    kept = {key: identity.get(key) for key in ("seed", "method", "student", "recipe", "data", "teacher")}
+    for section, known in (("data", "identity"), ("teacher", "weights")):
+        kept[section] = {key: value for key, value in (kept[section] or {}).items() if key != known}
+    return kept
 
 
 def _key(record: Record) -> tuple[str, str, str, str, int]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ def _pretrain(
         identity["variant"] = targets.variant
     if ranks.is_main:
         folder.mkdir(parents=True, exist_ok=True)
+        _warn_of_record(results / "records" / f"{_record_id(config, identity)}.json")
     job = Job(
         title=config.name,
         student=student,
@@ -140,6 +142,20 @@ def initial_student(config: PretrainConfig) -> Student:
     return build_student(config.student, config.data.num_classes, METHODS[config.method.kind].heads)
 
 
+def _record_id(config: PretrainConfig, identity: dict[str, object]) -> str:
+    return record_id(config.data_name, "pretrain", config.method.kind, config.student.name, f"s{config.seed}", identity)
+
+
+def _warn_of_record(path: Path) -> None:
+    """Say before training that the run's record is there already, so that only the same weights can stand beside it."""
+    if path.exists():
+        print(
+            f"{path}: is there already; a run that ends with other weights will not replace it. "
+            "Give another --results folder to keep both",
+            file=sys.stderr,
+        )
+
+
 def _record(
     config: PretrainConfig,
     result: Fit,
@@ -154,7 +170,7 @@ def _record(
     hours = result.seconds / 3600 * ranks.world if ranks.device.type == "cuda" else 0.0
     data_name = config.data_name
     return Record(
-        id=record_id(data_name, "pretrain", config.method.kind, config.student.name, f"s{config.seed}", identity),
+        id=_record_id(config, identity),
         created=now(),
         task=TaskRef(
             name=data_name,

@@ -1,9 +1,11 @@
 """A bench of 24 cells: interrupted three times, under other executors, with failures, on paper."""
 
+import contextlib
 import itertools
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +17,7 @@ import pytest
 import torch
 
 from cskd_bench.bench.executors import take_gpu
-from cskd_bench.bench.plan import Plan, PretrainCell, TransferCell, expand, load_plan, placed
+from cskd_bench.bench.plan import Cells, Plan, PretrainCell, TransferCell, expand, load_plan, placed
 from cskd_bench.bench.runner import Queue
 from cskd_bench.bench.state import Found
 from cskd_bench.bench.work import Ended, Places
@@ -171,6 +173,32 @@ def test_a_finished_bench_starts_nothing(local, place):
     before = {path: path.stat().st_mtime_ns for path in (place / "local" / "results" / "records").iterdir()}
     assert f"{CELLS} of {CELLS} cells were finished before" in finish(place, "local")
     assert {path: path.stat().st_mtime_ns for path in (place / "local" / "results" / "records").iterdir()} == before
+
+
+def test_records_without_run_folders_count_until_a_transfer_needs_their_weights(local, place, tmp_path):
+    """As in a clone of a repository that keeps records: what they hold is finished, on the images that are there."""
+    shutil.copytree(place / "local" / "results", tmp_path / "results")
+    with contextlib.chdir(place):
+        cells = expand(load_plan(Path("plan.toml")), Path("plan.toml"))
+    places = Places(tmp_path / "runs", tmp_path / "results")
+    assert len(Found(places).finished(cells)) == CELLS
+    gone = next((tmp_path / "results" / "records").glob("fewer-knn-cskd-*-s1-*.json"))
+    run = read_record(gone).checkpoint.run
+    gone.unlink()
+    left = {cell.name for cell in Queue(cells, Found(places)).left}
+    assert left == {run, f"fewer knn {run}"}
+    others = [replace(cell, config=elsewhere(cell.config, place)) for cell in cells.pretrain]
+    assert Found(places).finished(Cells(None, others, [])) == {}
+
+
+def elsewhere(config, place):
+    """The same settings, but the images of another folder: the test split's in place of the training ones."""
+    root = Path(config.data.root)
+    there = place / "other" / root.name
+    if not there.exists():
+        shutil.copytree(root / "test", there / "train")
+        shutil.copytree(root / "val", there / "val")
+    return config.model_copy(update={"data": config.data.model_copy(update={"root": str(there)})})
 
 
 def test_ray_on_two_workers_gives_the_same_records(local, place):
