@@ -7,12 +7,12 @@ from typing import Any
 
 from cskd_bench.bench.plan import Cell, Cells, PretrainCell, TransferCell
 from cskd_bench.bench.work import Places
-from cskd_bench.config import DataConfig
+from cskd_bench.config import DataConfig, TeacherConfig
 from cskd_bench.data.open import open_source
 from cskd_bench.engine.checkpoint import write_atomically
 from cskd_bench.engine.pretrain import read_summary
 from cskd_bench.errors import UserError
-from cskd_bench.models.teachers import is_another_teacher
+from cskd_bench.models.teachers import is_another_teacher, teacher_weights
 from cskd_bench.record import Record, read_records
 
 
@@ -64,9 +64,7 @@ class Found:
         for record in self.records:
             if record.protocol != "pretrain" or record.checkpoint.run != cell.name:
                 continue
-            same = _settings(record.config) == settings and not is_another_teacher(
-                config.teacher, record.method.teacher
-            )
+            same = _settings(record.config) == settings and _same_teacher(config.teacher, record.method.teacher)
             if same and record.images == self._images(config.data):
                 return record
         return None
@@ -128,6 +126,12 @@ def _failures(path: Path) -> list[dict[str, str]]:
 
 def _asked(cell: TransferCell, sha256: str) -> tuple[str, str, str, str, int]:
     return (cell.task.name, cell.task.fingerprint(), cell.protocol, sha256, cell.seed)
+
+
+def _same_teacher(config: TeacherConfig, labelled_by: str) -> bool:
+    """Whether a record's teacher is known to be the one that is here; a file that is missing cannot tell."""
+    at_hand = "@" not in labelled_by or teacher_weights(config).is_file()
+    return at_hand and not is_another_teacher(config, labelled_by)
 
 
 def _settings(identity: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from cskd_bench.detection import operators
 from cskd_bench.detection.annotations import CocoSplit, require_masks, usable_split
 from cskd_bench.detection.pictures import write_pictures
 from cskd_bench.detection.score import average_precision
-from cskd_bench.detection.settings import StudentFacts, complete, has_masks, place
+from cskd_bench.detection.settings import StudentFacts, comparable, complete, has_masks, place
 from cskd_bench.detection.splits import describe_splits, open_splits, splits_identity
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.locks import alone
@@ -133,6 +133,7 @@ def _finished(cell: Plan, ranks: Ranks) -> Record:
 
 def _run(cell: Plan, results: Path, folder: Path, ranks: Ranks, workers: int, command: str | None) -> Record:
     spec, config, loaded, name = cell.spec, cell.config, cell.model, cell.name
+    images = _first_on_main(ranks, lambda: splits_identity(cell.train, cell.test))  # as training begins
     skip, cap = spec.data.on_corrupt == "skip", spec.data.max_skipped
     (train, left_out), (test, unscored) = _first_on_main(
         ranks, lambda: tuple(usable_split(split, folder, skip=skip, cap=cap) for split in (cell.train, cell.test))
@@ -176,7 +177,7 @@ def _run(cell: Plan, results: Path, folder: Path, ranks: Ranks, workers: int, co
             recipe=fingerprint(cell.recipe),
             config={
                 "task": spec.identity(),
-                "data": {"identity": splits_identity(cell.train, cell.test)},
+                "data": {"identity": images},
                 "pretrain": loaded.pretrain_identity(),
                 "mmengine": cell.recipe["config"],
             },
@@ -244,27 +245,6 @@ def build_runner(config: Any, loaded: Loaded, ranks: Ranks) -> Any:
         default_scope="mmdet",
         cfg=config,
     )
-
-
-def comparable(config: Any) -> dict[str, Any]:
-    """Return the settings that decide a detector's score: all but the seed."""
-    described: dict[str, Any] = _plain(config.to_dict())
-    for seeded in (
-        described,
-        described["train_dataloader"]["sampler"],
-        described["train_dataloader"]["dataset"],
-        *described.get("custom_hooks", []),
-    ):
-        seeded.pop("seed", None)
-    for name in ("randomness", "env_cfg", "log_level"):
-        described.pop(name, None)
-    return described
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _first_on_main(ranks: Ranks, work: Callable[[], Result]) -> Result:

@@ -158,3 +158,24 @@ def place(
     if torch.cuda.is_available() and precision != "fp32":
         config.optim_wrapper.type = "AmpOptimWrapper"
         config.optim_wrapper.dtype = {"fp16": "float16", "bf16": "bfloat16"}[precision]
+
+
+def comparable(config: Any) -> dict[str, Any]:
+    """Return the settings that decide a detector's score: all but the seed."""
+    described: dict[str, Any] = _plain(config.to_dict())
+    for seeded in (
+        described,
+        described["train_dataloader"]["sampler"],
+        described["train_dataloader"]["dataset"],
+        *described.get("custom_hooks", []),
+    ):
+        seeded.pop("seed", None)
+    for name in ("randomness", "env_cfg", "log_level"):
+        described.pop(name, None)
+    return described
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -161,7 +161,9 @@ def _sha256(path: Path, changed: int, size: int) -> str:
 
 def is_another_teacher(config: TeacherConfig, labelled_by: str) -> bool:
     """Say whether a finished run's teacher, as its record names it, had other weights than the file that is here."""
-    if not config.weights or not labelled_by or not teacher_weights(config).is_file():
+    if not config.weights:
+        return "@" in labelled_by  # which had a file
+    if not labelled_by or not teacher_weights(config).is_file():
         return False
     return labelled_by != teacher_identity(config)
 

@@ -72,8 +72,13 @@ def _data_root(options: argparse.Namespace) -> list[str]:
 
 
 class _Parser(argparse.ArgumentParser):
+    """Raises where argparse would end the process."""
+
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        raise UserError(message or "it asks for help alone")
 
 
 def command_options(command: str) -> argparse.Namespace:
@@ -82,9 +87,9 @@ def command_options(command: str) -> argparse.Namespace:
     verbs = parser.add_subparsers(required=True)
     for verb in (pretrain, transfer):
         verb.add(verbs)
-    words = shlex.split(command)
-    start = next((number for number, word in enumerate(words) if word in ("pretrain", "transfer")), len(words))
     try:
+        words = shlex.split(command)
+        start = next((number for number, word in enumerate(words) if word in ("pretrain", "transfer")), len(words))
         return parser.parse_args(words[start:])
-    except UserError as error:
+    except (UserError, ValueError) as error:
         raise UserError(f"a record's command cannot be run again: {error}: {command}") from error

@@ -189,6 +189,13 @@ def test_records_without_run_folders_count_until_a_transfer_needs_their_weights(
     assert left == {run, f"fewer knn {run}"}
     others = [replace(cell, config=elsewhere(cell.config, place)) for cell in cells.pretrain]
     assert Found(places).finished(Cells(None, others, [])) == {}
+    for weights in ("nowhere.safetensors", ""):  # neither can be the file that the records' teacher had
+        taught = [replace(cell, config=with_teacher(cell.config, weights)) for cell in cells.pretrain]
+        assert set(Found(places).finished(Cells(None, taught, []))) == {"tiny_supervised_s0", "tiny_supervised_s1"}
+
+
+def with_teacher(config, weights):
+    return config.model_copy(update={"teacher": config.teacher.model_copy(update={"weights": weights})})
 
 
 def elsewhere(config, place):

@@ -105,7 +105,10 @@ def test_a_transfer_whose_pretraining_left_no_record_names_its_command(place):
         chain_of(record, [record])
 
 
-@pytest.mark.parametrize("command", ["cskd-bench explain", "", "cskd-bench pretrain a.toml --unheard of"])
+@pytest.mark.parametrize(
+    "command",
+    ["cskd-bench explain", "", "cskd-bench pretrain a.toml --unheard of", "cskd-bench pretrain -h", "transfer 'open"],
+)
 def test_a_command_that_cannot_be_read_is_refused(command):
     with pytest.raises(UserError, match="a record's command cannot be run again"):
         command_options(command)
