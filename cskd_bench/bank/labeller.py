@@ -39,4 +39,4 @@ def make_fast(teacher: Teacher, *, compiled: bool) -> Teacher:
 def _lay_out(teacher: Teacher, compiled: bool) -> Teacher:
     if compiled:
         return teacher.compile_features()
-    return teacher.use_channels_last() if teacher.mean.device.type == "cpu" else teacher
+    return teacher.use_channels_last().take_pieces() if teacher.mean.device.type == "cpu" else teacher

@@ -1,4 +1,4 @@
-"""Part `teacher`: images per second of the teacher's dense response, in each layout and with folded norms."""
+"""Part `teacher`: images per second of the teacher's dense response: layouts, folded norms, pieces of a batch."""
 
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +24,7 @@ def measure_teacher(
         "channels last": _teacher(name, device).use_channels_last(),
         "folded": _folded(name, device),
         "folded, channels last": _folded(name, device).use_channels_last(),
+        "folded, channels last, pieces": _folded(name, device).use_channels_last().take_pieces(),
     }
     if compiled:
         teachers["compiled"] = _teacher(name, device).compile_features()

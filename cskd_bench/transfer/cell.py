@@ -12,6 +12,7 @@ from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions
 from cskd_bench.errors import UserError
 from cskd_bench.models.checkpoints import Loaded
+from cskd_bench.models.pieces import views_at_a_time
 from cskd_bench.task import TaskData, TaskSpec
 
 
@@ -26,6 +27,11 @@ class Cell:
     features: Path  # for features that other protocols and seeds use too
     ranks: Ranks
     workers: int
+
+    @property
+    def batch_size(self) -> int:
+        """How many views of test, or of those whose features are kept, the model takes at a time."""
+        return views_at_a_time(self.model.image_size) if self.ranks.device.type == "cpu" else 256
 
     @cached_property
     def train(self) -> Source:

@@ -28,7 +28,7 @@ def run(cell: Cell) -> Outcome:
         return student.predict(views)[:, columns]
 
     view = EvalView(cell.model.image_size, spec.data.eval_crop)
-    predictions = evaluate(predict, cell.test, view, cell.ranks, batch_size=256, workers=cell.workers)
+    predictions = evaluate(predict, cell.test, view, cell.ranks, batch_size=cell.batch_size, workers=cell.workers)
     metrics = _by_part(spec.data.test.split("+"), cell.test, predictions)
     if spec.evaluate.real_labels:
         predictions = with_real_labels(predictions, cell.test, data_path(spec.data.root) / spec.evaluate.real_labels)

@@ -65,7 +65,7 @@ def _compute(cell: Cell, source: Source, view: EvalView) -> np.ndarray:
     with torch.no_grad():
         rows = [
             student.features(to_float(pixels.to(ranks.device, non_blocking=True))).float().cpu()
-            for pixels in eval_loader(source, view, mine, batch_size=256, workers=cell.workers)
+            for pixels in eval_loader(source, view, mine, batch_size=cell.batch_size, workers=cell.workers)
         ]
     parts = [part for part in ranks.gather(torch.cat(rows).numpy() if rows else None) if part is not None]
     features = np.empty((len(source), parts[0].shape[1]), np.float32)

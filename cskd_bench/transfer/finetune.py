@@ -86,7 +86,7 @@ def tune(cell: Cell, chosen: np.ndarray, folder: Path, recipe: FinetuneConfig) -
         cell.test,
         EvalView(cell.model.image_size, cell.spec.data.eval_crop, recipe.augment.interpolation),
         cell.ranks,
-        batch_size=256,
+        batch_size=cell.batch_size,
         workers=cell.workers,
     )
     return Outcome(

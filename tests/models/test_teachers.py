@@ -44,6 +44,18 @@ def test_layout_changes_nothing_but_rounding():
     torch.testing.assert_close(Teacher(model, 64).use_channels_last()(views).dense, plain, atol=1e-4, rtol=1e-4)
 
 
+def test_pieces_change_no_bit_and_each_view_is_seen_once(monkeypatch):
+    model = timm.create_model("test_resnet", num_classes=7)
+    views = torch.rand(37, 3, 160, 160)
+    whole = Teacher(model, 160).use_channels_last()(views)
+    teacher = Teacher(model, 160).use_channels_last().take_pieces()
+    seen = []
+    features = teacher._features
+    monkeypatch.setattr(teacher, "_features", lambda inputs: (seen.append(len(inputs)), features(inputs))[1])
+    assert torch.equal(teacher(views).dense, whole.dense)
+    assert seen == [19, 18]
+
+
 def test_restriction_to_a_subset_of_classes_selects_logits():
     model = timm.create_model("convnext_atto", num_classes=7)
     views = torch.rand(1, 3, 64, 64)
