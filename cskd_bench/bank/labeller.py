@@ -37,6 +37,9 @@ def make_fast(teacher: Teacher, *, compiled: bool) -> Teacher:
 
 
 def _lay_out(teacher: Teacher, compiled: bool) -> Teacher:
+    on_cpu = teacher.mean.device.type == "cpu"
     if compiled:
-        return teacher.compile_features()
-    return teacher.use_channels_last().take_pieces() if teacher.mean.device.type == "cpu" else teacher
+        teacher.compile_features()
+    elif on_cpu:
+        teacher.use_channels_last()
+    return teacher.take_pieces() if on_cpu else teacher

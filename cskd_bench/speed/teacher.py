@@ -29,6 +29,7 @@ def measure_teacher(
     if compiled:
         teachers["compiled"] = _teacher(name, device).compile_features()
         teachers["folded, compiled"] = _folded(name, device).compile_features()
+        teachers["folded, compiled, pieces"] = _folded(name, device).compile_features().take_pieces()
 
     def forward(teacher: Teacher) -> object:
         with autocast(device, precision):

@@ -7,7 +7,7 @@ from torch import nn
 
 from cskd_bench.bank import labeller
 from cskd_bench.bank.labeller import labelling_teacher
-from cskd_bench.models.teachers import build_teacher
+from cskd_bench.models.teachers import Teacher, build_teacher
 
 CLASSES = [str(digit) for digit in range(10)]
 
@@ -49,3 +49,16 @@ def test_the_grid_is_known_without_compiling(compiled, tmp_path):
     torch._dynamo.reset()
     assert teacher.grid() == (4, 4)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 0
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_on_a_cpu_views_are_labelled_in_pieces(compiled, tmp_path, monkeypatch):
+    monkeypatch.setattr("cskd_bench.models.teachers.views_at_a_time", lambda size: 16)
+    monkeypatch.setattr(Teacher, "compile_features", lambda teacher: teacher)
+    config = small_run(save_teacher(tmp_path)).teacher
+    teacher = labelling_teacher(config, CLASSES, 10, torch.device("cpu"), compiled=compiled)
+    seen = []
+    features = teacher._features
+    monkeypatch.setattr(teacher, "_features", lambda inputs: (seen.append(len(inputs)), features(inputs))[1])
+    assert len(teacher(torch.rand(40, 3, 32, 32)).dense) == 40
+    assert seen == [20, 20]
