@@ -42,5 +42,13 @@ def test_the_table_of_steps_rounds_its_records():
         assert f"| {name} | {' | '.join(cells)} |" in text, side
 
 
+def test_the_table_of_a_small_teacher_rounds_its_record():
+    text = (ROOT / "docs" / "speed.md").read_text()
+    for row in measured("cpu_teacher_lite0")["sides"]:
+        name = row["side"].replace("pieces", "in pieces")
+        name = "batch norms folded" if name == "folded" else name
+        assert f"| {name} | {1000 * row['median_seconds']:,.0f} | {row['speedup_over_as it is']:.2f}x |" in text, name
+
+
 def test_every_record_was_made_from_a_commit():
     assert not any(measured(file.stem)["code"]["dirty"] for file in SPEED.glob("*.json"))
