@@ -49,7 +49,7 @@ class Teacher(nn.Module):
         return super().train(False)
 
     def use_channels_last(self) -> "Teacher":
-        """Lay features out channels-last: faster on CPUs (docs/speed.md); slower for grouped convolutions on some GPUs."""
+        """Lay features out channels-last: faster on CPUs, slower for grouped convolutions on some GPUs."""
         self._layout = torch.channels_last
         self.model.to(memory_format=torch.channels_last)
         return self
