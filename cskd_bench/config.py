@@ -12,6 +12,7 @@ from cskd_bench.schema import StrictModel, apply_overrides, fingerprint, read_to
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Hardness = Literal["hard", "soft"]
+Precision = Literal["fp32", "tf32", "fp16", "bf16"]
 Decay = Literal["linear", "quadratic", "cosine", "local", "global"]
 
 
@@ -108,13 +109,18 @@ class StudentConfig(StrictModel):
 
 
 class TeacherConfig(StrictModel):
-    """A frozen timm CNN. `weights` is a file; empty takes timm's pretrained weights."""
+    """A frozen timm CNN. `weights` is a file; empty takes timm's pretrained weights.
+
+    `precision` of its labels, in training as in a bank, whatever the student computes in; docs/pretraining.md says how
+    many labels each of them flips. It is left out of fingerprints where it is fp32, as in every record without it.
+    """
 
     name: str = "regnety_160.deit_in1k"
     weights: str = ""
     image_size: PositiveInt = 224
     num_classes: PositiveInt = 1000
     output_stride: Literal[8, 16, 32] | None = None
+    precision: Annotated[Precision, Field(exclude_if=lambda precision: bool(precision == "fp32"))] = "fp32"
 
 
 class AugmentConfig(StrictModel):

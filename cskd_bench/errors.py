@@ -1,4 +1,4 @@
-"""The one exception that the command line shows to a person without a traceback."""
+"""What the command line shows to a person without a traceback."""
 
 
 class UserError(ValueError):
@@ -9,3 +9,11 @@ class UserError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message.rpartition(f"{__name__}.UserError: ")[2].rstrip("\n"))
+
+
+class AgreedError(UserError):
+    """A UserError that every rank raises at the same point, with the sentence of the one where it happened."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, keeps what it has done and can be started again."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 Heads = Literal["class", "class+dist", "class+dist+patch"]
@@ -44,3 +46,8 @@ class Targets:
     global_target: Tensor | None = None  # (B,) hard or (B, K) soft
     spatial_target: Tensor | None = None  # (B, h, w) hard or (B, K, h, w) soft
     finite: Tensor | None = None  # (), whether the teacher's responses were; None where a bank has seen to it
+
+    def to(self, move: Callable[[Tensor], Tensor]) -> Targets:
+        """Return the same targets, each moved by `move`."""
+        fields = (self.global_target, self.spatial_target, self.finite)
+        return Targets(*(None if field is None else move(field) for field in fields))

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from cskd_bench.bank.claim import claimed
 from cskd_bench.bank.envelope import MOST_EPOCHS, upper_envelope
-from cskd_bench.bank.labeller import labelling_precision, labelling_teacher
+from cskd_bench.bank.labeller import labelling_teacher
 from cskd_bench.bank.match import bank_plan, teacher_identity, teacher_source, views_identity
 from cskd_bench.bank.pack import pack, soft_targets
 from cskd_bench.bank.shard import write_shard
@@ -25,6 +25,7 @@ from cskd_bench.data.engines import finished, worker_views
 from cskd_bench.data.loader import Batch, ViewPlan, leave_signals_to_the_main_process
 from cskd_bench.data.open import open_source
 from cskd_bench.data.sources import Source
+from cskd_bench.device import default_device, pins
 from cskd_bench.errors import UserError
 from cskd_bench.models.teachers import Teacher, build_teacher
 
@@ -57,14 +58,14 @@ def build_bank(
     i from 1. Each shard appears whole or not at all. A kd configuration adds soft targets. UserError for
     a configuration without a teacher, another bank in `out`, or a teacher whose response is not finite.
     """
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     epochs = range(config.recipe.epochs) if epochs is None else epochs
     _check_arguments(config, epochs, shard)
     source = open_source(config.data, config.data.train)
     compiled = config.run.compile != "none"
     teacher = labelling_teacher(config.teacher, source.classes, config.data.num_classes, device, compiled=compiled)
     plan = bank_plan(config, len(source))
-    manifest = _manifest(config, source, teacher, plan, device)
+    manifest = _manifest(config, source, teacher, plan)
     begin_bank(out, manifest)
     bank = Bank(out)
     wanted = [(epoch, part) for epoch in epochs for part in range(manifest.parts())][shard[0] - 1 :: shard[1]]
@@ -103,9 +104,7 @@ def _check_arguments(config: PretrainConfig, epochs: range, shard: tuple[int, in
         raise UserError(f"--shard {shard[0]}/{shard[1]}: expected i/n with i from 1 to n")
 
 
-def _manifest(
-    config: PretrainConfig, source: Source, teacher: Teacher, plan: ViewPlan, device: torch.device
-) -> BankManifest:
+def _manifest(config: PretrainConfig, source: Source, teacher: Teacher, plan: ViewPlan) -> BankManifest:
     batch = config.recipe.batch_size
     teacher_part = teacher_identity(config)
     if teacher_part["weights"] is None:
@@ -115,7 +114,8 @@ def _manifest(
         views=views_identity(config, source),
         teacher=teacher_part,
         teacher_source=teacher_source(config),
-        precision=labelling_precision(device, config.recipe.precision),
+        precision=config.teacher.precision,
+        note=teacher.note,
         num_classes=config.data.num_classes,
         grid=teacher.grid(),
         epochs=config.recipe.epochs,
@@ -185,7 +185,7 @@ class _Labeller:
             num_workers=workers,
             worker_init_fn=leave_signals_to_the_main_process,
             collate_fn=_identity,
-            pin_memory=self._device.type == "cuda",
+            pin_memory=pins(self._device),
         )
         for made in loader:
             self._account_for_skipped(made)
@@ -203,12 +203,10 @@ class _Labeller:
     def _label(self, batch: Batch) -> list[bytes]:
         config = self._config
         views, _ = finished(batch, config.recipe.augment, config.data.num_classes, config.seed, self._device)
-        with torch.autocast(self._device.type, torch.float16, enabled=self._manifest.precision == "fp16"):
-            dense = self._teacher(views).dense
-        dense = dense.float()
-        global_ = dense.flatten(2).mean(2)
+        output = self._teacher(views)
+        global_ = output.global_logits
         try:
-            envelope = upper_envelope(dense, global_, self._ladder)
+            envelope = upper_envelope(output.dense, global_, self._ladder)
         except ValueError as error:
             raise UserError(f"epoch {batch.keys[0].epoch}, views from {batch.keys[0].position}: {error}") from error
         soft = None

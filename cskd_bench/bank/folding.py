@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from cskd_bench.device import exact_fp32
+
 
 @torch.no_grad()
 def fold_batch_norms(model: Any, inputs: Tensor) -> int:
@@ -15,6 +17,11 @@ def fold_batch_norms(model: Any, inputs: Tensor) -> int:
     Features change by float32 rounding; a larger change (an output that is used twice) is a ValueError.
     """
     assert not model.training
+    with exact_fp32():  # a probe in TF32 would find its own rounding
+        return _fold(model, inputs)
+
+
+def _fold(model: Any, inputs: Tensor) -> int:
     before = model.forward_features(inputs)
     pairs = _pairs(model, inputs)
     names = {module: name for name, module in model.named_modules()}

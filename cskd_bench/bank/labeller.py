@@ -1,31 +1,33 @@
 """The teacher as it labels views: the same in the training loop and in a bank, so that their labels are, too."""
 
+import sys
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 
 from cskd_bench.bank.folding import fold_batch_norms
 from cskd_bench.config import TeacherConfig
+from cskd_bench.device import check_precision
 from cskd_bench.models.teachers import Teacher, build_teacher
 
 
 def labelling_teacher(
     config: TeacherConfig, classes: Sequence[str], num_classes: int, device: torch.device, *, compiled: bool
 ) -> Teacher:
-    """Build a teacher, fold its batch norms and compile it or lay it out for the device; UserError as build_teacher."""
+    """Build a teacher, fold its batch norms and compile it or lay it out for the device; UserError as build_teacher.
+
+    Where folding is refused, that is said, and `note` holds it for the record.
+    """
+    check_precision(device, config.precision, "teacher.precision")
     teacher = build_teacher(config, classes, num_classes).to(device)
     try:
         make_fast(teacher, compiled=compiled)
-    except ValueError:  # norms that cannot be folded stay
+    except ValueError as error:  # norms that cannot be folded stay
+        print(f"teacher {config.name}: {error}; they stay as they are", file=sys.stderr)
         teacher = build_teacher(config, classes, num_classes).to(device)
+        teacher.note = f"teacher's batch norms not folded: {error}"
         _lay_out(teacher, compiled)
     return teacher
-
-
-def labelling_precision(device: torch.device, precision: str) -> Literal["fp32", "fp16"]:
-    """Return fp16 for a recipe in half precision on a GPU, else fp32: bf16 would flip one label in two hundred."""
-    return "fp16" if device.type == "cuda" and precision != "fp32" else "fp32"
 
 
 def make_fast(teacher: Teacher, *, compiled: bool) -> Teacher:

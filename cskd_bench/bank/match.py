@@ -72,6 +72,7 @@ def open_matching_bank(folder: Path, config: PretrainConfig) -> Bank:
         "teacher": teacher_identity(config),
         "teacher_source": teacher_source(config),
         "num_classes": config.data.num_classes,
+        "precision": config.teacher.precision,
     }
     if config.method.kind == "kd":
         asked["soft_temperature"] = config.method.temperature

@@ -12,6 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, Validati
 from cskd_bench.bank.envelope import MOST_EPOCHS, Ladder, declared_ratios
 from cskd_bench.bank.pack import SoftTargets
 from cskd_bench.bank.shard import Shard
+from cskd_bench.config import Precision
 from cskd_bench.errors import UserError
 from cskd_bench.record import write_new
 from cskd_bench.schema import StrictModel, fingerprint
@@ -26,7 +27,7 @@ class BankManifest(StrictModel):
     views: dict[str, Any]  # seed, data, augmentation, view size, images, SHA-256 of some views' pixels
     teacher: dict[str, Any]  # name, SHA-256 of the weights, resolution, precision
     teacher_source: Literal["", "timm", "file"] = ""  # of the weights; "" in banks that do not say
-    precision: Literal["fp32", "fp16"]  # of the teacher while labelling
+    precision: Precision  # of the teacher while labelling
     num_classes: PositiveInt
     grid: tuple[PositiveInt, PositiveInt]  # h, w
     epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS)]  # the schedules of a run of so many epochs have exact ratios
@@ -35,10 +36,11 @@ class BankManifest(StrictModel):
     soft_classes: NonNegativeInt = 0  # k of the soft targets
     soft_temperature: PositiveFloat = 1.0
     versions: dict[str, str]  # when it was begun; told where pixels differ, not compared
+    note: Annotated[str, Field(exclude_if=lambda note: not note)] = ""  # what records made from it should say
 
     def fingerprint(self) -> str:
         """Name the bank; every shard carries it. Library versions do not change it: the pixels' hash would."""
-        return fingerprint(self.model_dump(mode="json", exclude={"versions", "teacher_source"}))
+        return fingerprint(self.model_dump(mode="json", exclude={"versions", "teacher_source", "note"}))
 
     def parts(self) -> int:
         """Return how many shards an epoch has."""
@@ -151,7 +153,7 @@ def differences(bank: dict[str, Any], run: dict[str, Any], prefix: str = "") -> 
     A key that only one of them has is a setting that the other left at its default.
     """
     found = []
-    for key in sorted((bank.keys() | run.keys()) - {"versions"}):
+    for key in sorted((bank.keys() | run.keys()) - {"versions", "note"}):
         ours, theirs = bank.get(key, _LEFT_OUT), run.get(key, _LEFT_OUT)
         if theirs is None or ours == theirs or (key == "teacher_source" and not ours):
             continue

@@ -7,14 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cskd_bench.bank.labeller import labelling_precision
 from cskd_bench.bank.match import open_matching_bank
 from cskd_bench.bank.store import Bank, labelling_seconds
 from cskd_bench.config import PretrainConfig
-from cskd_bench.data.device import to_device
 from cskd_bench.data.mixing import ViewKey
+from cskd_bench.device import to_device
 from cskd_bench.methods import ratio_at
-from cskd_bench.models.teachers import teacher_weights
+from cskd_bench.models.teachers import name_teacher, teacher_weights
 from cskd_bench.outputs import Targets
 
 
@@ -32,7 +31,8 @@ class BankTargets:
         self._num_classes = config.data.num_classes
         self.grid: tuple[int, int] | None = bank.manifest.grid if self._kind == "cskd" else None
         labelled_by = bank.manifest.teacher
-        self.teacher = labelled_by["name"] + (f"@{labelled_by['weights'][:12]}" if config.teacher.weights else "")
+        weights = labelled_by["weights"] if config.teacher.weights else ""
+        self.teacher = name_teacher(labelled_by["name"], weights, bank.manifest.precision)
         epochs = config.recipe.epochs
         ratios = {ratio_at(config.method, epoch / epochs) for epoch in range(epochs)}
         inexact = ratios - set(bank.ladder.declared.tolist())
@@ -40,9 +40,8 @@ class BankTargets:
         self.note = "teacher labels from a bank"
         if config.teacher.weights and not teacher_weights(config.teacher).is_file():
             self.note += "; the teacher's file is not on this machine: its name alone was compared"
-        beside = labelling_precision(_device(), config.recipe.precision)
-        if beside != bank.manifest.precision:
-            self.note += f"; labelled in {bank.manifest.precision}, where a teacher beside the run works in {beside}"
+        if bank.manifest.note:
+            self.note += f"; {bank.manifest.note}"
         self.variant = ""
         if self._kind == "kd" and bank.manifest.soft_classes < self._num_classes:
             self.note += f"; soft targets keep the {bank.manifest.soft_classes} largest of {self._num_classes} logits"
@@ -53,21 +52,18 @@ class BankTargets:
                 "fusion ratios are met to 1.6e-5 only"
             )
 
-    def __call__(self, views: Tensor, keys: Sequence[ViewKey], ratio: float) -> Targets:
-        """Return the targets of one epoch's views, on the views' device."""
+    def look_up(self, keys: Sequence[ViewKey], ratio: float) -> Targets:
+        """Return the targets of one epoch's views, on the host; UserError for a shard that is damaged or gone."""
         epoch = keys[0].epoch
         positions = np.array([key.position for key in keys])
         if self._kind == "kd":
-            logits = self._bank.soft_targets(epoch, positions).expand(self._num_classes)
-            return Targets(to_device(logits, views.device))
-        fused, global_ = (
-            to_device(torch.from_numpy(labels), views.device) for labels in self._bank.labels(epoch, positions, ratio)
-        )
+            return Targets(self._bank.soft_targets(epoch, positions).expand(self._num_classes))
+        fused, global_ = (torch.from_numpy(labels) for labels in self._bank.labels(epoch, positions, ratio))
         return Targets(global_, fused if self._kind == "cskd" else None)
 
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    def __call__(self, views: Tensor, known: Targets, ratio: float) -> Targets:
+        """Return what was looked up, on the views' device."""
+        return known.to(lambda labels: to_device(labels, views.device))
 
 
 def bank_targets(folder: Path, config: PretrainConfig) -> BankTargets:

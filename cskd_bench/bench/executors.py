@@ -10,10 +10,9 @@ from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from cskd_bench.bench.plan import Cell
 from cskd_bench.bench.work import Ended, Job, work
+from cskd_bench.device import take_gpu
 from cskd_bench.errors import UserError
 
 TICK = 0.5  # seconds between two looks at what is finished
@@ -184,14 +183,8 @@ def _outcome(future: "Future[Ended]") -> Ended:
 
 
 def _begin_worker(slot: int) -> None:
-    take_gpu(slot, torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    take_gpu(slot)
     _stop_with_parent()
-
-
-def take_gpu(number: int, gpus: int) -> None:
-    """Give worker `number` its GPU in turn, unless CSKD_BENCH_DEVICE says where to work."""
-    if gpus:
-        os.environ.setdefault("CSKD_BENCH_DEVICE", f"cuda:{number % gpus}")
 
 
 def _stop_with_parent() -> None:

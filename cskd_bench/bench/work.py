@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cskd_bench.bench.banks import BankUse
 from cskd_bench.bench.plan import Cell, PretrainCell
 from cskd_bench.config import PretrainConfig
-from cskd_bench.errors import UserError
+from cskd_bench.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from cskd_bench.bank.targets import BankTargets
@@ -64,11 +64,9 @@ def work(job: Job) -> Ended:
     with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:
             _run(job)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Interrupted):
             return Ended(interrupted=True)
         except Exception as error:
-            if type(error).__name__ == "Interrupted":
-                return Ended(interrupted=True)
             import traceback
 
             traceback.print_exc()
@@ -79,7 +77,8 @@ def work(job: Job) -> Ended:
 def _run(job: Job) -> None:
     import torch
 
-    from cskd_bench.engine.distributed import Ranks, default_device
+    from cskd_bench.device import default_device
+    from cskd_bench.engine.distributed import Ranks
     from cskd_bench.engine.pretrain import pretrain
     from cskd_bench.transfer.run import transfer
 
@@ -126,7 +125,7 @@ def _bank(use: BankUse, config: PretrainConfig) -> "BankTargets":
     """
     from cskd_bench.bank.build import build_bank
     from cskd_bench.bank.targets import bank_targets
-    from cskd_bench.engine.distributed import default_device
+    from cskd_bench.device import default_device
 
     with contextlib.suppress(UserError):
         return bank_targets(use.folder, config)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from cskd_bench.data.sources import Source
 from cskd_bench.data.tensor.parameters import Operations
 from cskd_bench.data.views import EvalView, TrainView
 from cskd_bench.errors import UserError
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,15 @@ def _end_with_the_main_process() -> None:
 
 
 def train_loader(
-    dataset: TrainViews, plan: ViewPlan, *, first_step: int, rank: int, world: int, accumulate: int, workers: int
+    dataset: TrainViews,
+    plan: ViewPlan,
+    *,
+    first_step: int,
+    rank: int,
+    world: int,
+    accumulate: int,
+    workers: int,
+    pinned: bool = False,
 ) -> Iterable[Batch]:
     """Iterate over this rank's micro-batches from `first_step` to the end of the run."""
     return DataLoader(
@@ -171,7 +181,7 @@ def train_loader(
         worker_init_fn=leave_signals_to_the_main_process,
         collate_fn=_identity,
         generator=torch.Generator(),  # the loader's own draw must not disturb the global one
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pinned,
         prefetch_factor=4 if workers else None,
     )
 
@@ -188,7 +198,7 @@ class EvalViews(Dataset[Tensor]):
 
 
 def eval_loader(
-    source: Source, view: EvalView, indices: Sequence[int], *, batch_size: int, workers: int
+    source: Source, view: EvalView, indices: Sequence[int], *, batch_size: int, workers: int, pinned: bool = False
 ) -> Iterable[Tensor]:
     """Iterate once over the pixels (B, 3, S, S) of the given images, in order."""
     chunks = [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
@@ -199,8 +209,38 @@ def eval_loader(
         worker_init_fn=leave_signals_to_the_main_process,
         collate_fn=_identity,
         generator=torch.Generator(),  # the loader's own draw must not disturb the global one
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pinned,
     )
+
+
+def started(loader: Iterable[Item]) -> Iterator[Item]:
+    """Start a loader; a worker that is killed is found when its batch is asked for.
+
+    The loader's own way is an exception out of a signal handler, anywhere in the main thread: a rank would leave its
+    peers in the middle of a collective.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+    return batches
+
+
+def next_item(batches: Iterator[Item], workers: int) -> Item | None:
+    """Return a loader's next batch, None at its end; UserError says in a sentence what a worker died of."""
+    try:
+        return next(batches, None)
+    except UserError:
+        raise
+    except Exception as error:
+        if not workers:
+            raise
+        if "exited unexpectedly" in str(error) or "killed by signal" in str(error):
+            raise UserError(
+                f"a loader's worker is gone ({str(error).splitlines()[0]}); was it killed for its memory? "
+                "Lower run.workers, or give the job more memory"
+            ) from error
+        raise UserError(f"a loader's worker failed: {str(error).strip().splitlines()[-1]}") from error
 
 
 def _identity(batch: Any) -> Any:

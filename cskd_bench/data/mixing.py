@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cskd_bench.config import AugmentConfig
-from cskd_bench.data.device import to_device
 from cskd_bench.data.randomness import Stream, generator
+from cskd_bench.device import to_device
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

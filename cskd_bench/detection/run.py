@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import torch
-
 from cskd_bench.detection import operators
 from cskd_bench.detection.annotations import CocoSplit, require_masks, usable_split
 from cskd_bench.detection.pictures import write_pictures
 from cskd_bench.detection.score import average_precision
 from cskd_bench.detection.settings import StudentFacts, comparable, complete, has_masks, place
 from cskd_bench.detection.splits import describe_splits, open_splits, splits_identity
+from cskd_bench.device import device_name, gpu_hours, peak_memory
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.locks import alone
 from cskd_bench.engine.provenance import (
@@ -25,9 +24,7 @@ from cskd_bench.engine.provenance import (
     PACKAGES,
     code_ref,
     command_line,
-    device_name,
     now,
-    peak_memory,
     versions,
 )
 from cskd_bench.engine.results import finished_record
@@ -138,7 +135,7 @@ def _run(cell: Plan, results: Path, folder: Path, ranks: Ranks, workers: int, co
     (train, left_out), (test, unscored) = _first_on_main(
         ranks, lambda: tuple(usable_split(split, folder, skip=skip, cap=cap) for split in (cell.train, cell.test))
     )
-    place(config, train, test, folder, world=ranks.world, workers=workers, precision=spec.detect.precision)
+    place(config, train, test, folder, ranks=ranks, workers=workers, precision=spec.detect.precision)
     runner = _built(spec, config, loaded, ranks)
     began, first_epoch = time.perf_counter(), _epochs_done(folder)
     epochs_here = config.train_cfg.max_epochs - first_epoch
@@ -150,7 +147,7 @@ def _run(cell: Plan, results: Path, folder: Path, ranks: Ranks, workers: int, co
     cost = Cost(
         seconds=seconds,
         images_per_second=len(runner.train_dataloader.dataset) * epochs_here / seconds,
-        gpu_hours=seconds / 3600 * ranks.world if ranks.device.type == "cuda" else 0.0,
+        gpu_hours=gpu_hours(seconds, ranks.world, ranks.device),
         peak_memory_bytes=peak_memory(ranks.device),
     )
 
@@ -190,7 +187,7 @@ def _run(cell: Plan, results: Path, folder: Path, ranks: Ranks, workers: int, co
             device=device_name(ranks.device),
             command=command or command_line(),
             cost=cost,
-            note=_note(spec, len(runner.val_dataloader.dataset), left_out, unscored, first_epoch),
+            note=_note(spec, ranks, len(runner.val_dataloader.dataset), left_out, unscored, first_epoch),
         )
         write_record(results / "records", record)
         return record
@@ -275,12 +272,14 @@ def _curve(folder: Path) -> tuple[dict[str, float], ...]:
     return tuple(noted[epoch] for epoch in sorted(noted, key=int))
 
 
-def _note(spec: TaskSpec, scored: int, left_out: list[str], unscored: list[str], resumed_from: int) -> str:
+def _note(
+    spec: TaskSpec, ranks: Ranks, scored: int, left_out: list[str], unscored: list[str], resumed_from: int
+) -> str:
     """Return what a reader must know beside the score; the description says where a task is only a smoke test."""
     parts = [f"{spec.description or spec.name}, scored on {scored} images"]
     if left_out or unscored:
         parts.append(f"{len(left_out)} training and {len(unscored)} validation images left out as unreadable")
-    if spec.detect.precision != "fp32" and not torch.cuda.is_available():
+    if spec.detect.precision != "fp32" and ranks.device.type != "cuda":
         parts.append("computed in fp32: no CUDA device")
     if resumed_from:
         parts.append(f"resumed after epoch {resumed_from}; seconds count from there")

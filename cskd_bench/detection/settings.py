@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cskd_bench.detection.annotations import CocoSplit
 from cskd_bench.detection.necks import pyramid_strides
+from cskd_bench.engine.distributed import Ranks
 from cskd_bench.errors import UserError
 from cskd_bench.models.students import Student
 from cskd_bench.schema import shipped
@@ -133,10 +132,10 @@ def _set_epochs(config: Any, epochs: int) -> None:
 
 
 def place(
-    config: Any, train: CocoSplit, val: CocoSplit, work: Path, *, world: int, workers: int, precision: str
+    config: Any, train: CocoSplit, val: CocoSplit, work: Path, *, ranks: Ranks, workers: int, precision: str
 ) -> None:
     """Fill in what depends on this machine: files, folders, workers, ranks and the arithmetic of its device."""
-    batch = config.train_dataloader.batch_size
+    batch, world, device = config.train_dataloader.batch_size, ranks.world, ranks.device
     if batch % world:
         raise UserError(f"detect.batch_size {batch} is not a multiple of the {world} processes that share it")
     config.train_dataloader.batch_size = batch // world
@@ -152,10 +151,10 @@ def place(
         config.model_wrapper_cfg = {
             "type": "MMDistributedDataParallel",
             "broadcast_buffers": False,
-            "device_ids": [torch.cuda.current_device()] if torch.cuda.is_available() else None,
+            "device_ids": [device.index] if device.type == "cuda" else None,
         }
     config.resume = (work / "last_checkpoint").exists()
-    if torch.cuda.is_available() and precision != "fp32":
+    if device.type == "cuda" and precision != "fp32":
         config.optim_wrapper.type = "AmpOptimWrapper"
         config.optim_wrapper.dtype = {"fp16": "float16", "bf16": "bfloat16"}[precision]
 

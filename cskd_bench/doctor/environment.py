@@ -45,18 +45,16 @@ def _torch() -> Finding:
 def _cuda() -> Finding:
     import torch
 
-    if not torch.cuda.is_available():
+    from cskd_bench.device import describe_gpus, has_bf16
+
+    found = describe_gpus()
+    if not found:
         built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is a CPU build"
         todo = "runs will use the CPU; for a GPU, check the driver (nvidia-smi) and install torch's CUDA build"
         return Finding("note", "CUDA", f"no device ({built})", todo)
-    devices = []
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        devices.append(f"{properties.name}, {properties.total_memory / 1e9:.0f} GB")
-    found = f"{torch.version.cuda}, {'; '.join(devices)}"
     if os.environ.get("CSKD_BENCH_DEVICE") == "cpu":
         return Finding("note", "CUDA", found, "CSKD_BENCH_DEVICE=cpu is set: runs will use the CPU; unset it")
-    if not torch.cuda.is_bf16_supported(including_emulation=False):
+    if not has_bf16():
         return Finding("note", "CUDA", f"{found}; no bf16", "add --set recipe.precision=fp16")
     return Finding("ok", "CUDA", f"{found}; bf16")
 
@@ -94,8 +92,11 @@ def _attention() -> Finding:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.nn.functional import scaled_dot_product_attention
 
-    cuda = torch.cuda.is_available()
-    query = torch.ones(1, 2, 8, 32, device="cuda" if cuda else "cpu", dtype=torch.float16 if cuda else torch.float32)
+    from cskd_bench.device import default_device
+
+    device = default_device()
+    cuda = device.type == "cuda"
+    query = torch.ones(1, 2, 8, 32, device=device, dtype=torch.float16 if cuda else torch.float32)
     working = []
     for name, kernel in (
         ("flash", SDPBackend.FLASH_ATTENTION),

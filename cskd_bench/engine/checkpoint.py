@@ -31,6 +31,7 @@ class Checkpoint:
     ema: dict[str, Tensor]
     optimizer: dict[str, Any]
     state: dict[str, Any]  # history, meters, identity: plain JSON
+    checksum: str = ""  # of state.json, which names those of the other files
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
@@ -90,7 +91,29 @@ def load_latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, notes
 
 
+def load_chosen(folder: Path, step: int, checksum: str) -> Checkpoint:
+    """Load the checkpoint that another rank chose; UserError where it is not here, or is another one here."""
+    path = folder / f"{_PREFIX}{step:09d}"
+    try:
+        found = sha256_file(path / "state.json")
+        if found != checksum:
+            raise ValueError("its state.json has another checksum")
+        return _load(path)
+    except Exception as error:  # a damaged file fails in as many ways as there are bytes
+        raise UserError(
+            f"{path}: rank 0 goes on from this checkpoint, this rank cannot ({error}); --runs must be one folder "
+            "that all ranks see"
+        ) from error
+
+
+def newest(folder: Path) -> int | None:
+    """Return the step of the newest checkpoint, valid or not, None where there is none."""
+    found = _complete(folder)
+    return int(found[-1].name.removeprefix(_PREFIX)) if found else None
+
+
 def _load(path: Path) -> Checkpoint:
+    checksum = sha256_file(path / "state.json")
     state = json.loads((path / "state.json").read_text())
     for name, expected in state.pop("sha256").items():
         if sha256_file(path / name) != expected:
@@ -102,6 +125,7 @@ def _load(path: Path) -> Checkpoint:
         ema=load_file(ema) if ema.exists() else {},
         optimizer=torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True),
         state=state,
+        checksum=checksum,
     )
 
 

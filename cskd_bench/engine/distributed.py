@@ -1,29 +1,110 @@
-"""Ranks: one process or many under torchrun, with the same results."""
+"""Ranks: one process or many under torchrun, with the same results, that go on and end together."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from enum import IntEnum
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 
-from cskd_bench.errors import UserError
+from cskd_bench.device import default_device
+from cskd_bench.engine.peers import Peers, lost_peer, sentence_of
+from cskd_bench.engine.provenance import difference
+from cskd_bench.errors import AgreedError, Interrupted, UserError
+
+Result = TypeVar("Result")
+
+PATIENCE: Final = timedelta(days=7)  # a dead rank is noticed by its closed connection, a slow one is waited for
+
+
+class Status(IntEnum):
+    """What a rank tells the others, on the host, before it goes on; the highest of all counts."""
+
+    FINE = 0
+    STOP = 1  # asked to stop
+    FAULT = 2  # an error here
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all of them, and its device."""
+    """This process among all of them, and its device.
+
+    `host` is a gloo group: what it carries never waits for a GPU.
+    """
 
     rank: int
     world: int
     device: torch.device
+    host: Any = None
 
     @property
     def is_main(self) -> bool:
         """Whether this process writes files and talks to the terminal."""
         return self.rank == 0
+
+    def settle(self, error: Exception | None = None, *, stop: bool = False) -> bool:
+        """Agree with all ranks before going on; return whether any was asked to stop.
+
+        Where a rank comes with an error, all leave with that rank's sentence: UserError.
+        """
+        if self.world == 1:
+            if error is not None:
+                raise error
+            return stop
+        status = Status.FAULT if error is not None else Status.STOP if stop else Status.FINE
+        highest = torch.tensor(int(status))
+        distributed.all_reduce(highest, op=distributed.ReduceOp.MAX, group=self.host)
+        if highest.item() < Status.FAULT:
+            return bool(highest.item() == Status.STOP)
+        is_cause = not getattr(error, "consequence", False)  # rather than another rank's fault, seen from here
+        found = self._gather(None if error is None else (is_cause, sentence_of(error)))
+        _, rank, sentence = max((fault[0], -rank, fault[1]) for rank, fault in enumerate(found) if fault)
+        if error is not None and not isinstance(error, UserError | OSError):
+            raise error  # a fault of ours: its traceback is wanted
+        raise AgreedError(f"rank {-rank}: {sentence}") from error
+
+    def together(self, work: Callable[[], Result], *, stop: bool = False) -> Result:
+        """Do each rank's own work; where it fails on one, all leave with that rank's sentence.
+
+        Interrupted where a rank was asked to stop. The work itself must not wait for other ranks.
+        """
+        result: Any = None
+        failed: Exception | None = None
+        try:
+            result = work()
+        except Exception as error:
+            if self.world == 1:
+                raise
+            failed = error
+        if self.settle(failed, stop=stop):
+            raise Interrupted("stopped")
+        return result  # type: ignore[no-any-return]
+
+    def on_main(self, work: Callable[[], Result]) -> Result:
+        """Do work on the main rank alone, and give every rank its result or its error."""
+        if self.world == 1:
+            return work()
+        result = self.together(lambda: work() if self.is_main else None)
+        shared: Result = self.share(result)
+        return shared
+
+    def share(self, value: Any) -> Any:
+        """Return the main rank's value on every rank."""
+        if self.world == 1:
+            return value
+        shared = [value]
+        distributed.broadcast_object_list(shared, 0, group=self.host)
+        return shared[0]
+
+    def same(self, what: str, ours: dict[str, Any]) -> None:
+        """UserError, on every rank, that says where a rank's settings are not the main rank's."""
+        for rank, theirs in enumerate(everyone := self.gather(ours)):
+            if changes := difference(everyone[0], theirs):
+                raise UserError(f"rank {rank} has another {what} than rank 0: {changes}")
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean over ranks of a tensor that each rank holds."""
@@ -34,11 +115,7 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:
         """Return whether the flag is raised on any rank."""
-        if self.world == 1:
-            return flag
-        raised = torch.tensor(float(flag), device=self.device)
-        distributed.all_reduce(raised, op=distributed.ReduceOp.MAX)
-        return bool(raised.item())
+        return any(self.gather(flag))
 
     def share_buffers(self, *modules: nn.Module | None) -> None:
         """Give every rank the main rank's buffers: batch norms' running statistics come from each rank's own images."""
@@ -49,62 +126,63 @@ class Ranks:
 
     def gather(self, value: Any) -> list[Any]:
         """Return what every rank holds, in rank order."""
-        if self.world == 1:
-            return [value]
+        return [value] if self.world == 1 else self._gather(value)
+
+    def _gather(self, value: Any) -> list[Any]:
         gathered: list[Any] = [None] * self.world
-        distributed.all_gather_object(gathered, value)
+        distributed.all_gather_object(gathered, value, group=self.host)
         return gathered
 
     def barrier(self) -> None:
         """Wait for every rank."""
-        if self.world > 1:
-            distributed.barrier()
-
-
-def default_device() -> torch.device:
-    """Return this process's CUDA device, else the CPU; CSKD_BENCH_DEVICE (cpu, cuda:1) insists.
-
-    UserError for a device that is not there.
-    """
-    asked = os.environ.get("CSKD_BENCH_DEVICE", "cuda")
-    if asked == "cpu" or (asked == "cuda" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if asked == "cuda":
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    number = asked.removeprefix("cuda:")
-    if not (asked.startswith("cuda:") and number.isdecimal() and int(number) < torch.cuda.device_count()):
-        raise UserError(f"CSKD_BENCH_DEVICE={asked}: use cpu, cuda, or cuda:N of {torch.cuda.device_count()} GPUs here")
-    return torch.device("cuda", int(number))
-
-
-def _join(backend: str) -> None:
-    """Join the group through torchrun's store, under names that belong to this attempt alone.
-
-    After a restart on one node the store still holds the addresses of the attempt before; a rank that was
-    quicker than its peers would call those. With several nodes the counts of restarts need not agree, and
-    torch's own names are kept.
-    """
-    if os.environ.get("GROUP_WORLD_SIZE") != "1":
-        distributed.init_process_group(backend)
-        return
-    store, rank, world = next(distributed.rendezvous("env://"))  # type: ignore[attr-defined]
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = distributed.PrefixStore(f"attempt-{attempt}", store)  # type: ignore[attr-defined]
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
+        self.settle()
 
 
 @contextmanager
 def joined_ranks() -> Iterator[Ranks]:
-    """Join the process group that torchrun's environment describes; a single process without it."""
+    """Join the process group that torchrun's environment describes; a single process without it.
+
+    Whatever ends one rank ends all within seconds, with that rank's sentence; see peers.py.
+    """
     device = default_device()
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world == 1:
         yield Ranks(0, 1, device)
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    _join("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Ranks(distributed.get_rank(), world, device)
+        store = _join("nccl" if device.type == "cuda" else "gloo")
+        ranks = Ranks(distributed.get_rank(), world, device, distributed.new_group(backend="gloo", timeout=PATIENCE))
+        peers = Peers(store, ranks.rank, ranks.share(os.urandom(8).hex()))
+    except (RuntimeError, ValueError, OSError) as error:
+        told = f"{error}".splitlines()[0]
+        raise UserError(
+            f"the {world} ranks do not meet ({told}); look at MASTER_ADDR, MASTER_PORT, WORLD_SIZE and RANK"
+        ) from error
+    try:
+        yield ranks
+    except (AgreedError, Interrupted):
+        raise
+    except Exception as error:
+        ended = peers.told() if lost_peer(error) else None
+        if ended is not None:
+            raise UserError(ended) from error
+        peers.tell(sentence_of(error))
+        raise
     finally:
-        distributed.destroy_process_group()
+        with peers.leaving():
+            distributed.destroy_process_group()
+
+
+def _join(backend: str) -> Any:
+    """Join the group through torchrun's store, under names that belong to this attempt alone, and return the store.
+
+    After a restart on one node the store still holds the addresses of the attempt before; a rank that was
+    quicker than its peers would call those. With several nodes the counts of restarts need not agree, and
+    torch's own names are kept.
+    """
+    store, rank, world = next(distributed.rendezvous("env://"))  # type: ignore[attr-defined]
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = distributed.PrefixStore(f"attempt-{attempt}", store)  # type: ignore[attr-defined]
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
+    return store

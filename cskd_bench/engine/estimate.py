@@ -15,8 +15,8 @@ from cskd_bench.config import PretrainConfig
 from cskd_bench.data.loader import ViewPlan
 from cskd_bench.data.manifests import manifest_for_folder
 from cskd_bench.data.open import open_source
+from cskd_bench.device import computing
 from cskd_bench.engine.optim import build_optimizer
-from cskd_bench.engine.precision import autocast
 from cskd_bench.errors import UserError
 from cskd_bench.methods import METHODS
 from cskd_bench.models.students import Student, build_student
@@ -174,7 +174,7 @@ def _kept_for_backward(student: Student, config: PretrainConfig, grid: tuple[int
 
     size, classes = config.student.image_size, config.data.num_classes
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        with autocast(cpu, config.recipe.precision):
+        with computing(cpu, config.recipe.precision):
             output = student.train()(torch.rand(views, 3, size, size), grid)
         dense = torch.rand(views, classes, *(grid or (1, 1)))
         targets = method.targets(config.method, TeacherOutput(dense, dense.flatten(2).mean(2)), 0.5)

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cskd_bench.data.loader import eval_loader
+from cskd_bench.data.loader import eval_loader, next_item, started
 from cskd_bench.data.mixing import to_float
 from cskd_bench.data.sources import Source
 from cskd_bench.data.views import EvalView
+from cskd_bench.device import computing, pins
 from cskd_bench.engine.distributed import Ranks
-from cskd_bench.engine.precision import autocast
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,21 @@ def evaluate(
     batch_size: int,
     workers: int,
     precision: str = "fp32",
+    stop: Callable[[], bool] = lambda: False,
 ) -> Predictions:
-    """Predict every image of a source once; `predict` maps views (B, 3, S, S) in [0, 1] to logits (B, K)."""
+    """Predict every image of a source once; `predict` maps views (B, 3, S, S) in [0, 1] to logits (B, K).
+
+    Interrupted where `stop` says so on any rank; UserError, on all of them, for an image that cannot be read.
+    """
     mine = range(ranks.rank, len(source), ranks.world)
     predicted, confidence = [], []
-    for pixels in eval_loader(source, view, mine, batch_size=batch_size, workers=workers):
-        with autocast(ranks.device, precision):
+    loader = eval_loader(source, view, mine, batch_size=batch_size, workers=workers, pinned=pins(ranks.device))
+    batches = started(loader)
+    for _ in range(-(-len(source) // (ranks.world * batch_size))):
+        pixels = ranks.together(lambda: next_item(batches, workers), stop=stop())
+        if pixels is None:  # another rank has one batch more
+            continue
+        with computing(ranks.device, precision):
             logits = predict(to_float(pixels.to(ranks.device, non_blocking=True)))
         probability, index = logits.float().softmax(1).max(1)
         predicted.append(index)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cskd_bench.engine.checkpoint import write_atomically
 from cskd_bench.engine.distributed import Ranks
+from cskd_bench.errors import UserError
 
 
 class Meter:
@@ -49,23 +50,31 @@ class Meter:
 
 
 class RunLog:
-    """log.jsonl and TensorBoard of one run; on resuming, lines after the checkpoint are dropped."""
+    """log.jsonl and TensorBoard of one run; on resuming, lines after the checkpoint are dropped.
 
-    def __init__(self, folder: Path, resume_step: int) -> None:
+    `scored` is False for a checkpoint whose scores are pending.
+    """
+
+    def __init__(self, folder: Path, resume_step: int, *, scored: bool = True) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._path = folder / "log.jsonl"
         if self._path.exists():
             lines = [line for line in self._path.read_text().splitlines() if _step_of(line) <= resume_step]
+            if not scored and lines and _step_of(lines[-1]) == resume_step and '"top1"' in lines[-1]:
+                lines.pop()  # written by a process that was killed after scoring; this one scores again
             write_atomically(self._path, "".join(f"{line}\n" for line in lines).encode())
         self._board: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append one line and one point per value."""
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        try:
+            with self._path.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+        except OSError as error:
+            raise UserError(f"{self._path}: cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
         """Flush TensorBoard."""

@@ -55,3 +55,12 @@ def skip_update_if(optimizer: torch.optim.Optimizer, flag: Tensor) -> None:
     """Let a fused optimiser skip its update on the device where `flag` is 1, without a host sync."""
     optimizer.found_inf = flag  # type: ignore[attr-defined]
     optimizer.grad_scale = None  # type: ignore[attr-defined]
+
+
+def gradient_norm(parameters: list[Tensor], clip: float | None) -> Tensor:
+    """Return the L2 norm of all gradients together, before they are scaled down to at most `clip`."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if clip is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+    return norm

@@ -16,12 +16,13 @@ from cskd_bench.config import PretrainConfig, method_label
 from cskd_bench.data.open import open_source
 from cskd_bench.data.randomness import Stream, integer_seed
 from cskd_bench.data.sources import Source
+from cskd_bench.device import device_name, gpu_hours
 from cskd_bench.engine.checkpoint import sync, write_atomically
 from cskd_bench.engine.distributed import Ranks
-from cskd_bench.engine.evaluate import Predictions
 from cskd_bench.engine.locks import alone
-from cskd_bench.engine.provenance import code_ref, command_line, device_name, difference, now, versions
+from cskd_bench.engine.provenance import code_ref, command_line, difference, now, versions
 from cskd_bench.engine.results import write_predictions
+from cskd_bench.engine.state import Stop, stop_signals
 from cskd_bench.engine.targets import NoTargets, TargetProvider, TeacherTargets
 from cskd_bench.engine.training import Fit, Job, fit
 from cskd_bench.errors import UserError
@@ -58,8 +59,8 @@ def pretrain(
     Of two processes at the same run, one waits and reads the other's record. Raises Interrupted when asked to
     stop, and UserError.
     """
-    with alone(runs / "locks" / config.name, ranks):
-        return _pretrain(config, runs, results, ranks, targets, command)
+    with stop_signals() as stop, alone(runs / "locks" / config.name, ranks, stop):
+        return _pretrain(config, runs, results, ranks, targets, command, stop)
 
 
 def _pretrain(
@@ -69,29 +70,37 @@ def _pretrain(
     ranks: Ranks,
     targets: TargetProvider | None,
     command: str | None,
+    stop: Stop,
 ) -> Record:
-    folder = runs / config.name
-    identity = config.identity()
-    finished = folder / "run.json"
-    if finished.exists():
-        return _finished_record(finished, config, results)
+    finished = runs / config.name / "run.json"
+    record = ranks.on_main(lambda: _finished_record(finished, config, results) if finished.exists() else None)
+    if record is not None:
+        return record
+    code = code_ref()  # as it is now: a long run outlives a checkout
+    job = ranks.together(lambda: _job(config, runs / config.name, ranks, targets))
+    ranks.same("configuration", {"name": config.name, "folder": job.folder.name, **job.identity})
+    ranks.on_main(lambda: _begin(job, results / "records" / f"{_record_id(config, job.identity)}.json"))
+    result = fit(job, ranks, stop)
+    record = _record(config, result, job, ranks)
+    record = record.model_copy(update={"command": command or record.command, "code": code})
+    return ranks.on_main(lambda: _finish(job, result, config, record, results / "records"))
+
+
+def _job(config: PretrainConfig, folder: Path, ranks: Ranks, targets: TargetProvider | None) -> Job:
+    """Build on this rank what a configuration describes; `targets` replaces the teacher."""
     train = open_source(config.data, config.data.train)
     val = open_source(config.data, config.data.val)
     _check_classes(train, val)
-    code = code_ref()  # as it is now: a long run outlives a checkout
+    identity = config.identity()
     identity["data"]["identity"] = f"{train.identity} {val.identity}"
-    method = METHODS[config.method.kind]
     student = initial_student(config)
     if targets is None:
         targets = _teacher_targets(config, train.classes, ranks)
-    if method.needs_teacher and config.teacher.weights:
+    if METHODS[config.method.kind].needs_teacher and config.teacher.weights:
         identity["teacher"]["weights"] = targets.teacher
     if targets.variant:
         identity["variant"] = targets.variant
-    if ranks.is_main:
-        folder.mkdir(parents=True, exist_ok=True)
-        _warn_of_record(results / "records" / f"{_record_id(config, identity)}.json")
-    job = Job(
+    return Job(
         title=config.name,
         student=student,
         method=config.method,
@@ -106,15 +115,25 @@ def _pretrain(
         seed=config.seed,
         folder=folder,
         identity=identity,
+        teacher_precision=config.teacher.precision,
     )
-    result = fit(job, ranks)
-    assert result.predictions is not None
-    record = _record(config, result, result.predictions, targets, identity, ranks)
-    record = record.model_copy(update={"command": command or record.command, "code": code})
-    if ranks.is_main:
-        record = _finish(folder, result, config, train.classes, record, results / "records")
-    ranks.barrier()
-    return record
+
+
+def _begin(job: Job, record: Path) -> None:
+    """Make the run's folder; say where its record is there already, so that only the same weights can stand beside it.
+
+    UserError for a folder that cannot be made.
+    """
+    try:
+        job.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{job.folder}: cannot be made: {error.strerror}") from error
+    if record.exists():
+        print(
+            f"{record}: is there already; a run that ends with other weights will not replace it. "
+            "Give another --results folder to keep both",
+            file=sys.stderr,
+        )
 
 
 def _check_classes(train: Source, val: Source) -> None:
@@ -133,7 +152,7 @@ def _teacher_targets(config: PretrainConfig, classes: Sequence[str], ranks: Rank
         return NoTargets()
     compiled = config.run.compile != "none"
     teacher = labelling_teacher(config.teacher, classes, config.data.num_classes, ranks.device, compiled=compiled)
-    return TeacherTargets(teacher, teacher_identity(config.teacher), config.method, config.recipe.precision)
+    return TeacherTargets(teacher, teacher_identity(config.teacher), config.method)
 
 
 def initial_student(config: PretrainConfig) -> Student:
@@ -146,28 +165,11 @@ def _record_id(config: PretrainConfig, identity: dict[str, object]) -> str:
     return record_id(config.data_name, "pretrain", config.method.kind, config.student.name, f"s{config.seed}", identity)
 
 
-def _warn_of_record(path: Path) -> None:
-    """Say before training that the run's record is there already, so that only the same weights can stand beside it."""
-    if path.exists():
-        print(
-            f"{path}: is there already; a run that ends with other weights will not replace it. "
-            "Give another --results folder to keep both",
-            file=sys.stderr,
-        )
-
-
-def _record(
-    config: PretrainConfig,
-    result: Fit,
-    predictions: Predictions,
-    targets: TargetProvider,
-    identity: dict[str, object],
-    ranks: Ranks,
-) -> Record:
+def _record(config: PretrainConfig, result: Fit, job: Job, ranks: Ranks) -> Record:
     """Describe a finished run; the SHA-256 is filled in when its weights are on disk."""
-    last = result.curve[-1]
+    predictions, last, targets, identity = result.predictions, result.curve[-1], job.targets, job.identity
+    assert predictions is not None
     metrics = predictions.metrics() | ({"ema_top1": last["ema_top1"]} if "ema_top1" in last else {})
-    hours = result.seconds / 3600 * ranks.world if ranks.device.type == "cuda" else 0.0
     data_name = config.data_name
     return Record(
         id=_record_id(config, identity),
@@ -213,7 +215,7 @@ def _record(
         cost=Cost(
             seconds=result.seconds,
             images_per_second=result.images_per_second,
-            gpu_hours=hours,
+            gpu_hours=gpu_hours(result.seconds, ranks.world, ranks.device),
             peak_memory_bytes=result.peak_memory_bytes,
             labelling_seconds=targets.labelling_seconds,
         ),
@@ -221,14 +223,12 @@ def _record(
     )
 
 
-def _finish(
-    folder: Path, result: Fit, config: PretrainConfig, classes: Sequence[str], record: Record, records: Path
-) -> Record:
+def _finish(job: Job, result: Fit, config: PretrainConfig, record: Record, records: Path) -> Record:
     """Write final weights, then the record, then run.json, whose presence says that the run is finished.
 
     A record that is there already stays, with its side file; UserError where it is of other weights.
     """
-    hashes = {}
+    hashes, folder = {}, job.folder
     for name, module in (("model", result.student), ("ema", result.ema)):
         if module is not None:
             hashes[name] = _save_weights(module, folder / f"{name}.safetensors")
@@ -243,7 +243,7 @@ def _finish(
     summary = {
         "config": config.model_dump(mode="json"),
         "identity": record.config["data"]["identity"],
-        "classes": list(classes),
+        "classes": list(job.train.classes),
         "sha256": hashes,
         "record": record.id,
         "method": record.method.model_dump(mode="json"),

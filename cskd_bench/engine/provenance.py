@@ -1,16 +1,13 @@
-"""Where a number comes from: code, versions, device, command, memory."""
+"""Where a number comes from: code, versions, command."""
 
 import importlib.metadata
 import platform
-import resource
 import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import torch
 
 import cskd_bench
 from cskd_bench.record import CodeRef
@@ -47,13 +44,6 @@ def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
     return found
 
 
-def device_name(device: torch.device) -> str:
-    """Describe the device in words."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
-
-
 def command_line() -> str:
     """Return the command as it could be typed again, without this machine's folders."""
     arguments = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
@@ -63,14 +53,6 @@ def command_line() -> str:
 def now() -> str:
     """Return the time, UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def peak_memory(device: torch.device) -> int:
-    """Return peak bytes: on the device for CUDA, of the process otherwise."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    scale = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
 
 def difference(then: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str:

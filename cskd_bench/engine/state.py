@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from cskd_bench.engine.checkpoint import Checkpoint, load_latest, save_checkpoint
+from cskd_bench.engine.checkpoint import Checkpoint, load_chosen, load_latest, newest, save_checkpoint
 from cskd_bench.engine.distributed import Ranks
+from cskd_bench.engine.finite import refuse_non_finite_weights
 from cskd_bench.engine.logs import Meter
 from cskd_bench.engine.provenance import difference
 from cskd_bench.errors import UserError
@@ -27,6 +28,8 @@ class Progress:
     seconds: float = 0.0
     window: Meter = field(default_factory=Meter)  # since the last line of the log
     epoch: Meter = field(default_factory=Meter)  # since the epoch began
+    pending: dict[str, float] | None = None  # the finished epoch's entry of the curve, until it is scored
+    skipped_updates: int = 0  # in a row, under a loss scale
 
 
 @dataclass(frozen=True)
@@ -40,17 +43,46 @@ class Trained:
 
 
 def resume(folder: Path, identity: dict[str, Any], trained: Trained, ranks: Ranks) -> tuple[Progress, list[str]]:
-    """Load the newest valid checkpoint of a run into `trained`; the main rank sets damaged ones aside first.
+    """Load the newest valid checkpoint of a run into `trained`; the main rank chooses it, and sets damaged ones aside.
 
-    Returns the progress and what there is to tell. Raises UserError when the recipe is not the checkpoint's.
+    Returns the progress and what there is to tell. Raises UserError when the recipe is not the checkpoint's, and where
+    a rank sees another checkpoint than the main rank.
     """
-    if not ranks.is_main:
-        ranks.barrier()
-    checkpoint, notes = load_latest(folder / "checkpoints")
-    if ranks.is_main:
-        ranks.barrier()
+    checkpoint, notes = _chosen(folder / "checkpoints", ranks)
     if checkpoint is None:
         return Progress(), notes
+    return ranks.together(lambda: _load(folder, identity, trained, checkpoint, notes))
+
+
+def _chosen(folder: Path, ranks: Ranks) -> tuple[Checkpoint | None, list[str]]:
+    """Return the checkpoint that the main rank chooses, as this rank reads it."""
+    ours: tuple[Checkpoint | None, list[str]] = (None, [])
+
+    def choose() -> tuple[int, str] | None:
+        nonlocal ours
+        ours = load_latest(folder)
+        return None if ours[0] is None else (ours[0].step, ours[0].checksum)
+
+    choice = ranks.on_main(choose)
+
+    def follow() -> tuple[Checkpoint | None, list[str]]:
+        if ranks.is_main:
+            return ours
+        if choice is not None:
+            return load_chosen(folder, *choice), []
+        if (step := newest(folder)) is not None:
+            raise UserError(
+                f"{folder}: this rank sees a checkpoint of step {step}, rank 0 sees none; --runs must be one folder "
+                "that all ranks see"
+            )
+        return None, []
+
+    return ranks.together(follow)
+
+
+def _load(
+    folder: Path, identity: dict[str, Any], trained: Trained, checkpoint: Checkpoint, notes: list[str]
+) -> tuple[Progress, list[str]]:
     state = checkpoint.state
     if changes := difference(state["identity"], identity):
         raise UserError(f"{folder}: was started under another recipe: {changes}; choose another name for this run")
@@ -58,7 +90,8 @@ def resume(folder: Path, identity: dict[str, Any], trained: Trained, ranks: Rank
     if trained.ema is not None:
         trained.ema.module.load_state_dict(checkpoint.ema)
     trained.optimizer.load_state_dict(checkpoint.optimizer["optimizer"])
-    trained.scaler.load_state_dict(checkpoint.optimizer["scaler"])
+    if checkpoint.optimizer["scaler"]:  # empty where an older release had no loss scale on a CPU
+        trained.scaler.load_state_dict(checkpoint.optimizer["scaler"])
     progress = Progress(
         checkpoint.step,
         state["curve"],
@@ -66,14 +99,20 @@ def resume(folder: Path, identity: dict[str, Any], trained: Trained, ranks: Rank
         state["seconds"],
         Meter(state["window"]),
         Meter(state["epoch"]),
+        state.get("pending"),
+        state.get("skipped_updates", 0),
     )
     return progress, [*notes, f"going on from step {checkpoint.step}"]
 
 
 def save(folder: Path, identity: dict[str, Any], progress: Progress, trained: Trained, ranks: Ranks, keep: int) -> None:
-    """Write a checkpoint; every rank waits until it is on disk."""
+    """Write a checkpoint; every rank waits until it is on disk. UserError for a weight that is not finite."""
     window, epoch = progress.window.state(ranks), progress.epoch.state(ranks)
-    if ranks.is_main:
+    everyone = ranks.gather(progress.skipped)
+    progress.skipped = list(dict.fromkeys(sentence for skipped in everyone for sentence in skipped))
+
+    def write() -> None:
+        refuse_non_finite_weights(trained.student, None if trained.ema is None else trained.ema.module)
         state = {
             "identity": identity,
             "curve": progress.curve,
@@ -81,31 +120,32 @@ def save(folder: Path, identity: dict[str, Any], progress: Progress, trained: Tr
             "seconds": progress.seconds,
             "window": window,
             "epoch": epoch,
+            "pending": progress.pending,
+            "skipped_updates": progress.skipped_updates,
         }
         averaged = trained.ema.module.state_dict() if trained.ema is not None else {}
         optimizers = {"optimizer": trained.optimizer.state_dict(), "scaler": trained.scaler.state_dict()}
         checkpoint = Checkpoint(progress.step, trained.student.state_dict(), averaged, optimizers, state)
         save_checkpoint(folder / "checkpoints", checkpoint, keep)
-    ranks.barrier()
+
+    ranks.on_main(write)
 
 
 class Stop:
-    """Remembers a request to stop; ranks agree on it at fixed steps."""
+    """Remembers a request to stop, for the loop to find at its next step."""
 
     def __init__(self) -> None:
         self.requested = False
 
-    def agreed(self, ranks: Ranks, step: int) -> bool:
-        if ranks.world > 1 and step % 10:
-            return False
-        return ranks.any(self.requested)
-
 
 @contextmanager
-def stop_signals() -> Iterator[Stop]:
-    stop = Stop()
+def stop_signals(stop: Stop | None = None) -> Iterator[Stop]:
+    """Remember SIGTERM, SIGUSR1 and Ctrl-C in `stop`, or a new one; a second Ctrl-C ends the process at once."""
+    stop = stop or Stop()
 
     def request(number: int, frame: object) -> None:
+        if stop.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
         stop.requested = True
 
     numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Where a step's targets come from: a teacher in the loop, or nothing; a bank offers the same call."""
+"""Where a step's targets come from: a teacher in the loop, or nothing; a bank offers the same calls."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,17 +6,15 @@ from typing import Protocol
 
 from torch import Tensor
 
-from cskd_bench.bank.labeller import labelling_precision
 from cskd_bench.config import MethodConfig
 from cskd_bench.data.mixing import ViewKey
-from cskd_bench.engine.precision import autocast
 from cskd_bench.methods import METHODS
 from cskd_bench.models.teachers import Teacher
-from cskd_bench.outputs import Targets, TeacherOutput
+from cskd_bench.outputs import Targets
 
 
 class TargetProvider(Protocol):
-    """Gives the targets of mixed views (B, 3, S, S) in [0, 1], identified by their keys."""
+    """Gives the targets of mixed views, in two halves: what the host looks up, and what the device computes."""
 
     grid: tuple[int, int] | None  # the teacher's places, where the method needs them
     teacher: str  # model and hash of its weights, as a record names it; empty without a teacher
@@ -24,7 +22,13 @@ class TargetProvider(Protocol):
     labelling_seconds: float  # what they took before training, in a bank
     variant: str  # added to the method's name where these are not quite its own targets
 
-    def __call__(self, views: Tensor, keys: Sequence[ViewKey], ratio: float) -> Targets: ...
+    def look_up(self, keys: Sequence[ViewKey], ratio: float) -> Targets:
+        """Return what is known of views by their keys, on the host; UserError where it is damaged or missing."""
+        ...
+
+    def __call__(self, views: Tensor, known: Targets, ratio: float) -> Targets:
+        """Return the targets of mixed views (B, 3, S, S) in [0, 1], on their device."""
+        ...
 
 
 class NoTargets:
@@ -36,29 +40,32 @@ class NoTargets:
     labelling_seconds = 0.0
     variant = ""
 
-    def __call__(self, views: Tensor, keys: Sequence[ViewKey], ratio: float) -> Targets:
+    def look_up(self, keys: Sequence[ViewKey], ratio: float) -> Targets:
         return Targets()
+
+    def __call__(self, views: Tensor, known: Targets, ratio: float) -> Targets:
+        return known
 
 
 class TeacherTargets:
     """Runs the teacher on the very views that the student sees, in the precision in which a bank is labelled."""
 
-    note = ""
     labelling_seconds = 0.0
     variant = ""
 
-    def __init__(self, teacher: Teacher, identity: str, method: MethodConfig, precision: str) -> None:
+    def __init__(self, teacher: Teacher, identity: str, method: MethodConfig) -> None:
         self._teacher = teacher
         self.teacher = identity
+        self.note = teacher.note
         self._config = method
         self._method = METHODS[method.kind]
-        self._precision = precision
         self.grid: tuple[int, int] | None = teacher.grid() if self._method.spatial else None
 
-    def __call__(self, views: Tensor, keys: Sequence[ViewKey], ratio: float) -> Targets:
-        with autocast(views.device, labelling_precision(views.device, self._precision)):
-            output = self._teacher(views)
-        dense = output.dense.float()
-        mean = dense.flatten(2).mean(2)  # not finite where one of the responses is not
-        targets = self._method.targets(self._config, TeacherOutput(dense, mean), ratio)
-        return replace(targets, finite=mean.isfinite().all())
+    def look_up(self, keys: Sequence[ViewKey], ratio: float) -> Targets:
+        return Targets()
+
+    def __call__(self, views: Tensor, known: Targets, ratio: float) -> Targets:
+        output = self._teacher(views)
+        targets = self._method.targets(self._config, output, ratio)
+        # the mean is not finite where one of the responses is not
+        return replace(targets, finite=output.global_logits.isfinite().all())

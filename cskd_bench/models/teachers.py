@@ -9,9 +9,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from cskd_bench.config import TeacherConfig
+from cskd_bench.config import Precision, TeacherConfig
 from cskd_bench.data.mixing import resize_view
 from cskd_bench.data.sources import data_path
+from cskd_bench.device import computing
 from cskd_bench.errors import UserError
 from cskd_bench.models.pieces import views_at_a_time
 from cskd_bench.models.weights import load_state
@@ -30,8 +31,16 @@ class Teacher(nn.Module):
     std: Tensor
     class_indices: Tensor | None
 
-    def __init__(self, model: Any, image_size: int, class_indices: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        image_size: int,
+        class_indices: Sequence[int] | None = None,
+        precision: Precision = "fp32",
+    ) -> None:
         super().__init__()
+        self.precision = precision
+        self.note = ""  # what a record should say of how it was prepared
         self.model = model.eval().requires_grad_(False)
         self._features: Callable[[Tensor], Tensor] = self.model.forward_features
         self._layout = torch.contiguous_format
@@ -66,10 +75,11 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, views: Tensor) -> TeacherOutput:
-        """Return dense and global responses, restricted to the data set's classes."""
-        views = resize_view(views, self.image_size)
-        inputs = ((views - self.mean) / self.std).contiguous(memory_format=self._layout)
-        dense = self.dense_response(self._map(inputs))
+        """Return dense and global responses in fp32, restricted to the data set's classes."""
+        with computing(views.device, self.precision):
+            views = resize_view(views, self.image_size)
+            inputs = ((views - self.mean) / self.std).contiguous(memory_format=self._layout)
+            dense = self.dense_response(self._map(inputs)).float()
         return TeacherOutput(dense, dense.flatten(2).mean(2))
 
     def _map(self, inputs: Tensor) -> Tensor:
@@ -134,7 +144,8 @@ def build_teacher(config: TeacherConfig, classes: Sequence[str], num_classes: in
         raise UserError(f"teacher.name: {config.name!r} does not run at {config.image_size} px ({error})") from error
     if features.ndim != 4 or features.shape[1] != model.num_features:
         raise UserError(f"teacher.name: {config.name!r} has no feature map (B, C, h, w); a CNN is needed")
-    return Teacher(model, config.image_size, class_indices(classes, num_classes, config.num_classes))
+    indices = class_indices(classes, num_classes, config.num_classes)
+    return Teacher(model, config.image_size, indices, config.precision)
 
 
 def _create(config: TeacherConfig) -> Any:
@@ -159,12 +170,18 @@ def teacher_weights(config: TeacherConfig) -> Path:
 
 
 def teacher_identity(config: TeacherConfig) -> str:
-    """Name a teacher by its model and the hash of its weights."""
+    """Name a teacher by its model, the hash of its weights and its precision."""
     if not config.weights:
-        return config.name
+        return name_teacher(config.name, "", config.precision)
     path = teacher_weights(config)
     about = path.stat()
-    return f"{config.name}@{_sha256(path, about.st_mtime_ns, about.st_size)[:12]}"
+    return name_teacher(config.name, _sha256(path, about.st_mtime_ns, about.st_size), config.precision)
+
+
+def name_teacher(name: str, weights: str, precision: str) -> str:
+    """Name a teacher as records do: its model, the start of its weights' SHA-256, and a precision that is not fp32."""
+    named = f"{name}@{weights[:12]}" if weights else name
+    return named if precision == "fp32" else f"{named} {precision}"
 
 
 @lru_cache(maxsize=64)

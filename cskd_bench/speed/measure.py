@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import torch
 
+from cskd_bench.device import device_name, synchronize
+
 Clock = Literal["wall", "cpu"]
 
 
@@ -28,17 +30,12 @@ def compare(
     for number in range(rounds):
         order = list(sides.items())[:: 1 if number % 2 == 0 else -1]
         for name, run in order:
-            _wait()
+            synchronize()
             began = now()
             run()
-            _wait()
+            synchronize()
             seconds[name].append(now() - began)
     return seconds
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def table(seconds: dict[str, list[float]], reference: str, items: int) -> list[dict[str, Any]]:
@@ -60,12 +57,11 @@ def table(seconds: dict[str, list[float]], reference: str, items: int) -> list[d
     return rows
 
 
-def machine() -> dict[str, Any]:
+def machine(device: torch.device) -> dict[str, Any]:
     """Describe what the numbers were measured on."""
-    cuda = torch.cuda.is_available()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     return {
-        "device": torch.cuda.get_device_name() if cuda else _processor(),
+        "device": _processor() if device.type == "cpu" else device_name(device),
         "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
         "load_average_at_start": round(load, 2),

@@ -4,6 +4,8 @@ Eager attention with its N x N matrix in memory, the teacher in the loop in its 
 on all 196 patch tokens before pooling, an EMA that visits every tensor, the loss fetched every step.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from typing import Any
 
@@ -19,7 +21,9 @@ _STD = (0.229, 0.224, 0.225)
 class PlainStep:
     """One training step of CSKD (hard, hard) on normalised views, mixed labels and a fixed ratio."""
 
-    def __init__(self, student: str, teacher: nn.Module, ratio: float, autocast: torch.autocast) -> None:
+    def __init__(
+        self, student: str, teacher: nn.Module, ratio: float, autocast: Callable[[], AbstractContextManager[None]]
+    ) -> None:
         device = next(teacher.parameters()).device
         self._student: Any = timm.create_model(student.replace("_patch", "_distilled_patch", 1)).to(device).train()
         for module in self._student.modules():
@@ -36,7 +40,7 @@ class PlainStep:
     def __call__(self, views: Tensor, labels_BK: Tensor) -> float:
         """Take one step; return the loss."""
         inputs = (views - self._mean) / self._std
-        with self._autocast:
+        with self._autocast():
             with torch.no_grad():
                 features = self._teacher.forward_features(inputs)
                 places = features.flatten(2).transpose(1, 2)

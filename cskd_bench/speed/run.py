@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cskd_bench.config import PretrainConfig
-from cskd_bench.engine.distributed import default_device
+from cskd_bench.device import default_device
 from cskd_bench.engine.provenance import code_ref, now, versions
 from cskd_bench.errors import UserError
 from cskd_bench.speed.measure import Clock, compare, machine, table
@@ -57,7 +57,7 @@ def run_speed(
     if clock == "cpu":
         torch.set_num_threads(1)
     device = default_device()
-    head = {"part": part, "measured": now(), "clock": clock, "machine": machine(), "versions": versions()}
+    head = {"part": part, "measured": now(), "clock": clock, "machine": machine(device), "versions": versions()}
     head["code"] = code_ref().model_dump(mode="json")
     default_batch = 8 if device.type == "cpu" else 256
     body: dict[str, Any]

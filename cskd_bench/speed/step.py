@@ -26,6 +26,7 @@ from cskd_bench.config import (
     CSKD,
     AugmentConfig,
     MethodConfig,
+    Precision,
     PretrainConfig,
     Recipe,
     RunConfig,
@@ -34,8 +35,8 @@ from cskd_bench.config import (
     TeacherConfig,
 )
 from cskd_bench.data.mixing import ViewKey, resize_view
+from cskd_bench.device import computing
 from cskd_bench.engine.optim import build_optimizer, set_learning_rate, skip_update_if
-from cskd_bench.engine.precision import autocast
 from cskd_bench.engine.pretrain import initial_student
 from cskd_bench.engine.targets import NoTargets, TargetProvider, TeacherTargets
 from cskd_bench.methods import METHODS
@@ -79,8 +80,8 @@ class OurStep:
         """Take one step."""
         config = self._config
         set_learning_rate(self._optimizer, config.recipe.optim.lr)
-        targets = self._targets(views, keys, _RATIO)
-        with autocast(self._device, config.recipe.precision):
+        targets = self._targets(views, self._targets.look_up(keys, _RATIO), _RATIO)
+        with computing(self._device, config.recipe.precision):
             output = self._module(resize_view(views, config.student.image_size), self._targets.grid)
         loss = self._method.losses(config.method, output.in_fp32(), targets, labels_BK)["total"]
         loss.backward()  # type: ignore[no-untyped-call]
@@ -118,7 +119,7 @@ class TimmStep:
 
     def __call__(self, views: Tensor, labels_BK: Tensor) -> None:
         """Take one step."""
-        with autocast(self._device, self._precision):
+        with computing(self._device, self._precision):
             loss = self._task((views - self._mean) / self._std, labels_BK)["loss"]
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -138,18 +139,21 @@ def measure_step(size: StepSize, device: torch.device, clock: Clock) -> dict[str
     views = torch.rand(size.batch, 3, size.image_size, size.image_size, device=device)
     labels = torch.rand(size.batch, 1000, device=device).softmax(1)
     keys = [ViewKey(0, position, position, 0) for position in range(size.batch)]
-    ours = make_fast(Teacher(_teacher(size, device), size.image_size).to(device), compiled=size.compile)
+    teaches_in: Precision = "fp16" if device.type == "cuda" and precision != "fp32" else "fp32"
+    ours = Teacher(_teacher(size, device), size.image_size, precision=teaches_in).to(device)
+    make_fast(ours, compiled=size.compile)
     config = partial(_config, size, precision)
     with tempfile.TemporaryDirectory() as folder:
         bank = _bank(Path(folder), ours, views)
         stock = _teacher(size, device)
+        in_precision = partial(computing, device, precision)
         steps: dict[str, Callable[[], object]] = {
-            "plain": partial(PlainStep(size.student, stock, _RATIO, autocast(device, precision)), views, labels),
+            "plain": partial(PlainStep(size.student, stock, _RATIO, in_precision), views, labels),
             "timm": partial(TimmStep(size, stock, device), views, labels),
             "timm, student alone": partial(TimmStep(size, None, device), views, labels),
             "student alone": partial(OurStep(config(Supervised()), NoTargets(), device), views, labels, keys),
             "ours, teacher": partial(
-                OurStep(config(CSKD()), TeacherTargets(ours, "", CSKD(), precision), device), views, labels, keys
+                OurStep(config(CSKD()), TeacherTargets(ours, "", CSKD()), device), views, labels, keys
             ),
             "ours, bank": partial(
                 OurStep(config(CSKD()), BankTargets(bank, config(CSKD())), device), views, labels, keys

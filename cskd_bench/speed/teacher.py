@@ -8,7 +8,7 @@ import timm
 import torch
 
 from cskd_bench.bank.folding import fold_batch_norms
-from cskd_bench.engine.precision import autocast
+from cskd_bench.config import Precision
 from cskd_bench.models.teachers import Teacher
 from cskd_bench.speed.measure import Clock, compare, table
 
@@ -17,7 +17,7 @@ def measure_teacher(
     name: str, batch: int, rounds: int, clock: Clock, device: torch.device, compiled: bool
 ) -> dict[str, Any]:
     """Time one forward of each variant on random views; the fastest layout differs between machines."""
-    precision = "fp32" if device.type == "cpu" else "fp16"
+    precision: Precision = "fp32" if device.type == "cpu" else "fp16"
     views = torch.rand(batch, 3, 224, 224, device=device)
     teachers = {
         "as it is": _teacher(name, device),
@@ -31,11 +31,10 @@ def measure_teacher(
         teachers["folded, compiled"] = _folded(name, device).compile_features()
         teachers["folded, compiled, pieces"] = _folded(name, device).compile_features().take_pieces()
 
-    def forward(teacher: Teacher) -> object:
-        with autocast(device, precision):
-            return teacher(views)
+    for teacher in teachers.values():
+        teacher.precision = precision
 
-    sides: dict[str, Callable[[], object]] = {key: partial(forward, teacher) for key, teacher in teachers.items()}
+    sides: dict[str, Callable[[], object]] = {key: partial(teacher, views) for key, teacher in teachers.items()}
     return {
         "what": f"{name}, 224 px, batch {batch}, {precision}, dense response",
         "sides": table(compare(sides, rounds, clock), "as it is", batch),

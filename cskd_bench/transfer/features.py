@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cskd_bench.data.loader import eval_loader
+from cskd_bench.data.loader import eval_loader, next_item, started
 from cskd_bench.data.mixing import to_float
 from cskd_bench.data.sources import Source, stamp
 from cskd_bench.data.views import EvalView
+from cskd_bench.device import exact_fp32, pins
 from cskd_bench.engine.checkpoint import write_atomically
 from cskd_bench.schema import fingerprint
 from cskd_bench.transfer.cell import Cell
@@ -62,11 +63,13 @@ def _compute(cell: Cell, source: Source, view: EvalView) -> np.ndarray:
     """Each rank computes every world-th image; all ranks get the whole."""
     ranks, student = cell.ranks, cell.model.student.to(cell.ranks.device).eval()
     mine = range(ranks.rank, len(source), ranks.world)
-    with torch.no_grad():
-        rows = [
-            student.features(to_float(pixels.to(ranks.device, non_blocking=True))).float().cpu()
-            for pixels in eval_loader(source, view, mine, batch_size=cell.batch_size, workers=cell.workers)
-        ]
+    batches = started(
+        eval_loader(source, view, mine, batch_size=cell.batch_size, workers=cell.workers, pinned=pins(ranks.device))
+    )
+    rows = []
+    with torch.no_grad(), exact_fp32():
+        while (pixels := next_item(batches, cell.workers)) is not None:
+            rows.append(student.features(to_float(pixels.to(ranks.device, non_blocking=True))).float().cpu())
     parts = [part for part in ranks.gather(torch.cat(rows).numpy() if rows else None) if part is not None]
     features = np.empty((len(source), parts[0].shape[1]), np.float32)
     for rank, part in enumerate(parts):

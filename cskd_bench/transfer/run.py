@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cskd_bench.device import device_name, gpu_hours, peak_memory
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.locks import alone
-from cskd_bench.engine.provenance import code_ref, command_line, device_name, now, peak_memory, versions
+from cskd_bench.engine.provenance import code_ref, command_line, now, versions
 from cskd_bench.engine.results import finished_record, write_predictions
 from cskd_bench.errors import UserError
 from cskd_bench.models.checkpoints import Loaded, load_checkpoint
@@ -164,7 +165,6 @@ def _data_identity(plan: Plan, cell: Cell) -> str:
 
 def _record(plan: Plan, cell: Cell, outcome: Outcome, note: str) -> Record:
     spec, loaded, device = plan.spec, plan.model, cell.ranks.device
-    hours = outcome.seconds / 3600 * cell.ranks.world if device.type == "cuda" else 0.0
     data = {"identity": _data_identity(plan, cell)}
     return Record(
         id=plan.name,
@@ -193,7 +193,7 @@ def _record(plan: Plan, cell: Cell, outcome: Outcome, note: str) -> Record:
         cost=Cost(
             seconds=outcome.seconds,
             images_per_second=outcome.images_per_second,
-            gpu_hours=hours,
+            gpu_hours=gpu_hours(outcome.seconds, cell.ranks.world, device),
             peak_memory_bytes=outcome.peak_memory_bytes or peak_memory(device),
         ),
         note=note,

@@ -35,7 +35,7 @@ def add(verbs: Verbs) -> None:
 def _build(options: argparse.Namespace) -> int:
     from cskd_bench.bank.build import build_bank
     from cskd_bench.config import load_config
-    from cskd_bench.engine.distributed import default_device
+    from cskd_bench.device import default_device
     from cskd_bench.schema import shipped_file
 
     config = load_config(shipped_file("configs", options.config), [*options.set, *data_root(options)])

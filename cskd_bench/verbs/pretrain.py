@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from cskd_bench.errors import Interrupted
 from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, add_places, data_root
 
 
@@ -33,15 +34,14 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     from cskd_bench.engine.distributed import joined_ranks
     from cskd_bench.engine.pretrain import pretrain
-    from cskd_bench.engine.training import Interrupted
 
-    targets = None
-    if options.bank:
-        from cskd_bench.bank.targets import bank_targets
-
-        targets = bank_targets(options.bank, config)
     try:
         with joined_ranks() as ranks:
+            targets = None
+            if options.bank:
+                from cskd_bench.bank.targets import bank_targets
+
+                targets = ranks.together(lambda: bank_targets(options.bank, config))
             record = pretrain(config, options.runs, options.results, ranks, targets)
     except Interrupted as stopped:
         print(f"cskd-bench: {stopped}", file=sys.stderr)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cskd_bench.errors import UserError
+from cskd_bench.errors import Interrupted, UserError
 from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, add_places, data_root, whole
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ def _run(options: argparse.Namespace) -> int:
     overrides = [*options.set, *data_root(options)]
     specs = [load_task(name, options.tasks_dir, overrides) for name in options.task]
     from cskd_bench.engine.distributed import joined_ranks
-    from cskd_bench.engine.training import Interrupted
     from cskd_bench.transfer.run import describe, expand, plan, transfer
 
     chosen = {"results": options.results, "model": options.model, "weights": options.weights}
@@ -69,7 +68,8 @@ def _run(options: argparse.Namespace) -> int:
 
 def _describe_detection(spec: "TaskSpec", seed: int, options: argparse.Namespace) -> str:
     from cskd_bench.detection.run import describe, plan
-    from cskd_bench.engine.distributed import Ranks, default_device
+    from cskd_bench.device import default_device
+    from cskd_bench.engine.distributed import Ranks
 
     try:
         cell = plan(

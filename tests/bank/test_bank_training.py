@@ -77,11 +77,14 @@ class StopAt:
         self.teacher, self.note, self.variant = targets.teacher, targets.note, targets.variant
         self.labelling_seconds = targets.labelling_seconds
 
-    def __call__(self, views, keys, ratio):
+    def look_up(self, keys, ratio):
+        return self._targets.look_up(keys, ratio)
+
+    def __call__(self, views, known, ratio):
         self._left -= 1
         if self._left == 0:
             os.kill(os.getpid(), signal.SIGTERM)
-        return self._targets(views, keys, ratio)
+        return self._targets(views, known, ratio)
 
 
 def test_bank_equals_teacher_across_an_interruption(weights, bank, tmp_path):

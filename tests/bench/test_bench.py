@@ -16,12 +16,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from cskd_bench.bench.executors import take_gpu
+from cskd_bench import device
 from cskd_bench.bench.plan import Cells, Plan, PretrainCell, TransferCell, expand, load_plan, placed
 from cskd_bench.bench.runner import Queue
 from cskd_bench.bench.state import Found
 from cskd_bench.bench.work import Ended, Places
 from cskd_bench.config import CSKD, PretrainConfig, load_config
+from cskd_bench.device import take_gpu
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.pretrain import pretrain
 from cskd_bench.errors import UserError
@@ -369,14 +370,17 @@ def test_overrides_of_data_and_run_reach_the_plans_teacher_too():
 
 
 def test_workers_of_this_machine_take_its_gpus_in_turn(monkeypatch):
+    monkeypatch.setattr(device, "gpu_count", lambda: 2)
     for number, expected in enumerate(("cuda:0", "cuda:1", "cuda:0")):
         monkeypatch.delenv("CSKD_BENCH_DEVICE", raising=False)
-        take_gpu(number, 2)
+        take_gpu(number)
         assert os.environ.pop("CSKD_BENCH_DEVICE") == expected
-    take_gpu(0, 0)
+    monkeypatch.setattr(device, "gpu_count", lambda: 0)
+    take_gpu(0)
     assert "CSKD_BENCH_DEVICE" not in os.environ
     monkeypatch.setenv("CSKD_BENCH_DEVICE", "cpu")
-    take_gpu(1, 2)
+    monkeypatch.setattr(device, "gpu_count", lambda: 2)
+    take_gpu(1)
     assert os.environ["CSKD_BENCH_DEVICE"] == "cpu"
 
 

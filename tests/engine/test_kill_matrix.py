@@ -4,13 +4,16 @@ Each attempt is a forked child that kills itself on entering a chosen function a
 matrix is exact and costs no start-up time.
 """
 
+import itertools
+import json
 import os
 import random
 import signal
+import sys
 
 import pytest
 
-POINTS = ["learning_rate", "finished", "_agreement", "set_learning_rate", "_scores", "save"]
+POINTS = ["learning_rate", "finished", "_agreement", "set_learning_rate", "scores_of_epoch", "save"]
 STEPS = 12
 
 
@@ -58,6 +61,36 @@ def reference(new_run_at):
     return run
 
 
+BATCHES = 48  # of evaluation: 4 epochs, raw and averaged weights, 6 batches of 4 images
+
+
+def attempt_in_evaluation(run, at=None, number=signal.SIGKILL):
+    """Run until the end, or until batch `at` of all batches of evaluation is asked for; it is noted in a file."""
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1]
+    try:
+        import torch
+
+        from cskd_bench import cli
+        from cskd_bench.engine import evaluate
+
+        torch.set_num_threads(1)
+        sys.stdout = sys.stderr = (run.folder / "said.txt").open("w", buffering=1)
+        real, asked = evaluate.next_item, itertools.count()
+
+        def deadly(batches, workers):
+            if next(asked) == at:
+                (run.folder / "inside.txt").write_text("evaluate")
+                os.kill(os.getpid(), number)
+            return real(batches, workers)
+
+        evaluate.next_item = deadly
+        os._exit(cli.main([*run.command()[2:], "--set", "run.eval_batch_size=4"]))
+    finally:
+        os._exit(99)
+
+
 draw = random.Random(0)
 KILLS = [(step, draw.choice(POINTS)) for step in draw.sample(range(STEPS), 12)]
 
@@ -76,6 +109,36 @@ def test_sigterm(new_run_at, reference, same_end, step):
     assert os.WEXITSTATUS(attempt(run, step, number=signal.SIGTERM)) == 75
     assert attempt(run) == 0
     same_end(run, reference)
+
+
+draw_batches = random.Random(1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
+@pytest.mark.parametrize("at", sorted(draw_batches.sample(range(BATCHES), 10)))
+def test_ended_inside_an_evaluation_nothing_is_lost(new_run_at, reference, same_end, number, at):
+    """Its epoch is scored by the process that goes on: weights, log, scores and record are the same."""
+    run = new_run_at("evaluation")
+    status = attempt_in_evaluation(run, at, number)
+    assert (run.folder / "inside.txt").read_text() == "evaluate"
+    if number == signal.SIGKILL:
+        assert os.WTERMSIG(status) == signal.SIGKILL
+    else:
+        assert os.WEXITSTATUS(status) == 75
+        assert "was scored" in (run.folder / "said.txt").read_text()
+    kept = sorted(path.name for path in run.checkpoints.glob("step-*"))[-1]
+    assert kept == f"step-{3 * (at // 12 + 1):09d}"  # of the epoch's end, written before its evaluation
+    assert attempt_in_evaluation(run) == 0
+    same_end(run, reference)
+    assert scored(run) == scored(reference)
+
+
+def scored(run):
+    """What a record says of a run's result: all but times, place and process."""
+    (file,) = (run.folder / "results" / "records").glob("*.json")
+    record = json.loads(file.read_text())
+    predictions = file.with_name(record["per_example"]["name"]).read_bytes()
+    return [record[key] for key in ("id", "metrics", "curve", "examples", "checkpoint")], predictions
 
 
 def test_killed_at_every_step_of_one_run(new_run_at, reference, same_end):

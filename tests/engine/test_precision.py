@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from cskd_bench import device
 from cskd_bench.cli import main
 from cskd_bench.config import StudentConfig, load_config
-from cskd_bench.engine import precision
+from cskd_bench.device import slow_precision
 from cskd_bench.engine.distributed import Ranks
-from cskd_bench.engine.precision import slow_precision
 from cskd_bench.engine.pretrain import pretrain
 from cskd_bench.models.students import build_student, choose_attention
 
@@ -47,19 +47,19 @@ def test_both_attentions_agree_to_the_rounding_of_bf16():
 def emulated(monkeypatch):
     """As measured on a CPU with AVX2 alone: 0.5 ms in fp32, 25 ms in bf16."""
     seconds = {torch.float32: 0.5e-3, torch.bfloat16: 25e-3}
-    monkeypatch.setattr(precision, "_product_seconds", seconds.__getitem__)
+    monkeypatch.setattr(device, "_product_seconds", seconds.__getitem__)
 
 
 def test_only_a_cpu_that_is_slower_in_half_precision_is_named(monkeypatch):
     emulated(monkeypatch)
     assert slow_precision(CPU, "bf16") == "this CPU takes 50 times as long for a matrix product in bf16 as in fp32"
     assert slow_precision(CPU, "fp32") == slow_precision(torch.device("cuda"), "bf16") == ""
-    monkeypatch.setattr(precision, "_product_seconds", {torch.float32: 1e-3, torch.bfloat16: 0.6e-3}.__getitem__)
+    monkeypatch.setattr(device, "_product_seconds", {torch.float32: 1e-3, torch.bfloat16: 0.6e-3}.__getitem__)
     assert slow_precision(CPU, "bf16") == ""
 
 
 def test_a_product_is_really_timed():
-    assert 0 < precision._product_seconds(torch.float32) < 1
+    assert 0 < device._product_seconds(torch.float32) < 1
 
 
 @pytest.mark.parametrize("chosen", ["bf16", "fp32"])

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cskd_bench.data.device import to_device
 from cskd_bench.data.mixing import IMAGENET_MEAN
 from cskd_bench.data.tensor.parameters import Operation, Operations
+from cskd_bench.device import to_device
 
 _TABLES = (
     Operation.AUTO_CONTRAST,

@@ -1,0 +1,191 @@
+"""The device: which one this process takes, in which arithmetic it computes, what it holds; only here is CUDA named."""
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from cskd_bench.errors import UserError
+
+_HALF: Final = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_SLOWER: Final = 1.5  # times fp32's time, from which on half precision is a mistake
+_SIDE: Final = 256  # of the matrices that are multiplied: milliseconds even where every number is converted
+
+
+def gpu_count() -> int:
+    """Return how many GPUs this process sees."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def default_device() -> torch.device:
+    """Return the device of this process, and make it CUDA's current one; CSKD_BENCH_DEVICE (cpu, cuda, cuda:1) insists.
+
+    UserError for a device that is not there.
+    """
+    asked, gpus = os.environ.get("CSKD_BENCH_DEVICE", ""), gpu_count()
+    if asked == "cpu" or (asked == "" and gpus == 0):
+        return torch.device("cpu")
+    numbered = asked.startswith("cuda:")
+    number = asked.removeprefix("cuda:") if numbered else os.environ.get("LOCAL_RANK", "0")
+    if not (numbered or asked in ("", "cuda")) or not number.isdecimal() or (numbered and int(number) >= gpus):
+        raise UserError(f"CSKD_BENCH_DEVICE={asked}: use cpu, cuda, or cuda:N of {gpus} GPUs here")
+    if int(number) >= gpus:
+        raise UserError(
+            f"LOCAL_RANK={number}: {gpus} GPUs are visible here, counted from 0; start as many processes as GPUs"
+        )
+    device = torch.device("cuda", int(number))
+    torch.cuda.set_device(device)  # else library code that says "cuda" would work on cuda:0
+    return device
+
+
+def take_gpu(number: int) -> None:
+    """Give worker `number` of a bench its GPU in turn, unless CSKD_BENCH_DEVICE says where to work."""
+    if gpus := gpu_count():
+        os.environ.setdefault("CSKD_BENCH_DEVICE", f"cuda:{number % gpus}")
+
+
+@contextmanager
+def exact_fp32(tf32: bool = False) -> Iterator[None]:
+    """Keep fp32 matrix products and convolutions in fp32: torch lets cuDNN round their operands to TF32 by default.
+
+    cuDNN does not try out its algorithms either: today's fastest may not be tomorrow's, and rounds otherwise.
+    """
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark
+    cudnn.allow_tf32 = matmul.allow_tf32 = tf32
+    cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark = before
+
+
+@contextmanager
+def computing(device: torch.device, precision: str) -> Iterator[None]:
+    """Compute in a precision: fp32 is fp32, tf32 rounds operands on the GPU's units, fp16 and bf16 are autocast."""
+    half = _HALF.get(precision)
+    with exact_fp32(tf32=precision == "tf32"), torch.autocast(device.type, dtype=half, enabled=half is not None):
+        yield
+
+
+def check_precision(device: torch.device, precision: str, key: str) -> None:
+    """UserError where a device has no units for a precision that it would replace in silence."""
+    if precision != "tf32":
+        return
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+        raise UserError(f'{key}: "tf32" needs a GPU with TF32 units (Ampere or newer); use "fp32" on this device')
+
+
+def seed_draws(seed: int, device: torch.device) -> None:
+    """Seed the draws of dropout and stochastic depth on the CPU and on the device in use."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
+def pins(device: torch.device) -> bool:
+    """Say whether loaders pin their batches: for a GPU that is in use alone, since pinning wakes CUDA."""
+    return device.type == "cuda"
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a host tensor through pinned memory, so that the host goes on while a GPU works; a CPU's stays as it is."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+class HostCopy:
+    """A small tensor on its way to the host; the device goes on while nobody asks for it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        self._copy = tensor.detach()
+        if tensor.device.type == "cuda":
+            self._copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._copy.copy_(tensor.detach(), non_blocking=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record()
+
+    def values(self) -> list[float]:
+        """Return the numbers, as soon as the device has computed them."""
+        if self._event is not None:
+            self._event.synchronize()
+        return [float(value) for value in self._copy.flatten().tolist()]
+
+
+def steps_behind(device: torch.device) -> int:
+    """Return how many steps late flags are read: a GPU's host runs one step ahead, a CPU's none."""
+    return 1 if device.type == "cuda" else 0
+
+
+def synchronize() -> None:
+    """Wait until the GPU in use, if any, has done all that it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def device_name(device: torch.device) -> str:
+    """Describe the device in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def describe_gpus() -> str:
+    """Name the GPUs that this process sees and torch's CUDA version; empty where there are none."""
+    found = []
+    for index in range(gpu_count()):
+        about = torch.cuda.get_device_properties(index)
+        found.append(f"{about.name}, {about.total_memory / 1e9:.0f} GB")
+    return f"CUDA {torch.version.cuda}, {'; '.join(found)}" if found else ""
+
+
+def has_bf16() -> bool:
+    """Say whether the current GPU has units for bf16."""
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def gpu_hours(seconds: float, ranks: int, device: torch.device) -> float:
+    """Return the GPU-hours of a run; none on a CPU."""
+    return seconds / 3600 * ranks if device.type == "cuda" else 0.0
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return peak bytes: on the device for CUDA, of the process otherwise."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def slow_precision(device: torch.device, precision: str) -> str:
+    """Say in a sentence that a CPU multiplies matrices in half precision more slowly than in fp32; empty where not.
+
+    A CPU without units for it converts every number: measured 50 times as long on one with AVX2 alone.
+    """
+    if device.type != "cpu" or precision == "fp32":
+        return ""
+    times = _product_seconds(_HALF[precision]) / _product_seconds(torch.float32)
+    if times < _SLOWER:
+        return ""
+    return f"this CPU takes {times:.0f} times as long for a matrix product in {precision} as in fp32"
+
+
+def _product_seconds(dtype: torch.dtype) -> float:
+    """Return the seconds of one product of two square matrices in one thread: the best of ten."""
+    matrix = torch.ones(_SIDE, _SIDE, dtype=dtype)
+    threads, best = torch.get_num_threads(), float("inf")
+    torch.set_num_threads(1)  # two that wait for each other on a busy machine would be timed waiting
+    for _ in range(10):
+        began = time.perf_counter()
+        matrix @ matrix
+        best = min(best, time.perf_counter() - began)
+    torch.set_num_threads(threads)
+    return best

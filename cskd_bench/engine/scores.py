@@ -1,0 +1,60 @@
+"""Scores of an epoch: raw and averaged weights on the validation split, and what patch tokens do."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from cskd_bench.data.sources import Source
+from cskd_bench.data.views import EvalView
+from cskd_bench.engine.distributed import Ranks
+from cskd_bench.engine.evaluate import Predictions, evaluate
+from cskd_bench.engine.patches import patch_measures
+
+if TYPE_CHECKING:
+    from cskd_bench.engine.training import Job
+
+
+def scores_of_epoch(
+    job: "Job", ranks: Ranks, student: Any, ema: Any, epoch: int, stop: Callable[[], bool]
+) -> tuple[dict[str, float], Predictions | None]:
+    """Score raw and averaged weights at the end of the epochs that ask for it; Interrupted where `stop` says so."""
+    due = (epoch + 1) % job.run.eval_every == 0 or epoch + 1 == job.recipe.epochs
+    if job.val is None or not due:
+        return {}, None
+    val = job.val
+    predictions = score_split(job, val, ranks, student, stop)
+    scores = {"top1": predictions.top1}
+    if ema is not None:
+        scores["ema_top1"] = score_split(job, val, ranks, ema.module, stop).top1
+    measures = ranks.together(lambda: patch_measures(student, val, _eval_view(job), ranks.device), stop=stop())
+    return scores | measures, predictions
+
+
+def score_split(
+    job: "Job", split: Source, ranks: Ranks, student: Any, stop: Callable[[], bool] = lambda: False
+) -> Predictions:
+    """Predict every image of a split with one set of weights."""
+    student.eval()
+    return evaluate(
+        student.predict,
+        split,
+        _eval_view(job),
+        ranks,
+        batch_size=job.run.eval_batch_size,
+        workers=job.run.workers,
+        precision=job.recipe.precision,
+        stop=stop,
+    )
+
+
+def _eval_view(job: "Job") -> EvalView:
+    return EvalView(job.image_size, job.data.eval_crop, job.recipe.augment.interpolation)
+
+
+def epoch_line(job: "Job", entry: dict[str, float], images_per_second: float) -> str:
+    """Say in one line what an epoch came to."""
+    shown = [f"{name} {entry[name]:.3f}" for name in ("total", "label", "global", "spatial") if name in entry]
+    shown += [
+        f"{name} {100 * entry[name]:.1f} %" for name in ("spatial_agreement", "top1", "ema_top1") if name in entry
+    ]
+    title = f"{job.title}: epoch {entry['epoch']:.0f}/{job.recipe.epochs}"
+    return "  ".join([title, *shown, f"{images_per_second:,.0f} img/s"])
