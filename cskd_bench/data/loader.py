@@ -235,7 +235,8 @@ def next_item(batches: Iterator[Item], workers: int) -> Item | None:
     except Exception as error:
         if not workers:
             raise
-        if "exited unexpectedly" in str(error) or "killed by signal" in str(error):
+        lost = isinstance(error, ConnectionError | EOFError)  # while it handed over what it had made
+        if lost or "exited unexpectedly" in str(error) or "killed by signal" in str(error):
             raise UserError(
                 f"a loader's worker is gone ({str(error).splitlines()[0]}); was it killed for its memory? "
                 "Lower run.workers, or give the job more memory"

@@ -55,6 +55,8 @@ class Peers:
             self._store.compare_set(self._key, "", f"rank {self._rank}: {sentence}")
         except Exception:  # the store's host is gone, and with it whoever would read this
             return
+        if self._rank == 0:
+            time.sleep(2 * LOOK)  # without torchrun the store is this process's own, and goes with it
 
     def told(self) -> str:
         """Return the sentence of the rank that failed, waiting a moment for it; without one, that rank was killed."""

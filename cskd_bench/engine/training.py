@@ -78,7 +78,13 @@ def fit(job: Job, ranks: Ranks, stop: Stop | None = None) -> Fit:
     with exact_fp32(), stop_signals(stop) as asked:
         run = _Run(job, ranks, asked)
         with progress_bar(job.title, run.plan.steps, run.progress.step, ranks.is_main) as bar:
-            predictions = run.to_the_end(bar)
+            try:
+                predictions = run.to_the_end(bar)
+            except torch.OutOfMemoryError as error:
+                raise UserError(
+                    f"the GPU's memory is full ({str(error).splitlines()[0]}); raise run.accumulate, "
+                    "or lower run.eval_batch_size where it was scoring; the same command goes on"
+                ) from error
     if job.val is not None and predictions is None:  # a checkpoint of release 0.1.0 after the last step
         predictions = score_split(job, job.val, ranks, run.student)
     progress = run.progress

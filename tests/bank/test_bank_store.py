@@ -34,6 +34,7 @@ from cskd_bench.data.mixing import erase, mix, to_float
 from cskd_bench.data.open import open_source
 from cskd_bench.errors import UserError
 from cskd_bench.methods.parts import fuse, harden
+from cskd_bench.models.teachers import teacher_identity
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +231,10 @@ def test_a_run_without_the_teachers_file_or_in_another_precision_says_so(copy):
     shutil.rmtree(out)
     half = BankManifest.model_validate_json(json.dumps(manifest | {"precision": "fp16"}))
     begin_bank(out, half)
-    assert "labelled in fp16, where a teacher beside the run works in fp32" in BankTargets(Bank(out), config).note
+    with pytest.raises(UserError, match="precision: bank has 'fp16', run has 'fp32'"):
+        bank_targets(out, config)
+    in_half = config.model_copy(update={"teacher": config.teacher.model_copy(update={"precision": "fp16"})})
+    assert BankTargets(Bank(out), in_half).teacher == teacher_identity(in_half.teacher)
 
 
 def test_costs_stand_beside_their_shards_and_a_damaged_one_counts_nothing(copy):

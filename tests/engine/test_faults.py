@@ -1,0 +1,68 @@
+"""Whatever fails on one rank ends all of them within seconds, with that rank's sentence, and nothing is lost."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+sys.path.insert(0, str(Path(__file__).parent))  # fault_matrix.py, which write_reliability.py shares
+
+import fault_matrix
+from fault_matrix import Place, cases, command, run_again, run_case, run_ranks
+
+from cskd_bench.bank.build import build_bank
+from cskd_bench.config import load_config
+
+
+@pytest.fixture(scope="module")
+def lab(tiny_config, colour_squares, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faults")
+    settings = ["recipe.precision=fp32", "recipe.epochs=2", "student.drop_path=0.0"]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    build_bank(load_config(tiny_config, settings), folder / "bank", device=torch.device("cpu"))
+    yield Place(folder, tiny_config, folder / "bank", colour_squares)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def healthy(lab):
+    """The weights of a run without a fault, by precision, source of labels and settings; made when first asked for."""
+    known = {}
+
+    def weights(fault, precision):
+        key = (precision, fault.bank, fault.settings)
+        if key not in known:
+            place = fault_matrix.fresh(lab, lab.folder / f"healthy{len(known)}")
+            words = command(place, precision, bank=fault.bank, settings=("run.save_every=2", *fault.settings))
+            codes, _ = run_ranks(place, [words] * 2, {})
+            assert codes == [0, 0], [place.said(rank) for rank in range(2)]
+            known[key] = load_file(place.folder / "runs" / "tiny" / "model.safetensors")
+        return known[key]
+
+    return weights
+
+
+def name_of(value):
+    return value.what.replace(" ", "_") if isinstance(value, fault_matrix.Fault) else str(value)
+
+
+@pytest.mark.parametrize(("fault", "rank", "precision"), cases(), ids=name_of)
+def test_a_fault_on_one_rank_ends_all(lab, healthy, tmp_path, fault, rank, precision):
+    place = fault_matrix.fresh(lab, tmp_path / "case")
+    ended = run_case(place, fault, rank, precision)
+    for each, (code, said) in enumerate(zip(ended.codes, ended.said, strict=True)):
+        dead = fault.what == "SIGKILL of one rank" and each == rank
+        assert code == (-9 if dead else fault.code), ended
+        assert dead or fault.says in said, ended
+        assert "Traceback" not in said, said
+    assert ended.seconds < fault_matrix.LIMIT, ended
+    for path in (place.folder / "runs" / "tiny" / "checkpoints").glob("step-*/*.safetensors"):
+        assert all(value.isfinite().all() for value in load_file(path).values())
+    if fault.goes_on and rank == fault.ranks[-1]:
+        assert run_again(place, fault, precision) == [0, 0], place.said(0)
+        if fault.same_end:
+            ours, theirs = load_file(place.folder / "runs" / "tiny" / "model.safetensors"), healthy(fault, precision)
+            assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
