@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from cskd_bench.bench.rerun import pretraining_again
 from cskd_bench.cli import main
@@ -14,6 +15,77 @@ from cskd_bench.report.selection import setting_of, student_of
 from cskd_bench.schema import fingerprint
 
 LEFT = Path(__file__).parent / "fixtures" / "release_0_1_0"
+
+
+@pytest.fixture
+def left(tmp_path, monkeypatch):
+    """A copy of what was left: settings, a bank, a run that stopped at step 5 of 9, and the same run to its end."""
+    monkeypatch.setenv("CSKD_BENCH_DEVICE", "cpu")
+    place = shutil.copytree(LEFT, tmp_path / "left")
+    monkeypatch.chdir(place)
+    return place
+
+
+def pretrain(folder):
+    return main(
+        ["pretrain", "run.toml", "--bank", "bank", "--runs", f"{folder}/runs", "--results", f"{folder}/results"]
+    )
+
+
+def test_an_interrupted_run_goes_on_from_its_checkpoint_and_ends_as_it_would_have(left, capsys, record_property):
+    """It follows the losses of the run that was not interrupted; on another CPU sums round otherwise."""
+    assert pretrain("half") == 0
+    said = capsys.readouterr()
+    assert "going on from step 5" in said.out + said.err
+    then = read_record(only("pretrain", Path("whole/results/records")))
+    now = read_record(only("pretrain", Path("half/results/records")))
+    assert now.id == then.id
+    assert now.recipe == then.recipe and now.checkpoint.pretrain_seed == then.checkpoint.pretrain_seed
+    assert now.value == pytest.approx(then.value, abs=0.02)
+    assert [epoch["epoch"] for epoch in now.curve] == [1.0, 2.0, 3.0]
+    for epoch, kept in zip(now.curve, then.curve, strict=True):
+        assert epoch.keys() >= kept.keys()
+        for name in ("label", "global", "spatial", "total", "lr", "fusion_ratio", "attention_distance"):
+            assert epoch[name] == pytest.approx(kept[name], rel=1e-4), name
+    for name in ("model", "ema"):
+        runs = [load_file(f"{part}/runs/upgrade/{name}.safetensors") for part in ("half", "whole")]
+        distances = [(runs[0][key] - kept).abs().mean().item() for key, kept in runs[1].items()]
+        assert max(distances) < 1e-5
+    lines = map(json.loads, Path("half/runs/upgrade/log.jsonl").read_text().splitlines())
+    assert [line["step"] for line in lines if "total" in line] == list(range(1, 10))
+    record_property("the same bits", now.checkpoint.sha256 == then.checkpoint.sha256)  # told, not asked for
+
+
+def test_a_finished_run_is_not_trained_again(left, capsys):
+    before = files(Path("whole"))
+    assert pretrain("whole") == 0
+    said = capsys.readouterr()
+    assert "upgrade: top-1 10.69 %" in said.out and "epoch" not in said.err
+    after = files(Path("whole"))
+    assert {path: after[path] for path in before} == before
+    assert {path.parent.name for path in after.keys() - before.keys()} <= {"locks"}
+
+
+def test_a_bank_is_whole_and_tells_what_it_holds(left, capsys):
+    assert main(["bank", "verify", "bank"]) == 0
+    assert "bank: no damage; 3 of 3 epochs labelled" in capsys.readouterr().out
+    assert main(["bank", "info", "bank"]) == 0
+    assert json.loads(capsys.readouterr().out)["manifest"]["views"]["view_size"] == 32
+
+
+@pytest.mark.parametrize("part", ["whole", "unstated"])
+def test_records_are_sound(left, capsys, part):
+    assert main(["records", "verify", "--results", f"{part}/results"]) == 0
+    assert "0 problems" in capsys.readouterr().out
+
+
+def test_a_finished_run_is_transferred_under_the_id_that_it_had(left):
+    """Release 0.1.0 gave this record the same id, and 37.19 %."""
+    words = ["transfer", "--task", "digits", "--protocol", "knn", "--checkpoint", "whole/runs/upgrade"]
+    assert main([*words, "--workers", "0"]) == 0
+    record = read_record(only("knn"))
+    assert record.id == "digits-knn-cskd-upgrade-s0-def6726c"
+    assert record.value == pytest.approx(0.3719, abs=0.02)
 
 
 @pytest.fixture
