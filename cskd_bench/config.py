@@ -275,9 +275,19 @@ class PretrainConfig(StrictModel):
         return data
 
     def recipe_fingerprint(self) -> str:
-        """Name what two runs must share to be compared: all but method, teacher and seed."""
+        """Name what two runs must share to be compared: all but method, teacher and seed, with views of one size."""
+        parts = self._recipe_parts()
+        if self.recipe.augment.view_size is None and self.view_size != self.student.image_size:
+            parts["recipe"]["augment"]["view_size"] = self.view_size
+        return fingerprint(parts)
+
+    def stated_recipe(self) -> str:
+        """Name the recipe by what its settings state, as release 0.1.0 did: ids of transfer records hold it."""
+        return fingerprint(self._recipe_parts())
+
+    def _recipe_parts(self) -> dict[str, Any]:
         identity = self.identity()
-        return fingerprint({key: identity[key] for key in ("data", "student", "recipe")})
+        return {key: identity[key] for key in ("data", "student", "recipe")}
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> PretrainConfig:

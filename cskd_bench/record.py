@@ -1,5 +1,6 @@
 """Records: one immutable JSON per result, written to a temporary name and renamed."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -166,11 +167,12 @@ def read_record(path: Path) -> Record:
 
 
 def _migrated(text: bytes) -> bytes:
-    """Bring the JSON of an older record to today's schema; the file stays as it is.
+    """Bring the JSON of an older record to today's schema and recipes; the file stays as it is.
 
     1 to 2: what labelling a bank took moves from the note's words to cost.labelling_seconds.
     """
-    if b'"schema_version": 1' not in text:
+    first = b'"schema_version": 1' in text
+    if not first and b'"view_size": null' not in text:
         return text
     try:
         data = json.loads(text)
@@ -178,9 +180,41 @@ def _migrated(text: bytes) -> bytes:
             found = _LABELLING_NOTE.search(data.get("note", ""))
             data["cost"]["labelling_seconds"] = float(found[1]) if found else 0.0
             data["schema_version"] = 2
-        return json.dumps(data).encode()
     except (ValueError, KeyError, TypeError):
         return text  # whatever is wrong with it, validation names it
+    renamed = False
+    with contextlib.suppress(KeyError, TypeError, AttributeError):  # not of a run of ours, or damaged
+        renamed = _resolve_views(data)
+    return json.dumps(data).encode() if first or renamed else text
+
+
+def _resolve_views(data: dict[str, Any]) -> bool:
+    """Rename the recipes of a record of release 0.1.0 whose views were its teacher's and larger than stated.
+
+    That release left their size out, so that runs of other views shared a recipe. Only a recipe that its way of
+    naming gives is renamed; the id stays. Returns whether any was.
+    """
+    config, checkpoint, protocol = data["config"], data["checkpoint"], data["protocol"]
+    run = config if protocol == "pretrain" else config.get("pretrain")
+    if not run or run["method"]["kind"] == "supervised" or run["recipe"]["augment"]["view_size"] is not None:
+        return False
+    size = run["teacher"]["image_size"]
+    if size <= run["student"]["image_size"]:
+        return False
+    images = {key: value for key, value in run["data"].items() if key != "identity"}
+    parts = {"data": images, "student": run["student"], "recipe": run["recipe"]}
+    augment = {**run["recipe"]["augment"], "view_size": size}
+    then = fingerprint(parts)
+    now = fingerprint({**parts, "recipe": {**run["recipe"], "augment": augment}})
+    if checkpoint["pretrain_recipe"] != then:
+        return False
+    cell = {"protocol": protocol, "task": config.get("task")}
+    if protocol == "detect":
+        cell["config"] = config["mmengine"]
+    renamed = {then: now, fingerprint({"pretrain": then, **cell}): fingerprint({"pretrain": now, **cell})}
+    checkpoint["pretrain_recipe"] = now
+    data["recipe"] = renamed.get(data["recipe"], data["recipe"])
+    return True
 
 
 def read_records(folder: Path) -> Iterator[tuple[Path, Record | UserError]]:

@@ -95,6 +95,21 @@ def test_recipe_fingerprint_is_shared_by_methods_and_seeds_only(tmp_path):
     assert load_config(path, ["student.name=deit_small_patch16_224"]).recipe_fingerprint() != base
 
 
+def test_recipes_whose_views_differ_in_size_differ_and_a_stated_size_is_a_resolved_one(tmp_path):
+    path = write(tmp_path, MINIMAL + "[student]\nimage_size = 64\n")
+
+    def recipe(*settings):
+        return load_config(path, settings).recipe_fingerprint()
+
+    own, taught = recipe("method.kind=supervised"), recipe("teacher.image_size=128")
+    assert len({own, taught, recipe("teacher.image_size=224")}) == 3
+    stated = "recipe.augment.view_size=128"
+    assert taught == recipe("teacher.image_size=128", stated) == recipe("method.kind=supervised", stated)
+    assert own == recipe("teacher.image_size=64") == load_config(path, ["teacher.image_size=64"]).stated_recipe()
+    unstated = load_config(path, ["teacher.image_size=128"]).identity()
+    assert unstated["recipe"]["augment"]["view_size"] is None  # ids of records come from it
+
+
 def test_methods_are_labelled_by_what_differs(tmp_path):
     path = write(tmp_path, MINIMAL)
     assert method_label(load_config(path).method) == "cskd"

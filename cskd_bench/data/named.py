@@ -1,11 +1,11 @@
 """Data sets by timm's names: what timm.data.create_dataset opens, as a source."""
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from PIL import Image
 
-from cskd_bench.data.sources import digest
+from cskd_bench.data.sources import decode, digest
 from cskd_bench.errors import UserError
 
 TEST_SPLITS: Final = ("test", "val", "valid", "validation", "eval", "evaluation")
@@ -16,13 +16,15 @@ class TimmSource:
     """Any map-style data set that timm's create_dataset opens by name: torch/..., hfds/..."""
 
     def __init__(self, name: str, root: str, split: str) -> None:
-        from timm.data import create_dataset
+        from timm.data import ImageDataset, create_dataset
 
+        self._where = f"{name}, split {split!r}"
         try:
             self._data = create_dataset(name, root=root or None, split=split, download=False)
         except Exception as error:
             reason = str(error).replace("You can use download=True to download it", "").strip()
-            raise UserError(f"{name}, split {split!r}, under {root!r}: {reason}") from error
+            raise UserError(f"{self._where}, under {root!r}: {reason}") from error
+        self._reader = self._data.reader if isinstance(self._data, ImageDataset) else None
         if getattr(self._data, "train", None) is False and split not in TEST_SPLITS:  # timm opens test for any word
             raise UserError(f"{name} has no split {split!r}; its splits are train and test")
         labels = _timm_labels(self._data)
@@ -48,11 +50,25 @@ class TimmSource:
         return b"".join(seen)
 
     def load(self, index: int) -> Image.Image:
+        where = f"{self._where}, image {index}"
         try:
+            if self._reader is not None:
+                return decode(_stored(self._reader, index), where)
             image = self._data[index][0]
             return image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
-        except (OSError, ValueError) as error:
-            raise UserError(f"image {index}: cannot be decoded ({error})") from error
+        except UserError:
+            raise
+        except Exception as error:  # readers and decoders are others', and fail in many ways
+            raise UserError(f"{where}: not a readable image ({str(error) or type(error).__name__})") from error
+
+
+def _stored(reader: Any, index: int) -> bytes:
+    """Return an image of one of timm's readers as it is stored: timm's own data set skips what it cannot decode."""
+    stored = reader[index][0]
+    if isinstance(stored, bytes):
+        return stored
+    with stored:
+        return bytes(stored.read())
 
 
 def _timm_labels(data: object) -> np.ndarray:

@@ -109,7 +109,7 @@ def plan(
         "task": spec.identity(),
         "config": comparable(config),
     }
-    identity = {**recipe, **loaded.weights_identity(), "seed": seed}
+    identity = {**recipe, "pretrain": loaded.stated_recipe(), **loaded.weights_identity(), "seed": seed}
     name = record_id(spec.name, "detect", loaded.method.kind, loaded.checkpoint.run, f"s{seed}", identity)
     return Plan(spec, seed, loaded, train, test, config, recipe, name, results / "records" / f"{name}.json")
 

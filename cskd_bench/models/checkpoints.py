@@ -38,6 +38,10 @@ class Loaded:
         inside = {} if self.checkpoint.weights == "raw" else {"weights": self.checkpoint.weights}
         return {"checkpoint": self.checkpoint.sha256, "model": self.model.name, "heads": self.student.heads, **inside}
 
+    def stated_recipe(self) -> str:
+        """Return what ids of records hold of the pretraining's recipe; empty where no run of ours says it."""
+        return self.pretrain_config.stated_recipe() if self.pretrain_config else ""
+
     def pretrain_identity(self) -> dict[str, Any]:
         """Return what decided the pretraining's result, for records: no folders of this machine."""
         return self.pretrain_config.identity() if self.pretrain_config else {}

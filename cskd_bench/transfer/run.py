@@ -57,7 +57,7 @@ def plan(
     _check_protocol(spec, protocol)
     loaded = load_checkpoint(checkpoint, model=model, weights=weights, image_size=spec.image_size)
     recipe = {"pretrain": loaded.checkpoint.pretrain_recipe, "protocol": protocol, "task": spec.identity()}
-    identity = {**recipe, **loaded.weights_identity(), "seed": seed}
+    identity = {**recipe, "pretrain": loaded.stated_recipe(), **loaded.weights_identity(), "seed": seed}
     name = record_id(spec.name, protocol, loaded.method.kind, loaded.checkpoint.run, f"s{seed}", identity)
     return Plan(spec, protocol, seed, loaded, recipe, name, results / "records" / f"{name}.json")
 
