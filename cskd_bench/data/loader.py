@@ -235,13 +235,14 @@ def next_item(batches: Iterator[Item], workers: int) -> Item | None:
     except Exception as error:
         if not workers:
             raise
-        lost = isinstance(error, ConnectionError | EOFError)  # while it handed over what it had made
-        if lost or "exited unexpectedly" in str(error) or "killed by signal" in str(error):
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        dead = any(not worker.is_alive() for worker in getattr(batches, "_workers", ()))
+        if dead or isinstance(error, ConnectionError | EOFError):  # perhaps while it handed over what it had made
             raise UserError(
-                f"a loader's worker is gone ({str(error).splitlines()[0]}); was it killed for its memory? "
+                f"a loader's worker is gone ({told[0]}); was it killed for its memory? "
                 "Lower run.workers, or give the job more memory"
             ) from error
-        raise UserError(f"a loader's worker failed: {str(error).strip().splitlines()[-1]}") from error
+        raise UserError(f"a loader's worker failed: {told[-1]}") from error
 
 
 def _identity(batch: Any) -> Any:

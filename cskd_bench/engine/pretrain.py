@@ -19,12 +19,13 @@ from cskd_bench.data.sources import Source
 from cskd_bench.device import device_name, gpu_hours
 from cskd_bench.engine.checkpoint import sync, write_atomically
 from cskd_bench.engine.distributed import Ranks
+from cskd_bench.engine.job import Fit, Job
 from cskd_bench.engine.locks import alone
 from cskd_bench.engine.provenance import code_ref, command_line, difference, now, versions
 from cskd_bench.engine.results import write_predictions
 from cskd_bench.engine.state import Stop, stop_signals
 from cskd_bench.engine.targets import NoTargets, TargetProvider, TeacherTargets
-from cskd_bench.engine.training import Fit, Job, fit
+from cskd_bench.engine.training import fit
 from cskd_bench.errors import UserError
 from cskd_bench.methods import METHODS
 from cskd_bench.models.students import Student, build_student

@@ -1,20 +1,18 @@
 """Scores of an epoch: raw and averaged weights on the validation split, and what patch tokens do."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cskd_bench.data.sources import Source
 from cskd_bench.data.views import EvalView
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions, evaluate
+from cskd_bench.engine.job import Job
 from cskd_bench.engine.patches import patch_measures
-
-if TYPE_CHECKING:
-    from cskd_bench.engine.training import Job
 
 
 def scores_of_epoch(
-    job: "Job", ranks: Ranks, student: Any, ema: Any, epoch: int, stop: Callable[[], bool]
+    job: Job, ranks: Ranks, student: Any, ema: Any, epoch: int, stop: Callable[[], bool]
 ) -> tuple[dict[str, float], Predictions | None]:
     """Score raw and averaged weights at the end of the epochs that ask for it; Interrupted where `stop` says so."""
     due = (epoch + 1) % job.run.eval_every == 0 or epoch + 1 == job.recipe.epochs
@@ -30,7 +28,7 @@ def scores_of_epoch(
 
 
 def score_split(
-    job: "Job", split: Source, ranks: Ranks, student: Any, stop: Callable[[], bool] = lambda: False
+    job: Job, split: Source, ranks: Ranks, student: Any, stop: Callable[[], bool] = lambda: False
 ) -> Predictions:
     """Predict every image of a split with one set of weights."""
     student.eval()
@@ -46,11 +44,11 @@ def score_split(
     )
 
 
-def _eval_view(job: "Job") -> EvalView:
+def _eval_view(job: Job) -> EvalView:
     return EvalView(job.image_size, job.data.eval_crop, job.recipe.augment.interpolation)
 
 
-def epoch_line(job: "Job", entry: dict[str, float], images_per_second: float) -> str:
+def epoch_line(job: Job, entry: dict[str, float], images_per_second: float) -> str:
     """Say in one line what an epoch came to."""
     shown = [f"{name} {entry[name]:.3f}" for name in ("total", "label", "global", "spatial") if name in entry]
     shown += [

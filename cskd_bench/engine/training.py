@@ -4,8 +4,6 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,59 +11,23 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from cskd_bench.config import DataConfig, MethodConfig, Recipe, RunConfig
 from cskd_bench.data.engines import finished, worker_views
 from cskd_bench.data.loader import Batch, ViewPlan, next_item, started, train_loader
 from cskd_bench.data.mixing import resize_view
 from cskd_bench.data.randomness import Stream, integer_seed
-from cskd_bench.data.sources import Source
 from cskd_bench.device import computing, exact_fp32, peak_memory, pins, seed_draws, slow_precision
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions
 from cskd_bench.engine.finite import Advice, FiniteWatch
+from cskd_bench.engine.job import Fit, Job
 from cskd_bench.engine.logs import Bar, Meter, RunLog, progress_bar
 from cskd_bench.engine.optim import build_optimizer, learning_rate, set_learning_rate
 from cskd_bench.engine.scores import epoch_line, score_split, scores_of_epoch
 from cskd_bench.engine.state import Progress, Stop, Trained, resume, save, stop_signals
-from cskd_bench.engine.targets import TargetProvider
 from cskd_bench.errors import Interrupted, UserError
 from cskd_bench.methods import METHODS, ratio_at
 from cskd_bench.models.students import choose_attention
 from cskd_bench.outputs import StudentOutput, Targets
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training run, built: everything that the loop needs."""
-
-    title: str
-    student: Any  # module: (views, grid) -> StudentOutput, with predict(views) -> (B, K) logits
-    method: MethodConfig
-    targets: TargetProvider
-    train: Source
-    val: Source | None
-    data: DataConfig
-    recipe: Recipe
-    run: RunConfig
-    view_size: int
-    image_size: int
-    seed: int
-    folder: Path
-    identity: dict[str, Any]
-    teacher_precision: str = "fp32"
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A finished run."""
-
-    student: Any
-    ema: Any | None
-    curve: list[dict[str, float]]
-    predictions: Predictions | None
-    seconds: float
-    images_per_second: float
-    peak_memory_bytes: int
 
 
 def fit(job: Job, ranks: Ranks, stop: Stop | None = None) -> Fit:
@@ -148,7 +110,7 @@ class _Run:
     def _step(self, bar: Bar) -> bool:
         """Take one step of the optimiser; return whether a rank was asked to stop."""
         job, progress, recipe, device = self.job, self.progress, self.job.recipe, self.ranks.device
-        method, run = METHODS[job.method.kind], job.run
+        run = job.run
 
         # Which step this is, and what follows from that alone.
         began = time.perf_counter()
@@ -173,19 +135,7 @@ class _Run:
         # The device's half: views, targets, forward and backward, micro-batch by micro-batch.
         self.module.train()
         for part, (batch, known) in enumerate(fetched):
-            views, labels = finished(batch, recipe.augment, job.data.num_classes, job.seed, device)
-            targets = job.targets(views, known, ratio)
-            last = part + 1 == run.accumulate
-            with nullcontext() if last or self.ranks.world == 1 else self.module.no_sync():
-                with computing(device, recipe.precision):
-                    output = self.module(resize_view(views, job.image_size), job.targets.grid)
-                output = output.in_fp32()
-                parts = method.losses(job.method, output, targets, labels)
-                loss = self.watch.guard(parts["total"] / run.accumulate, targets.finite)
-                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            shown = parts | (_agreement(output, targets) if log_now else {})
-            progress.window.add(shown)
-            progress.epoch.add(shown)
+            self._backward(batch, known, ratio, last=part + 1 == run.accumulate, log_now=log_now)
 
         # The update, which is skipped where a gradient is not finite.
         progress.window.add(self.watch.update(recipe.optim.clip_grad, self._where(step)))
@@ -194,6 +144,7 @@ class _Run:
         progress.step += 1
 
         # What a person sees of it.
+        schedule = {"lr": rate, "fusion_ratio": ratio}
         if log_now:
             self.ranks.together(lambda: self.watch.check(all_steps=True))
         progress.seconds += time.perf_counter() - began
@@ -202,13 +153,28 @@ class _Run:
             means = progress.window.means(self.ranks)
             progress.window = Meter()
             if self.log is not None:
-                self.log.write(progress.step, {"lr": rate, "fusion_ratio": ratio, **means})
+                self.log.write(progress.step, schedule | means)
         if last_of_epoch:
             self.ranks.share_buffers(self.student, self.ema)
-            entry = {"epoch": float(epoch + 1), "lr": rate, "fusion_ratio": ratio}
-            progress.pending = entry | progress.epoch.means(self.ranks)
+            progress.pending = {"epoch": float(epoch + 1), **schedule, **progress.epoch.means(self.ranks)}
             progress.epoch = Meter()
         return stopping
+
+    def _backward(self, batch: Batch, known: Targets, ratio: float, *, last: bool, log_now: bool) -> None:
+        """Add a micro-batch's gradients; ranks exchange them with the last one."""
+        job, recipe, device = self.job, self.job.recipe, self.ranks.device
+        views, labels = finished(batch, recipe.augment, job.data.num_classes, job.seed, device)
+        targets = job.targets(views, known, ratio)
+        with nullcontext() if last or self.ranks.world == 1 else self.module.no_sync():
+            with computing(device, recipe.precision):
+                output = self.module(resize_view(views, job.image_size), job.targets.grid)
+            output = output.in_fp32()
+            parts = METHODS[job.method.kind].losses(job.method, output, targets, labels)
+            loss = self.watch.guard(parts["total"] / job.run.accumulate, targets.finite)
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        shown = parts | (_agreement(output, targets) if log_now else {})
+        self.progress.window.add(shown)
+        self.progress.epoch.add(shown)
 
     def _fetch(self, bar: Bar, ratio: float) -> list[tuple[Batch, Targets]]:
         """Return the step's micro-batches with what is known of their targets; UserError for what this rank cannot."""

@@ -13,8 +13,9 @@ from cskd_bench.data.randomness import Stream, integer_seed
 from cskd_bench.data.sources import SubsetSource
 from cskd_bench.data.views import EvalView
 from cskd_bench.engine.evaluate import evaluate
+from cskd_bench.engine.job import Job
 from cskd_bench.engine.targets import NoTargets
-from cskd_bench.engine.training import Job, fit
+from cskd_bench.engine.training import fit
 from cskd_bench.models.students import Student
 from cskd_bench.outputs import StudentOutput
 from cskd_bench.task import FinetuneConfig

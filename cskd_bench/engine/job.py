@@ -1,0 +1,44 @@
+"""What the training loop is given, and what it gives back."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cskd_bench.config import DataConfig, MethodConfig, Recipe, RunConfig
+from cskd_bench.data.sources import Source
+from cskd_bench.engine.evaluate import Predictions
+from cskd_bench.engine.targets import TargetProvider
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run, built: everything that the loop needs."""
+
+    title: str
+    student: Any  # module: (views, grid) -> StudentOutput, with predict(views) -> (B, K) logits
+    method: MethodConfig
+    targets: TargetProvider
+    train: Source
+    val: Source | None
+    data: DataConfig
+    recipe: Recipe
+    run: RunConfig
+    view_size: int
+    image_size: int
+    seed: int
+    folder: Path
+    identity: dict[str, Any]
+    teacher_precision: str = "fp32"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A finished run."""
+
+    student: Any
+    ema: Any | None
+    curve: list[dict[str, float]]
+    predictions: Predictions | None
+    seconds: float
+    images_per_second: float
+    peak_memory_bytes: int
