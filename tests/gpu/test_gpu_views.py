@@ -8,10 +8,7 @@ from cskd_bench.data.engines import finished, worker_views
 from cskd_bench.data.loader import ViewPlan
 from cskd_bench.data.open import open_source
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
-
-@needs_gpu
 @pytest.mark.parametrize("engine", ["pil", "tensor"])
 def test_views_are_finished_without_a_host_sync(colour_squares, engine):
     source = open_source(DataConfig(root=str(colour_squares), num_classes=3), "train")
