@@ -96,14 +96,8 @@ def test_a_plan_is_packed_run_brought_back_and_goes_on(checkout, git, plans, tmp
     packed, out = tmp_path / "packed", tmp_path / "out"
     said = pack(checkout, packed, "--plans", plans, "--limit", 16)
     assert f'"commit": "{git("rev-parse", "HEAD")}", "dirty": false' in said and "all: " in said
-    parts = [
-        "--tests",
-        "tests/test_schema.py",
-        "--speed",
-        "--part teacher --teacher test_resnet --batch 1 --rounds 3",
-        "--plan",
-        "plan.toml",
-    ]
+    measure = "--part teacher --teacher test_resnet --batch 1 --rounds 3"
+    parts = ["--tests", "tests/test_schema.py", "--speed", measure, "--plan", "plan.toml"]
     said = run(packed, out, "tests", "speed", "plan", *parts, "--keep-runs", "--threads", 1)
     assert said.index(git("rev-parse", "HEAD")) < said.index("device: CPU") < said.index("tests: done")
     assert "speed: done" in said and "2 records are there" in said
