@@ -1,7 +1,10 @@
 """What several test files share: where development data lies, and tiny image folders."""
 
 import os
+import shutil
 import struct
+import subprocess
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +38,33 @@ def colour_squares(tmp_path_factory) -> Path:
                 pixels[:, :, label] += 120
                 Image.fromarray(pixels).save(folder / f"{number:02d}.png")
     return root
+
+
+@pytest.fixture
+def checkout(tmp_path_factory) -> Path:
+    """A clean checkout of one commit that holds this tree's code."""
+    source, root = Path(__file__).resolve().parents[1], tmp_path_factory.mktemp("checkout") / "project"
+    root.mkdir()
+    for file in (*source.glob("*.*"), source / ".gitignore", source / "LICENSE"):
+        if file.is_file():
+            shutil.copy(file, root)
+    for folder in ("cskd_bench", "configs", "tasks", "support", "tests"):
+        shutil.copytree(source / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__", "commit.json"))
+    _git(root, "init", "--quiet")
+    _git(root, "add", "--all")
+    _git(root, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--no-verify", "--message", "Begin")
+    return root
+
+
+@pytest.fixture
+def git(checkout):
+    """Run git in the checkout and return what it says."""
+    return partial(_git, checkout)
+
+
+def _git(root: Path, *words: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *words], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 @pytest.fixture

@@ -3,34 +3,23 @@
 import importlib.metadata
 import platform
 import shlex
-import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import cskd_bench
+from cskd_bench.commit import commit_of
 from cskd_bench.record import CodeRef
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "pillow")
 DETECTION_PACKAGES = ("mmdet", "mmengine", "mmcv", "mmcv-lite", "pycocotools")
-_CODE = ("cskd_bench", "tasks", "configs", "pyproject.toml", "constraints.txt")
 
 
 def code_ref() -> CodeRef:
-    """Name the commit that runs and whether its code was changed; empty outside a checkout."""
-    root = Path(cskd_bench.__file__).resolve().parent.parent
-    commit = _git(root, "rev-parse", "HEAD") if (root / ".git").exists() else ""
-    dirty = bool(commit) and bool(_git(root, "status", "--porcelain", "--untracked-files=no", "--", *_CODE))
-    return CodeRef(version=cskd_bench.__version__, commit=commit, dirty=dirty)
-
-
-def _git(root: Path, *arguments: str) -> str:
-    try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout.strip()
+    """Name the commit that runs and whether its code was changed; unknown code has no commit and counts as changed."""
+    found = commit_of(Path(cskd_bench.__file__).resolve().parent.parent)
+    return CodeRef(version=cskd_bench.__version__, commit=found.commit, dirty=found.dirty)
 
 
 def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:

@@ -65,9 +65,9 @@ function forest(data, cell) {
 
 function records(cell) {
   const rows = cell.records.map((record) => node("details", {},
-    node("summary", {}, `seed ${record.seed}${record.pretrain_seed !== null && record.pretrain_seed !== record.seed ? `, pretrained with ${record.pretrain_seed}` : ""}: ${percent(record.value)} %, ${record.created.slice(0, 10)}, ${record.commit.slice(0, 8)}${record.dirty ? " with uncommitted changes" : ""}`),
+    node("summary", {}, `seed ${record.seed}${record.pretrain_seed !== null && record.pretrain_seed !== record.seed ? `, pretrained with ${record.pretrain_seed}` : ""}: ${percent(record.value)} %, ${record.created.slice(0, 10)}, ${record.commit ? record.commit.slice(0, 8) + (record.dirty ? " with uncommitted changes" : "") : "code not known"}`),
     node("dl", { class: "plain" }, Object.entries({
-      record: record.id, created: record.created, commit: record.commit + (record.dirty ? ", uncommitted changes" : ""), release: record.version, device: record.device,
+      record: record.id, created: record.created, commit: record.commit ? record.commit + (record.dirty ? ", uncommitted changes" : "") : "not known", release: record.version, device: record.device,
       time: duration(record.cost[0]), speed: record.cost[1] ? `${record.cost[1].toFixed(0)} images/s` : "", "GPU-hours": record.cost[2] ? record.cost[2].toFixed(3) : "",
       "peak memory": record.cost[3] ? memory(record.cost[3]) : "", checkpoint: record.run + (record.weights === "none" ? "" : `, ${record.weights} weights`), "SHA-256": record.sha256,
       parameters: record.parameters.toLocaleString("en"), examples: record.examples.toLocaleString("en"),

@@ -161,6 +161,8 @@ def _unusable(path: Path, record: Record | UserError, include_dirty: bool) -> st
     rates = max(cost.seconds, cost.images_per_second, cost.gpu_hours, cost.labelling_seconds)
     if rates > IMPOSSIBLE or cost.peak_memory_bytes > 1 << 60:
         return "its cost is impossible"
+    if not record.code.commit and not include_dirty:
+        return "made from code that is not known (no commit): --include-dirty shows it"
     if record.code.dirty and not include_dirty:
         return "made from a tree with uncommitted changes (--include-dirty shows it)"
     return None

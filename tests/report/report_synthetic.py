@@ -28,6 +28,7 @@ TEACHERS = {
     "deit": "tf_efficientnet_lite0",
     "cskd": "tf_efficientnet_lite0",
 }
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 GROUPS = {"pretrain": "pretraining", "detect": "detection"}
 
 
@@ -87,7 +88,7 @@ def make_record(**changes: Any) -> Record:
         per_example=given["per_example"],
         curve=given["curve"],
         pictures=given["pictures"],
-        code=CodeRef(version="0.1.0", commit="0123456789abcdef0123456789abcdef01234567", dirty=given["dirty"]),
+        code=CodeRef(version="0.1.0", commit=given.get("commit", COMMIT), dirty=given["dirty"]),
         versions={"python": "3.11.2", "torch": "2.13.0", "timm": "1.0.31"},
         device="2 cores",
         command=given["command"] or f"cskd-bench transfer --task {given['task']} --checkpoint {run} --seed {seed}",

@@ -71,6 +71,8 @@ def test_two_recipes_are_shown_apart_and_said_to_be(tmp_path):
     ("changes", "reason"),
     [
         ({"dirty": True}, "uncommitted changes"),
+        ({"commit": "", "dirty": True}, "not known (no commit)"),
+        ({"commit": "", "dirty": False}, "not known (no commit)"),  # as release 0.1.0 wrote it outside a checkout
         ({"version": 1}, "version 2 stands beside it"),
         ({"version": 1, "created": "2026-09-09T00:00:00Z"}, "version 2 stands beside it"),
         ({"version": 2, "fingerprint": "e" * 16, "created": "2025-01-01T00:00:00Z"}, "is newer"),
@@ -91,8 +93,9 @@ def test_what_must_not_be_averaged_is_left_out_with_its_reason(tmp_path, changes
 
 
 def test_dirty_records_are_shown_when_asked_for(tmp_path):
-    folder = write(tmp_path, make_record(dirty=True))
-    assert only_cell(select(folder, include_dirty=True))
+    folder = write(tmp_path, make_record(dirty=True), make_record(seed=1, commit="", dirty=True))
+    _, records = only_cell(select(folder, include_dirty=True))
+    assert len(records) == 2
 
 
 def test_of_a_repeated_seed_the_oldest_counts_so_that_nobody_can_repeat_until_it_comes_out_well(tmp_path):
