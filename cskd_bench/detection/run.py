@@ -5,10 +5,9 @@ import copy
 import io
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from cskd_bench.detection import operators
 from cskd_bench.detection.annotations import CocoSplit, require_masks, usable_split
@@ -33,8 +32,6 @@ from cskd_bench.models.checkpoints import Loaded, load_checkpoint
 from cskd_bench.record import Cost, Record, TaskRef, record_id, write_record
 from cskd_bench.schema import fingerprint
 from cskd_bench.task import TaskSpec
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ def plan(
     operators.install()
     loaded = load_checkpoint(checkpoint, model=model, weights=weights)
     facts = StudentFacts.of(loaded.student)
-    train, test = _first_on_main(ranks, lambda: open_splits(spec.data, work))
+    train, test = ranks.on_main(lambda: open_splits(spec.data, work))
     config = complete(spec.detect, facts, train.classes(), seed)
     if has_masks(config):
         require_masks(train)
@@ -125,15 +122,15 @@ def describe(cell: Plan) -> str:
 
 def _finished(cell: Plan, ranks: Ranks) -> Record:
     root = cell.spec.data.root or cell.spec.data.dataset
-    return _first_on_main(ranks, lambda: finished_record(cell.written, splits_identity(cell.train, cell.test), root))
+    return ranks.on_main(lambda: finished_record(cell.written, splits_identity(cell.train, cell.test), root))
 
 
 def _run(cell: Plan, results: Path, folder: Path, ranks: Ranks, workers: int, command: str | None) -> Record:
     spec, config, loaded, name = cell.spec, cell.config, cell.model, cell.name
-    images = _first_on_main(ranks, lambda: splits_identity(cell.train, cell.test))  # as training begins
+    images = ranks.on_main(lambda: splits_identity(cell.train, cell.test))  # as training begins
     skip, cap = spec.data.on_corrupt == "skip", spec.data.max_skipped
-    (train, left_out), (test, unscored) = _first_on_main(
-        ranks, lambda: tuple(usable_split(split, folder, skip=skip, cap=cap) for split in (cell.train, cell.test))
+    (train, left_out), (test, unscored) = ranks.on_main(
+        lambda: tuple(usable_split(split, folder, skip=skip, cap=cap) for split in (cell.train, cell.test))
     )
     place(config, train, test, folder, ranks=ranks, workers=workers, precision=spec.detect.precision)
     runner = _built(spec, config, loaded, ranks)
@@ -192,7 +189,7 @@ def _run(cell: Plan, results: Path, folder: Path, ranks: Ranks, workers: int, co
         write_record(results / "records", record)
         return record
 
-    return _first_on_main(ranks, finish)
+    return ranks.on_main(finish)
 
 
 def _built(spec: TaskSpec, config: Any, loaded: Loaded, ranks: Ranks) -> Any:
@@ -242,20 +239,6 @@ def build_runner(config: Any, loaded: Loaded, ranks: Ranks) -> Any:
         default_scope="mmdet",
         cfg=config,
     )
-
-
-def _first_on_main(ranks: Ranks, work: Callable[[], Result]) -> Result:
-    """Do work on the main rank alone and give every rank its result, or its UserError."""
-    result: Any = None
-    if ranks.is_main:
-        try:
-            result = work()
-        except UserError as error:
-            result = error
-    shared: Any = ranks.gather(result)[0]
-    if isinstance(shared, UserError):
-        raise shared
-    return shared  # type: ignore[no-any-return]
 
 
 def _epochs_done(folder: Path) -> int:

@@ -66,11 +66,15 @@ def _compute(cell: Cell, source: Source, view: EvalView) -> np.ndarray:
     batches = started(
         eval_loader(source, view, mine, batch_size=cell.batch_size, workers=cell.workers, pinned=pins(ranks.device))
     )
-    rows = []
-    with torch.no_grad(), exact_fp32():
-        while (pixels := next_item(batches, cell.workers)) is not None:
-            rows.append(student.features(to_float(pixels.to(ranks.device, non_blocking=True))).float().cpu())
-    parts = [part for part in ranks.gather(torch.cat(rows).numpy() if rows else None) if part is not None]
+
+    def compute() -> np.ndarray | None:
+        rows = []
+        with torch.no_grad(), exact_fp32():
+            while (pixels := next_item(batches, cell.workers)) is not None:
+                rows.append(student.features(to_float(pixels.to(ranks.device, non_blocking=True))).float().cpu())
+        return torch.cat(rows).numpy() if rows else None
+
+    parts = [part for part in ranks.gather(ranks.together(compute)) if part is not None]
     features = np.empty((len(source), parts[0].shape[1]), np.float32)
     for rank, part in enumerate(parts):
         features[rank :: ranks.world] = part

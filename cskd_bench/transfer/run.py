@@ -84,25 +84,32 @@ def transfer(
     task cannot be scored on (missing, of other or too few classes, with test images in train), and for a
     finished cell whose images are others now.
     """
-    cell_plan = plan(spec, protocol, checkpoint, seed, results=results, model=model, weights=weights)
+    cell_plan = ranks.together(
+        lambda: plan(spec, protocol, checkpoint, seed, results=results, model=model, weights=weights)
+    )
+    ranks.same("cell", {"record": cell_plan.name})
     folder = work / cell_plan.name
     cell = Cell(spec, cell_plan.model, seed, folder, work / "features", ranks, workers)
-    if cell_plan.written.exists():
-        return _finished(cell_plan, cell)
+    finished = ranks.on_main(lambda: _finished(cell_plan, cell))
+    if finished is not None:
+        return finished
     with alone(work / "locks" / cell_plan.name, ranks):
-        if ranks.any(cell_plan.written.exists()):
-            return _finished(cell_plan, cell)
-        note = _checked(spec, protocol, cell)
-        folder.mkdir(parents=True, exist_ok=True)
+        finished = ranks.on_main(lambda: _finished(cell_plan, cell))
+        if finished is not None:
+            return finished
+        note = ranks.together(lambda: _checked(spec, protocol, cell))
+        ranks.on_main(lambda: folder.mkdir(parents=True, exist_ok=True))
         outcome = PROTOCOLS[protocol](cell)
         record = _record(cell_plan, cell, outcome, note)
         record = record.model_copy(update={"command": command or record.command})
-        if ranks.is_main:
-            side = write_predictions(results / "records", cell_plan.name, outcome.predictions)
-            record = record.model_copy(update={"per_example": side})
-            write_record(results / "records", record)
-            shutil.rmtree(folder, ignore_errors=True)
-        ranks.barrier()
+        return ranks.on_main(lambda: _written(record, outcome, folder, results / "records"))
+
+
+def _written(record: Record, outcome: Outcome, folder: Path, records: Path) -> Record:
+    """Write a cell's predictions and record, and take its working folder away."""
+    record = record.model_copy(update={"per_example": write_predictions(records, record.id, outcome.predictions)})
+    write_record(records, record)
+    shutil.rmtree(folder, ignore_errors=True)
     return record
 
 
@@ -150,7 +157,10 @@ def _checked(spec: TaskSpec, protocol: str, cell: Cell) -> str:
     return check_splits(spec, cell.train, cell.test)
 
 
-def _finished(plan: Plan, cell: Cell) -> Record:
+def _finished(plan: Plan, cell: Cell) -> Record | None:
+    """Return the record of a cell that is finished, None for another."""
+    if not plan.written.exists():
+        return None
     try:
         images = _data_identity(plan, cell)
     except UserError:

@@ -1,5 +1,6 @@
 """Whatever fails on one rank ends all of them within seconds, with that rank's sentence, and nothing is lost."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(Path(__file__).parent))  # fault_matrix.py, which write_reliability.py shares
 
 import fault_matrix
+import reliability_page
 from fault_matrix import Place, cases, command, run_again, run_case, run_ranks
 
 from cskd_bench.bank.build import build_bank
@@ -45,12 +47,28 @@ def healthy(lab):
     return weights
 
 
+@pytest.fixture(scope="module")
+def slowest():
+    """Seconds of each fault's slowest case, for the table of docs/reliability.md."""
+    seconds = {}
+    yield seconds
+    if os.environ.get("CSKD_BENCH_WRITE_DOCS") and len(seconds) == len(fault_matrix.FAULTS):
+        reliability_page.write(seconds)
+
+
+def test_the_page_shows_the_matrix():
+    _, shown, _ = reliability_page.parts_of_page()
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in shown.splitlines()[2:]]
+    assert [[*cells[:4], cells[5]] for cells in rows] == [reliability_page.row(fault) for fault in fault_matrix.FAULTS]
+    assert all(float(cells[4].removesuffix(" s")) < fault_matrix.LIMIT for cells in rows)
+
+
 def name_of(value):
     return value.what.replace(" ", "_") if isinstance(value, fault_matrix.Fault) else str(value)
 
 
 @pytest.mark.parametrize(("fault", "rank", "precision"), cases(), ids=name_of)
-def test_a_fault_on_one_rank_ends_all(lab, healthy, tmp_path, fault, rank, precision):
+def test_a_fault_on_one_rank_ends_all(lab, healthy, slowest, tmp_path, fault, rank, precision):
     place = fault_matrix.fresh(lab, tmp_path / "case")
     ended = run_case(place, fault, rank, precision)
     for each, (code, said) in enumerate(zip(ended.codes, ended.said, strict=True)):
@@ -59,6 +77,7 @@ def test_a_fault_on_one_rank_ends_all(lab, healthy, tmp_path, fault, rank, preci
         assert dead or fault.says in said, ended
         assert "Traceback" not in said, said
     assert ended.seconds < fault_matrix.LIMIT, ended
+    slowest[fault.what] = max(slowest.get(fault.what, 0.0), ended.seconds)
     for path in (place.folder / "runs" / "tiny" / "checkpoints").glob("step-*/*.safetensors"):
         assert all(value.isfinite().all() for value in load_file(path).values())
     if fault.goes_on and rank == fault.ranks[-1]:
@@ -66,3 +85,46 @@ def test_a_fault_on_one_rank_ends_all(lab, healthy, tmp_path, fault, rank, preci
         if fault.same_end:
             ours, theirs = load_file(place.folder / "runs" / "tiny" / "model.safetensors"), healthy(fault, precision)
             assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+TASK = """
+name = "squares"
+version = 1
+protocols = ["linear", "finetune"]
+metric = "top1"
+[data]
+root = "{root}"
+num_classes = 3
+source = "made on the spot"
+licence = "CC0"
+[linear]
+c_grid = [1.0]
+[finetune]
+epochs = 1
+batch_size = 16
+[finetune.optim]
+warmup_epochs = 0.0
+[finetune.augment]
+mix_group = 4
+repeats = 1
+"""
+
+
+@pytest.mark.parametrize("protocol", ["linear", "finetune"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_corrupt_image_on_one_rank_ends_a_transfer_on_all(lab, healthy, tmp_path, protocol, rank):
+    healthy(fault_matrix.FAULTS[0], "fp32")
+    task = tmp_path / "squares.toml"
+    task.write_text(TASK.format(root=lab.data))
+    place = fault_matrix.fresh(lab, tmp_path / "case")
+    checkpoint = lab.folder / "healthy0" / "runs" / "tiny"
+    words = ["transfer", "--task", str(task), "--protocol", protocol, "--checkpoint", str(checkpoint), "--workers", "0"]
+    words += ["--runs", str(place.folder / "runs"), "--results", str(place.folder / "results")]
+    fault = fault_matrix.corrupt_images("test")
+    codes, ended = run_ranks(place, [words] * 2, {rank: lambda: fault(place, rank)})
+    assert codes == [2, 2], [place.said(each) for each in range(2)]
+    assert ended - place.mark(rank).stat().st_mtime < fault_matrix.LIMIT
+    for each in range(2):
+        assert f"rank {rank}: " in place.said(each) and "not a readable image" in place.said(each), place.said(each)
+        assert "Traceback" not in place.said(each)
+    assert run_ranks(place, [words] * 2, {})[0] == [0, 0], place.said(0)
