@@ -1,15 +1,18 @@
 """Two ranks train one run or none: the main rank chooses, the others must see the same."""
 
+import os
 import shutil
 import signal
+import socket
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # fault_matrix.py
 
-from fault_matrix import Place, at_step, command, free_port, run_ranks, start
+from fault_matrix import AT, LIMIT, Place, at_step, command, free_port, run_ranks, start
 
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.errors import UserError
@@ -121,9 +124,6 @@ def test_a_finished_run_is_finished_for_all_ranks(stopped):
 
 def test_ranks_that_cannot_meet_end_with_a_sentence(stopped, monkeypatch):
     """Another program at the port: whoever cannot meet says where to look."""
-    import os
-    import socket
-
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -132,6 +132,33 @@ def test_ranks_that_cannot_meet_end_with_a_sentence(stopped, monkeypatch):
     assert os.waitstatus_to_exitcode(status) == 2, stopped.said(0)
     assert "the 2 ranks do not meet" in stopped.said(0) and "Traceback" not in stopped.said(0)
     assert free_port() > 0
+
+
+def test_a_rank_that_cannot_leave_a_collective_is_ended(stopped):
+    """As with NCCL, whose waits do not see that a peer is gone: a thread ends the process with the peer's sentence."""
+    place = stopped
+
+    def wait_for_ever() -> None:
+        at_step(place, 0, AT, lambda: threading.Event().wait())
+
+    def fail() -> None:
+        from cskd_bench.engine import training
+
+        real = training.learning_rate
+
+        def failing(config, at, *rest):
+            if at == AT:
+                place.mark(1).touch()
+                raise UserError("a fault where nobody expects one")
+            return real(config, at, *rest)
+
+        training.learning_rate = failing
+
+    codes, ended = run_ranks(place, [words(place)] * 2, {0: wait_for_ever, 1: fail})
+    assert codes == [2, 2]
+    assert ended - place.mark(1).stat().st_mtime < LIMIT
+    assert "rank 1: a fault where nobody expects one" in place.said(0), place.said(0)
+    assert "a fault where nobody expects one" in place.said(1), place.said(1)
 
 
 class Two(Ranks):
