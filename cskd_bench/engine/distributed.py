@@ -133,10 +133,6 @@ class Ranks:
         distributed.all_gather_object(gathered, value, group=self.host)
         return gathered
 
-    def barrier(self) -> None:
-        """Wait for every rank."""
-        self.settle()
-
 
 @contextmanager
 def joined_ranks() -> Iterator[Ranks]:

@@ -36,7 +36,8 @@ from cskd_bench.config import (
 )
 from cskd_bench.data.mixing import ViewKey, resize_view
 from cskd_bench.device import computing
-from cskd_bench.engine.optim import build_optimizer, set_learning_rate, skip_update_if
+from cskd_bench.engine.finite import Advice, FiniteWatch
+from cskd_bench.engine.optim import build_optimizer, set_learning_rate
 from cskd_bench.engine.pretrain import initial_student
 from cskd_bench.engine.targets import NoTargets, TargetProvider, TeacherTargets
 from cskd_bench.methods import METHODS
@@ -74,7 +75,9 @@ class OurStep:
         self._module: Any = torch.compile(self._student) if config.run.compile == "all" else self._student
         self._optimizer = build_optimizer(self._student, config.recipe.optim)
         self._ema = ModelEmaV3(self._student, decay=config.recipe.ema_decay)
-        self._bad = torch.zeros((), device=device)
+        scaler = torch.amp.GradScaler(device.type, enabled=False)
+        advice = Advice(config.recipe.precision, config.teacher.precision)
+        self._watch = FiniteWatch(self._optimizer, scaler, list(self._student.parameters()), advice, device)
 
     def __call__(self, views: Tensor, labels_BK: Tensor, keys: list[ViewKey]) -> None:
         """Take one step."""
@@ -84,11 +87,9 @@ class OurStep:
         with computing(self._device, config.recipe.precision):
             output = self._module(resize_view(views, config.student.image_size), self._targets.grid)
         loss = self._method.losses(config.method, output.in_fp32(), targets, labels_BK)["total"]
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._bad = torch.maximum(self._bad, 1 - loss.detach().isfinite().float())
-        skip_update_if(self._optimizer, self._bad)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._watch.guard(loss, targets.finite).backward()  # type: ignore[no-untyped-call]
+        self._watch.check()
+        self._watch.update(config.recipe.optim.clip_grad, "in a measurement")
         self._ema.update(self._student)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cskd_bench.device import HostCopy, default_device
+from cskd_bench.device import HostCopy, default_device, exact_fp32
 from cskd_bench.engine import training
 from cskd_bench.engine.finite import FiniteWatch
 from cskd_bench.engine.pretrain import initial_student, pretrain
@@ -28,7 +28,11 @@ def assert_close(ours, theirs):
     same = sum(torch.equal(ours[name], theirs[name]) for name in theirs)
     print(f"{same} of {len(theirs)} tensors are equal to the bit")
     for name in theirs:
-        assert (ours[name] - theirs[name]).abs().mean() < MEAN_DIFFERENCE, name
+        difference = (ours[name] - theirs[name]).abs()
+        if name.endswith("qkv.bias"):  # softmax cancels key biases: their gradient is rounding, which Adam scales up
+            query, _, value = difference.chunk(3)
+            difference = torch.cat([query, value])
+        assert difference.mean() < MEAN_DIFFERENCE, name
 
 
 @pytest.mark.parametrize("settings", [(), ("student.drop_path=0.3",), ("recipe.precision=bf16",)])
@@ -131,12 +135,14 @@ def test_the_student_compiles_into_one_graph(small_config, device):
     """One graph for training, of one shape: nothing in a student's forward pass falls back to Python."""
     student = initial_student(small_config()).to(device).train()
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     compiled = torch.compile(student, fullgraph=True, dynamic=False)
     views = torch.rand(8, 3, 32, 32, device=device)
-    for _ in range(2):
-        output = compiled(views, (2, 2))
-        output.class_logits.sum().backward()
-    expected = copy.deepcopy(student)(views, (2, 2)).class_logits
+    with exact_fp32():
+        for _ in range(2):
+            output = compiled(views, (2, 2))
+            output.class_logits.sum().backward()
+        expected = copy.deepcopy(student)(views, (2, 2)).class_logits
     assert (output.class_logits - expected).abs().max() < 1e-3
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
