@@ -75,11 +75,11 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, views: Tensor) -> TeacherOutput:
-        """Return dense and global responses in fp32, restricted to the data set's classes."""
+        """Return dense and global responses in the views' type, restricted to the data set's classes."""
         with computing(views.device, self.precision):
             views = resize_view(views, self.image_size)
             inputs = ((views - self.mean) / self.std).contiguous(memory_format=self._layout)
-            dense = self.dense_response(self._map(inputs)).float()
+            dense = self.dense_response(self._map(inputs)).to(views.dtype)
         return TeacherOutput(dense, dense.flatten(2).mean(2))
 
     def _map(self, inputs: Tensor) -> Tensor:
