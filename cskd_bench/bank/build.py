@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from cskd_bench.bank.claim import claimed
 from cskd_bench.bank.envelope import MOST_EPOCHS, upper_envelope
+from cskd_bench.bank.flips import first_views, label_flips
 from cskd_bench.bank.labeller import labelling_teacher
 from cskd_bench.bank.match import bank_plan, teacher_identity, teacher_source, views_identity
 from cskd_bench.bank.pack import pack, soft_targets
@@ -31,6 +32,7 @@ from cskd_bench.models.teachers import Teacher, build_teacher
 
 _SHARD_VIEWS = 65_536
 _SOFT_CLASSES = 64
+_COMPARED_VIEWS = 64  # with fp32, where the teacher's precision is another
 _VERSIONS = ("torch", "torchvision", "timm", "numpy", "pillow")
 
 
@@ -70,6 +72,8 @@ def build_bank(
     bank = Bank(out)
     wanted = [(epoch, part) for epoch in epochs for part in range(manifest.parts())][shard[0] - 1 :: shard[1]]
     todo = [(epoch, part) for epoch, part in wanted if not shard_path(out, epoch, part).exists()]
+    if todo and teacher.precision != "fp32":
+        _tell_flips(config, source, teacher, device)
     labeller = _Labeller(config, source, teacher, plan, bank, device)
     began, views, shards = time.perf_counter(), 0, 0
     with Progress() as progress:
@@ -125,6 +129,12 @@ def _manifest(config: PretrainConfig, source: Source, teacher: Teacher, plan: Vi
         soft_temperature=config.method.temperature if config.method.kind == "kd" else 1.0,
         versions={name: version(name) for name in _VERSIONS},
     )
+
+
+def _tell_flips(config: PretrainConfig, source: Source, teacher: Teacher, device: torch.device) -> None:
+    """Say how many labels are not fp32's, on the first views, before hours are spent on the rest."""
+    flips = label_flips(teacher, first_views(config, source, _COMPARED_VIEWS, device))
+    print(f"teacher.precision {teacher.precision} flips {flips}, on the first {flips.views} views, against fp32")
 
 
 def _weights_digest(config: PretrainConfig, source: Source) -> str:
