@@ -42,15 +42,19 @@ def add(verbs: Verbs) -> None:
 
 def _build(options: argparse.Namespace) -> int:
     from cskd_bench.bank.build import build_bank
+    from cskd_bench.bank.claim import launched
     from cskd_bench.config import load_config
     from cskd_bench.device import default_device
     from cskd_bench.schema import shipped_file
 
     config = load_config(shipped_file("configs", options.config), [*options.set, *data_root(options)])
     built = build_bank(config, options.output, options.epochs, options.shard, default_device())
+    rank, world = launched()
     rate = built.views / built.seconds if built.views else 0
     kept = f", {built.shards_before} shards were there already" if built.shards_before else ""
-    print(f"{options.output}: {built.views:,} views in {built.shards} shards, {rate:,.0f} views/s{kept}")
+    by = f" by rank {rank} of {world}" if world > 1 else ""
+    done = f"{built.views:,} views in {built.shards} shards{by}, {rate:,.0f} views/s{kept}\n"
+    print(f"{options.output}: {done}", end="", flush=True)  # in one piece: ranks share a terminal
     return 0
 
 
