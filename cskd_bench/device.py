@@ -4,7 +4,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -151,6 +151,14 @@ def describe_gpus() -> str:
         about = torch.cuda.get_device_properties(index)
         found.append(f"{about.name}, {about.total_memory / 1e9:.0f} GB")
     return f"CUDA {torch.version.cuda}, {'; '.join(found)}" if found else ""
+
+
+def chosen_devices(environment: Mapping[str, str]) -> str:
+    """Say which GPUs this process sees, and what of that the environment has chosen."""
+    names = [torch.cuda.get_device_name(index) for index in range(gpu_count())]
+    seen = f"{len(names)} GPUs visible{': ' if names else ''}{', '.join(names)}"
+    keys = ("CUDA_VISIBLE_DEVICES", "CSKD_BENCH_DEVICE")
+    return "; ".join([seen, *(f"{key}={environment[key]}" if key in environment else f"{key} not set" for key in keys)])
 
 
 def has_bf16() -> bool:
