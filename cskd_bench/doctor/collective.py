@@ -17,7 +17,6 @@ _TODO: Final = {
     "or name the network card with GLOO_SOCKET_IFNAME (lo for ranks of one machine)",
     "nccl": "runs on several GPUs will not start: see what NCCL_DEBUG=INFO says; NCCL_P2P_DISABLE=1 is a first try",
 }
-_LAUNCHERS: Final = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # must not reach these two
 
 
 def try_collective(backend: str, limit: float = LIMIT) -> Finding:
@@ -43,8 +42,7 @@ def try_collective(backend: str, limit: float = LIMIT) -> Finding:
 
 
 def _start(backend: str, folder: Path, rank: int) -> "subprocess.Popen[str]":
-    environment = {key: value for key, value in os.environ.items() if key not in _LAUNCHERS}
-    environment |= {"LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
     if backend == "nccl":
         environment.pop("CSKD_BENCH_DEVICE", None)
     command = [sys.executable, "-m", __name__, backend, str(folder / "meeting"), str(rank)]
