@@ -4,7 +4,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -76,10 +76,16 @@ def computing(device: torch.device, precision: str) -> Iterator[None]:
 
 def check_precision(device: torch.device, precision: str, key: str) -> None:
     """UserError where a device has no units for a precision that it would replace in silence."""
-    if precision != "tf32":
-        return
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+    if precision == "tf32" and "tf32" not in precisions(device):
         raise UserError(f'{key}: "tf32" needs a GPU with TF32 units (Ampere or newer); use "fp32" on this device')
+
+
+def precisions(device: torch.device) -> list[str]:
+    """Return the precisions that a device has units for, fp32 first; a CPU without units converts, slowly."""
+    if device.type != "cuda":
+        return ["fp32", "fp16", "bf16"]
+    tf32 = ["tf32"] if torch.cuda.get_device_capability(device) >= (8, 0) else []
+    return ["fp32", *tf32, "fp16", *(["bf16"] if has_bf16() else [])]
 
 
 def seed_draws(seed: int, device: torch.device) -> None:
@@ -145,6 +151,14 @@ def describe_gpus() -> str:
         about = torch.cuda.get_device_properties(index)
         found.append(f"{about.name}, {about.total_memory / 1e9:.0f} GB")
     return f"CUDA {torch.version.cuda}, {'; '.join(found)}" if found else ""
+
+
+def chosen_devices(environment: Mapping[str, str]) -> str:
+    """Say which GPUs this process sees, and what of that the environment has chosen."""
+    names = [torch.cuda.get_device_name(index) for index in range(gpu_count())]
+    seen = f"{len(names)} GPUs visible{': ' if names else ''}{', '.join(names)}"
+    keys = ("CUDA_VISIBLE_DEVICES", "CSKD_BENCH_DEVICE")
+    return "; ".join([seen, *(f"{key}={environment[key]}" if key in environment else f"{key} not set" for key in keys)])
 
 
 def has_bf16() -> bool:

@@ -8,9 +8,12 @@ import pytest
 from PIL import Image
 
 from cskd_bench.cli import main
+from cskd_bench.config import load_config
 from cskd_bench.data.manifests import Manifest, manifests
 from cskd_bench.doctor import environment as environment_checks
+from cskd_bench.doctor.collective import try_collective
 from cskd_bench.doctor.data import published_layout
+from cskd_bench.doctor.machine import devices, ranks, shared_memory
 
 
 @pytest.fixture
@@ -30,6 +33,14 @@ def three_colours(monkeypatch):
         monkeypatch.setattr(f"{module}.manifests", lambda: everything)
 
 
+@pytest.fixture(autouse=True)
+def meeting(monkeypatch):
+    """Two processes that meet take seconds: visits leave them out, unless a test puts this back."""
+    whole = environment_checks.ranks
+    monkeypatch.setattr(environment_checks, "ranks", lambda: iter(()))
+    return whole
+
+
 def visit(capsys, *arguments):
     code = main(["doctor", *map(str, arguments)])
     captured = capsys.readouterr()
@@ -37,10 +48,22 @@ def visit(capsys, *arguments):
     return code, captured.out
 
 
-def test_the_environment_alone(capsys, tmp_path):
+def test_the_environment_alone(capsys, tmp_path, meeting, monkeypatch):
+    monkeypatch.setattr(environment_checks, "ranks", meeting)
     code, words = visit(capsys, "--runs", tmp_path)
     assert code == 0, words
-    for what in ("Python", "torch", "CUDA", "torchvision", "timm", "attention", "detection", "disk"):
+    for what in (
+        "Python",
+        "torch",
+        "CUDA",
+        "torchvision",
+        "timm",
+        "attention",
+        "detection",
+        "devices",
+        "ranks",
+        "disk",
+    ):
         assert f"{what}: " in words
 
 
@@ -181,3 +204,85 @@ def test_manifests_say_what_the_publishers_say():
         "stanford_cars": (8_144, 8_041),
         "coco": (118_287, 5_000),
     }
+
+
+def of_batches(tmp_path, squares, *settings):
+    path = tmp_path / "run.toml"
+    path.write_text(
+        f'[method]\nkind = "supervised"\n[data]\nroot = "{squares}"\nnum_classes = 3\n'
+        "[student]\nimage_size = 224\n[run]\nworkers = 4\n[recipe]\nbatch_size = 48\n"
+    )
+    return path, load_config(path, settings)
+
+
+@pytest.mark.parametrize(("settings", "needed"), [((), 48), (("run.accumulate=3",), 16), (("run.workers=1",), 12)])
+def test_loaders_need_room_for_their_batches(tmp_path, squares, monkeypatch, settings, needed):
+    """Four batches a worker; a view is 3 x 224 x 224 bytes."""
+    needed *= 4 * 4 * 3 * 224 * 224
+    _, config = of_batches(tmp_path, squares, *settings)
+    for free, verdict in ((needed, "ok"), (needed - 1, "attention")):
+        usage = shutil.disk_usage(tmp_path)._replace(free=free)
+        monkeypatch.setattr("cskd_bench.doctor.machine.shutil.disk_usage", lambda _, usage=usage: usage)
+        assert [finding.verdict for finding in shared_memory(config, tmp_path)] == [verdict]
+    assert list(shared_memory(config, tmp_path / "none")) == [], "not every system has it"
+
+
+def test_a_container_with_little_shared_memory_is_told_what_fits(capsys, tmp_path, squares, monkeypatch):
+    path, _ = of_batches(tmp_path, squares)
+    real = shutil.disk_usage
+    small = real(tmp_path)._replace(free=64 * 2**20)
+    monkeypatch.setattr("cskd_bench.doctor.machine.SHARED_MEMORY", tmp_path / "train")
+    (tmp_path / "train").mkdir()
+    monkeypatch.setattr(shutil, "disk_usage", lambda where: small if where == tmp_path / "train" else real(where))
+    code, words = visit(capsys, "--config", path)
+    assert code == 1 and "shared memory: 0.1 GB free" in words
+    assert "--set run.workers=2, or give a container more: docker run --shm-size=1g" in words
+
+
+def test_devices_are_told_as_they_are_chosen(capsys, monkeypatch):
+    monkeypatch.delenv("CSKD_BENCH_DEVICE", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    monkeypatch.setattr("cskd_bench.device.gpu_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda index: f"GPU {index}")
+    (finding,) = devices()
+    assert finding.found == "2 GPUs visible: GPU 0, GPU 1; CUDA_VISIBLE_DEVICES=2,3; CSKD_BENCH_DEVICE not set"
+
+
+@pytest.mark.parametrize(
+    ("claims", "verdict"),
+    [
+        ({}, None),
+        ({"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}, None),
+        ({"WORLD_SIZE": "8", "LOCAL_RANK": "3"}, "attention"),
+        ({"LOCAL_RANK": "1"}, "attention"),
+        ({"WORLD_SIZE": "8", "LOCAL_RANK": "3", "TORCHELASTIC_RUN_ID": "a"}, "note"),
+    ],
+)
+def test_what_another_job_left_in_the_shell_is_said(claims, verdict):
+    found = [finding for finding in devices(claims) if finding.what == "launcher"]
+    assert [finding.verdict for finding in found] == ([verdict] if verdict else [])
+    if verdict == "attention":
+        assert all(f"{key}={value}" in found[0].found for key, value in claims.items())
+        assert found[0].todo.endswith(f"unset {' '.join(claims)}")
+
+
+def test_two_processes_meet_and_add(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "8")  # of another job
+    monkeypatch.setattr("cskd_bench.doctor.machine.gpu_count", lambda: 1)
+    (finding,) = ranks()
+    assert finding.verdict == "ok" and finding.found.startswith("two processes meet and add (gloo, ")
+
+
+def test_processes_that_do_not_meet_are_told_with_the_reason(monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nosuchcard")
+    finding = try_collective("gloo")
+    assert finding.verdict == "attention" and "nosuchcard" in finding.found and "GLOO_SOCKET_IFNAME" in finding.todo
+    finding = try_collective("gloo", limit=0.2)
+    assert finding.verdict == "attention" and "do not meet within 0.2 s" in finding.found
+
+
+@pytest.mark.parametrize(("gpus", "asked"), [(1, ["gloo"]), (2, ["gloo", "nccl"])])
+def test_several_gpus_are_tried_too(monkeypatch, gpus, asked):
+    monkeypatch.setattr("cskd_bench.doctor.machine.gpu_count", lambda: gpus)
+    monkeypatch.setattr("cskd_bench.doctor.machine.try_collective", lambda backend: backend)
+    assert list(ranks()) == asked

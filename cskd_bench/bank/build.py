@@ -13,8 +13,9 @@ import torch
 from rich.progress import Progress
 from torch.utils.data import DataLoader
 
-from cskd_bench.bank.claim import claimed
+from cskd_bench.bank.claim import claimed, launched
 from cskd_bench.bank.envelope import MOST_EPOCHS, upper_envelope
+from cskd_bench.bank.flips import first_views, label_flips
 from cskd_bench.bank.labeller import labelling_teacher
 from cskd_bench.bank.match import bank_plan, teacher_identity, teacher_source, views_identity
 from cskd_bench.bank.pack import pack, soft_targets
@@ -22,7 +23,7 @@ from cskd_bench.bank.shard import write_shard
 from cskd_bench.bank.store import Bank, BankManifest, begin_bank, cost_path, shard_path
 from cskd_bench.config import PretrainConfig
 from cskd_bench.data.engines import finished, worker_views
-from cskd_bench.data.loader import Batch, ViewPlan, leave_signals_to_the_main_process
+from cskd_bench.data.loader import Batch, ViewPlan, leave_signals_to_the_main_process, next_item, started
 from cskd_bench.data.open import open_source
 from cskd_bench.data.sources import Source
 from cskd_bench.device import default_device, pins
@@ -31,6 +32,7 @@ from cskd_bench.models.teachers import Teacher, build_teacher
 
 _SHARD_VIEWS = 65_536
 _SOFT_CLASSES = 64
+_COMPARED_VIEWS = 64  # with fp32, where the teacher's precision is another
 _VERSIONS = ("torch", "torchvision", "timm", "numpy", "pillow")
 
 
@@ -70,24 +72,29 @@ def build_bank(
     bank = Bank(out)
     wanted = [(epoch, part) for epoch in epochs for part in range(manifest.parts())][shard[0] - 1 :: shard[1]]
     todo = [(epoch, part) for epoch, part in wanted if not shard_path(out, epoch, part).exists()]
+    is_first = launched()[0] == 0  # which talks to the terminal
+    if is_first and todo and teacher.precision != "fp32":
+        _tell_flips(config, source, teacher, device)
     labeller = _Labeller(config, source, teacher, plan, bank, device)
     began, views, shards = time.perf_counter(), 0, 0
-    with Progress() as progress:
+    with Progress(disable=not is_first) as progress:
         task = progress.add_task("labelling views", total=sum(labeller.size(part) for _, part in todo))
         for wait in (False, True):  # first what no other process is at, then what another one left undone
             for epoch, part in todo:
                 with claimed(shard_path(out, epoch, part), wait=wait) as ours:
                     if not ours:
                         continue
+                    done = sum(labeller.size(other) for at, other in todo if shard_path(out, at, other).exists())
                     shard_began = time.perf_counter()
                     packed: list[bytes] = []
                     for labelled in labeller.batches(epoch, part):
                         packed += labelled
-                        progress.advance(task, len(labelled))
+                        progress.update(task, completed=done + len(packed))
                     first = part * manifest.views_per_shard
                     _note_cost(cost_path(out, epoch, part), len(packed), time.perf_counter() - shard_began, device)
                     write_shard(shard_path(out, epoch, part), manifest.fingerprint(), epoch, first, packed)
                     views, shards = views + len(packed), shards + 1
+        progress.update(task, completed=progress.tasks[task].total)
     return Built(views, shards, len(wanted) - len(todo), time.perf_counter() - began)
 
 
@@ -125,6 +132,12 @@ def _manifest(config: PretrainConfig, source: Source, teacher: Teacher, plan: Vi
         soft_temperature=config.method.temperature if config.method.kind == "kd" else 1.0,
         versions={name: version(name) for name in _VERSIONS},
     )
+
+
+def _tell_flips(config: PretrainConfig, source: Source, teacher: Teacher, device: torch.device) -> None:
+    """Say how many labels are not fp32's, on the first views, before hours are spent on the rest."""
+    flips = label_flips(teacher, first_views(config, source, _COMPARED_VIEWS, device))
+    print(f"teacher.precision {teacher.precision} flips {flips}, on the first {flips.views} views, against fp32")
 
 
 def _weights_digest(config: PretrainConfig, source: Source) -> str:
@@ -187,7 +200,8 @@ class _Labeller:
             collate_fn=_identity,
             pin_memory=pins(self._device),
         )
-        for made in loader:
+        batches = started(loader)
+        while (made := next_item(batches, workers)) is not None:
             self._account_for_skipped(made)
             yield self._label(made)
 

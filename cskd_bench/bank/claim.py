@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,14 @@ from typing import Final
 from cskd_bench.errors import UserError
 
 NO_LOCKS: Final = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+
+
+def launched() -> tuple[int, int]:
+    """Return this process's rank and the number of ranks, as a launcher's environment says; (0, 1) without one.
+
+    Ranks that build a bank share its work as any processes do: they need no process group.
+    """
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 @contextmanager

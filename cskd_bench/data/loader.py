@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from cskd_bench.data.views import EvalView, TrainView
 from cskd_bench.errors import UserError
 
 Item = TypeVar("Item")
+PREFETCH: Final = 4  # batches that each worker holds ready, in shared memory
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ def train_loader(
         collate_fn=_identity,
         generator=torch.Generator(),  # the loader's own draw must not disturb the global one
         pin_memory=pinned,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=PREFETCH if workers else None,
     )
 
 

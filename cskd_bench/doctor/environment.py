@@ -13,6 +13,20 @@ INSTALL: Final = "pip install -c constraints.txt . (the README's first command)"
 LOW_DISK: Final = 10**9  # bytes; a run leaves tens of MB to a few GB of checkpoints
 
 
+def devices() -> Iterator[Finding]:
+    """Tell which devices a run sees; torch is imported here alone."""
+    from cskd_bench.doctor import machine
+
+    yield from machine.devices()
+
+
+def ranks() -> Iterator[Finding]:
+    """Let two processes meet and add."""
+    from cskd_bench.doctor import machine
+
+    yield from machine.ranks()
+
+
 def environment(folder: Path, disk_needed: int = LOW_DISK) -> Iterator[Finding]:
     """Look at everything a run stands on; `folder` is where runs will be written."""
     yield Finding("ok", "Python", platform.python_version())
@@ -29,6 +43,11 @@ def environment(folder: Path, disk_needed: int = LOW_DISK) -> Iterator[Finding]:
         try:
             yield check()
         except Exception as error:  # a broken installation fails in any way; the doctor tells, it never falls over
+            yield Finding("attention", what, f"fails: {_first_line(error)}", INSTALL)
+    for what, several in (("devices", devices), ("ranks", ranks)):
+        try:
+            yield from several()
+        except Exception as error:
             yield Finding("attention", what, f"fails: {_first_line(error)}", INSTALL)
     yield _disk(folder, disk_needed)
 

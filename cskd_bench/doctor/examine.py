@@ -70,7 +70,9 @@ def _disk_needed(settings: PretrainConfig | None) -> int:
 def _check_config(settings: PretrainConfig) -> Iterator[Finding]:
     yield Finding("ok", "settings", "valid")
     from cskd_bench.device import default_device, slow_precision
+    from cskd_bench.doctor.machine import shared_memory
 
+    yield from shared_memory(settings)
     if slow := slow_precision(default_device(), settings.recipe.precision):
         yield Finding("note", "precision", slow, "add --set recipe.precision=fp32, which is a recipe of its own")
     if settings.method.kind == "supervised":

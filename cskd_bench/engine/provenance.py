@@ -35,8 +35,14 @@ def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
 
 def command_line() -> str:
     """Return the command as it could be typed again, without this machine's folders."""
-    arguments = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
-    return shlex.join(["cskd-bench", *arguments])
+    return shlex.join(["cskd-bench", *map(_without_folders, sys.argv[1:])])
+
+
+def _without_folders(word: str) -> str:
+    """Keep the last part of an absolute path, also of one that is a setting's value."""
+    key, equals, value = word.rpartition("=")
+    bare = value.strip("\"'")
+    return f"{key}{equals}{Path(bare).name}" if Path(bare).is_absolute() else word
 
 
 def now() -> str:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from cskd_bench.verbs.common import Verbs, data_root
+from cskd_bench.verbs.common import Verbs, data_root, positive
 
 
 def add(verbs: Verbs) -> None:
@@ -30,19 +30,31 @@ def add(verbs: Verbs) -> None:
     agreement.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. seed=2")
     agreement.add_argument("--data-dir", help="the data set's folder (sets data.root)")
     agreement.set_defaults(run=_agreement)
+    flips = actions.add_parser("flips", help="what each teacher.precision changes in labels and in speed, here")
+    flips.add_argument("config", type=Path, help="the run's TOML, whose teacher and views are measured")
+    flips.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. teacher.image_size=128")
+    flips.add_argument("--data-dir", help="the data set's folder (sets data.root)")
+    flips.add_argument("--views", type=positive, default=256, help="how many of the run's first views (default: 256)")
+    flips.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: processor time, one thread")
+    flips.add_argument("--output", type=Path, help="a new JSON file to keep the measurement in")
+    flips.set_defaults(run=_flips)
 
 
 def _build(options: argparse.Namespace) -> int:
     from cskd_bench.bank.build import build_bank
+    from cskd_bench.bank.claim import launched
     from cskd_bench.config import load_config
     from cskd_bench.device import default_device
     from cskd_bench.schema import shipped_file
 
     config = load_config(shipped_file("configs", options.config), [*options.set, *data_root(options)])
     built = build_bank(config, options.output, options.epochs, options.shard, default_device())
+    rank, world = launched()
     rate = built.views / built.seconds if built.views else 0
     kept = f", {built.shards_before} shards were there already" if built.shards_before else ""
-    print(f"{options.output}: {built.views:,} views in {built.shards} shards, {rate:,.0f} views/s{kept}")
+    by = f" by rank {rank} of {world}" if world > 1 else ""
+    done = f"{built.views:,} views in {built.shards} shards{by}, {rate:,.0f} views/s{kept}\n"
+    print(f"{options.output}: {done}", end="", flush=True)  # in one piece: ranks share a terminal
     return 0
 
 
@@ -80,6 +92,16 @@ def _agreement(options: argparse.Namespace) -> int:
 
     config = load_config(shipped_file("configs", options.config), [*options.set, *data_root(options)])
     print(json.dumps(asdict(label_agreement(options.bank, config)), indent=1))
+    return 0
+
+
+def _flips(options: argparse.Namespace) -> int:
+    from cskd_bench.config import load_config
+    from cskd_bench.schema import shipped_file
+    from cskd_bench.speed.precision import measure_precisions
+
+    config = load_config(shipped_file("configs", options.config), [*options.set, *data_root(options)])
+    measure_precisions(config, options.views, options.output, options.clock)
     return 0
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -114,3 +115,57 @@ def test_every_rank_scores_with_the_statistics_that_are_saved(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CSKD_BENCH_DEVICE": "cpu"}
     done = subprocess.run([sys.executable, *launcher], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def two_nodes(run, *overrides, on_second=()):
+    """Start one agent a node, as on two machines: one rank each, meeting at an address that both are told."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CSKD_BENCH_DEVICE": "cpu"}
+    agents = []
+    for node in range(2):
+        meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", address, "--rdzv-id", "cskd"]
+        launcher = ["--nnodes", "2", "--node-rank", str(node), "--nproc-per-node", "1", *meeting]
+        settings = [*SETTINGS, *overrides, *(on_second if node else ())]
+        command = [sys.executable, "-m", "torch.distributed.run", *launcher, *run.command(*settings)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        agents.append(subprocess.Popen(command, env=environment, text=True, start_new_session=True, **pipes))
+    return agents
+
+
+def ends(agents):
+    """Return code and output of every agent; one that hangs is ended with its rank."""
+    try:
+        return [(agent, agent.communicate(timeout=120)[0]) for agent in agents]
+    finally:
+        for agent in agents:
+            if agent.poll() is None:
+                os.killpg(agent.pid, signal.SIGTERM)
+
+
+def test_two_nodes_end_with_the_weights_of_two_ranks_of_one(new_run_at, two_ranks):
+    run = new_run_at("nodes")
+    for agent, output in ends(two_nodes(run)):
+        assert agent.returncode == 0, output
+    ours, theirs = run.weights(), two_ranks.weights()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert run.log() == two_ranks.log()
+
+
+BAD = [
+    ([], ["recipe.optim.lr=0.5"], "rank 1 has another configuration than rank 0: recipe.optim.lr was"),
+    (["recipe.augment.mix_group=16"], [], "does not split into 2 ranks"),
+]
+
+
+@pytest.mark.parametrize(("everywhere", "on_second", "sentence"), BAD, ids=["one node", "both nodes"])
+def test_a_bad_setting_ends_both_nodes_with_its_sentence(new_run_at, everywhere, on_second, sentence):
+    """The agent that keeps the store may go first; torchrun's other one then adds words of its own about that."""
+    run, began = new_run_at("bad"), time.monotonic()
+    ended = ends(two_nodes(run, *everywhere, on_second=on_second))
+    for agent, output in ended:
+        assert agent.returncode == 1, output
+        assert output.count("cskd-bench: ") == 1 and sentence in output, output
+    assert any("exitcode  : 2 " in output for _, output in ended)
+    assert time.monotonic() - began < 60 and not list(run.checkpoints.glob("step-*"))

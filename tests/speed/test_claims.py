@@ -6,6 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SPEED = ROOT / "results" / "speed"
+PRECISION = ROOT / "results" / "precision"
 
 
 def measured(name: str) -> dict:
@@ -51,4 +52,28 @@ def test_the_table_of_a_small_teacher_rounds_its_record():
 
 
 def test_every_record_was_made_from_a_commit():
-    assert not any(measured(file.stem)["code"]["dirty"] for file in SPEED.glob("*.json"))
+    files = [*SPEED.glob("*.json"), *PRECISION.glob("*.json")]
+    assert not any(json.loads(file.read_text())["code"]["dirty"] for file in files)
+
+
+def test_the_table_of_precisions_rounds_its_records():
+    text = (ROOT / "docs" / "speed.md").read_text()
+    found = [json.loads(file.read_text()) for file in PRECISION.glob("*.json")]
+    assert len(found) == 3
+    for record in found:
+        views = f"{record['views']:,} views: fp32 | 0 | 0 | {record['precisions'][0]['views_per_second']:.1f} |\n"
+        rows = "".join(
+            f"| the same in {row['precision']} | {row['fused_flips']:.2%} | {row['global_flips']:.2%} | "
+            f"{row['views_per_second']:.1f} |\n".replace("%", " %")
+            for row in record["precisions"][1:]
+        )
+        assert views + rows in text, record["what"]
+
+
+def test_what_texts_say_of_flips_is_measured():
+    lite0 = json.loads((PRECISION / "cpu_lite0_imagenet_sample1000.json").read_text())
+    flips = {row["precision"]: 100 * row["fused_flips"] for row in lite0["precisions"]}
+    for page in ("bank", "pretraining", "decisions"):
+        text = " ".join((ROOT / "docs" / f"{page}.md").read_text().split())
+        assert f"bf16 flips {flips['bf16']:.1f} % of" in text or f"bf16 {flips['bf16']:.1f} % of" in text, page
+        assert f"fp16 {flips['fp16']:.1f} %" in text, page

@@ -1,0 +1,58 @@
+"""What this machine and this shell give a run: shared memory for loaders, visible devices, ranks that meet."""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from cskd_bench.config import PretrainConfig
+from cskd_bench.data.loader import PREFETCH
+from cskd_bench.device import chosen_devices, gpu_count
+from cskd_bench.doctor.collective import try_collective
+from cskd_bench.doctor.findings import Finding
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def shared_memory(settings: PretrainConfig, folder: Path | None = None) -> Iterator[Finding]:
+    """Compare the views that loaders hold ready with the free shared memory; nothing where a system has none.
+
+    All ranks of one machine together hold as much as one process that makes the whole batch.
+    """
+    folder = SHARED_MEMORY if folder is None else folder
+    if not folder.is_dir() or not settings.run.workers:
+        return
+    views = settings.recipe.batch_size // settings.run.accumulate
+    needed = settings.run.workers * PREFETCH * views * 3 * settings.view_size**2
+    free = shutil.disk_usage(folder).free
+    found = f"{free / 1e9:,.1f} GB free in {folder}, loaders hold up to {needed / 1e9:,.1f} GB"
+    if free >= needed:
+        yield Finding("ok", "shared memory", found)
+        return
+    fitting = free * settings.run.workers // needed
+    todo = f"add --set run.workers={fitting}, or give a container more: docker run --shm-size={-(-needed // 10**9)}g"
+    yield Finding("attention", "shared memory", found, todo)
+
+
+def devices(environment: Mapping[str, str] | None = None) -> Iterator[Finding]:
+    """Tell which devices a run sees and why, and which ranks this shell claims to be of."""
+    environment = os.environ if environment is None else environment
+    yield Finding("ok", "devices", chosen_devices(environment))
+    claims = {key: environment[key] for key in ("WORLD_SIZE", "RANK", "LOCAL_RANK") if key in environment}
+    if not claims or all(value == {"WORLD_SIZE": "1"}.get(key, "0") for key, value in claims.items()):
+        return
+    said = ", ".join(f"{key}={value}" for key, value in claims.items())
+    if "TORCHELASTIC_RUN_ID" in environment or "SLURM_PROCID" in environment:
+        yield Finding(
+            "note", "launcher", f"this process is one of several: {said}", "start doctor without the launcher"
+        )
+        return
+    todo = f"a run would wait for other ranks, or take another device: unset {' '.join(claims)}"
+    yield Finding("attention", "launcher", f"{said} without a launcher: left over from another job", todo)
+
+
+def ranks() -> Iterator[Finding]:
+    """Let two processes meet and add, on the CPU and, with several GPUs, on two of them."""
+    yield try_collective("gloo")
+    if gpu_count() > 1:
+        yield try_collective("nccl")
