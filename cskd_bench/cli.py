@@ -1,6 +1,7 @@
 """The command line: each verb has a file in cskd_bench/verbs."""
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 
@@ -24,6 +25,7 @@ from cskd_bench.verbs import (
 from cskd_bench.verbs.common import EXIT_INTERRUPTED
 
 EXIT_BAD_INPUT = 2
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of which the system names no file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,9 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"cskd-bench: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except OSError as error:
-        if not error.filename or not error.strerror:
+        if error.errno not in FULL and not (error.filename and error.strerror):
             raise
-        print(f"cskd-bench: {error.filename}: {error.strerror}", file=sys.stderr)
+        named = f"{error.filename}: " if error.filename else ""
+        print(f"cskd-bench: {named}{error.strerror}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except MemoryError:
+        print("cskd-bench: not enough memory; lower run.workers or the batch, or give the job more", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("cskd-bench: interrupted; start again to continue", file=sys.stderr)

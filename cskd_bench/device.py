@@ -74,6 +74,19 @@ def computing(device: torch.device, precision: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Turn a GPU's full memory into a sentence that says what to change."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        told = (str(error).splitlines() or ["no further words"])[0]
+        raise UserError(
+            f"the GPU's memory is full ({told}); raise run.accumulate, or lower "
+            "run.eval_batch_size where it was scoring; the same command goes on"
+        ) from error
+
+
 def check_precision(device: torch.device, precision: str, key: str) -> None:
     """UserError where a device has no units for a precision that it would replace in silence."""
     if precision == "tf32" and "tf32" not in precisions(device):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from cskd_bench.device import default_device
-from cskd_bench.engine.peers import Peers, lost_peer, sentence_of
+from cskd_bench.engine.peers import Peers, first_line, lost_peer, sentence_of
 from cskd_bench.engine.provenance import difference
 from cskd_bench.errors import AgreedError, Interrupted, UserError
 
@@ -64,6 +64,7 @@ class Ranks:
         found = self._gather(None if error is None else (is_cause, sentence_of(error)))
         _, rank, sentence = max((fault[0], -rank, fault[1]) for rank, fault in enumerate(found) if fault)
         if error is not None and not isinstance(error, UserError | OSError):
+            error.own = True  # type: ignore[attr-defined]  # and not the end of a peer
             raise error  # a fault of ours: its traceback is wanted
         raise AgreedError(f"rank {-rank}: {sentence}") from error
 
@@ -150,16 +151,20 @@ def joined_ranks() -> Iterator[Ranks]:
         ranks = Ranks(distributed.get_rank(), world, device, distributed.new_group(backend="gloo", timeout=PATIENCE))
         peers = Peers(store, ranks.rank, ranks.share(os.urandom(8).hex()))
     except (RuntimeError, ValueError, OSError) as error:
-        told = f"{error}".splitlines()[0]
+        told = first_line(error)
         raise UserError(
             f"the {world} ranks do not meet ({told}); look at MASTER_ADDR, MASTER_PORT, WORLD_SIZE and RANK"
         ) from error
     try:
         yield ranks
+        ranks.settle()  # rank 0 leaves last: without torchrun the store goes with it
     except (AgreedError, Interrupted):
         raise
+    except KeyboardInterrupt:
+        peers.tell("interrupted", linger=False)
+        raise
     except Exception as error:
-        ended = peers.told() if lost_peer(error) else None
+        ended = peers.told(error) if lost_peer(error) else None
         if ended is not None:
             raise UserError(ended) from error
         peers.tell(sentence_of(error))

@@ -38,8 +38,11 @@ class Meter:
         """Return the means over steps and ranks; this is where the host waits for the device."""
         if not self._sums:
             return {}
-        values = torch.stack([self._sums[name].to(ranks.device) / self._counts[name] for name in self._sums])
-        return dict(zip(self._sums, ranks.mean(values).tolist(), strict=True))
+        sums = ranks.mean(
+            torch.stack([self._sums[name].to(ranks.device) for name in self._sums])
+        )  # as a checkpoint does
+        counts = torch.tensor([self._counts[name] for name in self._sums], dtype=sums.dtype)
+        return dict(zip(self._sums, (sums.cpu() / counts).tolist(), strict=True))
 
     def state(self, ranks: Ranks) -> dict[str, list[float]]:
         """Return sums, averaged over ranks, and counts for a checkpoint that every rank goes on from."""
@@ -74,7 +77,9 @@ class RunLog:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
         except OSError as error:
-            raise UserError(f"{self._path}: cannot be written: {error.strerror}") from error
+            board = self._path.parent / "tensorboard"
+            reason = error.strerror or error
+            raise UserError(f"{self._path} or {board}: cannot be written: {reason}") from error
 
     def close(self) -> None:
         """Flush TensorBoard."""

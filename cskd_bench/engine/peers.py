@@ -18,6 +18,7 @@ from torch import distributed
 from cskd_bench.errors import Interrupted, UserError
 
 LOOK: Final = 1.0  # seconds between two looks into the store
+UNREAD: Final = 3
 GRACE: Final = 4.0  # seconds that a rank has to leave by itself once a peer failed
 SENTENCE_OF_A_LOST_RANK: Final = (
     "another rank is gone (killed, or its machine is); the same command goes on from the newest checkpoint"
@@ -31,11 +32,18 @@ def sentence_of(error: BaseException) -> str:
         return str(error)
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    return first_line(error)
+
+
+def first_line(error: BaseException) -> str:
+    """Name an error of any kind by its type and the first line of its words."""
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0].removesuffix(": ").removesuffix(":")
 
 
 def lost_peer(error: BaseException) -> bool:
-    """Tell whether an error says that a collective's other end has gone."""
+    """Tell whether an error says that a collective's other end has gone, and is not one of this rank's own."""
+    if getattr(error, "own", False):
+        return False
     if isinstance(error, distributed.DistError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)
@@ -47,25 +55,26 @@ class Peers:
     def __init__(self, store: Any, rank: int, run: str) -> None:
         self._store, self._rank, self._key = store.clone(), rank, f"cskd-bench/fault/{run}"
         self._leaving, self._gone = threading.Event(), threading.Event()
+        self._found = ""  # a peer's sentence, kept in case that the store goes with that peer
         threading.Thread(target=self._watch, args=(store.clone(),), daemon=True).start()
 
-    def tell(self, sentence: str) -> None:
-        """Leave this rank's sentence for its peers; the first one counts."""
+    def tell(self, sentence: str, *, linger: bool = True) -> None:
+        """Leave this rank's sentence for its peers, and a moment to read it; the first one counts."""
         try:
             self._store.compare_set(self._key, "", f"rank {self._rank}: {sentence}")
         except Exception:  # the store's host is gone, and with it whoever would read this
             return
-        if self._rank == 0:
+        if self._rank == 0 and linger:
             time.sleep(2 * LOOK)  # without torchrun the store is this process's own, and goes with it
 
-    def told(self) -> str:
-        """Return the sentence of the rank that failed, waiting a moment for it; without one, that rank was killed."""
+    def told(self, error: BaseException) -> str:
+        """Return the sentence of the rank that failed, waiting a moment for it; else say what this rank met itself."""
         until = time.monotonic() + 2 * LOOK
         while time.monotonic() < until:
-            if found := _read(self._store, self._key):
+            if found := self._found or _read(self._store, self._key):
                 return found
             time.sleep(LOOK / 10)
-        return SENTENCE_OF_A_LOST_RANK
+        return f"{SENTENCE_OF_A_LOST_RANK} ({first_line(error)})"
 
     @contextmanager
     def leaving(self) -> Iterator[None]:
@@ -77,13 +86,14 @@ class Peers:
             self._gone.set()
 
     def _watch(self, store: Any) -> None:
-        found: str | None = ""
-        while found == "" and not self._leaving.wait(LOOK):
+        unread = 0  # in a row: one failed look is no proof that the store is gone
+        while not self._found and unread < UNREAD and not self._leaving.wait(LOOK):
             found = _read(store, self._key)
+            unread, self._found = (unread + 1, "") if found is None else (0, found)
         if self._leaving.wait(GRACE) and self._gone.wait(5 * GRACE):
             return
         if not self._leaving.is_set():
-            print(f"cskd-bench: {found or SENTENCE_OF_A_LOST_RANK}", file=sys.stderr, flush=True)
+            print(f"cskd-bench: {self._found or SENTENCE_OF_A_LOST_RANK}", file=sys.stderr, flush=True)
         os._exit(2)
 
 

@@ -16,7 +16,7 @@ from cskd_bench.config import PretrainConfig, method_label
 from cskd_bench.data.open import open_source
 from cskd_bench.data.randomness import Stream, integer_seed
 from cskd_bench.data.sources import Source
-from cskd_bench.device import device_name, gpu_hours
+from cskd_bench.device import device_name, enough_memory, gpu_hours
 from cskd_bench.engine.checkpoint import sync, write_atomically
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.job import Fit, Job
@@ -53,15 +53,17 @@ def pretrain(
     ranks: Ranks,
     targets: TargetProvider | None = None,
     command: str | None = None,
+    stop: Stop | None = None,
 ) -> Record:
     """Pretrain one student and return its record; a finished run is not trained again.
 
-    `targets` replaces the teacher (a bank); `command` is what the record names instead of this process's own.
+    `targets` replaces the teacher (a bank); `command` is what the record names instead of this process's own; `stop`
+    is a request that may have come before.
     Of two processes at the same run, one waits and reads the other's record. Raises Interrupted when asked to
     stop, and UserError.
     """
-    with stop_signals() as stop, alone(runs / "locks" / config.name, ranks, stop):
-        return _pretrain(config, runs, results, ranks, targets, command, stop)
+    with enough_memory(), stop_signals(stop) as asked, alone(runs / "locks" / config.name, ranks, asked):
+        return _pretrain(config, runs, results, ranks, targets, command, asked)
 
 
 def _pretrain(
@@ -79,7 +81,6 @@ def _pretrain(
         return record
     code = code_ref()  # as it is now: a long run outlives a checkout
     job = ranks.together(lambda: _job(config, runs / config.name, ranks, targets))
-    ranks.same("configuration", {"name": config.name, "folder": job.folder.name, **job.identity})
     ranks.on_main(lambda: _begin(job, results / "records" / f"{_record_id(config, job.identity)}.json"))
     result = fit(job, ranks, stop)
     record = _record(config, result, job, ranks)

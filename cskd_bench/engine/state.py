@@ -105,13 +105,26 @@ def _load(
     return progress, [*notes, f"going on from step {checkpoint.step}"]
 
 
-def save(folder: Path, identity: dict[str, Any], progress: Progress, trained: Trained, ranks: Ranks, keep: int) -> None:
-    """Write a checkpoint; every rank waits until it is on disk. UserError for a weight that is not finite."""
+def save(
+    folder: Path,
+    identity: dict[str, Any],
+    progress: Progress,
+    trained: Trained,
+    ranks: Ranks,
+    *,
+    keep: int,
+    max_skipped: int,
+) -> None:
+    """Write a checkpoint; every rank waits until it is on disk.
+
+    UserError for a weight that is not finite, and where all ranks together skipped more images than `max_skipped`.
+    """
     window, epoch = progress.window.state(ranks), progress.epoch.state(ranks)
     everyone = ranks.gather(progress.skipped)
     progress.skipped = list(dict.fromkeys(sentence for skipped in everyone for sentence in skipped))
 
     def write() -> None:
+        check_skipped(progress, max_skipped)
         refuse_non_finite_weights(trained.student, None if trained.ema is None else trained.ema.module)
         state = {
             "identity": identity,
@@ -129,6 +142,12 @@ def save(folder: Path, identity: dict[str, Any], progress: Progress, trained: Tr
         save_checkpoint(folder / "checkpoints", checkpoint, keep)
 
     ranks.on_main(write)
+
+
+def check_skipped(progress: Progress, most: int) -> None:
+    """UserError where more than `most` images were skipped."""
+    if len(progress.skipped) > most:
+        raise UserError(f"{len(progress.skipped)} images were skipped, data.max_skipped is {most}")
 
 
 class Stop:

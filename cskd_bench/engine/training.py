@@ -3,7 +3,7 @@
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from cskd_bench.data.engines import finished, worker_views
 from cskd_bench.data.loader import Batch, ViewPlan, next_item, started, train_loader
 from cskd_bench.data.mixing import resize_view
 from cskd_bench.data.randomness import Stream, integer_seed
-from cskd_bench.device import computing, exact_fp32, peak_memory, pins, seed_draws, slow_precision
+from cskd_bench.device import computing, enough_memory, exact_fp32, peak_memory, pins, seed_draws, slow_precision
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions
 from cskd_bench.engine.finite import Advice, FiniteWatch
@@ -23,7 +23,7 @@ from cskd_bench.engine.job import Fit, Job
 from cskd_bench.engine.logs import Bar, Meter, RunLog, progress_bar
 from cskd_bench.engine.optim import build_optimizer, learning_rate, set_learning_rate
 from cskd_bench.engine.scores import epoch_line, score_split, scores_of_epoch
-from cskd_bench.engine.state import Progress, Stop, Trained, resume, save, stop_signals
+from cskd_bench.engine.state import Progress, Stop, Trained, check_skipped, resume, save, stop_signals
 from cskd_bench.errors import Interrupted, UserError
 from cskd_bench.methods import METHODS, ratio_at
 from cskd_bench.models.students import choose_attention
@@ -37,16 +37,10 @@ def fit(job: Job, ranks: Ranks, stop: Stop | None = None) -> Fit:
     for what is not finite (before an update is made from it) and for corrupt images beyond the policy. With several
     ranks all raise the same.
     """
-    with exact_fp32(), stop_signals(stop) as asked:
+    with enough_memory(), exact_fp32(), stop_signals(stop) as asked:
         run = _Run(job, ranks, asked)
         with progress_bar(job.title, run.plan.steps, run.progress.step, ranks.is_main) as bar:
-            try:
-                predictions = run.to_the_end(bar)
-            except torch.OutOfMemoryError as error:
-                raise UserError(
-                    f"the GPU's memory is full ({str(error).splitlines()[0]}); raise run.accumulate, "
-                    "or lower run.eval_batch_size where it was scoring; the same command goes on"
-                ) from error
+            predictions = run.to_the_end(bar)
     if job.val is not None and predictions is None:  # a checkpoint of release 0.1.0 after the last step
         predictions = score_split(job, job.val, ranks, run.student)
     progress = run.progress
@@ -61,6 +55,8 @@ class _Run:
     def __init__(self, job: Job, ranks: Ranks, stop: Stop) -> None:
         self.job, self.ranks, self.stop = job, ranks, stop
         recipe, device = job.recipe, ranks.device
+        how = job.run.model_dump(mode="json", exclude={"workers"})  # the collectives of a step depend on it
+        ranks.same("configuration", {"name": job.folder.name, "run": how, **job.identity})
         self.plan = ranks.together(lambda: _plan(job, ranks))
         self.student = job.student.to(device)
         choose_attention(self.student, device, recipe.precision)
@@ -70,7 +66,11 @@ class _Run:
         self.trained = Trained(self.student, self.ema, self.optimizer, self.scaler)
         self.progress, self.notes = resume(job.folder, job.identity, self.trained, ranks)
         module: Any = torch.compile(self.student) if job.run.compile == "all" else self.student
-        self.module: Any = DistributedDataParallel(module) if ranks.world > 1 else module
+        # Three ranks and more add up in an order that follows DDP's buckets, which a process changes after its first
+        # step: a resumed run would round otherwise. They stay where unused parameters are looked for.
+        keeps_buckets = device.type == "cpu" and ranks.world > 2
+        several = ranks.world > 1
+        self.module: Any = DistributedDataParallel(module, find_unused_parameters=keeps_buckets) if several else module
         self.watch = FiniteWatch(
             self.optimizer,
             self.scaler,
@@ -100,12 +100,17 @@ class _Run:
             if stopping or progress.pending is not None or (every and progress.step % every == 0):
                 self.ranks.together(lambda: self.watch.check(all_steps=True))
                 progress.skipped_updates = self.watch.skipped
-                save(self.job.folder, self.job.identity, progress, self.trained, self.ranks, self.job.run.keep)
+                self._save()
             if stopping:
                 raise Interrupted(f"stopped after step {progress.step} of {steps}; the same command goes on from here")
         if self.log is not None:
             self.log.close()
         return predictions
+
+    def _save(self) -> None:
+        job = self.job
+        limits = {"keep": job.run.keep, "max_skipped": job.data.max_skipped}
+        save(job.folder, job.identity, self.progress, self.trained, self.ranks, **limits)
 
     def _step(self, bar: Bar) -> bool:
         """Take one step of the optimiser; return whether a rank was asked to stop."""
@@ -193,7 +198,8 @@ class _Run:
             if error.__cause__ is None:  # a sentence of our own: an image that cannot be read
                 raise
             path = self.job.folder / f"worker_error_rank{self.ranks.rank}.txt"
-            path.write_text("".join(traceback.format_exception(error)))
+            with suppress(OSError):  # the fault itself matters more
+                path.write_text("".join(traceback.format_exception(error)))
             raise UserError(f"{error} (all of it: {path})") from error
         assert batch is not None
         return batch
@@ -268,5 +274,4 @@ def _account_for_skipped(job: Job, progress: Progress, batch: Batch, bar: Bar) -
         if sentence not in progress.skipped:  # an image counts once, however often its turn comes
             bar.say(f"skipped: {sentence}")
             progress.skipped.append(sentence)
-    if len(progress.skipped) > job.data.max_skipped:
-        raise UserError(f"{len(progress.skipped)} images were skipped, data.max_skipped is {job.data.max_skipped}")
+    check_skipped(progress, job.data.max_skipped)

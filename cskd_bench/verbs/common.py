@@ -1,6 +1,7 @@
 """What several verbs share; imports nothing heavy."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import TypeAlias
 
@@ -13,6 +14,11 @@ def add_places(verb: argparse.ArgumentParser) -> None:
     """Add --runs and --results."""
     verb.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
     verb.add_argument("--results", type=Path, default=Path("results"), help="folder of records (default: results)")
+
+
+def several_ranks() -> bool:
+    """Say whether a launcher started this process as one of several ranks."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def data_root(options: argparse.Namespace) -> list[str]:

@@ -2,10 +2,15 @@
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cskd_bench.errors import Interrupted
-from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, add_places, data_root
+from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, add_places, data_root, several_ranks
+
+if TYPE_CHECKING:
+    from cskd_bench.config import PretrainConfig
 
 
 def add(verbs: Verbs) -> None:
@@ -24,25 +29,30 @@ def _run(options: argparse.Namespace) -> int:
     from cskd_bench.config import load_config
     from cskd_bench.schema import shipped_file
 
-    config = load_config(shipped_file("configs", options.config), [*options.set, *data_root(options)])
+    def load() -> "PretrainConfig":
+        return load_config(shipped_file("configs", options.config), [*options.set, *data_root(options)])
+
+    config = None if several_ranks() else load()  # a mistake is told at once, or on all ranks
     if options.dry_run:
         from rich.console import Console
 
         from cskd_bench.engine.estimate import estimate, show
 
-        show(estimate(config), Console())
+        show(estimate(config or load()), Console())
         return 0
     from cskd_bench.engine.distributed import joined_ranks
     from cskd_bench.engine.pretrain import pretrain
+    from cskd_bench.engine.state import stop_signals
 
     try:
-        with joined_ranks() as ranks:
+        with joined_ranks() as ranks, stop_signals() as stop:
+            config = config or ranks.together(load)
             targets = None
             if options.bank:
                 from cskd_bench.bank.targets import bank_targets
 
-                targets = ranks.together(lambda: bank_targets(options.bank, config))
-            record = pretrain(config, options.runs, options.results, ranks, targets)
+                targets = ranks.together(partial(bank_targets, options.bank, config), stop=stop.requested)
+            record = pretrain(config, options.runs, options.results, ranks, targets, stop=stop)
     except Interrupted as stopped:
         print(f"cskd-bench: {stopped}", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -61,7 +61,7 @@ class Fault:
     fault_outside: bool = False  # the parent process brings it about
 
 
-def start(place: Place, rank: int, port: int, words: list[str], inject: Callable[[], None]) -> int:
+def start(place: Place, rank: int, port: int, words: list[str], inject: Callable[[], None], world: int = WORLD) -> int:
     """Fork one rank; return its process id."""
     child = os.fork()
     if child:
@@ -70,7 +70,7 @@ def start(place: Place, rank: int, port: int, words: list[str], inject: Callable
     try:
         os.setpgid(0, 0)
         torch.set_num_threads(1)
-        meeting = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD)}
+        meeting = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
         os.environ |= meeting | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "CSKD_BENCH_DEVICE": "cpu"}
         said = (place.folder / f"said{rank}.txt").open("w", buffering=1)
         os.dup2(said.fileno(), 1), os.dup2(said.fileno(), 2)
@@ -105,13 +105,15 @@ def run_ranks(
     limit: float = 60.0,
 ) -> tuple[list[int], float]:
     """Run all ranks to their end; return their exit codes (minus the signal of a killed one) and the end's time."""
-    port = free_port()
-    children = [start(place, rank, port, words[rank], injections.get(rank, lambda: None)) for rank in range(WORLD)]
+    port, world = free_port(), len(words)
+    children = [
+        start(place, rank, port, words[rank], injections.get(rank, lambda: None), world) for rank in range(world)
+    ]
     codes: dict[int, int] = {}
     if meanwhile is not None:
         meanwhile(children)
     until = time.time() + limit
-    while len(codes) < WORLD and time.time() < until:
+    while len(codes) < world and time.time() < until:
         for rank, child in enumerate(children):
             if rank not in codes:
                 ended, status = os.waitpid(child, os.WNOHANG)
@@ -125,7 +127,7 @@ def run_ranks(
         if rank not in codes:
             os.waitpid(child, 0)
             codes[rank] = -99  # it hung
-    return [codes[rank] for rank in range(WORLD)], ended_at
+    return [codes[rank] for rank in range(world)], ended_at
 
 
 def at_step(place: Place, rank: int, step: int, act: Callable[[], None]) -> None:
