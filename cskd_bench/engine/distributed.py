@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from cskd_bench.device import default_device
-from cskd_bench.engine.peers import Peers, lost_peer, sentence_of
+from cskd_bench.engine.peers import Peers, linger, lost_peer, sentence_of
 from cskd_bench.engine.provenance import difference
 from cskd_bench.errors import AgreedError, Interrupted, UserError
 
@@ -160,9 +160,13 @@ def joined_ranks() -> Iterator[Ranks]:
         ) from error
     try:
         yield ranks
-    except (AgreedError, Interrupted):
+    except Interrupted:
+        raise
+    except AgreedError:
+        linger()
         raise
     except Exception as error:
+        linger()
         ended = peers.told() if lost_peer(error) else None
         if ended is not None:
             raise UserError(ended) from error
