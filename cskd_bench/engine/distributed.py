@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from cskd_bench.device import default_device
-from cskd_bench.engine.peers import Peers, first_line, lost_peer, sentence_of
+from cskd_bench.engine.peers import Peers, first_line, linger, lost_peer, sentence_of
 from cskd_bench.engine.provenance import difference
 from cskd_bench.errors import AgreedError, Interrupted, UserError
 
@@ -158,12 +158,16 @@ def joined_ranks() -> Iterator[Ranks]:
     try:
         yield ranks
         ranks.settle()  # rank 0 leaves last: without torchrun the store goes with it
-    except (AgreedError, Interrupted):
+    except Interrupted:
+        raise
+    except AgreedError:
+        linger()
         raise
     except KeyboardInterrupt:
         peers.tell("interrupted", linger=False)
         raise
     except Exception as error:
+        linger()
         ended = peers.told(error) if lost_peer(error) else None
         if ended is not None:
             raise UserError(ended) from error

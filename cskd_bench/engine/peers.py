@@ -5,6 +5,7 @@ together, and goes. A peer that waits for it in a collective finds its connectio
 a thread of each rank looks into the store every second, and ends a process that its main thread cannot end.
 """
 
+import atexit
 import os
 import sys
 import threading
@@ -24,6 +25,16 @@ SENTENCE_OF_A_LOST_RANK: Final = (
     "another rank is gone (killed, or its machine is); the same command goes on from the newest checkpoint"
 )
 _SIGNS = ("gloo", "nccl", "connection closed", "connection reset", "connection refused", "broken pipe", "socket")
+
+
+def linger() -> None:
+    """Outlive a failure of a run on several nodes by a moment, once its sentence is out.
+
+    One node's agent keeps the store of all, and goes with its ranks. The other agents then kill theirs, which may not
+    have said a word yet.
+    """
+    if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+        atexit.register(time.sleep, GRACE)
 
 
 def sentence_of(error: BaseException) -> str:

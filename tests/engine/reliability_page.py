@@ -31,8 +31,9 @@ def table(slowest: dict[str, float]) -> str:
 
 def parts_of_page() -> tuple[str, str, str]:
     """Return what stands before the table, the table, and what stands after it."""
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    shown, _, after = rest.partition(END)
+    before, began, rest = PAGE.read_text().partition(BEGIN)
+    shown, ended, after = rest.partition(END)
+    assert began and ended, f"{PAGE}: lacks the marks of its table"
     return before, shown, after
 
 

@@ -117,8 +117,11 @@ def test_every_rank_scores_with_the_statistics_that_are_saved(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def two_nodes(run, *overrides, on_second=()):
-    """Start one agent a node, as on two machines: one rank each, meeting at an address that both are told."""
+def two_nodes(run, *overrides, on_second=(), stored_by=0):
+    """Start one agent a node, as on two machines: one rank each, meeting at an address that both are told.
+
+    The agent that comes first keeps the store; the first process has rank 0.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -131,7 +134,24 @@ def two_nodes(run, *overrides, on_second=()):
         command = [sys.executable, "-m", "torch.distributed.run", *launcher, *run.command(*settings)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         agents.append(subprocess.Popen(command, env=environment, text=True, start_new_session=True, **pipes))
+        if stored_by > node:
+            agents[node].send_signal(signal.SIGSTOP)
+    if stored_by:
+        wait_for(address)
+        agents[0].send_signal(signal.SIGCONT)
     return agents
+
+
+def wait_for(address):
+    """Wait until somebody listens at an address."""
+    host, port = address.split(":")
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        with socket.socket() as caller:
+            if caller.connect_ex((host, int(port))) == 0:
+                return
+        time.sleep(0.1)
+    raise AssertionError("nobody listens")
 
 
 def ends(agents):
@@ -153,17 +173,19 @@ def test_two_nodes_end_with_the_weights_of_two_ranks_of_one(new_run_at, two_rank
     assert run.log() == two_ranks.log()
 
 
+LR, GROUP = "recipe.optim.lr=0.5", "recipe.augment.mix_group=16"
 BAD = [
-    ([], ["recipe.optim.lr=0.5"], "rank 1 has another configuration than rank 0: recipe.optim.lr was"),
-    (["recipe.augment.mix_group=16"], [], "does not split into 2 ranks"),
+    ([], [LR], 0, "rank 1 has another configuration than rank 0: recipe.optim.lr was"),
+    ([], [LR], 1, "rank 1 has another configuration than rank 0: recipe.optim.lr was"),
+    ([GROUP], [], 0, "does not split into 2 ranks"),
 ]
 
 
-@pytest.mark.parametrize(("everywhere", "on_second", "sentence"), BAD, ids=["one node", "both nodes"])
-def test_a_bad_setting_ends_both_nodes_with_its_sentence(new_run_at, everywhere, on_second, sentence):
+@pytest.mark.parametrize(("everywhere", "on_second", "stored_by", "sentence"), BAD, ids=["one", "one, swapped", "both"])
+def test_a_bad_setting_ends_both_nodes_with_its_sentence(new_run_at, everywhere, on_second, stored_by, sentence):
     """The agent that keeps the store may go first; torchrun's other one then adds words of its own about that."""
     run, began = new_run_at("bad"), time.monotonic()
-    ended = ends(two_nodes(run, *everywhere, on_second=on_second))
+    ended = ends(two_nodes(run, *everywhere, on_second=on_second, stored_by=stored_by))
     for agent, output in ended:
         assert agent.returncode == 1, output
         assert output.count("cskd-bench: ") == 1 and sentence in output, output
