@@ -80,7 +80,11 @@ def attempt_in_evaluation(run, at=None, number=signal.SIGKILL):
         real, asked = evaluate.next_item, itertools.count()
 
         def deadly(batches, workers):
-            if next(asked) == at:
+            now = next(asked)
+            if at is not None and now > at:
+                with (run.folder / "after.txt").open("a") as file:
+                    file.write("one more batch\n")
+            if now == at:
                 (run.folder / "inside.txt").write_text("evaluate")
                 os.kill(os.getpid(), number)
             return real(batches, workers)
@@ -126,6 +130,8 @@ def test_ended_inside_an_evaluation_nothing_is_lost(new_run_at, reference, same_
     else:
         assert os.WEXITSTATUS(status) == 75
         assert "was scored" in (run.folder / "said.txt").read_text()
+        after = run.folder / "after.txt"
+        assert not after.exists() or len(after.read_text().splitlines()) == 1  # it takes a batch, not an evaluation
     kept = sorted(path.name for path in run.checkpoints.glob("step-*"))[-1]
     assert kept == f"step-{3 * (at // 12 + 1):09d}"  # of the epoch's end, written before its evaluation
     assert attempt_in_evaluation(run) == 0
