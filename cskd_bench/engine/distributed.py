@@ -105,7 +105,7 @@ class Ranks:
         """UserError, on every rank, that says where a rank's settings are not the main rank's."""
         for rank, theirs in enumerate(everyone := self.gather(ours)):
             if changes := difference(everyone[0], theirs):
-                raise UserError(f"rank {rank} has another {what} than rank 0: {changes}")
+                raise AgreedError(f"rank {rank} has another {what} than rank 0: {changes}")
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean over ranks of a tensor that each rank holds."""

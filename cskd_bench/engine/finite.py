@@ -6,6 +6,7 @@ GPU one step late, so that it never waits for the step that is running; a checkp
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -67,7 +68,7 @@ class FiniteWatch:
         self._nan = torch.tensor(float("nan"), device=device)
         self._one = torch.ones((), device=device)
         self._behind = steps_behind(device)
-        self._waiting: deque[tuple[str, HostCopy]] = deque()
+        self._waiting: deque[tuple[Callable[[], str], HostCopy]] = deque()
         self.skipped = skipped  # updates in a row
 
     def guard(self, loss: Tensor, teacher_finite: Tensor | None) -> Tensor:
@@ -77,8 +78,8 @@ class FiniteWatch:
         self._bad = torch.maximum(self._bad, 1 - torch.stack([finite, responses]).float())
         return loss * torch.where(finite & responses, self._one, self._nan)
 
-    def update(self, clip: float | None, where: str) -> dict[str, Tensor]:
-        """Take the optimiser's step unless a gradient is not finite; `where` names the step in messages.
+    def update(self, clip: float | None, where: Callable[[], str]) -> dict[str, Tensor]:
+        """Take the optimiser's step unless a gradient is not finite; `where` names the step, should a message need it.
 
         Returns what the log shows: the gradients' norm (0 where it is not finite) and whether the update was skipped.
         """
@@ -101,10 +102,10 @@ class FiniteWatch:
             where, copy = self._waiting.popleft()
             loss, teacher, skipped = copy.values()
             if loss or teacher or (skipped and not self._scaler.is_enabled()):
-                raise self._fault(where, bool(loss), bool(teacher))
+                raise self._fault(where(), bool(loss), bool(teacher))
             self.skipped = self.skipped + 1 if skipped else 0
             if skipped:
-                self._check_scale(where)
+                self._check_scale(where())
 
     def _fault(self, where: str, loss: bool, teacher: bool) -> NotFinite:
         after = "No update was made from it, and no checkpoint written since"

@@ -19,7 +19,7 @@ from torch import distributed
 from cskd_bench.errors import Interrupted, UserError
 
 LOOK: Final = 1.0  # seconds between two looks into the store
-UNREAD: Final = 3
+UNREAD: Final = 3  # looks in a row that fail, after which the store counts as gone
 GRACE: Final = 4.0  # seconds that a rank has to leave by itself once a peer failed
 SENTENCE_OF_A_LOST_RANK: Final = (
     "another rank is gone (killed, or its machine is); the same command goes on from the newest checkpoint"
@@ -97,7 +97,7 @@ class Peers:
             self._gone.set()
 
     def _watch(self, store: Any) -> None:
-        unread = 0  # in a row: one failed look is no proof that the store is gone
+        unread = 0
         while not self._found and unread < UNREAD and not self._leaving.wait(LOOK):
             found = _read(store, self._key)
             unread, self._found = (unread + 1, "") if found is None else (0, found)

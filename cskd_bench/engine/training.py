@@ -4,6 +4,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -143,7 +144,7 @@ class _Run:
             self._backward(batch, known, ratio, last=part + 1 == run.accumulate, log_now=log_now)
 
         # The update, which is skipped where a gradient is not finite.
-        progress.window.add(self.watch.update(recipe.optim.clip_grad, self._where(step)))
+        progress.window.add(self.watch.update(recipe.optim.clip_grad, partial(self._where, step)))
         if self.ema is not None:
             self.ema.update(self.student)
         progress.step += 1

@@ -89,7 +89,7 @@ class OurStep:
         loss = self._method.losses(config.method, output.in_fp32(), targets, labels_BK)["total"]
         self._watch.guard(loss, targets.finite).backward()  # type: ignore[no-untyped-call]
         self._watch.check()
-        self._watch.update(config.recipe.optim.clip_grad, "in a measurement")
+        self._watch.update(config.recipe.optim.clip_grad, lambda: "in a measurement")
         self._ema.update(self._student)
 
 
