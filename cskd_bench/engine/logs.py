@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from cskd_bench.engine.checkpoint import write_atomically
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.errors import UserError
+from cskd_bench.files import write_file
 
 
 class Meter:
@@ -66,7 +66,7 @@ class RunLog:
             lines = [line for line in self._path.read_text().splitlines() if _step_of(line) <= resume_step]
             if not scored and lines and _step_of(lines[-1]) == resume_step and '"top1"' in lines[-1]:
                 lines.pop()  # written by a process that was killed after scoring; this one scores again
-            write_atomically(self._path, "".join(f"{line}\n" for line in lines).encode())
+            write_file(self._path, "".join(f"{line}\n" for line in lines).encode())
         self._board: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:

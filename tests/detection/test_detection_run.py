@@ -33,8 +33,10 @@ from cskd_bench.detection import operators
 
 operators.install()
 
+from cskd_bench.detection.cell import DetectionCell  # noqa: E402
 from cskd_bench.detection.components import EpochSampler, layer_of, parameter_groups  # noqa: E402
-from cskd_bench.detection.run import plan, run_detection  # noqa: E402
+from cskd_bench.transfer.protocols import PROTOCOLS, Procedure  # noqa: E402
+from cskd_bench.transfer.run import open_cell, transfer  # noqa: E402
 
 CPU = Ranks(0, 1, torch.device("cpu"))
 
@@ -104,8 +106,9 @@ def vit_file(tmp_path_factory):
 
 
 def detect(spec, vit_file, place):
-    return run_detection(
+    return transfer(
         spec,
+        "detect",
         vit_file,
         0,
         results=place / "results",
@@ -144,8 +147,8 @@ import sys
 from pathlib import Path
 import torch
 from cskd_bench.engine.distributed import Ranks
-from cskd_bench.engine.locks import alone
-with alone(Path(sys.argv[1]), Ranks(0, 1, torch.device("cpu"))):
+from cskd_bench.cells.locks import run_lock
+with run_lock(Path(sys.argv[1]), Ranks(0, 1, torch.device("cpu"))):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -162,7 +165,8 @@ def held(path):
 
 def test_of_two_processes_at_one_cell_one_waits_for_the_others_record(cell, vit_file, whole_run, tmp_path, monkeypatch):
     (_, spec), (_, whole) = cell, whole_run
-    monkeypatch.setattr("cskd_bench.detection.run._run", lambda *_: pytest.fail("trained what another process trains"))
+    never = Procedure(lambda cell: pytest.fail("trained what another process trains"), DetectionCell)
+    monkeypatch.setitem(PROTOCOLS, "detect", never)
     (tmp_path / "work" / "locks").mkdir(parents=True)
     with ThreadPoolExecutor(1) as pool, held(tmp_path / "work" / "locks" / whole.id) as let_go:
         second = pool.submit(detect, spec, vit_file, tmp_path)
@@ -181,7 +185,7 @@ def test_dry_run_and_validate_open_the_annotations(cell, vit_file, capsys, tmp_p
     tiny = ["--set", f'detect.config="{root / "tiny.py"}"', "--set", "detect.pictures=1"]
     assert main(["transfer", "--task", "digits_detection", *data, *tiny, *given, *places]) == 0
     said = capsys.readouterr().out
-    expected = plan(spec, vit_file, 0, results=tmp_path, work=tmp_path, ranks=CPU, model=given[3]).name
+    expected = open_cell(spec, "detect", vit_file, 0, work=tmp_path, ranks=CPU, model=given[3]).name
     assert "to do; 8 training and 4 test images, 10 classes" in said and expected in said
     assert main(["transfer", "--task", "coco", "--data-dir", str(tmp_path), *given, *places]) == 0
     assert "not ready: " in capsys.readouterr().out

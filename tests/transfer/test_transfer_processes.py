@@ -66,8 +66,8 @@ KILLED_AT = """
 import os, signal, sys
 from cskd_bench.cli import main
 from cskd_bench.engine import training
-from cskd_bench.transfer import run
-module, name, call = {"training": training, "run": run}[sys.argv[1]], sys.argv[2], int(sys.argv[3])
+from cskd_bench.cells import recording
+module, name, call = {"training": training, "recording": recording}[sys.argv[1]], sys.argv[2], int(sys.argv[3])
 whole, calls = getattr(module, name), []
 def counted(*given):
     calls.append(1)
@@ -119,7 +119,7 @@ def test_an_own_task_needs_a_toml_and_a_folder(place, colour_squares, tmp_path, 
 def test_a_transfer_killed_twice_leaves_the_record_of_an_undisturbed_one(place, colour_squares, tmp_path):
     words = arguments(place, colour_squares, tmp_path / "killed", "finetune")
     killed("training", "learning_rate", 8, words)  # in the third epoch
-    killed("run", "write_record", 1, words)  # the predictions are written, their record is not
+    killed("recording", "write_record", 1, words)  # the predictions are written, their record is not
     assert not list((tmp_path / "killed" / "records").glob("*.json"))
     undisturbed = arguments(place, colour_squares, tmp_path / "undisturbed", "finetune")
     finished(start(*words))
