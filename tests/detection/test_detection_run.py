@@ -21,7 +21,8 @@ from cskd_bench.detection.annotations import find_split
 from cskd_bench.detection.digits import make_digits
 from cskd_bench.detection.score import average_precision
 from cskd_bench.engine.distributed import Ranks
-from cskd_bench.errors import UserError
+from cskd_bench.engine.state import Stop
+from cskd_bench.errors import Interrupted, UserError
 from cskd_bench.record import write_record
 from cskd_bench.schema import shipped
 from cskd_bench.task import load_task
@@ -105,7 +106,7 @@ def vit_file(tmp_path_factory):
     return file
 
 
-def detect(spec, vit_file, place):
+def detect(spec, vit_file, place, stop=None):
     return transfer(
         spec,
         "detect",
@@ -116,6 +117,7 @@ def detect(spec, vit_file, place):
         ranks=CPU,
         model="deit_tiny_distilled_patch16_224",
         workers=1,
+        stop=stop,
     )
 
 
@@ -225,6 +227,26 @@ def test_a_killed_run_continues_exactly(cell, vit_file, whole_run, tmp_path, mon
     expected, found = final_weights(place), final_weights(tmp_path / "parts")
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_run_that_is_asked_to_stop_ends_after_its_step_and_continues_exactly(cell, vit_file, whole_run, tmp_path):
+    from mmengine.runner import EpochBasedTrainLoop
+
+    (_, spec), (_, whole) = cell, whole_run
+    stop, steps, original = Stop(), [], EpochBasedTrainLoop.run_iter
+
+    def asked(self, idx, batch):
+        steps.append(idx)
+        stop.requested = len(steps) == 3  # the first step of the second epoch
+        original(self, idx, batch)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(EpochBasedTrainLoop, "run_iter", asked)
+        with pytest.raises(Interrupted, match="the same command goes on"):
+            detect(spec, vit_file, tmp_path / "parts", stop=stop)
+    assert steps == [0, 1, 0]
+    resumed = detect(spec, vit_file, tmp_path / "parts")
+    assert resumed.metrics == whole.metrics and resumed.curve == whole.curve and resumed.id == whole.id
 
 
 @pytest.mark.parametrize(
