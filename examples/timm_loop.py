@@ -31,7 +31,7 @@ def build_task(model, teacher, epochs, **normalisation):
 def build_optimizer(task, epochs, steps_per_epoch, lr=1e-3, warmup_epochs=1):
     """Make DeiT's optimiser and its schedule, as timm has them."""
     optimizer = create_optimizer_v2(task.get_trainable_module(), opt="adamw", lr=lr, weight_decay=0.05)
-    warmup = warmup_epochs * steps_per_epoch
+    warmup = min(warmup_epochs, epochs - 1) * steps_per_epoch
     scheduler = CosineLRScheduler(
         optimizer,
         t_initial=epochs * steps_per_epoch - warmup,

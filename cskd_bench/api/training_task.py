@@ -108,6 +108,8 @@ class CSKDTask(TrainingTask):  # type: ignore[misc]
             self._told = True
         super().train(mode)
         self.trainable_module.train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
         return self
 
     def prepare_distributed(self, device_ids: list[Any] | None = None, **ddp_kwargs: Any) -> "CSKDTask":

@@ -1,6 +1,6 @@
 """examples/timm_loop.py on the very views, weights and teacher of a run of ours; by hand or under torchrun.
 
-usage: loop_on_engine_views.py CONFIG CHECKPOINT LOSSES FIRST_EPOCH END_EPOCH; goes on from CHECKPOINT if FIRST_EPOCH > 0.
+Arguments: CONFIG CHECKPOINT LOSSES FIRST_EPOCH END_EPOCH; it goes on from CHECKPOINT if FIRST_EPOCH > 0.
 """
 
 import importlib.util
@@ -49,7 +49,8 @@ def main(config_file, checkpoint, first_epoch, end_epoch, mean=(0, 0, 0), std=(1
     example, config = load_example(), load_config(config_file)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     classes, epochs = config.data.num_classes, config.recipe.epochs
-    model = timm.create_model("deit_tiny_distilled_patch16_224", img_size=config.student.image_size, num_classes=classes)
+    size = config.student.image_size
+    model = timm.create_model("deit_tiny_distilled_patch16_224", img_size=size, num_classes=classes)
     model.load_state_dict(initial_student(config).model.state_dict())
     cnn = timm.create_model(config.teacher.name, num_classes=classes)
     cnn.load_state_dict(load_file(config.teacher.weights))
