@@ -37,8 +37,8 @@ def test_every_public_name_is_there_and_documented():
 
 
 def test_types_are_announced_and_known_to_checkers():
-    assert (ROOT / "cskd_bench" / "py.typed").exists()
-    front = (ROOT / "cskd_bench" / "__init__.py").read_text()
+    front = Path(cskd_bench.__file__).read_text()
+    assert (Path(cskd_bench.__file__).parent / "py.typed").exists()
     for name, home in cskd_bench._HOMES.items():
         assert f"    from {home} import " in front and name in front.split("__version__")[0]
 
