@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from timm.task import resume_task_checkpoint
 
 from cskd_bench import Teacher
+from cskd_bench.cells.pretrain import initial_student
 from cskd_bench.config import load_config
 from cskd_bench.data.engines import finished, worker_views
 from cskd_bench.data.loader import ViewPlan, train_loader
 from cskd_bench.data.open import open_source
-from cskd_bench.engine.pretrain import initial_student
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "timm_loop.py"
 CPU = torch.device("cpu")

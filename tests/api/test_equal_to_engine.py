@@ -11,9 +11,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from cskd_bench.cells.pretrain import pretrain
 from cskd_bench.config import load_config
 from cskd_bench.engine.distributed import Ranks
-from cskd_bench.engine.pretrain import pretrain
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import loop_on_engine_views
