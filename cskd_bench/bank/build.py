@@ -99,8 +99,8 @@ def build_bank(
 
 
 def _check_arguments(config: PretrainConfig, epochs: range, shard: tuple[int, int]) -> None:
-    if config.method.kind == "supervised":
-        raise UserError("method supervised has no teacher, so there is nothing to label")
+    if not config.method.needs_teacher:
+        raise UserError(f"method {config.method.kind} has no teacher, so there is nothing to label")
     if config.recipe.epochs > MOST_EPOCHS:
         raise UserError(
             f"recipe.epochs {config.recipe.epochs:,}: a bank holds the ratios of up to {MOST_EPOCHS:,} epochs"
@@ -116,7 +116,6 @@ def _manifest(config: PretrainConfig, source: Source, teacher: Teacher, plan: Vi
     teacher_part = teacher_identity(config)
     if teacher_part["weights"] is None:
         teacher_part["weights"] = _weights_digest(config, source)
-    is_kd = config.method.kind == "kd"
     return BankManifest(
         views=views_identity(config, source),
         teacher=teacher_part,
@@ -128,8 +127,8 @@ def _manifest(config: PretrainConfig, source: Source, teacher: Teacher, plan: Vi
         epochs=config.recipe.epochs,
         views_per_epoch=plan.steps_per_epoch * plan.batch_size,
         views_per_shard=max(_SHARD_VIEWS // batch, 1) * batch,
-        soft_classes=min(_SOFT_CLASSES, config.data.num_classes) if is_kd else 0,
-        soft_temperature=config.method.temperature if config.method.kind == "kd" else 1.0,
+        soft_classes=min(_SOFT_CLASSES, config.data.num_classes) if config.method.labels == "soft" else 0,
+        soft_temperature=config.method.soft_temperature,
         versions={name: version(name) for name in _VERSIONS},
     )
 

@@ -75,7 +75,7 @@ def _check_config(settings: PretrainConfig) -> Iterator[Finding]:
     yield from shared_memory(settings)
     if slow := slow_precision(default_device(), settings.recipe.precision):
         yield Finding("note", "precision", slow, "add --set recipe.precision=fp32, which is a recipe of its own")
-    if settings.method.kind == "supervised":
+    if not settings.method.needs_teacher:
         return
     teacher = settings.teacher
     if teacher.weights:

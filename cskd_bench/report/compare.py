@@ -14,6 +14,7 @@ from cskd_bench.report.scores import ExampleScores, Matrices, Resampled, describ
 from cskd_bench.report.selection import (
     BASELINES,
     GROUP_ORDER,
+    STUDIED,
     Method,
     Selection,
     Setting,
@@ -251,7 +252,7 @@ def verdicts(tables: Iterable[Table], seeds: int = 1) -> list[Verdict]:
     found: dict[str, list[Difference]] = {kind: [] for kind in BASELINES}
     for table in tables:
         for cell in table.cells.values():
-            for difference in cell.differences if cell.method.label == "cskd" else ():
+            for difference in cell.differences if cell.method.label == STUDIED else ():
                 if difference.seeds < seeds:
                     continue
                 other = difference.baseline
@@ -261,7 +262,7 @@ def verdicts(tables: Iterable[Table], seeds: int = 1) -> list[Verdict]:
         if differences:
             outcomes = [outcome(difference) for difference in differences]
             mean = standard.fmean(difference.mean for difference in differences)
-            told.append(Verdict("cskd", name, outcomes.count(0), outcomes.count(1), outcomes.count(2), mean))
+            told.append(Verdict(STUDIED, name, outcomes.count(0), outcomes.count(1), outcomes.count(2), mean))
     return told
 
 

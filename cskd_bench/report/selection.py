@@ -11,7 +11,8 @@ from cskd_bench.errors import UserError
 from cskd_bench.record import Record, read_records
 
 BASELINES: Final = ("supervised", "kd", "deit")
-METHOD_ORDER: Final = ("supervised", "kd", "deit", "cskd")
+STUDIED: Final = "cskd"  # the label that verdicts and figures are about
+METHOD_ORDER: Final = (*BASELINES, STUDIED)
 TEACHER_SETTINGS: Final = (("image_size", "", " px"), ("output_stride", "stride ", ""))
 GROUP_ORDER: Final = ("pretraining", "classification", "robustness", "detection")
 PROTOCOL_ORDER: Final = ("pretrain", "finetune", "linear", "knn", "kshot", "lowlabel", "detect", "evaluate")
