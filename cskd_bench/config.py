@@ -7,7 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from cskd_bench.config_files import method_of, read_config, run_name
+from cskd_bench.errors import UserError
 from cskd_bench.method_config import CSKD as CSKD  # method settings are imported from here, like all others
+from cskd_bench.method_config import METHOD_NAMES
 from cskd_bench.method_config import Decay as Decay
 from cskd_bench.method_config import DeiT as DeiT
 from cskd_bench.method_config import Hardness as Hardness
@@ -17,7 +20,7 @@ from cskd_bench.method_config import PlainKD as PlainKD
 from cskd_bench.method_config import Probability as Probability
 from cskd_bench.method_config import Supervised as Supervised
 from cskd_bench.method_config import method_label as method_label
-from cskd_bench.schema import StrictModel, apply_overrides, fingerprint, read_toml, validate
+from cskd_bench.schema import StrictModel, apply_overrides, fingerprint, validate
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["fp32", "tf32", "fp16", "bf16"]
@@ -246,8 +249,20 @@ class PretrainConfig(StrictModel):
         return {key: identity[key] for key in ("data", "student", "recipe")}
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> PretrainConfig:
-    """Load a pretraining TOML; a run without a name of its own is named after the file."""
-    data = read_toml(path)
-    data.setdefault("name", path.stem)
-    return validate(PretrainConfig, apply_overrides(data, overrides), str(path))
+def load_config(named: Path, overrides: Sequence[str] = (), method: str = "") -> PretrainConfig:
+    """Load a pretraining TOML, here or shipped, by its name or a former one; `method` stands for the file's own.
+
+    A run without a name of its own is named after the file and, where the file names no method, after that too.
+    UserError where neither file, `method` nor `overrides` name a method, and where two of them name two.
+    """
+    file, data = read_config(named, method)
+    own, asked = method_of(data), apply_overrides(data, overrides)
+    chosen = method_of(asked)
+    if "method" not in asked:
+        raise UserError(f"{file}: names no method; add --method with one of {', '.join(METHOD_NAMES)}")
+    if method and chosen != method:
+        raise UserError(f"--method {method}: --set names another one, {chosen}; give one of them")
+    name = data.setdefault("name", file.stem)
+    if chosen and not own and isinstance(name, str):
+        data["name"] = run_name(name, own, chosen)
+    return validate(PretrainConfig, apply_overrides(data, overrides), str(file))

@@ -3,7 +3,7 @@
 A declaration is a class attribute or a property: it is no setting, so no dump and no fingerprint holds it.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal, get_args
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
@@ -108,6 +108,7 @@ class CSKD(MethodSettings):
 
 
 MethodConfig = Annotated[Supervised | PlainKD | DeiT | CSKD, Field(discriminator="kind")]
+METHOD_NAMES: Final = tuple(str(settings().kind) for settings in get_args(get_args(MethodConfig)[0]))
 
 
 def method_label(method: MethodSettings) -> str:

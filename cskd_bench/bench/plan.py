@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic import NonNegativeInt, model_validator
 
-from cskd_bench.config import MethodConfig, PretrainConfig, method_label
+from cskd_bench.config import MethodConfig, PretrainConfig, load_config, method_label
+from cskd_bench.config_files import find_config, method_of, read_config
 from cskd_bench.errors import UserError
-from cskd_bench.schema import StrictModel, apply_overrides, load_toml, read_toml, shipped_file, validate
+from cskd_bench.schema import StrictModel, apply_overrides, load_toml, validate
 from cskd_bench.task import Protocol, TaskSpec, load_task
 
 
@@ -130,9 +131,9 @@ def expand(plan: Plan, where: Path, tasks_dir: Path | None = None, overrides: Se
         raise UserError(f"{where}: tasks and protocols: {twice[0]!r} would run twice; name each once")
     teacher = None
     if plan.teacher:
-        file = _find(plan.teacher, where, "teacher")
+        _check_file(plan.teacher, where, "teacher")
         shared = [setting for setting in overrides if setting.startswith(("data.", "run."))]
-        config = validate(PretrainConfig, apply_overrides({"name": file.stem, **read_toml(file)}, shared), str(file))
+        config = load_config(Path(plan.teacher), shared)
         words = [word for setting in shared for word in ("--set", setting)]
         teacher = PretrainCell(config, shlex.join(["cskd-bench", "pretrain", plan.teacher, *words]))
     return Cells(teacher, pretrain, transfer)
@@ -172,24 +173,20 @@ def placed(cells: Cells, runs: Path, results: Path, tasks_dir: Path | None = Non
 
 def _same_views(plan: Plan, student: str, where: Path, overrides: Sequence[str]) -> list[PretrainCell]:
     """Make a student's cells, all with views of the largest size that one of its methods needs."""
-    file = _find(student, where, "students")
+    _check_file(student, where, "students")
     runs = [(method.model_dump(mode="json"), seed) for seed in plan.seeds for method in plan.methods]
-    cells = [_pretrain_cell(file, student, method, seed, overrides) for method, seed in runs]
+    cells = [_pretrain_cell(student, method, seed, overrides) for method, seed in runs]
     sizes = {cell.config.view_size for cell in cells}
     if len(sizes) == 1:
         return cells
     stated = [*overrides, f"recipe.augment.view_size={max(sizes)}"]
-    return [_pretrain_cell(file, student, method, seed, stated) for method, seed in runs]
+    return [_pretrain_cell(student, method, seed, stated) for method, seed in runs]
 
 
-def _pretrain_cell(
-    file: Path, student: str, method: dict[str, Any], seed: int, overrides: Sequence[str]
-) -> PretrainCell:
+def _pretrain_cell(student: str, method: dict[str, Any], seed: int, overrides: Sequence[str]) -> PretrainCell:
     """Make one student's cell of a method and seed; `student` is the file as the plan names it."""
-    data = read_toml(file)
-    method_table = data.get("method", {})
-    own_method = str(method_table.get("kind", "")) if isinstance(method_table, dict) else ""
-    stem = str(data.get("name", file.stem)).removesuffix(f"_{own_method}")
+    file, data = read_config(Path(student))
+    stem = str(data.get("name", file.stem)).removesuffix(f"_{method_of(data)}")
     data |= {"method": method, "seed": seed}
     label = method_label(validate(PretrainConfig, {"name": file.stem, **data}, str(file)).method)
     slug = re.sub(r"[^A-Za-z0-9.-]+", "_", label).strip("_")
@@ -202,12 +199,10 @@ def _pretrain_cell(
     return PretrainCell(config, shlex.join(["cskd-bench", "pretrain", shown, *words]))
 
 
-def _find(named: str, where: Path, key: str) -> Path:
-    """Find a file of a plan: as given, else among the shipped configurations."""
-    found = shipped_file("configs", Path(named))
-    if not found.is_file():
+def _check_file(named: str, where: Path, key: str) -> None:
+    """Refuse a plan whose file is not there, nor among the shipped configurations."""
+    if not find_config(Path(named))[0].is_file():
         raise UserError(f"{where}: {key}: no file {named!r} here or among the shipped configurations")
-    return found
 
 
 def _task(name: str, where: Path, tasks_dir: Path | None, settings: Sequence[str]) -> TaskSpec:

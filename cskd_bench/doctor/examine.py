@@ -12,12 +12,12 @@ from cskd_bench.doctor.data import check_data, describe, published_layout
 from cskd_bench.doctor.environment import LOW_DISK, environment
 from cskd_bench.doctor.findings import Finding, show
 from cskd_bench.errors import UserError
-from cskd_bench.schema import shipped_file
 
 
 def examine(
     *,
     config: Path | None,
+    method: str,
     dataset: str,
     data_dir: str,
     runs: Path,
@@ -31,7 +31,7 @@ def examine(
     """
     manifest = _manifest(dataset)
     overrides = [f'data.root="{Path(data_dir).resolve().as_posix()}"'] if data_dir else []
-    settings = load_config(shipped_file("configs", config), overrides) if config else None
+    settings = load_config(config, overrides, method) if config else None
     console.print("Environment", style="bold underline")
     count = show(environment(runs, _disk_needed(settings)), console)
     if settings is not None:

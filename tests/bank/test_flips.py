@@ -193,5 +193,5 @@ def test_every_precision_of_the_device_is_measured_and_kept(toml, tmp_path, caps
     assert str(tmp_path) not in kept.read_text()
     assert main(command) == 2
     assert "exists already" in capsys.readouterr().err
-    assert main(["bank", "flips", "imagenette64/supervised"]) == 2
+    assert main(["bank", "flips", "imagenette64/15ep", "--method", "supervised"]) == 2
     assert "no teacher" in capsys.readouterr().err
