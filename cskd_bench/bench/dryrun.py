@@ -8,7 +8,7 @@ from rich.table import Table
 
 from cskd_bench.bank.store import Bank
 from cskd_bench.bench.banks import assign_banks
-from cskd_bench.bench.plan import Cell, Cells, PretrainCell
+from cskd_bench.bench.plan import BenchCell, Cells, PretrainCell
 from cskd_bench.bench.state import Found
 from cskd_bench.bench.work import Places
 from cskd_bench.data.loader import ViewPlan
@@ -71,7 +71,7 @@ def show_plan(cells: Cells, places: Places, console: Console, banks: Path | None
     )
 
 
-def _size(cell: Cell, work: Path) -> tuple[int, int] | None:
+def _size(cell: BenchCell, work: Path) -> tuple[int, int] | None:
     """Return (steps, images) of a cell; 0 steps where nothing is trained by steps, None where the data is missing."""
     try:
         if isinstance(cell, PretrainCell):

@@ -17,7 +17,7 @@ from cskd_bench.schema import StrictModel, apply_overrides, load_toml, validate
 from cskd_bench.task import Protocol, TaskSpec, load_task
 
 
-class Plan(StrictModel):
+class Benchmark(StrictModel):
     """A whole comparison. Paths are relative to the plan's checkout (or the shipped files)."""
 
     students: tuple[str, ...]
@@ -29,7 +29,7 @@ class Plan(StrictModel):
     teacher: str = ""  # a pretraining TOML whose finished run teaches all students
 
     @model_validator(mode="after")
-    def _possible(self) -> "Plan":
+    def _possible(self) -> "Benchmark":
         for name in ("students", "methods", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty: there is nothing to run")
@@ -82,7 +82,7 @@ class TransferCell:
         return f"{self.task.name} {self.protocol}"
 
 
-Cell = PretrainCell | TransferCell
+BenchCell = PretrainCell | TransferCell
 
 
 @dataclass(frozen=True)
@@ -93,17 +93,17 @@ class Cells:
     pretrain: list[PretrainCell]
     transfer: list[TransferCell]
 
-    def all(self) -> list[Cell]:
+    def all(self) -> list[BenchCell]:
         """Return every cell in the order of running."""
         return [*([self.teacher] if self.teacher else []), *self.pretrain, *self.transfer]
 
 
-def load_plan(path: Path) -> Plan:
+def load_plan(path: Path) -> Benchmark:
     """Load a plan's TOML."""
-    return load_toml(path, Plan)
+    return load_toml(path, Benchmark)
 
 
-def expand(plan: Plan, where: Path, tasks_dir: Path | None = None, overrides: Sequence[str] = ()) -> Cells:
+def expand(plan: Benchmark, where: Path, tasks_dir: Path | None = None, overrides: Sequence[str] = ()) -> Cells:
     """Return every cell of the plan read from `where`, all methods of a seed before the next seed.
 
     An unfinished plan can thus be compared fairly. `overrides` are of the students' pretraining, those of data.*
@@ -139,7 +139,7 @@ def expand(plan: Plan, where: Path, tasks_dir: Path | None = None, overrides: Se
     return Cells(teacher, pretrain, transfer)
 
 
-def _check_overrides(plan: Plan, overrides: Sequence[str]) -> None:
+def _check_overrides(plan: Benchmark, overrides: Sequence[str]) -> None:
     taken = ("seed", "name", "method") + (("teacher.weights",) if plan.teacher else ())
     for setting in overrides:
         key = setting.partition("=")[0].strip()
@@ -171,7 +171,7 @@ def placed(cells: Cells, runs: Path, results: Path, tasks_dir: Path | None = Non
     return Cells(teacher, pretrain, transfer)
 
 
-def _same_views(plan: Plan, student: str, where: Path, overrides: Sequence[str]) -> list[PretrainCell]:
+def _same_views(plan: Benchmark, student: str, where: Path, overrides: Sequence[str]) -> list[PretrainCell]:
     """Make a student's cells, all with views of the largest size that one of its methods needs."""
     _check_file(student, where, "students")
     runs = [(method.model_dump(mode="json"), seed) for seed in plan.seeds for method in plan.methods]

@@ -7,13 +7,13 @@ from rich.console import Console
 
 from cskd_bench.bench.executors import Local
 from cskd_bench.bench.plan import Cells, expand, load_plan, placed
-from cskd_bench.bench.runner import Outcome, run_plan
+from cskd_bench.bench.runner import BenchResult, run_plan
 from cskd_bench.bench.work import Places
-from cskd_bench.report.facade import build_report
+from cskd_bench.report.build import build_report
 from cskd_bench.schema import shipped
 
 
-def quickstart(folder: Path, parallel: int, detection: bool) -> Outcome:
+def quickstart(folder: Path, parallel: int, detection: bool) -> BenchResult:
     """Run the shipped quickstart plans into `folder`, and write and show the report unless interrupted."""
     console = Console()
     began = time.perf_counter()

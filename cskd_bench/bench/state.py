@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from cskd_bench.bench.plan import Cell, Cells, PretrainCell, TransferCell
+from cskd_bench.bench.plan import BenchCell, Cells, PretrainCell, TransferCell
 from cskd_bench.bench.work import Places
 from cskd_bench.config import DataConfig, TeacherConfig
 from cskd_bench.data.open import open_source
@@ -27,7 +27,7 @@ class Found:
         self._identities: dict[DataConfig, str | None] = {}
         self._transfers = {_key(record): record for record in self.records if record.protocol != "pretrain"}
 
-    def record(self, cell: Cell) -> Record | None:
+    def record(self, cell: BenchCell) -> Record | None:
         """Return a finished cell's record, made by the same settings; None where it is not there."""
         if isinstance(cell, PretrainCell):
             file = self._places.runs / cell.name / "run.json"
@@ -79,12 +79,12 @@ class Found:
                 self._identities[data] = None
         return self._identities[data]
 
-    def step(self, cell: Cell) -> int:
+    def step(self, cell: BenchCell) -> int:
         """Return the step of a pretraining cell's newest checkpoint, 0 without one."""
         folder = self._places.runs / cell.name / "checkpoints"
         return max((int(path.name.removeprefix("step-")) for path in folder.glob("step-" + "[0-9]" * 9)), default=0)
 
-    def alike(self, cell: Cell, model: str, *, from_bank: bool = False) -> list[Record]:
+    def alike(self, cell: BenchCell, model: str, *, from_bank: bool = False) -> list[Record]:
         """Return finished records of a cell's kind: same protocol, task and student.
 
         In pretraining also of the same method, and with its teacher where that is: in the loop, or in a bank.

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from cskd_bench import device
-from cskd_bench.bench.plan import Cells, Plan, PretrainCell, TransferCell, expand, load_plan, placed
+from cskd_bench.bench.plan import Benchmark, Cells, PretrainCell, TransferCell, expand, load_plan, placed
 from cskd_bench.bench.runner import Queue
 from cskd_bench.bench.state import Found
 from cskd_bench.bench.work import Ended, Places
@@ -349,7 +349,7 @@ def test_a_bench_with_banks_labels_each_view_once_and_records_the_same(place):
 )
 def test_wrong_names_are_refused_with_file_and_key(changed, sentence):
     good = load_plan(shipped("configs") / "benchmarks" / "quickstart.toml")
-    plan = Plan.model_validate({**dict(good), **changed})
+    plan = Benchmark.model_validate({**dict(good), **changed})
     with pytest.raises(UserError, match=sentence):
         expand(plan, Path("plan.toml"))
 
@@ -403,7 +403,7 @@ def test_a_retrained_teacher_makes_its_students_unfinished(local, place, tmp_pat
 def test_a_student_whose_method_is_no_table_is_refused(tmp_path):
     (tmp_path / "student.toml").write_text('method = "cskd"\n[data]\nroot = "x"\nnum_classes = 2\n')
     good = load_plan(shipped("configs") / "benchmarks" / "quickstart.toml")
-    plan = Plan.model_validate({**dict(good), "students": (str(tmp_path / "student.toml"),)})
+    plan = Benchmark.model_validate({**dict(good), "students": (str(tmp_path / "student.toml"),)})
     expand(plan, Path("plan.toml"))  # a plan sets the method, whatever the file says
 
 
@@ -437,7 +437,7 @@ def test_all_methods_of_a_plan_see_views_of_one_size(tmp_path):
 
 def test_a_seed_that_stands_twice_is_named():
     with pytest.raises(ValueError, match="seeds: the same seed stands twice"):
-        Plan(students=("a",), methods=(CSKD(),), seeds=(1, 1))
+        Benchmark(students=("a",), methods=(CSKD(),), seeds=(1, 1))
 
 
 def test_all_methods_of_a_seed_come_before_the_next_seed():

@@ -10,14 +10,16 @@ import pytest
 from cskd_bench.bench import executors
 from cskd_bench.bench.plan import PretrainCell
 from cskd_bench.bench.state import write_failures
-from cskd_bench.bench.work import Job, Places
+from cskd_bench.bench.work import CellJob, Places
 from cskd_bench.cli import main
 from cskd_bench.config import PretrainConfig, Supervised
 from cskd_bench.schema import shipped
 
 
 def job(name, folder):
-    return Job.of(PretrainCell(PretrainConfig(name=name, method=Supervised()), ""), Places(folder, folder), threads=1)
+    return CellJob.of(
+        PretrainCell(PretrainConfig(name=name, method=Supervised()), ""), Places(folder, folder), threads=1
+    )
 
 
 def until_ended(executor, count):

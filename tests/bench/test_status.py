@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from cskd_bench.bench.status import Status
+from cskd_bench.bench.status import BenchStatus
 from cskd_bench.bench.work import Places
 
 
@@ -25,7 +25,7 @@ def clock(monkeypatch):
 def status_of(tmp_path, left, before, parallel=1):
     out = io.StringIO()
     places = Places(tmp_path / "runs", tmp_path / "results")
-    return Status(Console(file=out, width=120), places, left=left, before=before, parallel=parallel), out
+    return BenchStatus(Console(file=out, width=120), places, left=left, before=before, parallel=parallel), out
 
 
 def test_each_kind_of_cell_is_expected_to_take_what_finished_ones_of_its_kind_took(tmp_path, clock):

@@ -79,15 +79,15 @@ def test_generalised_p_value_is_the_integral_over_the_unknown_variance(distance,
 
     cuts = [0, 1e-6, 1e-4, 1e-2, 0.1, 1, 5, 20, 60, 200]
     slow = sum(integrate.quad(tail, low, high, limit=200)[0] for low, high in itertools.pairwise(cuts))
-    fast = statistics.Estimate(distance, 1.0, freedom, example_variance).p_value()
+    fast = statistics.EstimatedMean(distance, 1.0, freedom, example_variance).p_value()
     assert fast == pytest.approx(slow, rel=1e-4, abs=1e-9)
 
 
 @given(st.floats(1e-6, 1), st.integers(1, 8), st.floats(0, 1))
 def test_the_interval_holds_the_means_that_the_test_does_not_refute(seed_variance, freedom, example_variance):
-    low, high = statistics.Estimate(0.0, seed_variance, freedom, example_variance).interval()
+    low, high = statistics.EstimatedMean(0.0, seed_variance, freedom, example_variance).interval()
     assert low == -high
-    edge = statistics.Estimate(high, seed_variance, freedom, example_variance)
+    edge = statistics.EstimatedMean(high, seed_variance, freedom, example_variance)
     assert edge.p_value() == pytest.approx(0.05, rel=1e-3)
 
 
@@ -108,9 +108,9 @@ def test_pooled_spread_is_the_mean_variance_of_all_paired_differences(methods, s
 
 
 def test_a_pooled_spread_never_makes_a_pair_look_steadier_than_it_was():
-    noisy, steady = statistics.Estimate(0.1, 0.04, 2), statistics.Estimate(0.1, 0.01, 2)
-    assert noisy.pooled(0.02, 6) == statistics.Estimate(0.1, 0.04, 6)
-    assert steady.pooled(0.02, 6) == statistics.Estimate(0.1, 0.02, 6)
+    noisy, steady = statistics.EstimatedMean(0.1, 0.04, 2), statistics.EstimatedMean(0.1, 0.01, 2)
+    assert noisy.pooled(0.02, 6) == statistics.EstimatedMean(0.1, 0.04, 6)
+    assert steady.pooled(0.02, 6) == statistics.EstimatedMean(0.1, 0.02, 6)
     assert steady.pooled(0.02, 2) == steady, "two methods: nothing is gained"
 
 
@@ -274,7 +274,7 @@ def test_a_planted_null_over_seeds_alone_is_marked_in_five_percent():
 def test_a_planted_difference_is_found_as_often_as_the_power_note_says(seeds, taste):
     random = np.random.default_rng(seeds)
     seed_spread, examples = 0.02, 200
-    truth = statistics.Estimate(0, (seed_spread**2 + 0.25 / examples) / seeds, seeds - 1, taste**2 / examples)
+    truth = statistics.EstimatedMean(0, (seed_spread**2 + 0.25 / examples) / seeds, seeds - 1, taste**2 / examples)
     difference = statistics.detectable(truth)
     tables = [simulate(random, seeds, examples, difference, seed_spread, taste) for _ in range(1000)]
     found = np.mean([p_of(statistics.over_seeds_and_examples(scores)) < 0.05 for scores in tables])
