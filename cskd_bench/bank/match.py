@@ -8,7 +8,7 @@ import torch
 
 from cskd_bench.bank.store import Bank, differences, refusal
 from cskd_bench.config import PretrainConfig
-from cskd_bench.data.engines import augmented, worker_views
+from cskd_bench.data.engines import augment_batch, worker_views
 from cskd_bench.data.loader import ViewPlan
 from cskd_bench.data.open import open_source
 from cskd_bench.data.sources import Source
@@ -32,7 +32,7 @@ def views_identity(config: PretrainConfig, source: Source) -> dict[str, Any]:
     dataset = worker_views(source, augment, config.view_size, config.seed, config.data)
     plan = bank_plan(config, len(source))
     keys = [key for step in range(_CHECKED_VIEWS) for key in plan.keys(step)][:_CHECKED_VIEWS]
-    pixels = augmented(dataset.__getitems__(keys), augment, torch.device("cpu"))
+    pixels = augment_batch(dataset.__getitems__(keys), augment, torch.device("cpu"))
     return {
         "seed": config.seed,
         "data": source.identity,

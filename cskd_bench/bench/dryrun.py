@@ -32,7 +32,7 @@ def show_plan(cells: Cells, places: Places, console: Console, banks: Path | None
     table = Table("cell", "state", "steps", "images", "estimated cost", box=None)
     sizes: dict[str, tuple[int, int] | None] = {}
     total: float | None = 0.0
-    everything, done = cells.all(), found.finished(cells)
+    everything, done = cells.all(), found.find_finished(cells)
     for cell in everything:
         if cell.kind not in sizes or isinstance(cell, PretrainCell):
             sizes[cell.kind] = _size(cell, places.runs / "transfer")

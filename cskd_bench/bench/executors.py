@@ -25,7 +25,7 @@ class Executor(Protocol):
     def start(self, job: CellJob) -> None:
         """Start a cell and return at once."""
 
-    def ended(self) -> list[tuple[BenchCell, Ended]]:
+    def collect_ended(self) -> list[tuple[BenchCell, Ended]]:
         """Return the cells that ended since the last call; waits a moment where there are none."""
 
     def stop(self) -> None:
@@ -61,7 +61,7 @@ class Local:
             self._pools[slot] = ProcessPoolExecutor(1, mp_context=context, initializer=_begin_worker, initargs=(slot,))
         return self._pools[slot]
 
-    def ended(self) -> list[tuple[BenchCell, Ended]]:
+    def collect_ended(self) -> list[tuple[BenchCell, Ended]]:
         done, _ = wait(self._running, timeout=TICK, return_when=FIRST_COMPLETED)
         return [(self._running.pop(future)[1], _outcome(future)) for future in done]
 
@@ -98,7 +98,7 @@ class Ray:
     def start(self, job: CellJob) -> None:
         self._running[self._task.remote(job)] = job.cell
 
-    def ended(self) -> list[tuple[BenchCell, Ended]]:
+    def collect_ended(self) -> list[tuple[BenchCell, Ended]]:
         if not self._running:
             return []
         done, _ = self._ray.wait(list(self._running), timeout=TICK)
@@ -151,7 +151,7 @@ class Slurm:
         except Exception as error:  # submitit's own, of many kinds: an unknown partition, a full queue, no sbatch
             self._refused.append((job.cell, Ended(f"not submitted: {type(error).__name__}: {error}")))
 
-    def ended(self) -> list[tuple[BenchCell, Ended]]:
+    def collect_ended(self) -> list[tuple[BenchCell, Ended]]:
         refused, self._refused = self._refused, []
         done = [job for job in self._running if job.done()]
         if not done and not refused:

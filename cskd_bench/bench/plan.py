@@ -147,10 +147,10 @@ def _check_overrides(plan: Benchmark, overrides: Sequence[str]) -> None:
             raise UserError(f"--set {setting}: the plan sets {key} itself; change the plan")
 
 
-def placed(cells: Cells, runs: Path, results: Path, tasks_dir: Path | None = None) -> Cells:
+def place_cells(cells: Cells, runs: Path, results: Path, tasks_dir: Path | None = None) -> Cells:
     """Complete a plan's cells with the folders of this bench: the teacher's weights, and what commands name."""
-    places = ["--runs", _shown(runs), "--results", _shown(results)]
-    teacher = cells.teacher and replace(cells.teacher, command=_joined(cells.teacher.command, places))
+    places = ["--runs", _shorten(runs), "--results", _shorten(results)]
+    teacher = cells.teacher and replace(cells.teacher, command=_add_words(cells.teacher.command, places))
     pretrain = []
     for cell in cells.pretrain:
         words = list(places)
@@ -158,16 +158,16 @@ def placed(cells: Cells, runs: Path, results: Path, tasks_dir: Path | None = Non
             inside = Path(cells.teacher.name) / "model.safetensors"
             taught = cell.config.teacher.model_copy(update={"weights": str(runs / inside)})
             cell = replace(cell, config=cell.config.model_copy(update={"teacher": taught}))
-            words = ["--set", f"teacher.weights={json.dumps((Path(_shown(runs)) / inside).as_posix())}", *words]
-        pretrain.append(replace(cell, command=_joined(cell.command, words)))
-    own = ["--tasks-dir", _shown(tasks_dir)] if tasks_dir else []
+            words = ["--set", f"teacher.weights={json.dumps((Path(_shorten(runs)) / inside).as_posix())}", *words]
+        pretrain.append(replace(cell, command=_add_words(cell.command, words)))
+    own = ["--tasks-dir", _shorten(tasks_dir)] if tasks_dir else []
     transfer = []
     for one in cells.transfer:
-        checkpoint = (Path(_shown(runs)) / one.run).as_posix()
+        checkpoint = (Path(_shorten(runs)) / one.run).as_posix()
         task = Path(one.named).name if Path(one.named).is_absolute() else one.named
         words = ["--task", task, "--protocol", one.protocol, "--checkpoint", checkpoint, "--seed", str(one.seed)]
         changes = [word for setting in one.settings for word in ("--set", setting)]
-        transfer.append(replace(one, command=_joined("cskd-bench transfer", [*words, *changes, *own, *places])))
+        transfer.append(replace(one, command=_add_words("cskd-bench transfer", [*words, *changes, *own, *places])))
     return Cells(teacher, pretrain, transfer)
 
 
@@ -212,10 +212,10 @@ def _task(name: str, where: Path, tasks_dir: Path | None, settings: Sequence[str
         raise UserError(f"{where}: tasks{' with task_settings' if settings else ''}: {error}") from error
 
 
-def _shown(path: Path) -> str:
+def _shorten(path: Path) -> str:
     """Name a folder in a command without this machine's folders above it."""
     return path.name if path.is_absolute() else path.as_posix()
 
 
-def _joined(command: str, words: Sequence[str]) -> str:
+def _add_words(command: str, words: Sequence[str]) -> str:
     return f"{command} {shlex.join(words)}"

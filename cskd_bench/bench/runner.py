@@ -57,13 +57,13 @@ def run_plan(
                     whole_machine = cell is cells.teacher
                     cores = threads * parallel if whole_machine else threads
                     executor.start(CellJob.of(cell, places, cores, bank_of.get(cell.name)))
-                    status.started(cell)
-                for cell, ended in executor.ended():
+                    status.note_start(cell)
+                for cell, ended in executor.collect_ended():
                     if ended.interrupted:
                         raise KeyboardInterrupt
                     if ended.error:
-                        status.failed(cell)
-                    for name, error in queue.ended(cell, ended):
+                        status.note_failure(cell)
+                    for name, error in queue.account_for(cell, ended):
                         status.given_up(name)
                         failures[name] = {"cell": name, "error": error, "time": _now()}
                         status.say(f"failed: {name}: {error}")
@@ -72,7 +72,7 @@ def run_plan(
                     if not ended.error:
                         outcome.done += 1
                         finished.add(cell.name)
-                        status.finished(cell)
+                        status.note_finish(cell)
                 status.refresh()
     except KeyboardInterrupt:
         outcome.interrupted = True
@@ -90,7 +90,7 @@ class Queue:
     def __init__(self, cells: Cells, found: Found) -> None:
         self.left: list[BenchCell] = []
         self.finished: dict[str, list[float]] = {}  # kind of cell: the seconds that each finished one took
-        done = found.finished(cells)
+        done = found.find_finished(cells)
         for cell in cells.all():
             if record := done.get(cell.name):
                 self.finished.setdefault(cell.kind, []).append(record.cost.seconds)
@@ -125,7 +125,7 @@ class Queue:
         self.running.append(cell)
         return cell
 
-    def ended(self, cell: BenchCell, ended: Ended) -> list[tuple[str, str]]:
+    def account_for(self, cell: BenchCell, ended: Ended) -> list[tuple[str, str]]:
         """Account for an attempt; return (cell, error) of all that will not be run any more."""
         self.running.remove(cell)
         if not ended.error:

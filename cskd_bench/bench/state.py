@@ -40,9 +40,9 @@ class Found:
         summary = run_summary(self._places.runs / cell.run)
         hashes = summary.get("sha256") if summary else None
         sha256 = str(hashes.get("model", "")) if isinstance(hashes, dict) else ""
-        return self._transfers.get(_asked(cell, sha256))
+        return self._transfers.get(_transfer_key(cell, sha256))
 
-    def finished(self, cells: Cells) -> dict[str, Record]:
+    def find_finished(self, cells: Cells) -> dict[str, Record]:
         """Map the names of a plan's finished cells to their records.
 
         A pretraining whose run folder is gone, as in a clone that holds records alone, is finished as long as no
@@ -51,7 +51,9 @@ class Found:
         done = {cell.name: record for cell in cells.all() if (record := self.record(cell))}
         gone = {cell.name: record for cell in cells.pretrain if (record := self._without_folder(cell))}
         for cell in cells.transfer:
-            if cell.run in gone and (record := self._transfers.get(_asked(cell, gone[cell.run].checkpoint.sha256))):
+            if cell.run not in gone:
+                continue
+            if record := self._transfers.get(_transfer_key(cell, gone[cell.run].checkpoint.sha256)):
                 done[cell.name] = record
         needed = {cell.run for cell in cells.transfer if cell.name not in done}
         return done | {name: record for name, record in gone.items() if name not in needed}
@@ -124,7 +126,7 @@ def _failures(path: Path) -> list[dict[str, str]]:
         return []
 
 
-def _asked(cell: TransferCell, sha256: str) -> tuple[str, str, str, str, int]:
+def _transfer_key(cell: TransferCell, sha256: str) -> tuple[str, str, str, str, int]:
     return (cell.task.name, cell.task.fingerprint(), cell.protocol, sha256, cell.seed)
 
 

@@ -55,11 +55,11 @@ class BenchStatus:
         """Print a line that stays."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def started(self, cell: BenchCell) -> None:
+    def note_start(self, cell: BenchCell) -> None:
         """Note that a cell was handed to a worker."""
         self._began[cell.name] = (cell, time.monotonic())
 
-    def failed(self, cell: BenchCell) -> None:
+    def note_failure(self, cell: BenchCell) -> None:
         """Note that a cell's worker is free again, and its work not done."""
         del self._began[cell.name]
 
@@ -67,7 +67,7 @@ class BenchStatus:
         """Note that a cell will not be run any more."""
         self._left.pop(name, None)
 
-    def finished(self, cell: BenchCell) -> None:
+    def note_finish(self, cell: BenchCell) -> None:
         """Count a cell and print its line."""
         _, began = self._began.pop(cell.name)
         self._took[cell.kind].append(time.monotonic() - began)
@@ -106,10 +106,10 @@ class BenchStatus:
             return ""
         now = time.monotonic()
         running = {name: now - began for name, (_, began) in self._began.items()}
-        seconds = [max(0.0, self._expected(cell) - running.get(name, 0.0)) for name, cell in self._left.items()]
+        seconds = [max(0.0, self._expect_seconds(cell) - running.get(name, 0.0)) for name, cell in self._left.items()]
         return _clock(max(sum(seconds) / self._parallel, *seconds))
 
-    def _expected(self, cell: BenchCell) -> float:
+    def _expect_seconds(self, cell: BenchCell) -> float:
         """Return the mean of a cell's kind, else of all transfers, else of all cells."""
         if cell.kind in self._took:
             return mean(self._took[cell.kind])

@@ -113,7 +113,7 @@ def _compare_column(column: list[TableCell], others: list[Method], examples: Exa
     by_method = {cell.method: cell for cell in column}
     for cell in column:
         for other in others:
-            if other in by_method and _compared(cell.method, other):
+            if other in by_method and _is_compared(cell.method, other):
                 difference = _difference(cell, by_method[other], spread, matrices, resampled, examples)
                 cell.differences.extend([difference] if difference else [])
 
@@ -127,7 +127,7 @@ def _spread_of_column(column: list[TableCell]) -> tuple[float, int]:
     return statistics.pooled_spread(np.array([[cell.scores[seed] for seed in shared] for cell in repeated]))
 
 
-def _compared(method: Method, other: Method) -> bool:
+def _is_compared(method: Method, other: Method) -> bool:
     """Say whether `other` is an ablation of the method, or a baseline above it that has its teacher or none."""
     if other.kind not in BASELINES:
         return _ablates(other, method)
@@ -159,7 +159,7 @@ def _difference(
             means_RS = resampled[cell.method][:, mine] - resampled[baseline.method][:, yours]
             bootstrap = statistics.bootstrap_interval(means_RS)
     variance, freedom = spread
-    estimate = estimate.pooled(variance / len(seeds), freedom)
+    estimate = estimate.pool(variance / len(seeds), freedom)
     return Difference(
         baseline=baseline.method,
         mean=math.fsum(pair.difference for pair in pairs) / len(pairs),

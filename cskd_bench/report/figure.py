@@ -60,7 +60,7 @@ class Scale:
 
 def figure(comparison: Comparison) -> str:
     """Return an SVG of every difference of the plain CSKD that has an interval, table by table."""
-    drawn = [(table, found) for table in comparison.tables if (found := _tested(table))]
+    drawn = [(table, found) for table in comparison.tables if (found := _collect_tested(table))]
     body: list[str] = []
     top = 46
     for table, found in drawn:
@@ -84,7 +84,7 @@ def figure(comparison: Comparison) -> str:
     )
 
 
-def _tested(table: Table) -> list[tuple[Setting, Method, list[Difference]]]:
+def _collect_tested(table: Table) -> list[tuple[Setting, Method, list[Difference]]]:
     """Return each column's differences of the plain CSKD that have an interval, for each of its teachers."""
     found = []
     for (method, setting), cell in table.cells.items():

@@ -50,7 +50,7 @@ class EstimatedMean:
         half = _half_width(self.seed_variance, self.freedom, self.example_variance, level)
         return self.mean - half, self.mean + half
 
-    def pooled(self, seed_variance: float, freedom: int) -> "EstimatedMean":
+    def pool(self, seed_variance: float, freedom: int) -> "EstimatedMean":
         """Return the estimate with a spread that many methods show, or with its own where that is larger."""
         if self.seed_variance is None or freedom <= self.freedom:
             return self

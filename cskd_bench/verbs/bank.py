@@ -45,12 +45,12 @@ def add(verbs: Verbs) -> None:
 
 def _build(options: argparse.Namespace) -> int:
     from cskd_bench.bank.build import build_bank
-    from cskd_bench.bank.claim import launched
+    from cskd_bench.bank.claim import launcher_rank
     from cskd_bench.device import default_device
 
     config = asked_config(options)
     built = build_bank(config, options.output, options.epochs, options.shard, default_device())
-    rank, world = launched()
+    rank, world = launcher_rank()
     rate = built.views / built.seconds if built.views else 0
     kept = f", {built.shards_before} shards were there already" if built.shards_before else ""
     by = f" by rank {rank} of {world}" if world > 1 else ""

@@ -26,7 +26,7 @@ def until_ended(executor, count):
     ended, latest = {}, time.monotonic() + 60
     while len(ended) < count:
         assert time.monotonic() < latest
-        ended.update({cell.name: end for cell, end in executor.ended()})
+        ended.update({cell.name: end for cell, end in executor.collect_ended()})
     return ended
 
 
@@ -58,9 +58,9 @@ def test_a_job_that_slurm_refuses_ends_in_words(tmp_path):
 
     slurm._executor.submit = refuse
     slurm.start(job("refused", tmp_path))
-    ((cell, ended),) = slurm.ended()
+    ((cell, ended),) = slurm.collect_ended()
     assert cell.name == "refused" and "not submitted: RuntimeError: invalid partition" in ended.error
-    assert slurm.ended() == []
+    assert slurm.collect_ended() == []
 
 
 @pytest.mark.parametrize(
