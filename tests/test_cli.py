@@ -2,10 +2,10 @@
 
 import json
 import shutil
-import subprocess
 import sys
 
 import pytest
+from helpers.processes import run
 
 from cskd_bench.bench.plan import load_plan
 from cskd_bench.cli import build_parser, main
@@ -26,7 +26,7 @@ sys.exit(main({arguments!r}))
 
 def run_without(blocked, *arguments):
     program = BLOCKED.format(blocked=set(blocked), arguments=list(arguments))
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    return run([sys.executable, "-c", program])
 
 
 def test_help_imports_nothing_heavy():

@@ -2,13 +2,12 @@
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from bank_runs import save_teacher, small_run
+from helpers.processes import TWO_RANKS, end, start
 from safetensors.torch import load_file
 
 from cskd_bench.bank.build import build_bank
@@ -115,13 +114,8 @@ def on_tensors(config):
 
 def test_bank_equals_teacher_on_two_ranks(weights, bank, tmp_path):
     script = Path(__file__).with_name("bank_ranks.py")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CSKD_BENCH_DEVICE": "cpu"}
     for targets in ("teacher", bank):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
-        done = subprocess.run(
-            [*command, weights, tmp_path, targets], env=environment, capture_output=True, text=True, timeout=240
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
+        end(start([*TWO_RANKS, script, weights, tmp_path, targets]))
     teacher, from_bank = (load_file(tmp_path / name / "model.safetensors") for name in ("teacher", "bank"))
     assert all(torch.equal(teacher[name], from_bank[name]) for name in teacher)
 

@@ -8,13 +8,14 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import processes
+from helpers.tiny import save_model, teacher, write_run
 
 from cskd_bench import device
 from cskd_bench.bench.plan import Cells, Plan, PretrainCell, TransferCell, expand, load_plan, placed
@@ -29,39 +30,8 @@ from cskd_bench.errors import UserError
 from cskd_bench.record import read_record
 from cskd_bench.schema import shipped
 
-STUDENT = """
-name = "tiny"
-[method]
-kind = "cskd"
-[data]
-root = "{data}"
-num_classes = 3
-[student]
-image_size = 32
-patch_size = 16
-depth = 1
-embed_dim = 24
-num_heads = 2
-[recipe]
-epochs = 3
-batch_size = 16
-precision = "fp32"
-ema_decay = 0.0
-[recipe.optim]
-warmup_epochs = 1.0
-[recipe.augment]
-auto_augment = ""
-mix_group = 4
-repeats = 2
-[teacher]
-name = "test_byobnet"
-weights = "{teacher}"
-image_size = 64
-num_classes = 3
-[run]
-workers = 0
-save_every = 1
-"""
+STUDENT = {"name": "tiny", "student.patch_size": 16, "student.depth": 1, "recipe.epochs": 3, "recipe.ema_decay": 0.0}
+STUDENT |= {"recipe.augment.auto_augment": "", "run.save_every": 1}
 TASK = """
 version = 1
 protocols = [{protocols}]
@@ -96,14 +66,9 @@ CELLS = 24  # 4 pretrainings; (finetune, linear, knn) and (linear, knn) of each
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, colour_squares):
     """A folder with a student, two tasks and a plan of 24 cells: 4 pretrainings x (3 + 2) transfers."""
-    import timm
-    import torch
-    from safetensors.torch import save_file
-
     folder = tmp_path_factory.mktemp("plan")
-    torch.manual_seed(0)
-    save_file(timm.create_model("test_byobnet", num_classes=3).state_dict(), folder / "teacher.safetensors")
-    (folder / "student.toml").write_text(STUDENT.format(data=colour_squares, teacher=folder / "teacher.safetensors"))
+    weights = save_model(folder / "teacher.safetensors", num_classes=3)
+    write_run(folder / "student.toml", {**STUDENT, "data.root": colour_squares, **teacher(weights)})
     for name, protocols, train in (
         ("coloured", '"finetune", "linear", "knn"', "train"),
         ("fewer", '"linear", "knn"', "val"),
@@ -114,25 +79,16 @@ def place(tmp_path_factory, colour_squares):
 
 
 def start(place: Path, output: str, *words: str) -> "subprocess.Popen[str]":
-    environment = {**os.environ, "CSKD_BENCH_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+    return processes.start(bench("plan.toml", output, *words), cwd=place)
+
+
+def bench(plan: str, output: str, *words: str) -> list[str]:
     places = ["--runs", f"{output}/runs", "--results", f"{output}/results"]
-    command = [sys.executable, "-m", "cskd_bench.cli", "bench", "plan.toml", *places, "--threads", "1", *words]
-    return subprocess.Popen(
-        command,
-        cwd=place,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    return [*processes.CSKD_BENCH, "bench", plan, *places, "--threads", "1", *words]
 
 
 def finish(place: Path, output: str, *words: str, code: int = 0) -> str:
-    process = start(place, output, *words)
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == code, said
-    return said
+    return processes.end(start(place, output, *words), code)
 
 
 def records(place: Path, output: str) -> dict[str, dict]:
@@ -218,12 +174,9 @@ def test_ray_on_two_workers_gives_the_same_records(local, place):
 def test_submitit_gives_the_same_records(local, place):
     pytest.importorskip("submitit", reason="the slurm extra is not installed")
     (place / "small.toml").write_text('students = ["student.toml"]\nseeds = [0]\n[[methods]]\nkind = "supervised"\n')
-    environment = {**os.environ, "CSKD_BENCH_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
-    words = ["--executor", "slurm", "--slurm", "cluster=local", "--threads", "1"]
+    words = ["--executor", "slurm", "--slurm", "cluster=local"]
     words += ["--set", "recipe.augment.view_size=64"]  # what the whole plan's cskd needs
-    places = ["--runs", "slurm/runs", "--results", "slurm/results"]
-    command = [sys.executable, "-m", "cskd_bench.cli", "bench", "small.toml", *places, *words]
-    subprocess.run(command, cwd=place, env=environment, check=True, timeout=120)
+    processes.end(processes.start(bench("small.toml", "slurm", *words), cwd=place))
     ((name, record),) = records(place, "slurm").items()
     assert record == local[name]
 
@@ -233,12 +186,11 @@ def test_the_command_of_a_record_reruns_its_cell(local, place):
     made = [read_record(path) for path in (place / "local" / "results" / "records").glob("*.json")]
     chosen = [next(r for r in made if r.protocol == "pretrain" and r.method.kind == "cskd")]
     chosen.append(next(r for r in made if r.protocol == "knn" and r.checkpoint.run == chosen[0].checkpoint.run))
-    environment = {**os.environ, "CSKD_BENCH_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
     for record in chosen:
         words = shlex.split(record.command.replace("local/", "again/"))
         assert words[0] == "cskd-bench"
         assert ("knn.k=3" in words) == (record.protocol == "knn")
-        subprocess.run([sys.executable, "-m", "cskd_bench.cli", *words[1:]], cwd=place, env=environment, check=True)
+        processes.run_cskd_bench(*words[1:], cwd=place)
     again = records(place, "again")
     assert {name: record["metrics"] for name, record in again.items()} == {
         record.id: record.metrics for record in chosen
@@ -290,27 +242,22 @@ def test_failures_are_listed_and_gone_when_the_next_start_succeeds(place, colour
     plan = 'students = ["broken.toml"]\nseeds = [0]\ntasks = ["fewer.toml"]\n[[methods]]\nkind = "supervised"\n'
     (place / "broken.toml").write_text(student.replace(str(colour_squares), "nothing-here"))
     (place / "plan2.toml").write_text(plan)
-    environment = {**os.environ, "CSKD_BENCH_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
-    places = ["--runs", "broken/runs", "--results", "broken/results"]
-    command = [sys.executable, "-m", "cskd_bench.cli", "bench", "plan2.toml", *places, "--threads", "1"]
-    done = subprocess.run(command, cwd=place, env=environment, text=True, capture_output=True, check=False)
-    assert done.returncode == 1, done.stderr
+    command = bench("plan2.toml", "broken")
+    processes.end(processes.start(command, cwd=place), code=1)
     entries = json.loads((place / "broken" / "results" / "failures.json").read_text())
     assert [entry["error"] for entry in entries][1:] == ["not run: its pretraining failed"] * 2
     assert "nothing-here" in entries[0]["error"]
     (place / "broken.toml").write_text(student)
-    subprocess.run(command, cwd=place, env=environment, check=True)
+    processes.end(processes.start(command, cwd=place))
     assert json.loads((place / "broken" / "results" / "failures.json").read_text()) == []
 
 
 def test_a_bench_with_banks_labels_each_view_once_and_records_the_same(place):
     methods = '[[methods]]\nkind = "kd"\n[[methods]]\nkind = "deit"\n[[methods]]\nkind = "cskd"\n'
     (place / "plan3.toml").write_text('students = ["student.toml"]\nseeds = [0]\n' + methods)
-    environment = {**os.environ, "CSKD_BENCH_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
     for output, words in (("taught", []), ("banked", ["--bank", "banks", "--parallel", "2"])):
-        places = ["--runs", f"{output}/runs", "--results", f"{output}/results"]
-        command = [sys.executable, "-m", "cskd_bench.cli", "bench", "plan3.toml", *places, "--threads", "1", *words]
-        subprocess.run(command, cwd=place, env=environment, check=True, capture_output=True)
+        command = bench("plan3.toml", output, *words)
+        processes.end(processes.start(command, cwd=place))
     (bank,) = (place / "banks").glob("[!.]*")
     assert len(list(bank.glob("epoch*/part*.json"))) == len(list(bank.glob("epoch*/part*.labels"))) == 3
     taught, banked = records(place, "taught"), records(place, "banked")
@@ -320,19 +267,19 @@ def test_a_bench_with_banks_labels_each_view_once_and_records_the_same(place):
         if record["method"]["kind"] != "kd":  # kd's soft targets are kept in float16
             assert record == taught[name]
     command = [*command, "--dry-run"]
-    said = subprocess.run(command, cwd=place, env=environment, text=True, capture_output=True, check=True).stdout
+    said = processes.end(processes.start(command, cwd=place))
     row = next(line for line in said.splitlines() if f"bank {bank.name}" in line)
     assert "not needed" in row and row.rstrip().endswith("s") and "what is left: 0 s" in said
     for output in ("banked", "taught"):
         next((place / output / "runs").glob("*_deit_s0/run.json")).unlink()
         next((place / output / "results" / "records").glob("*-pretrain-deit-*.json")).unlink()
-    said = subprocess.run(command, cwd=place, env=environment, text=True, capture_output=True, check=True).stdout
+    said = processes.end(processes.start(command, cwd=place))
     assert "finished" in next(line for line in said.splitlines() if f"bank {bank.name}" in line)
     (bank / "epoch0002" / "part00000.labels").unlink()
-    said = subprocess.run(command, cwd=place, env=environment, text=True, capture_output=True, check=True).stdout
+    said = processes.end(processes.start(command, cwd=place))
     assert "67% labelled" in next(line for line in said.splitlines() if f"bank {bank.name}" in line)
     elsewhere = [word.replace("banked/", "taught/") for word in command]  # its records had the teacher in the loop
-    said = subprocess.run(elsewhere, cwd=place, env=environment, text=True, capture_output=True, check=True).stdout
+    said = processes.end(processes.start(elsewhere, cwd=place))
     assert "what is left: not measured" in said
 
 

@@ -6,13 +6,13 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pycocotools.mask
 import pytest
 import timm
 import torch
+from helpers.processes import run_python
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -416,9 +416,5 @@ def test_two_ranks_share_the_epoch_that_one_rank_sees(monkeypatch):
 
 
 def test_importing_the_room_is_light():
-    import subprocess
-    import sys
-
     code = "import sys, cskd_bench.detection; print([m for m in ('torch', 'mmdet', 'mmengine') if m in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
-    assert run.stdout.strip() == "[]"
+    assert run_python(code).strip() == "[]"

@@ -1,16 +1,15 @@
 """k-shot, low-label, evaluation, the feature cache and what is refused, on images made on the spot."""
 
 import json
-import os
 import shlex
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from helpers.processes import CSKD_BENCH
+from helpers.processes import run as run_command
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -390,10 +389,9 @@ def test_a_full_disk_under_the_feature_cache_is_a_sentence_and_leaves_nothing(sq
     task_on(squares)
     words = ["--task", squares.parent / "my_squares.toml", "--protocol", "knn", "--checkpoint", weights]
     words += ["--model", MODEL, "--workers", "0", "--runs", tmp_path / "runs", "--results", tmp_path / "results"]
-    command = [sys.executable, "-m", "cskd_bench.cli", "transfer", *map(str, words)]
+    command = [*CSKD_BENCH, "transfer", *map(str, words)]
     limited = f"ulimit -f 4; exec {shlex.join(command)}"  # 4 KiB a file: the features are 18
-    environment = {**os.environ, "CSKD_BENCH_DEVICE": "cpu", "PYTHONDONTWRITEBYTECODE": "1"}
-    ended = subprocess.run(["bash", "-c", limited], env=environment, capture_output=True, text=True, timeout=120)
+    ended = run_command(["bash", "-c", limited], PYTHONDONTWRITEBYTECODE="1")
     assert ended.returncode == 2, ended.stderr
     assert "Traceback" not in ended.stderr and ".npz: File too large" in ended.stderr
     assert list((tmp_path / "runs" / "transfer" / "features").iterdir()) == []

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from helpers.processes import environment
 
 from cskd_bench.cli import main
 from cskd_bench.config import DataConfig
@@ -81,9 +82,8 @@ sys.exit(main(sys.argv[4:]))
 
 def start(*words, script=None):
     program = ["-c", script] if script else ["-m", "cskd_bench.cli"]
-    return subprocess.Popen(
-        [sys.executable, *program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, *program, *words], **pipes, env=environment(), text=True)
 
 
 def killed(module, name, call, words):
