@@ -38,12 +38,13 @@ def test_help_imports_nothing_heavy():
 
 
 def test_every_verb_has_help(capsys):
-    for action in build_parser()._subparsers._group_actions:
-        for verb in action.choices:
-            with pytest.raises(SystemExit) as stopped:
-                main([verb, "--help"])
-            assert stopped.value.code == 0
-            assert capsys.readouterr().out
+    (action,) = build_parser()._subparsers._group_actions
+    assert len(action.choices) > 6
+    for verb in action.choices:
+        with pytest.raises(SystemExit) as stopped:
+            main([verb, "--help"])
+        assert stopped.value.code == 0
+        assert capsys.readouterr().out
 
 
 def test_configs_are_listed_with_what_they_are(capsys):

@@ -54,6 +54,7 @@ def leaves(table, prefix=()):
 @pytest.mark.parametrize(("size", "method", "epochs"), RECIPES)
 def test_a_recipe_states_only_what_differs_from_the_defaults(size, method, epochs):
     stated = tomllib.loads(path_of(size, method, epochs).read_text())
+    assert stated["method"]["kind"] == method
     defaults = PretrainConfig(name="defaults", method={"kind": method}).model_dump()
     for keys, value in leaves(stated):
         default = defaults

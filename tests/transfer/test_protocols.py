@@ -341,14 +341,15 @@ def test_other_classes_are_refused(squares, weights, tmp_path):
 def test_two_names_of_one_split_do_not_make_two(mnist):
     """CIFAR's and MNIST's "val" is their test split: train+val would learn the answers."""
     data = {"dataset": "torch/mnist", "root": str(mnist), "num_classes": 10, "test": "test"}
-    for train, expected in (("train", ""), ("train+val", "'train\\+val' and data.test 'test' open the same 1 part")):
+    for train, expected in (("train", ""), ("train+val", "'train+val' and data.test 'test' open the same 1 part")):
         spec = TaskSpec(name="digits", protocols=("knn",), data=TaskData(train=train, **data))
         splits = [open_source(spec.data, split) for split in (train, "test")]
-        if expected:
-            with pytest.raises(UserError, match=expected):
-                check_splits(spec, *splits)
-        else:
+        said = ""
+        try:
             check_splits(spec, *splits)
+        except UserError as error:
+            said = str(error)
+        assert expected in said and bool(said) == bool(expected)
 
 
 def test_a_partly_unpacked_test_split_is_refused(squares, weights, tmp_path):
