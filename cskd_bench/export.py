@@ -9,15 +9,14 @@ from typing import Any, Literal
 
 import timm
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cskd_bench.config import StudentConfig
-from cskd_bench.engine.checkpoint import write_atomically
 from cskd_bench.errors import UserError
+from cskd_bench.files import write_file
 from cskd_bench.models import architectures
 from cskd_bench.models.checkpoints import Loaded, load_checkpoint
-from cskd_bench.models.weights import plain_state
+from cskd_bench.models.weights import plain_state, save_tensors
 
 _CSKD_NAMES = {"deit_tiny": "cskd_tiny", "deit_small": "cskd_small", "deit_base": "cskd_base"}
 
@@ -39,8 +38,7 @@ def export_timm(checkpoint: Path, output: Path, weights: Literal["raw", "ema"] =
     student, run = loaded.student, loaded.pretrain_config
     assert run is not None  # a run folder's
     _verify(loaded, lambda views: exported((views - student.mean) / student.std))
-    output.mkdir(parents=True, exist_ok=True)
-    save_file(plain_state(loaded.student), output / "model.safetensors")
+    write_file(output / "model.safetensors", lambda path: save_tensors(path, plain_state(loaded.student)))
     config = {
         "architecture": architecture,
         "num_classes": loaded.num_classes,
@@ -58,7 +56,7 @@ def export_timm(checkpoint: Path, output: Path, weights: Literal["raw", "ema"] =
             "first_conv": exported.pretrained_cfg["first_conv"],
         },
     }
-    write_atomically(output / "config.json", (json.dumps(config, indent=1) + "\n").encode())
+    write_file(output / "config.json", (json.dumps(config, indent=1) + "\n").encode())
     return f'timm.create_model("local-dir:{output}", pretrained=True)'
 
 
@@ -88,7 +86,7 @@ def export_onnx(checkpoint: Path, output: Path, weights: Literal["raw", "ema"] =
         )
     session = onnxruntime.InferenceSession(file.getvalue())
     _verify(loaded, lambda views: torch.from_numpy(session.run(None, {"views": views.numpy()})[0]))
-    write_atomically(output, file.getvalue())
+    write_file(output, file.getvalue())
     return f"{output}: input `views` in [0, 1], {loaded.image_size} px; output `logits`"
 
 

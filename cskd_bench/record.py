@@ -3,9 +3,7 @@
 import contextlib
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -13,6 +11,7 @@ from typing import Any, Final, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, ValidationError
 
 from cskd_bench.errors import UserError
+from cskd_bench.files import write_file
 from cskd_bench.schema import StrictModel, fingerprint
 
 SCHEMA_VERSION: Final = 2
@@ -126,30 +125,12 @@ class Record(StrictModel):
 def write_record(folder: Path, record: Record) -> Path:
     """Write a record as folder/<id>.json without ever replacing a file; two processes may write at once."""
     path = folder / f"{record.id}.json"
-    write_new(path, (json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True) + "\n").encode())
-    return path
-
-
-def write_new(path: Path, content: bytes) -> None:
-    """Write a new file atomically; UserError if one of that name is already there."""
+    content = (json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True) + "\n").encode()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        path.hardlink_to(temporary)  # fails where the name exists, unlike rename
+        write_file(path, content, replace=False)
     except FileExistsError:
         raise UserError(f"{path}: exists already; records are never overwritten") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        Path(temporary).unlink()
+    return path
 
 
 def read_record(path: Path) -> Record:
@@ -209,7 +190,7 @@ def _resolve_views(data: dict[str, Any]) -> bool:
     if checkpoint["pretrain_recipe"] != then:
         return False
     cell = {"protocol": protocol, "task": config.get("task")}
-    if protocol == "detect":
+    if "mmengine" in config:  # a detector's
         cell["config"] = config["mmengine"]
     renamed = {then: now, fingerprint({"pretrain": then, **cell}): fingerprint({"pretrain": now, **cell})}
     checkpoint["pretrain_recipe"] = now

@@ -16,6 +16,17 @@ from cskd_bench.schema import StrictModel, apply_overrides, fingerprint, read_to
 Protocol = Literal["finetune", "linear", "knn", "kshot", "lowlabel", "detect", "evaluate"]
 Metric = Literal["top1", "mean_per_class", "box_ap"]
 
+_OF_CLASSES: tuple[Metric, ...] = ("top1", "mean_per_class")
+_METRICS: dict[Protocol, tuple[Metric, ...]] = {  # that each protocol gives
+    "finetune": _OF_CLASSES,
+    "linear": _OF_CLASSES,
+    "knn": _OF_CLASSES,
+    "kshot": _OF_CLASSES,
+    "lowlabel": _OF_CLASSES,
+    "detect": ("box_ap",),
+    "evaluate": _OF_CLASSES,
+}
+
 
 class FinetuneAugment(AugmentConfig):
     """Crops and flips alone, unless a task says more."""
@@ -152,8 +163,9 @@ class TaskSpec(StrictModel):
             raise ValueError(f"name {self.name!r}: use letters, digits, '.', '_' and '-'; it names files")
         if not self.protocols:
             raise ValueError("protocols is empty: name at least one")
-        if ("detect" in self.protocols) != (self.metric == "box_ap") or {"detect"} < set(self.protocols):
-            raise ValueError('metric "box_ap" and protocol "detect" go together, and with no other')
+        for protocol in self.protocols:
+            if self.metric not in _METRICS[protocol]:
+                raise ValueError(f'protocol "{protocol}" gives {" or ".join(_METRICS[protocol])}, not {self.metric}')
         return self
 
     def identity(self) -> dict[str, Any]:
@@ -163,8 +175,8 @@ class TaskSpec(StrictModel):
         for settings in set(get_args(Protocol)) - used:
             del data[settings]
         data["data"]["root"] = Path(self.data.stands_for or self.data.root).name
-        if "detect" in data:
-            data["detect"]["config"] = _named(Path(self.detect.config))
+        if detect := data.get("detect"):
+            detect["config"] = _named(Path(self.detect.config))
         for prose in ("splits", "source", "licence", "by_hand", "stands_for"):
             del data["data"][prose]
         return data

@@ -8,12 +8,12 @@ import torch
 
 import cskd_bench
 from cskd_bench import device
-from cskd_bench.bank.folding import fold_batch_norms
-from cskd_bench.bank.labeller import labelling_teacher
 from cskd_bench.config import TeacherConfig
 from cskd_bench.data.loader import eval_loader
 from cskd_bench.device import check_precision, computing, default_device, exact_fp32, pins
 from cskd_bench.errors import UserError
+from cskd_bench.models.folding import fold_batch_norms
+from cskd_bench.models.labeller import labelling_teacher
 from cskd_bench.models.teachers import Teacher
 
 PACKAGE = Path(cskd_bench.__file__).parent

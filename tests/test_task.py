@@ -90,8 +90,8 @@ def test_a_task_is_the_same_wherever_its_images_lie(tmp_path):
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ("metric=box_ap", '"box_ap" and protocol "detect" go together'),
-        ('protocols=["detect"]', '"box_ap" and protocol "detect" go together'),
+        ("metric=box_ap", 'protocol "finetune" gives top1 or mean_per_class, not box_ap'),
+        ('protocols=["detect"]', 'protocol "detect" gives box_ap, not top1'),
         ("linear.c_grid=[]", r"linear\.c_grid: .* at least 1 item"),
         ("knn.temperature=0.001", r"knn\.temperature: input should be greater than or equal to 0\.02"),
     ],

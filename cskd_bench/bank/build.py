@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader
 from cskd_bench.bank.claim import claimed, launched
 from cskd_bench.bank.envelope import MOST_EPOCHS, upper_envelope
 from cskd_bench.bank.flips import first_views, label_flips
-from cskd_bench.bank.labeller import labelling_teacher
 from cskd_bench.bank.match import bank_plan, teacher_identity, teacher_source, views_identity
 from cskd_bench.bank.pack import pack, soft_targets
 from cskd_bench.bank.shard import write_shard
@@ -28,6 +27,7 @@ from cskd_bench.data.open import open_source
 from cskd_bench.data.sources import Source
 from cskd_bench.device import default_device, pins
 from cskd_bench.errors import UserError
+from cskd_bench.models.labeller import labelling_teacher
 from cskd_bench.models.teachers import Teacher, build_teacher
 
 _SHARD_VIEWS = 65_536

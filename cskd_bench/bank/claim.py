@@ -1,16 +1,13 @@
 """Who labels which shard, where several processes build one bank."""
 
-import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
 from cskd_bench.errors import UserError
-
-NO_LOCKS: Final = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+from cskd_bench.files import NO_LOCKS
 
 
 def launched() -> tuple[int, int]:

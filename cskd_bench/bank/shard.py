@@ -9,9 +9,7 @@
 Readers map the file and take no lock; a block's sum is checked when the block is first read.
 """
 
-import os
 import struct
-import tempfile
 import zlib
 from collections.abc import Sequence
 from itertools import pairwise
@@ -21,6 +19,7 @@ import numpy as np
 
 from cskd_bench.bank.pack import PackedViews
 from cskd_bench.errors import UserError
+from cskd_bench.files import write_file
 
 _MAGIC = b"CSKDBNK1"
 _HEAD = struct.Struct("<8s16sIIII")
@@ -35,21 +34,7 @@ def write_shard(path: Path, bank: str, epoch: int, first: int, views: Sequence[b
     sums = [zlib.crc32(payload[start:end]) for start, end in pairwise(ends)]
     head = _HEAD.pack(_MAGIC, bank.encode(), epoch, first, len(views), _BLOCK)
     head += offsets.tobytes() + np.array(sums, dtype="<u4").tobytes()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(head + struct.pack("<I", zlib.crc32(head)))
-                file.write(payload)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+    write_file(path, head + struct.pack("<I", zlib.crc32(head)) + payload)
 
 
 class Shard:

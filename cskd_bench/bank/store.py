@@ -14,7 +14,7 @@ from cskd_bench.bank.pack import SoftTargets
 from cskd_bench.bank.shard import Shard
 from cskd_bench.config import Precision
 from cskd_bench.errors import UserError
-from cskd_bench.record import write_new
+from cskd_bench.files import write_file
 from cskd_bench.schema import StrictModel, fingerprint
 
 _LEFT_OUT: Any = object()  # a setting at its default that a bank or a run does not name
@@ -137,11 +137,9 @@ def read_manifest(folder: Path) -> BankManifest:
 def begin_bank(folder: Path, manifest: BankManifest) -> None:
     """Write the manifest of a new bank, or check that the bank there is the same; UserError with the difference."""
     if not (folder / "manifest.json").exists():
-        try:
-            write_new(folder / "manifest.json", (manifest.model_dump_json(indent=1) + "\n").encode())
-        except UserError:
-            if not (folder / "manifest.json").exists():  # else another process began it just now
-                raise
+        content = (manifest.model_dump_json(indent=1) + "\n").encode()
+        with contextlib.suppress(FileExistsError):  # another process began it just now
+            write_file(folder / "manifest.json", content, replace=False)
     there = read_manifest(folder)
     if changes := differences(there.model_dump(mode="json"), manifest.model_dump(mode="json")):
         raise UserError(f"{folder}: is another bank; choose another folder. {refusal(changes, there.versions)}")

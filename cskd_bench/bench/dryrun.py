@@ -12,11 +12,10 @@ from cskd_bench.bench.plan import Cell, Cells, PretrainCell
 from cskd_bench.bench.state import Found
 from cskd_bench.bench.work import Places
 from cskd_bench.data.loader import ViewPlan
-from cskd_bench.detection.splits import open_splits
 from cskd_bench.engine.estimate import training_images
 from cskd_bench.errors import UserError
 from cskd_bench.record import Record
-from cskd_bench.transfer.cell import open_split
+from cskd_bench.transfer.run import size_of_cell
 
 NOT_MEASURED = "not measured"
 
@@ -77,17 +76,7 @@ def _size(cell: Cell, work: Path) -> tuple[int, int] | None:
         if isinstance(cell, PretrainCell):
             plan = ViewPlan.of(cell.config.recipe, training_images(cell.config)[0], cell.config.seed)
             return plan.steps, plan.steps * cell.config.recipe.batch_size
-        if cell.protocol == "detect":
-            return 0, len(open_splits(cell.task.data, work)[1].read()["images"])
-        data, recipe = cell.task.data, cell.task.finetune
-        test = len(open_split(data, data.test))
-        if cell.protocol == "evaluate":
-            return 0, test
-        train = len(open_split(data, data.train))
-        if cell.protocol != "finetune":
-            return 0, train + test
-        plan = ViewPlan.of(recipe, round(recipe.train_fraction * train), cell.seed)
-        return plan.steps, plan.steps * recipe.batch_size
+        return size_of_cell(cell.task, cell.protocol, cell.seed, work)
     except UserError:
         return None
 

@@ -9,9 +9,9 @@ from cskd_bench.bench.plan import Cell, Cells, PretrainCell, TransferCell
 from cskd_bench.bench.work import Places
 from cskd_bench.config import DataConfig, TeacherConfig
 from cskd_bench.data.open import open_source
-from cskd_bench.engine.checkpoint import write_atomically
-from cskd_bench.engine.pretrain import read_summary
 from cskd_bench.errors import UserError
+from cskd_bench.files import write_file
+from cskd_bench.models.run_summary import RunSummary, is_finished, read_run
 from cskd_bench.models.teachers import is_another_teacher, teacher_weights
 from cskd_bench.record import Record, read_records
 
@@ -30,17 +30,15 @@ class Found:
     def record(self, cell: Cell) -> Record | None:
         """Return a finished cell's record, made by the same settings; None where it is not there."""
         if isinstance(cell, PretrainCell):
-            file = self._places.runs / cell.name / "run.json"
-            if not file.exists():
+            folder = self._places.runs / cell.name
+            if not is_finished(folder):
                 return None
-            finished, then = read_summary(file)
-            record = self._ids.get(str(finished.get("record")))
+            finished = read_run(folder)
+            record = self._ids.get(finished.record)
             changed = record is not None and is_another_teacher(cell.config.teacher, record.method.teacher)
-            return record if then.identity() == cell.config.identity() and not changed else None
+            return record if finished.config.identity() == cell.config.identity() and not changed else None
         summary = run_summary(self._places.runs / cell.run)
-        hashes = summary.get("sha256") if summary else None
-        sha256 = str(hashes.get("model", "")) if isinstance(hashes, dict) else ""
-        return self._transfers.get(_asked(cell, sha256))
+        return self._transfers.get(_asked(cell, summary.sha256.get("model", "") if summary else ""))
 
     def finished(self, cells: Cells) -> dict[str, Record]:
         """Map the names of a plan's finished cells to their records.
@@ -58,7 +56,7 @@ class Found:
 
     def _without_folder(self, cell: PretrainCell) -> Record | None:
         """Return the record of a run that is not here: of the same settings, teacher and images."""
-        if (self._places.runs / cell.name / "run.json").exists():
+        if is_finished(self._places.runs / cell.name):
             return None
         config, settings = cell.config, _settings(cell.config.identity())
         for record in self.records:
@@ -97,13 +95,12 @@ class Found:
         return [r for r in self.records if (r.task.name, r.protocol, r.model.name) == same]
 
 
-def run_summary(folder: Path) -> dict[str, Any] | None:
-    """Return run.json of a finished run, or None."""
+def run_summary(folder: Path) -> RunSummary | None:
+    """Return what a finished run says of itself; None where it is not finished, or cannot be read."""
     try:
-        summary = json.loads((folder / "run.json").read_text())
-    except (OSError, ValueError):
+        return read_run(folder)
+    except UserError:
         return None
-    return summary if isinstance(summary, dict) else None
 
 
 def write_failures(places: Places, failures: Iterable[dict[str, str]], finished: Collection[str]) -> None:
@@ -111,8 +108,7 @@ def write_failures(places: Places, failures: Iterable[dict[str, str]], finished:
     path = places.results / "failures.json"
     entries = {entry["cell"]: entry for entry in [*_failures(path), *failures] if entry["cell"] not in finished}
     if entries or path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, (json.dumps(list(entries.values()), indent=1) + "\n").encode())
+        write_file(path, (json.dumps(list(entries.values()), indent=1) + "\n").encode())
 
 
 def _failures(path: Path) -> list[dict[str, str]]:

@@ -77,9 +77,9 @@ def work(job: Job) -> Ended:
 def _run(job: Job) -> None:
     import torch
 
+    from cskd_bench.cells.pretrain import pretrain
     from cskd_bench.device import default_device
     from cskd_bench.engine.distributed import Ranks
-    from cskd_bench.engine.pretrain import pretrain
     from cskd_bench.transfer.run import transfer
 
     cell, places = job.cell, job.places
@@ -90,28 +90,13 @@ def _run(job: Job) -> None:
         targets = _bank(job.bank, cell.config) if job.bank else None
         pretrain(cell.config, places.runs, places.results, ranks, targets, cell.command)
         return
-    checkpoint, scratch = places.runs / cell.run, places.runs / "transfer"
-    if cell.protocol == "detect":
-        from cskd_bench.detection.run import run_detection
-
-        run_detection(
-            cell.task,
-            checkpoint,
-            cell.seed,
-            results=places.results,
-            work=scratch,
-            ranks=ranks,
-            workers=0,
-            command=cell.command,
-        )
-        return
     transfer(
         cell.task,
         cell.protocol,
-        checkpoint,
+        places.runs / cell.run,
         cell.seed,
         results=places.results,
-        work=scratch,
+        work=places.runs / "transfer",
         ranks=ranks,
         workers=0,
         command=cell.command,

@@ -12,6 +12,7 @@ from cskd_bench.data.published import coco_list_source, torchvision_source
 from cskd_bench.data.shards import shard_source
 from cskd_bench.data.sources import FlatSource, FolderSource, JoinedSource, NpzSource, Source, data_path
 from cskd_bench.errors import UserError
+from cskd_bench.task import TaskData
 
 
 def open_source(data: DataConfig, split: str) -> Source:
@@ -33,6 +34,15 @@ def open_source(data: DataConfig, split: str) -> Source:
             f"{data.dataset} {data.root} {split}: has {found} classes, data.num_classes says {data.num_classes}"
         )
     return source
+
+
+def open_split(data: TaskData, split: str) -> Source:
+    """Open a split of a task; where that fails, the UserError also says how to get the data by hand."""
+    try:
+        return open_source(data, split)
+    except UserError as error:
+        hint = f"; to get the data: {data.by_hand}" if data.by_hand else ""
+        raise UserError(f"{error}{hint}") from error
 
 
 def _open(data: DataConfig, split: str) -> Source:

@@ -3,7 +3,7 @@
 import json
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch.utils.data import Sampler
 from cskd_bench.data.randomness import Stream, integer_seed, permutation
 from cskd_bench.detection.backbone import PlainViT
 from cskd_bench.detection.necks import FourTapFPN, SimpleFeaturePyramid
-from cskd_bench.engine.checkpoint import write_atomically
+from cskd_bench.files import write_file
 
 
 def register() -> None:
@@ -104,6 +104,17 @@ class KeyedSteps(Hook):  # type: ignore[misc]
         seed_everything(integer_seed(self.seed, Stream.STEP, runner.epoch, batch_idx, self.rank))
 
 
+class StopAtRequest(Hook):  # type: ignore[misc]
+    """Calls `heed` after every batch, which ends the run where a rank was asked to stop."""
+
+    def __init__(self, heed: Callable[[], None]) -> None:
+        self.heed = heed
+
+    def after_train_iter(self, *_: Any, **__: Any) -> None:
+        """Look for a request; mmengine calls this."""
+        self.heed()
+
+
 class EpochLines(Hook):  # type: ignore[misc]
     """Tells the terminal, and curve.json in the run's folder, each epoch's mean loss and box AP (main rank only)."""
 
@@ -128,7 +139,7 @@ class EpochLines(Hook):  # type: ignore[misc]
             return
         curve = self._read(runner)
         curve.setdefault(str(epoch), {"epoch": float(epoch)})[name] = value
-        write_atomically(Path(runner.work_dir) / "curve.json", json.dumps(curve).encode())
+        write_file(Path(runner.work_dir) / "curve.json", json.dumps(curve).encode())
         print(f"epoch {epoch}/{runner.max_epochs}: {name} {value:.3f}", file=sys.stderr, flush=True)
 
     def _read(self, runner: Any) -> dict[str, dict[str, float]]:

@@ -1,8 +1,6 @@
 """Digits on a canvas: a detection data set with exact boxes and masks, made from scikit-learn's digits."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from cskd_bench.data.randomness import Stream, generator
+from cskd_bench.files import write_folder
 
 CANVAS: Final = 96  # pixels
 SIDES: Final = (20, 36)  # of a digit, pixels
@@ -27,19 +26,12 @@ def make_digits(folder: Path, *, seed: int = 0, train: int = TRAIN_IMAGES, val: 
     """
     if folder.exists():
         return folder
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
     glyphs, labels = load_digits(return_X_y=True)
     glyphs = (glyphs.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     held_out = np.arange(len(labels)) % 4 == 0
-    for split, count, chosen in (("train", train, ~held_out), ("val", val, held_out)):
-        _write_split(temporary, split, count, glyphs[chosen], labels[chosen], seed)
-    try:
-        temporary.rename(folder)
-    except OSError:  # another process was first; its bytes are the same
-        if not folder.exists():
-            raise
-        shutil.rmtree(temporary)
+    with write_folder(folder, replace=False) as temporary:  # where another process is first, its bytes are the same
+        for split, count, chosen in (("train", train, ~held_out), ("val", val, held_out)):
+            _write_split(temporary, split, count, glyphs[chosen], labels[chosen], seed)
     return folder
 
 

@@ -10,7 +10,6 @@ from typing import Any, Final
 from PIL import Image, ImageDraw
 
 from cskd_bench.detection.annotations import CocoSplit
-from cskd_bench.record import SideFile, sha256_file, write_new
 
 _SIDE: Final = 320  # pixels of one half's longer side
 _MINIMUM: Final = 160  # smaller images are enlarged to this
@@ -18,15 +17,15 @@ _SCORE: Final = 0.3  # predictions below are not drawn
 _COLOURS: Final = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000")
 
 
-def write_pictures(records: Path, name: str, split: CocoSplit, predictions: Path, count: int) -> tuple[SideFile, ...]:
-    """Write up to `count` JPEGs beside a record: evenly spaced images of the split that have objects."""
+def draw_pictures(split: CocoSplit, predictions: Path, count: int) -> list[bytes]:
+    """Return up to `count` JPEGs: evenly spaced images of the split that have objects."""
     content = split.read()
     truth, found = _by_image(content["annotations"]), _by_image(_read(predictions))
     images = [image for image in content["images"] if truth[image["id"]]]
     chosen = [images[number * len(images) // count] for number in range(min(count, len(images)))]
     names = {category["id"]: str(category["name"]) for category in content["categories"]}
-    written = []
-    for number, image in enumerate(chosen, 1):
+    drawn = []
+    for image in chosen:
         with Image.open(split.images / image["file_name"]) as opened:
             picture = opened.convert("RGB")
         confident = [item for item in found[image["id"]] if item["score"] >= _SCORE]
@@ -37,11 +36,8 @@ def write_pictures(records: Path, name: str, split: CocoSplit, predictions: Path
         both.paste(right, (left.width + 4, 0))
         buffer = io.BytesIO()
         both.save(buffer, "JPEG", quality=85)
-        path = records / f"{name}.truth_and_predictions_{number}.jpg"
-        if not path.exists():
-            write_new(path, buffer.getvalue())
-        written.append(SideFile(name=path.name, sha256=sha256_file(path)))
-    return tuple(written)
+        drawn.append(buffer.getvalue())
+    return drawn
 
 
 def _read(predictions: Path) -> list[dict[str, Any]]:

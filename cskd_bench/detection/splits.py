@@ -2,19 +2,28 @@
 
 import hashlib
 from pathlib import Path
+from typing import Final
 
+from cskd_bench.config import DataConfig
 from cskd_bench.data.sources import data_path
 from cskd_bench.detection.annotations import CocoSplit, find_split
 from cskd_bench.detection.digits import make_digits
 from cskd_bench.errors import UserError
 from cskd_bench.task import TaskData
 
+COCO: Final = "coco"  # data.dataset of a folder in COCO's format
+
+
+def is_coco(data: DataConfig) -> bool:
+    """Whether a data set's labels are boxes in COCO's format, rather than one class an image."""
+    return data.dataset == COCO
+
 
 def open_splits(data: TaskData, work: Path) -> tuple[CocoSplit, CocoSplit]:
     """Return train and test; the digits are made under `work`. UserError for missing data or other classes in test."""
     if data.dataset == "digits_detection":
         root = make_digits(work / "digits_detection")
-    elif data.dataset == "coco":
+    elif is_coco(data):
         root = data_path(data.root)
     else:
         raise UserError(f"data.dataset: detection reads coco or digits_detection, not {data.dataset!r}")

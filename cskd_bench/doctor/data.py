@@ -13,6 +13,7 @@ from cskd_bench.config import DataConfig
 from cskd_bench.data.manifests import Manifest
 from cskd_bench.data.open import open_source
 from cskd_bench.data.sources import IMAGE_SUFFIXES, FolderSource, Source, data_path
+from cskd_bench.detection.splits import COCO, is_coco
 from cskd_bench.doctor.findings import Finding
 from cskd_bench.errors import UserError
 from cskd_bench.task import TaskData, load_task, task_files
@@ -38,7 +39,7 @@ def describe(root: Path, manifest: Manifest | None) -> DataConfig | Finding:
     if not root.is_dir():
         return Finding("attention", "layout", f"{root}: no such folder", "name the data set's folder with --data-dir")
     if (root / "annotations").is_dir():
-        return DataConfig(dataset="coco", root=str(root), train="", val="", num_classes=_classes(manifest))
+        return DataConfig(dataset=COCO, root=str(root), train="", val="", num_classes=_classes(manifest))
     archives = sorted(path.stem for path in root.glob("*.npz"))
     folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     names = archives or folders
@@ -64,7 +65,7 @@ def check_data(
     data: DataConfig, splits: tuple[str, ...], manifest: Manifest | None, *, decode: bool, threads: int
 ) -> Iterator[Finding]:
     """Look at the named splits of a data set; `decode` reads every image whole, in so many threads."""
-    if data.dataset == "coco":
+    if is_coco(data):
         yield from _check_coco(data_path(data.root), splits, manifest, decode, threads)
         return
     found: dict[str, Source] = {}

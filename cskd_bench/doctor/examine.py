@@ -8,6 +8,7 @@ from rich.console import Console
 from cskd_bench.config import DataConfig, PretrainConfig, load_config
 from cskd_bench.data.manifests import Manifest, manifest_for_folder, manifests
 from cskd_bench.data.sources import data_path
+from cskd_bench.detection.splits import COCO, is_coco
 from cskd_bench.doctor.data import check_data, describe, published_layout
 from cskd_bench.doctor.environment import LOW_DISK, environment
 from cskd_bench.doctor.findings import Finding, show
@@ -109,12 +110,12 @@ def _check_folder(
     yield from check_data(layout, _splits(layout, known), known, decode=decode, threads=threads)
 
 
-_LAYOUTS = {"folder": "one folder per class in each split", "npz": "one .npz per split", "coco": "COCO's format"}
+_LAYOUTS = {"folder": "one folder per class in each split", "npz": "one .npz per split", COCO: "COCO's format"}
 
 
 def _splits(layout: DataConfig, manifest: Manifest | None) -> tuple[str, ...]:
     """Return the splits to look at: the manifest's, else those that were found."""
-    if layout.dataset == "coco":
+    if is_coco(layout):
         return ()
     if manifest is not None:
         return tuple(manifest.splits)

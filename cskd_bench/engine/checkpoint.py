@@ -5,18 +5,18 @@ with the step, the run's identity and the SHA-256 of the other files. Nothing in
 """
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from cskd_bench.errors import UserError
+from cskd_bench.files import UNFINISHED, write_folder
+from cskd_bench.models.weights import save_tensors
 from cskd_bench.record import sha256_file
 
 _PREFIX = "step-"
@@ -37,26 +37,16 @@ class Checkpoint:
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Write a checkpoint atomically and drop the oldest beyond `keep`; UserError when the disk is full."""
     final = folder / f"{_PREFIX}{checkpoint.step:09d}"
-    temporary = folder / f".writing-{final.name}-{os.getpid()}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        save_file(_contiguous(checkpoint.model), temporary / "model.safetensors")
-        if checkpoint.ema:
-            save_file(_contiguous(checkpoint.ema), temporary / "ema.safetensors")
-        torch.save(checkpoint.optimizer, temporary / "optimizer.pt")
-        hashes = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
-        state = {"step": checkpoint.step, "sha256": hashes, **checkpoint.state}
-        (temporary / "state.json").write_text(json.dumps(state))
-        for path in temporary.iterdir():
-            sync(path)
-        if final.exists():
-            shutil.rmtree(final)
-        temporary.rename(final)
-        sync(folder)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with write_folder(final) as temporary:
+            save_tensors(temporary / "model.safetensors", checkpoint.model)
+            if checkpoint.ema:
+                save_tensors(temporary / "ema.safetensors", checkpoint.ema)
+            torch.save(checkpoint.optimizer, temporary / "optimizer.pt")
+            hashes = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
+            state = {"step": checkpoint.step, "sha256": hashes, **checkpoint.state}
+            (temporary / "state.json").write_text(json.dumps(state))
+    except (OSError, RuntimeError) as error:  # torch.save has the latter for a full disk
         raise UserError(
             f"{final}: the checkpoint could not be written ({error}); earlier ones are untouched"
         ) from error
@@ -72,7 +62,7 @@ def load_latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """
     if not folder.is_dir():
         return None, []
-    for leftover in folder.glob(".writing-*"):
+    for leftover in folder.glob(f"{UNFINISHED}*"):
         shutil.rmtree(leftover)
     found = _complete(folder)
     notes: list[str] = []
@@ -131,32 +121,3 @@ def _load(path: Path) -> Checkpoint:
 
 def _complete(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob(f"{_PREFIX}*") if path.is_dir())
-
-
-def _contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file by renaming a finished, synced one over it; an OSError names it and leaves nothing behind."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:  # a full disk's names no file
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Flush a file or a folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

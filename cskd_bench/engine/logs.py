@@ -11,45 +11,50 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from cskd_bench.engine.checkpoint import write_atomically
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.errors import UserError
+from cskd_bench.files import write_file
 
 
 class Meter:
-    """Running means of loss parts, kept on the device in float64 until somebody asks."""
+    """Running means of scalars, kept on the device in float64 until somebody asks.
+
+    What one call adds is added in one go: a name always comes with the same others.
+    """
 
     def __init__(self, state: dict[str, list[float]] | None = None) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
-        for name, (total, count) in (state or {}).items():
-            self._sums[name] = torch.tensor(total, dtype=torch.float64)
-            self._counts[name] = int(count)
+        self._before = dict(state or {})  # sums and counts of a checkpoint, until their names come again
+        self._sums: dict[tuple[str, ...], Tensor] = {}
+        self._counts: dict[tuple[str, ...], int] = {}
 
-    def add(self, parts: dict[str, Tensor]) -> None:
-        """Add one step's parts (scalars)."""
-        for name, value in parts.items():
-            value = value.detach().double()
-            previous = self._sums.get(name)
-            self._sums[name] = value if previous is None else previous.to(value.device) + value
-            self._counts[name] = self._counts.get(name, 0) + 1
+    def add(self, names: tuple[str, ...], values: Tensor) -> None:
+        """Add one value per name: a float64 vector, as `stack` makes it."""
+        if names not in self._sums:
+            before = [self._before.pop(name, [0.0, 0.0]) for name in names]
+            self._sums[names] = torch.tensor([total for total, _ in before], dtype=values.dtype, device=values.device)
+            self._counts[names] = int(before[0][1])
+        self._sums[names] = self._sums[names] + values
+        self._counts[names] += 1
 
     def means(self, ranks: Ranks) -> dict[str, float]:
         """Return the means over steps and ranks; this is where the host waits for the device."""
-        if not self._sums:
-            return {}
-        sums = ranks.mean(
-            torch.stack([self._sums[name].to(ranks.device) for name in self._sums])
-        )  # as a checkpoint does
-        counts = torch.tensor([self._counts[name] for name in self._sums], dtype=sums.dtype)
-        return dict(zip(self._sums, (sums.cpu() / counts).tolist(), strict=True))
+        return {name: total / count for name, (total, count) in self.state(ranks).items()}
 
     def state(self, ranks: Ranks) -> dict[str, list[float]]:
         """Return sums, averaged over ranks, and counts for a checkpoint that every rank goes on from."""
-        if not self._sums:
+        if not self._sums and not self._before:
             return {}
-        totals = ranks.mean(torch.stack([total.to(ranks.device) for total in self._sums.values()])).tolist()
-        return {name: [total, float(self._counts[name])] for name, total in zip(self._sums, totals, strict=True)}
+        kept = torch.tensor([total for total, _ in self._before.values()], dtype=torch.float64, device=ranks.device)
+        totals = ranks.mean(torch.cat([*(sums.to(ranks.device) for sums in self._sums.values()), kept])).tolist()
+        names = [*(name for group in self._sums for name in group), *self._before]
+        counts = [float(self._counts[group]) for group in self._sums for _ in group]
+        counts += [count for _, count in self._before.values()]
+        return {name: [total, count] for name, total, count in zip(names, totals, counts, strict=True)}
+
+
+def stack(parts: dict[str, Tensor]) -> tuple[tuple[str, ...], Tensor]:
+    """Return scalars as names and one float64 vector on their device."""
+    return tuple(parts), torch.stack([value.detach() for value in parts.values()]).double()
 
 
 class RunLog:
@@ -66,7 +71,7 @@ class RunLog:
             lines = [line for line in self._path.read_text().splitlines() if _step_of(line) <= resume_step]
             if not scored and lines and _step_of(lines[-1]) == resume_step and '"top1"' in lines[-1]:
                 lines.pop()  # written by a process that was killed after scoring; this one scores again
-            write_atomically(self._path, "".join(f"{line}\n" for line in lines).encode())
+            write_file(self._path, "".join(f"{line}\n" for line in lines).encode())
         self._board: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:

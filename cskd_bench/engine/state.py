@@ -1,6 +1,7 @@
 """What a run has done so far, how it is kept in checkpoints, and requests to stop."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -167,7 +168,8 @@ def stop_signals(stop: Stop | None = None) -> Iterator[Stop]:
             raise KeyboardInterrupt
         stop.requested = True
 
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    heard = threading.current_thread() is threading.main_thread()  # the only one that signals come to
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT) if heard else ()
     previous = {number: signal.signal(number, request) for number in numbers}
     try:
         yield stop

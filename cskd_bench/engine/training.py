@@ -1,4 +1,18 @@
-"""The training loop, from top to bottom; pretraining and fine-tuning both run through it."""
+"""The training loop, from top to bottom; pretraining and fine-tuning both run through it.
+
+The way of a batch:
+
+    plan       which views of which images, a function of the seed and the step      data.loader.ViewPlan
+    workers    decode, crop, augment: views as bytes (B, 3, S, S)                    data.engines.worker_views
+    look up    what a bank knows of these views, on the host                         targets.look_up
+    finish     to the device, to [0, 1], erase, mix; labels (B, K)                   data.engines.finish_batch
+    targets    the teacher's responses to the very same views, fused (or the bank's) targets(...)
+    student    views at its own resolution to class, distillation and patch logits   models.students.Student
+    losses     the method's parts, in fp32; `total` is what is minimised             methods.METHODS
+    update     gradients averaged over ranks, scaled back, clipped, applied; EMA     engine.finite.FiniteWatch
+
+Ranks agree once a step, on the host, before any of them waits for another's gradients.
+"""
 
 import time
 import traceback
@@ -21,7 +35,7 @@ from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions
 from cskd_bench.engine.finite import Advice, FiniteWatch
 from cskd_bench.engine.job import Fit, Job
-from cskd_bench.engine.logs import Bar, Meter, RunLog, progress_bar
+from cskd_bench.engine.logs import Bar, Meter, RunLog, progress_bar, stack
 from cskd_bench.engine.optim import build_optimizer, learning_rate, set_learning_rate
 from cskd_bench.engine.scores import epoch_line, score_split, scores_of_epoch
 from cskd_bench.engine.state import Progress, Stop, Trained, check_skipped, resume, save, stop_signals
@@ -41,7 +55,7 @@ def fit(job: Job, ranks: Ranks, stop: Stop | None = None) -> Fit:
     with enough_memory(), exact_fp32(), stop_signals(stop) as asked:
         run = _Run(job, ranks, asked)
         with progress_bar(job.title, run.plan.steps, run.progress.step, ranks.is_main) as bar:
-            predictions = run.to_the_end(bar)
+            predictions = run.train(bar)
     if job.val is not None and predictions is None:  # a checkpoint of release 0.1.0 after the last step
         predictions = score_split(job, job.val, ranks, run.student)
     progress = run.progress
@@ -86,17 +100,17 @@ class _Run:
         if slow := slow_precision(device, recipe.precision):
             self.notes.append(f"{slow}; precision fp32, which is a recipe of its own, will be faster here")
 
-    def to_the_end(self, bar: Bar) -> Predictions | None:
+    def train(self, bar: Bar) -> Predictions | None:
         """Take step after step, score and keep; return what the last epoch's scoring said of each image."""
         progress, steps, predictions = self.progress, self.plan.steps, None
         for note in self.notes:
             bar.say(f"{self.job.title}: {note}")
         while True:
             if progress.pending is not None:
-                predictions = self._score(bar, progress.pending)
+                predictions = self._finish_epoch(bar, progress.pending)
             if progress.step == steps:
                 break
-            stopping = self._step(bar)
+            stopping = self._train_step(bar)
             every = self.job.run.save_every
             if stopping or progress.pending is not None or (every and progress.step % every == 0):
                 self.ranks.together(lambda: self.watch.check(all_steps=True))
@@ -113,7 +127,7 @@ class _Run:
         limits = {"keep": job.run.keep, "max_skipped": job.data.max_skipped}
         save(job.folder, job.identity, self.progress, self.trained, self.ranks, **limits)
 
-    def _step(self, bar: Bar) -> bool:
+    def _train_step(self, bar: Bar) -> bool:
         """Take one step of the optimiser; return whether a rank was asked to stop."""
         job, progress, recipe, device = self.job, self.progress, self.job.recipe, self.ranks.device
         run = job.run
@@ -144,7 +158,7 @@ class _Run:
             self._backward(batch, known, ratio, last=part + 1 == run.accumulate, log_now=log_now)
 
         # The update, which is skipped where a gradient is not finite.
-        progress.window.add(self.watch.update(recipe.optim.clip_grad, partial(self._where, step)))
+        progress.window.add(*stack(self.watch.update(recipe.optim.clip_grad, partial(self._where, step))))
         if self.ema is not None:
             self.ema.update(self.student)
         progress.step += 1
@@ -178,9 +192,11 @@ class _Run:
             parts = METHODS[job.method.kind].losses(job.method, output, targets, labels)
             loss = self.watch.guard(parts["total"] / job.run.accumulate, targets.finite)
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        shown = parts | (_agreement(output, targets) if log_now else {})
-        self.progress.window.add(shown)
-        self.progress.epoch.add(shown)
+        for shown in (parts, _agreement(output, targets) if log_now else {}):
+            if shown:
+                names, values = stack(shown)
+                self.progress.window.add(names, values)
+                self.progress.epoch.add(names, values)
 
     def _fetch(self, bar: Bar, ratio: float) -> list[tuple[Batch, Targets]]:
         """Return the step's micro-batches with what is known of their targets; UserError for what this rank cannot."""
@@ -219,7 +235,7 @@ class _Run:
         )
         return started(loader)
 
-    def _score(self, bar: Bar, entry: dict[str, float]) -> Predictions | None:
+    def _finish_epoch(self, bar: Bar, entry: dict[str, float]) -> Predictions | None:
         """Score the epoch that has just been kept; asked to stop, leave that to the process that goes on."""
         epoch, steps = round(entry["epoch"]) - 1, self.plan.steps
         try:

@@ -1,6 +1,5 @@
 """Models from anywhere: a finished run of ours, or a weights file with the name of its timm model."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from cskd_bench.config import PretrainConfig, StudentConfig
 from cskd_bench.errors import UserError
 from cskd_bench.methods import METHODS
 from cskd_bench.models import architectures
+from cskd_bench.models.run_summary import read_run
 from cskd_bench.models.students import Student, build_student
 from cskd_bench.models.weights import Weights, load_state
 from cskd_bench.outputs import Heads
@@ -65,22 +65,13 @@ def load_checkpoint(path: Path, *, model: str = "", weights: Weights = "raw", im
 
 
 def _load_run(folder: Path, weights: Weights, image_size: int | None) -> Loaded:
-    summary_file = folder / "run.json"
-    if not summary_file.exists():
-        unfinished = (folder / "checkpoints").is_dir()
-        hint = "its pretraining is not finished" if unfinished else "no run.json in it"
-        raise UserError(f"{folder}: not a finished run ({hint}); start its pretraining again to finish it")
-    try:
-        summary = json.loads(summary_file.read_text())
-        config = PretrainConfig.model_validate_json(json.dumps(summary["config"]))
-        method = MethodRef.model_validate_json(json.dumps(summary["method"]))
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{summary_file}: damaged: {error}") from error
-    file = folder / ("model.safetensors" if weights == "raw" else "ema.safetensors")
+    summary = read_run(folder)
+    config, kind = summary.config, "model" if weights == "raw" else "ema"
+    file = folder / f"{kind}.safetensors"
     if not file.is_file():
         raise UserError(f"{file}: no such file; this run has no {weights} weights")
     digest = sha256_file(file)
-    if digest != summary["sha256"]["model" if weights == "raw" else "ema"]:
+    if digest != summary.sha256.get(kind):
         raise UserError(f"{file}: does not match the checksum in run.json; the file was changed or damaged")
     size = image_size or config.student.image_size
     settings = validate(StudentConfig, config.student.model_dump() | {"image_size": size}, str(folder))
@@ -90,7 +81,7 @@ def _load_run(folder: Path, weights: Weights, image_size: int | None) -> Loaded:
         student=student.eval(),
         image_size=size,
         num_classes=config.data.num_classes,
-        classes=tuple(summary["classes"]),
+        classes=summary.classes,
         checkpoint=CheckpointRef(
             run=config.name,
             weights=weights,
@@ -99,7 +90,7 @@ def _load_run(folder: Path, weights: Weights, image_size: int | None) -> Loaded:
             pretrain_recipe=config.recipe_fingerprint(),
             pretrain_data=config.data_name,
         ),
-        method=method,
+        method=summary.method,
         model=ModelRef(name=config.model_name, image_size=size, parameters=_count(student)),
         pretrain_config=config,
     )

@@ -1,13 +1,14 @@
 """Reading weights from disk: safetensors, or PyTorch files that cannot execute code."""
 
 from argparse import Namespace
+from collections.abc import Mapping
 from math import isqrt
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
@@ -59,6 +60,14 @@ def _stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def plain_state(module: nn.Module) -> dict[str, Tensor]:
     """Return a module's weights on the CPU under timm's own names, ready for safetensors."""
     return {name.removeprefix("model."): t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as a safetensors file; OSError where that fails, for which the library has an error of its own."""
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def load_state(model: nn.Module, path: Path, weights: Weights = "raw") -> None:

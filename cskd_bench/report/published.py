@@ -102,7 +102,7 @@ def match(published: list[Published], comparison: Comparison) -> list[Match]:
         for (method, setting), cell in table.cells.items()
         for item in known.get((_task(setting.task), setting.metric, method.label, _plain(table.student.model)), [])
         if setting.protocol in _protocols(item)
-        and (setting.protocol != "detect" or _same_detector(item, cell))
+        and (setting.group != "detection" or _same_detector(item, cell))
         and _same_pretraining(item, table, cell)
     ]
 

@@ -11,13 +11,13 @@ import torch
 
 from cskd_bench.bank.build import build_bank
 from cskd_bench.bank.envelope import Ladder, declared_ratios, upper_envelope
-from cskd_bench.bank.labeller import labelling_teacher
 from cskd_bench.bank.match import bank_plan
 from cskd_bench.bank.pack import pack
 from cskd_bench.bank.store import Bank, describe_bank
 from cskd_bench.config import PretrainConfig
 from cskd_bench.data.engines import finished, worker_views
 from cskd_bench.data.open import open_source
+from cskd_bench.models.labeller import labelling_teacher
 from cskd_bench.speed.measure import Clock, compare, table
 
 _LOOKUP_BATCH = 1024

@@ -12,14 +12,14 @@ from rich.table import Table
 from torch import Tensor
 
 from cskd_bench.bank.flips import RATIO, first_views, label_flips
-from cskd_bench.bank.labeller import labelling_teacher
 from cskd_bench.config import Precision, PretrainConfig
 from cskd_bench.data.open import open_source
 from cskd_bench.device import default_device, precisions
 from cskd_bench.engine.provenance import code_ref, command_line, now, versions
 from cskd_bench.errors import UserError
+from cskd_bench.files import write_file
+from cskd_bench.models.labeller import labelling_teacher
 from cskd_bench.models.teachers import Teacher, teacher_identity
-from cskd_bench.record import write_new
 from cskd_bench.speed.measure import Clock, compare, machine, table
 
 _ROUNDS: Final = 3
@@ -55,7 +55,11 @@ def measure_precisions(
     }
     _show(measured)
     if output is not None:
-        write_new(output, (json.dumps(measured, indent=1) + "\n").encode())
+        content = (json.dumps(measured, indent=1) + "\n").encode()
+        try:
+            write_file(output, content, replace=False)
+        except FileExistsError:
+            raise UserError(f"{output}: exists already; name a new file") from None
     return measured
 
 

@@ -15,6 +15,7 @@ from cskd_bench.config import PretrainConfig
 from cskd_bench.device import default_device
 from cskd_bench.engine.provenance import code_ref, now, versions
 from cskd_bench.errors import UserError
+from cskd_bench.files import write_file
 from cskd_bench.speed.measure import Clock, compare, machine, table
 
 Part = Literal["step", "teacher", "data", "bank", "report"]
@@ -43,17 +44,7 @@ def run_speed(
     bank part measures. `results`: records for the report part. `clock` cpu counts processor time: for a busy
     machine, with one thread. UserError for missing inputs and an output that exists.
     """
-    if part not in PARTS:
-        raise UserError(f"--part {part}: choose one of {', '.join(PARTS)}")
-    if rounds < 3:
-        raise UserError(f"--rounds {rounds}: medians need at least 3")
-    if output is not None and output.exists():
-        raise UserError(f"{output}: exists already; measurements are not overwritten")
-    if part in ("step", "teacher"):
-        _check_teacher(teacher, needs_fc=part == "step")
-    usable = student.endswith("_224") and timm.is_model(student.replace("_patch", "_distilled_patch", 1))
-    if part == "step" and not usable:
-        raise UserError(f"--student {student}: the yardsticks need timm's deit_{{tiny,small,base}}_patch16_224")
+    _check(part, output, student, teacher, rounds)
     if clock == "cpu":
         torch.set_num_threads(1)
     device = default_device()
@@ -87,9 +78,23 @@ def run_speed(
     measured = head | body
     _show(measured)
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(measured, indent=1) + "\n")
+        write_file(output, (json.dumps(measured, indent=1) + "\n").encode())
     return measured
+
+
+def _check(part: str, output: Path | None, student: str, teacher: str, rounds: int) -> None:
+    """UserError for what cannot be measured."""
+    if part not in PARTS:
+        raise UserError(f"--part {part}: choose one of {', '.join(PARTS)}")
+    if rounds < 3:
+        raise UserError(f"--rounds {rounds}: medians need at least 3")
+    if output is not None and output.exists():
+        raise UserError(f"{output}: exists already; measurements are not overwritten")
+    if part in ("step", "teacher"):
+        _check_teacher(teacher, needs_fc=part == "step")
+    usable = student.endswith("_224") and timm.is_model(student.replace("_patch", "_distilled_patch", 1))
+    if part == "step" and not usable:
+        raise UserError(f"--student {student}: the yardsticks need timm's deit_{{tiny,small,base}}_patch16_224")
 
 
 def _check_teacher(name: str, *, needs_fc: bool) -> None:

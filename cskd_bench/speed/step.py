@@ -17,11 +17,11 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from cskd_bench.bank.envelope import upper_envelope
-from cskd_bench.bank.labeller import make_fast
 from cskd_bench.bank.pack import pack
 from cskd_bench.bank.shard import write_shard
 from cskd_bench.bank.store import Bank, BankManifest, begin_bank, shard_path
 from cskd_bench.bank.targets import BankTargets
+from cskd_bench.cells.pretrain import initial_student
 from cskd_bench.config import (
     CSKD,
     AugmentConfig,
@@ -38,9 +38,9 @@ from cskd_bench.data.mixing import ViewKey, resize_view
 from cskd_bench.device import computing
 from cskd_bench.engine.finite import Advice, FiniteWatch
 from cskd_bench.engine.optim import build_optimizer, set_learning_rate
-from cskd_bench.engine.pretrain import initial_student
 from cskd_bench.engine.targets import NoTargets, TargetProvider, TeacherTargets
 from cskd_bench.methods import METHODS
+from cskd_bench.models.labeller import make_fast
 from cskd_bench.models.students import choose_attention
 from cskd_bench.models.teachers import Teacher
 from cskd_bench.speed.measure import Clock, compare, table

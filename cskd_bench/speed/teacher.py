@@ -7,8 +7,8 @@ from typing import Any
 import timm
 import torch
 
-from cskd_bench.bank.folding import fold_batch_norms
 from cskd_bench.config import Precision
+from cskd_bench.models.folding import fold_batch_norms
 from cskd_bench.models.teachers import Teacher
 from cskd_bench.speed.measure import Clock, compare, table
 

@@ -1,37 +1,33 @@
-"""What a protocol is given and what it gives back."""
+"""Cells whose images have one class each: what is learnt from, what is scored, and whether that may be."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from cskd_bench.data.open import open_source
+from cskd_bench.cells.cell import Cell
+from cskd_bench.data.open import open_split
 from cskd_bench.data.sources import Source
-from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions
 from cskd_bench.errors import UserError
-from cskd_bench.models.checkpoints import Loaded
 from cskd_bench.models.pieces import views_at_a_time
-from cskd_bench.task import TaskData, TaskSpec
+from cskd_bench.transfer.checks import check_splits, check_whole
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One task, protocol, checkpoint and seed; its splits are opened when they are first used."""
-
-    spec: TaskSpec
-    model: Loaded
-    seed: int
-    folder: Path  # for what the protocol keeps while it works
-    features: Path  # for features that other protocols and seeds use too
-    ranks: Ranks
-    workers: int
+class ImageCell(Cell):
+    """A cell that learns from `train` and reports `test`; splits are opened when they are first used."""
 
     @property
     def batch_size(self) -> int:
         """How many views of test, or of those whose features are kept, the model takes at a time."""
         return views_at_a_time(self.model.image_size) if self.ranks.device.type == "cpu" else 256
+
+    @property
+    def features(self) -> Path:
+        """The folder of features, which other protocols and seeds use too."""
+        return self.work / "features"
 
     @cached_property
     def train(self) -> Source:
@@ -43,29 +39,50 @@ class Cell:
         """The split that the record reports."""
         return open_split(self.spec.data, self.spec.data.test)
 
+    def images(self) -> str:
+        """Return the identity of both splits."""
+        return f"{self.train.identity} {self.test.identity}"
+
+    def check(self) -> str:
+        """Return a note on images that are in both splits; UserError as `check_splits` raises it."""
+        return check_splits(self.spec, self.train, self.test)
+
+    def describe_images(self) -> str:
+        """Say their size, their number in each split, and their classes; or why they are not there."""
+        data = self.spec.data
+        try:
+            sizes = ", ".join(f"{_shorten(split)} {len(open_split(data, split)):,} images" for split in self._splits())
+        except UserError as error:
+            sizes = f"data not ready: {error}"
+        return f"{self.model.image_size} px, {sizes}, {data.num_classes} classes"
+
+    def _splits(self) -> list[str]:
+        return [self.spec.data.train, self.spec.data.test]
+
 
 @dataclass(frozen=True)
-class Outcome:
-    """A protocol's result on the test split."""
+class ScoringCell(ImageCell):
+    """A cell that learns nothing and reports `test`."""
 
-    predictions: Predictions
-    metrics: dict[str, float] = field(default_factory=dict)
-    curve: list[dict[str, float]] = field(default_factory=list)
-    seconds: float = 0.0
-    images_per_second: float = 0.0
-    peak_memory_bytes: int = 0
+    def images(self) -> str:
+        """Return the identity of test."""
+        return self.test.identity
 
+    def check(self) -> str:
+        """UserError where test has not images of every class."""
+        check_whole(self.spec, "test", self.test)
+        return ""
 
-def open_split(data: TaskData, split: str) -> Source:
-    """Open a split of a task; where that fails, the UserError also says how to get the data by hand."""
-    try:
-        return open_source(data, split)
-    except UserError as error:
-        hint = f"; to get the data: {data.by_hand}" if data.by_hand else ""
-        raise UserError(f"{error}{hint}") from error
+    def _splits(self) -> list[str]:
+        return [self.spec.data.test]
 
 
 def from_probability(labels: np.ndarray, probability: np.ndarray, classes: np.ndarray) -> Predictions:
     """Take the most probable class of each image: probability (n, K), whose columns are `classes`."""
     chosen = probability.argmax(1)
     return Predictions(labels, classes[chosen].astype(np.int64), probability.max(1).astype(np.float32))
+
+
+def _shorten(split: str) -> str:
+    parts = split.split("+")
+    return split if len(parts) < 4 else f"{parts[0]} ... {parts[-1]} ({len(parts)} parts)"

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from cskd_bench.data.named import TimmSource
+from cskd_bench.data.open import open_split
 from cskd_bench.data.sources import ContentSource, JoinedSource, Source
 from cskd_bench.errors import UserError
 from cskd_bench.task import TaskSpec
-from cskd_bench.transfer.cell import open_split
 
 
 def check_whole(spec: TaskSpec, split: str, source: Source) -> None:

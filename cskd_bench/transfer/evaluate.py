@@ -10,15 +10,16 @@ from pydantic import TypeAdapter
 from timm.data import ImageNetInfo
 from torch import Tensor
 
+from cskd_bench.cells.cell import Outcome
 from cskd_bench.data.sources import JoinedSource, PathSource, Source, data_path
 from cskd_bench.data.views import EvalView
 from cskd_bench.engine.evaluate import Predictions, evaluate
 from cskd_bench.errors import UserError
 from cskd_bench.models.checkpoints import Loaded
-from cskd_bench.transfer.cell import Cell, Outcome
+from cskd_bench.transfer.cell import ScoringCell
 
 
-def run(cell: Cell) -> Outcome:
+def run(cell: ScoringCell) -> Outcome:
     """Score every image of test once; of several parts (`a/1+a/2+b/1`, `val@a/1+val@b/1`) also each by name (a, b)."""
     began = time.perf_counter()
     spec, student = cell.spec, cell.model.student.to(cell.ranks.device).eval()
@@ -28,7 +29,15 @@ def run(cell: Cell) -> Outcome:
         return student.predict(views)[:, columns]
 
     view = EvalView(cell.model.image_size, spec.data.eval_crop)
-    predictions = evaluate(predict, cell.test, view, cell.ranks, batch_size=cell.batch_size, workers=cell.workers)
+    predictions = evaluate(
+        predict,
+        cell.test,
+        view,
+        cell.ranks,
+        batch_size=cell.batch_size,
+        workers=cell.workers,
+        stop=lambda: cell.stop.requested,
+    )
     metrics = _by_part(spec.data.test.split("+"), cell.test, predictions)
     if spec.evaluate.real_labels:
         predictions = with_real_labels(predictions, cell.test, data_path(spec.data.root) / spec.evaluate.real_labels)

@@ -7,18 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cskd_bench.data.loader import eval_loader, next_item, started
 from cskd_bench.data.mixing import to_float
 from cskd_bench.data.sources import Source, stamp
 from cskd_bench.data.views import EvalView
 from cskd_bench.device import exact_fp32, pins
-from cskd_bench.engine.checkpoint import write_atomically
+from cskd_bench.files import write_file
 from cskd_bench.schema import fingerprint
-from cskd_bench.transfer.cell import Cell
+from cskd_bench.transfer.cell import ImageCell
 
 
-def split_features(cell: Cell, source: Source) -> np.ndarray:
+def split_features(cell: ImageCell, source: Source) -> np.ndarray:
     """Return the pre-logits of a split under the task's evaluation view.
 
     The cache is keyed by checkpoint, data (with when its files were written) and view. Two processes may
@@ -41,7 +42,7 @@ def split_features(cell: Cell, source: Source) -> np.ndarray:
     if cell.ranks.is_main:
         buffer = io.BytesIO()
         np.savez(buffer, features=features)
-        write_atomically(path, buffer.getvalue())
+        write_file(path, buffer.getvalue())
     return features
 
 
@@ -59,7 +60,7 @@ def _read(path: Path, images: int) -> np.ndarray | None:
     return features
 
 
-def _compute(cell: Cell, source: Source, view: EvalView) -> np.ndarray:
+def _compute(cell: ImageCell, source: Source, view: EvalView) -> np.ndarray:
     """Each rank computes every world-th image; all ranks get the whole."""
     ranks, student = cell.ranks, cell.model.student.to(cell.ranks.device).eval()
     mine = range(ranks.rank, len(source), ranks.world)
@@ -67,14 +68,17 @@ def _compute(cell: Cell, source: Source, view: EvalView) -> np.ndarray:
         eval_loader(source, view, mine, batch_size=cell.batch_size, workers=cell.workers, pinned=pins(ranks.device))
     )
 
-    def compute() -> np.ndarray | None:
-        rows = []
-        with torch.no_grad(), exact_fp32():
-            while (pixels := next_item(batches, cell.workers)) is not None:
-                rows.append(student.features(to_float(pixels.to(ranks.device, non_blocking=True))).float().cpu())
-        return torch.cat(rows).numpy() if rows else None
+    def compute() -> Tensor | None:
+        if (pixels := next_item(batches, cell.workers)) is None:  # another rank has one batch more
+            return None
+        features: Tensor = student.features(to_float(pixels.to(ranks.device, non_blocking=True)))
+        return features.float().cpu()
 
-    parts = [part for part in ranks.gather(ranks.together(compute)) if part is not None]
+    rounds = -(-len(source) // (ranks.world * cell.batch_size))
+    with torch.no_grad(), exact_fp32():
+        rows = [ranks.together(compute, stop=cell.stop.requested) for _ in range(rounds)]
+    own = [row for row in rows if row is not None]
+    parts = [part for part in ranks.gather(torch.cat(own).numpy() if own else None) if part is not None]
     features = np.empty((len(source), parts[0].shape[1]), np.float32)
     for rank, part in enumerate(parts):
         features[rank :: ranks.world] = part

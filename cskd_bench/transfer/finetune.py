@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cskd_bench.cells.cell import Outcome
 from cskd_bench.config import RunConfig, Supervised
+from cskd_bench.data.open import open_split
 from cskd_bench.data.randomness import Stream, integer_seed
 from cskd_bench.data.sources import SubsetSource
 from cskd_bench.data.views import EvalView
@@ -19,7 +21,7 @@ from cskd_bench.engine.training import fit
 from cskd_bench.models.students import Student
 from cskd_bench.outputs import StudentOutput
 from cskd_bench.task import FinetuneConfig
-from cskd_bench.transfer.cell import Cell, Outcome, open_split
+from cskd_bench.transfer.cell import ImageCell
 from cskd_bench.transfer.subsets import low_label_indices
 
 
@@ -44,14 +46,14 @@ class AveragedHeads(nn.Module):
         return self.student.predict(views)
 
 
-def run(cell: Cell) -> Outcome:
+def run(cell: ImageCell) -> Outcome:
     """Fine-tune on the task's share of train."""
     fraction, labels = cell.spec.finetune.train_fraction, cell.train.labels
     chosen = np.arange(len(labels)) if fraction == 1 else low_label_indices(labels, fraction, cell.seed)
     return tune(cell, chosen, cell.folder, cell.spec.finetune)
 
 
-def tune(cell: Cell, chosen: np.ndarray, folder: Path, recipe: FinetuneConfig) -> Outcome:
+def tune(cell: ImageCell, chosen: np.ndarray, folder: Path, recipe: FinetuneConfig) -> Outcome:
     """Fine-tune from the checkpoint with a new head on the chosen images, resuming from `folder`; score test once."""
     student = copy.deepcopy(cell.model.student)
     train = SubsetSource(cell.train, chosen)
@@ -80,7 +82,7 @@ def tune(cell: Cell, chosen: np.ndarray, folder: Path, recipe: FinetuneConfig) -
             "data": f"{train.identity} {cell.test.identity}",
         },
     )
-    result = fit(job, cell.ranks)
+    result = fit(job, cell.ranks, cell.stop)
     tuned = result.ema if result.ema is not None else result.student
     predictions = evaluate(
         tuned.eval().predict,
@@ -89,6 +91,7 @@ def tune(cell: Cell, chosen: np.ndarray, folder: Path, recipe: FinetuneConfig) -
         cell.ranks,
         batch_size=cell.batch_size,
         workers=cell.workers,
+        stop=lambda: cell.stop.requested,
     )
     return Outcome(
         predictions,

@@ -6,12 +6,13 @@ import numpy as np
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import normalize
 
+from cskd_bench.cells.cell import Outcome
 from cskd_bench.task import KnnConfig
-from cskd_bench.transfer.cell import Cell, Outcome, from_probability
+from cskd_bench.transfer.cell import ImageCell, from_probability
 from cskd_bench.transfer.features import split_features
 
 
-def run(cell: Cell) -> Outcome:
+def run(cell: ImageCell) -> Outcome:
     """Classify the test split by its neighbours in train."""
     began = time.perf_counter()
     train, test = split_features(cell, cell.train), split_features(cell, cell.test)

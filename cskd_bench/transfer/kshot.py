@@ -5,13 +5,14 @@ import warnings
 
 from sklearn.exceptions import ConvergenceWarning
 
-from cskd_bench.transfer.cell import Cell, Outcome, from_probability
+from cskd_bench.cells.cell import Outcome
+from cskd_bench.transfer.cell import ImageCell, from_probability
 from cskd_bench.transfer.features import split_features
 from cskd_bench.transfer.linear import probe
 from cskd_bench.transfer.subsets import k_shot_indices
 
 
-def run(cell: Cell) -> Outcome:
+def run(cell: ImageCell) -> Outcome:
     """Score every k of the task (`top1_5shot`, ...); predictions and headline are those of the last."""
     began = time.perf_counter()
     config, labels = cell.spec.kshot, cell.train.labels
@@ -19,6 +20,7 @@ def run(cell: Cell) -> Outcome:
     train, test = split_features(cell, cell.train), split_features(cell, cell.test)
     metrics = {}
     for shots, chosen in zip(config.shots, subsets, strict=True):
+        cell.heed_stop()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             fitted = probe(config.c, config.max_iter).fit(train[chosen], labels[chosen])

@@ -11,27 +11,29 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from cskd_bench.cells.cell import Outcome
 from cskd_bench.task import LinearConfig
-from cskd_bench.transfer.cell import Cell, Outcome, from_probability
+from cskd_bench.transfer.cell import ImageCell, from_probability
 from cskd_bench.transfer.features import split_features
 from cskd_bench.transfer.subsets import stratified_split
 
 
-def run(cell: Cell) -> Outcome:
+def run(cell: ImageCell) -> Outcome:
     """Choose C on a validation part of train, fit on all of train, report test once."""
     return fit_linear(cell, np.arange(len(cell.train)))
 
 
-def fit_linear(cell: Cell, chosen: np.ndarray) -> Outcome:
+def fit_linear(cell: ImageCell, chosen: np.ndarray) -> Outcome:
     """Probe with the chosen images of train alone."""
     began = time.perf_counter()
     train, test = split_features(cell, cell.train)[chosen], split_features(cell, cell.test)
     labels, config, device = cell.train.labels[chosen], cell.spec.linear, cell.ranks.device
     kept, held = stratified_split(labels, config.validation, cell.seed)
-    scores = [
-        _fitted(config, c, train[kept], labels[kept], device).score(train[held], labels[held]) if len(held) else 0.0
-        for c in config.c_grid
-    ]
+    scores = []
+    for c in config.c_grid:
+        cell.heed_stop()
+        fitted = _fitted(config, c, train[kept], labels[kept], device) if len(held) else None
+        scores.append(fitted.score(train[held], labels[held]) if fitted else 0.0)
     best = config.c_grid[int(np.argmax(scores))]
     fitted = _fitted(config, best, train, labels, device)
     predictions = from_probability(cell.test.labels, fitted.predict_proba(test), fitted.classes_)

@@ -5,22 +5,25 @@ from typing import Final
 
 import numpy as np
 
+from cskd_bench.cells.cell import Outcome
 from cskd_bench.task import FinetuneConfig
 from cskd_bench.transfer import finetune, linear
-from cskd_bench.transfer.cell import Cell, Outcome
+from cskd_bench.transfer.cell import ImageCell
 from cskd_bench.transfer.subsets import low_label_indices
 
 SHARED: Final = 8  # a batch that this divides can be shared by 2, 4 and 8 ranks
 
 
-def run(cell: Cell) -> Outcome:
+def run(cell: ImageCell) -> Outcome:
     """Score every fraction (`top1_at_0.01`, ...); predictions, curve and headline are those of the last."""
     config, metrics, seconds = cell.spec.lowlabel, {}, 0.0
     for fraction in config.fractions:
         chosen = low_label_indices(cell.train.labels, fraction, cell.seed)
         outcome = _fit(cell, chosen, fraction)
-        metrics[f"top1_at_{fraction:g}"] = outcome.predictions.top1
-        metrics[f"mean_per_class_at_{fraction:g}"] = outcome.predictions.mean_per_class
+        predictions = outcome.predictions
+        assert predictions is not None
+        metrics[f"top1_at_{fraction:g}"] = predictions.top1
+        metrics[f"mean_per_class_at_{fraction:g}"] = predictions.mean_per_class
         seconds += outcome.seconds
     return Outcome(
         outcome.predictions,
@@ -32,7 +35,7 @@ def run(cell: Cell) -> Outcome:
     )
 
 
-def _fit(cell: Cell, chosen: np.ndarray, fraction: float) -> Outcome:
+def _fit(cell: ImageCell, chosen: np.ndarray, fraction: float) -> Outcome:
     if cell.spec.lowlabel.classifier == "linear":
         return linear.fit_linear(cell, chosen)
     recipe = for_few_images(cell.spec.finetune, len(chosen))

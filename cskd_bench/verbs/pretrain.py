@@ -40,8 +40,8 @@ def _run(options: argparse.Namespace) -> int:
 
         show(estimate(config or load()), Console())
         return 0
+    from cskd_bench.cells.pretrain import pretrain
     from cskd_bench.engine.distributed import joined_ranks
-    from cskd_bench.engine.pretrain import pretrain
     from cskd_bench.engine.state import stop_signals
 
     try:

@@ -2,13 +2,9 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cskd_bench.errors import UserError
 from cskd_bench.verbs.common import Verbs, data_root, whole
-
-if TYPE_CHECKING:
-    from cskd_bench.task import TaskSpec
 
 
 def add(verbs: Verbs) -> None:
@@ -41,7 +37,9 @@ def _run(options: argparse.Namespace) -> int:
         for spec in specs:
             checked = ""
             if options.data_dir:
-                checked = f", {_check_data(spec)}"
+                from cskd_bench.transfer.run import look_at_data
+
+                checked = f", {look_at_data(spec, Path('runs/transfer'))}"
             print(f"{spec.name}: valid, fingerprint {spec.fingerprint()}{checked}")
     elif options.name is None:
         raise UserError(f"tasks {options.action}: name a task")
@@ -50,7 +48,7 @@ def _run(options: argparse.Namespace) -> int:
     else:
         import json
 
-        from cskd_bench.transfer.cell import open_split
+        from cskd_bench.data.open import open_split
         from cskd_bench.transfer.subsets import index_lists
 
         if not {"kshot", "lowlabel"} & set(specs[0].protocols):
@@ -58,14 +56,3 @@ def _run(options: argparse.Namespace) -> int:
         labels = open_split(specs[0].data, specs[0].data.train).labels
         print(json.dumps({"task": specs[0].name, "seed": options.seed, **index_lists(specs[0], labels, options.seed)}))
     return 0
-
-
-def _check_data(spec: "TaskSpec") -> str:
-    """Open a task's splits and say what is in them."""
-    if spec.data.dataset == "coco":
-        from cskd_bench.detection.splits import describe_splits, open_splits
-
-        return describe_splits(*open_splits(spec.data, Path()))
-    from cskd_bench.transfer.checks import check_data
-
-    return check_data(spec)

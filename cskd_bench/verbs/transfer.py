@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cskd_bench.errors import Interrupted, UserError
+from cskd_bench.errors import Interrupted
 from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, add_places, data_root, whole
 
 if TYPE_CHECKING:
@@ -36,27 +36,29 @@ def _run(options: argparse.Namespace) -> int:
     overrides = [*options.set, *data_root(options)]
     specs = [load_task(name, options.tasks_dir, overrides) for name in options.task]
     from cskd_bench.engine.distributed import joined_ranks
-    from cskd_bench.transfer.run import describe, expand, plan, transfer
+    from cskd_bench.engine.state import stop_signals
+    from cskd_bench.transfer.run import expand, transfer
 
-    chosen = {"results": options.results, "model": options.model, "weights": options.weights}
     cells = expand(specs, options.protocol, options.seed or [0])
     if options.dry_run:
-        for spec, protocol, seed in cells:
-            if protocol == "detect":
-                print(_describe_detection(spec, seed, options))
-            else:
-                print(describe(plan(spec, protocol, options.checkpoint, seed, **chosen)))
+        _describe(cells, options)
         return 0
     try:
-        with joined_ranks() as ranks:
-            here = {"work": options.runs / "transfer", "ranks": ranks, "workers": options.workers}
+        with joined_ranks() as ranks, stop_signals() as stop:
             for spec, protocol, seed in cells:
-                if protocol == "detect":
-                    from cskd_bench.detection.run import run_detection
-
-                    record = run_detection(spec, options.checkpoint, seed, **chosen, **here)
-                else:
-                    record = transfer(spec, protocol, options.checkpoint, seed, **chosen, **here)
+                record = transfer(
+                    spec,
+                    protocol,
+                    options.checkpoint,
+                    seed,
+                    results=options.results,
+                    work=options.runs / "transfer",
+                    ranks=ranks,
+                    model=options.model,
+                    weights=options.weights,
+                    workers=options.workers,
+                    stop=stop,
+                )
                 if ranks.is_main:
                     score = f"{record.task.metric} {100 * record.value:.2f} %"
                     print(f"{spec.name} {protocol} seed {seed}: {score}  ({record.id}.json)")
@@ -66,22 +68,21 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _describe_detection(spec: "TaskSpec", seed: int, options: argparse.Namespace) -> str:
-    from cskd_bench.detection.run import describe, plan
+def _describe(cells: "list[tuple[TaskSpec, str, int]]", options: argparse.Namespace) -> None:
+    """Say in a line each what cells would do."""
     from cskd_bench.device import default_device
     from cskd_bench.engine.distributed import Ranks
+    from cskd_bench.transfer.run import describe, open_cell
 
-    try:
-        cell = plan(
+    for spec, protocol, seed in cells:
+        cell = open_cell(
             spec,
+            protocol,
             options.checkpoint,
             seed,
-            results=options.results,
             work=options.runs / "transfer",
             ranks=Ranks(0, 1, default_device()),
             model=options.model,
             weights=options.weights,
         )
-    except UserError as error:
-        return f"{spec.name} detect seed {seed}: not ready: {error}"
-    return describe(cell)
+        print(describe(cell, options.results))

@@ -10,8 +10,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # helpers
 from bank_runs import small_run
 
 from cskd_bench.bank.targets import bank_targets
+from cskd_bench.cells.pretrain import pretrain
 from cskd_bench.engine.distributed import joined_ranks
-from cskd_bench.engine.pretrain import pretrain
 
 weights, folder, bank = (Path(word) for word in sys.argv[1:])
 torch.set_num_threads(1)

@@ -15,7 +15,6 @@ from bank_runs import save_teacher, small_run
 from cskd_bench.bank import build
 from cskd_bench.bank.build import build_bank
 from cskd_bench.bank.claim import claimed
-from cskd_bench.bank.labeller import labelling_teacher
 from cskd_bench.bank.match import bank_plan, open_matching_bank
 from cskd_bench.bank.shard import Shard, write_shard
 from cskd_bench.bank.store import (
@@ -34,6 +33,7 @@ from cskd_bench.data.mixing import erase, mix, to_float
 from cskd_bench.data.open import open_source
 from cskd_bench.errors import UserError
 from cskd_bench.methods.parts import fuse, harden
+from cskd_bench.models.labeller import labelling_teacher
 from cskd_bench.models.teachers import teacher_identity
 
 

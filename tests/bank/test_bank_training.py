@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from cskd_bench.bank.build import build_bank
 from cskd_bench.bank.targets import bank_targets
+from cskd_bench.cells.pretrain import _teacher_targets, pretrain
 from cskd_bench.config import CSKD, DeiT, PlainKD, PretrainConfig
 from cskd_bench.engine.distributed import Ranks
-from cskd_bench.engine.pretrain import _teacher_targets, pretrain
 from cskd_bench.errors import Interrupted, UserError
 
 ALONE = Ranks(0, 1, torch.device("cpu"))

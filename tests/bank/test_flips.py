@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cskd_bench.bank.flips import first_views, label_flips
-from cskd_bench.bank.labeller import labelling_teacher
 from cskd_bench.bank.match import bank_plan
 from cskd_bench.cli import main
 from cskd_bench.data.engines import finished, worker_views
 from cskd_bench.data.open import open_source
 from cskd_bench.device import precisions
+from cskd_bench.models.labeller import labelling_teacher
 from cskd_bench.models.teachers import build_teacher
 from cskd_bench.outputs import TeacherOutput
 

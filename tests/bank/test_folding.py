@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from cskd_bench.bank.folding import fold_batch_norms
+from cskd_bench.models.folding import fold_batch_norms
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "regnety_002", "resnet10t"])

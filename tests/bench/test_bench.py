@@ -22,10 +22,10 @@ from cskd_bench.bench.plan import Cells, Plan, PretrainCell, TransferCell, expan
 from cskd_bench.bench.runner import Queue
 from cskd_bench.bench.state import Found
 from cskd_bench.bench.work import Ended, Places
+from cskd_bench.cells.pretrain import pretrain
 from cskd_bench.config import CSKD, PretrainConfig, load_config
 from cskd_bench.device import take_gpu
 from cskd_bench.engine.distributed import Ranks
-from cskd_bench.engine.pretrain import pretrain
 from cskd_bench.errors import UserError
 from cskd_bench.record import read_record
 from cskd_bench.schema import shipped

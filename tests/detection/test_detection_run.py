@@ -21,7 +21,8 @@ from cskd_bench.detection.annotations import find_split
 from cskd_bench.detection.digits import make_digits
 from cskd_bench.detection.score import average_precision
 from cskd_bench.engine.distributed import Ranks
-from cskd_bench.errors import UserError
+from cskd_bench.engine.state import Stop
+from cskd_bench.errors import Interrupted, UserError
 from cskd_bench.record import write_record
 from cskd_bench.schema import shipped
 from cskd_bench.task import load_task
@@ -33,8 +34,10 @@ from cskd_bench.detection import operators
 
 operators.install()
 
+from cskd_bench.detection.cell import DetectionCell  # noqa: E402
 from cskd_bench.detection.components import EpochSampler, layer_of, parameter_groups  # noqa: E402
-from cskd_bench.detection.run import plan, run_detection  # noqa: E402
+from cskd_bench.transfer.protocols import PROTOCOLS, Procedure  # noqa: E402
+from cskd_bench.transfer.run import open_cell, transfer  # noqa: E402
 
 CPU = Ranks(0, 1, torch.device("cpu"))
 
@@ -103,9 +106,10 @@ def vit_file(tmp_path_factory):
     return file
 
 
-def detect(spec, vit_file, place):
-    return run_detection(
+def detect(spec, vit_file, place, stop=None):
+    return transfer(
         spec,
+        "detect",
         vit_file,
         0,
         results=place / "results",
@@ -113,6 +117,7 @@ def detect(spec, vit_file, place):
         ranks=CPU,
         model="deit_tiny_distilled_patch16_224",
         workers=1,
+        stop=stop,
     )
 
 
@@ -144,8 +149,8 @@ import sys
 from pathlib import Path
 import torch
 from cskd_bench.engine.distributed import Ranks
-from cskd_bench.engine.locks import alone
-with alone(Path(sys.argv[1]), Ranks(0, 1, torch.device("cpu"))):
+from cskd_bench.cells.locks import run_lock
+with run_lock(Path(sys.argv[1]), Ranks(0, 1, torch.device("cpu"))):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -162,7 +167,8 @@ def held(path):
 
 def test_of_two_processes_at_one_cell_one_waits_for_the_others_record(cell, vit_file, whole_run, tmp_path, monkeypatch):
     (_, spec), (_, whole) = cell, whole_run
-    monkeypatch.setattr("cskd_bench.detection.run._run", lambda *_: pytest.fail("trained what another process trains"))
+    never = Procedure(lambda cell: pytest.fail("trained what another process trains"), DetectionCell)
+    monkeypatch.setitem(PROTOCOLS, "detect", never)
     (tmp_path / "work" / "locks").mkdir(parents=True)
     with ThreadPoolExecutor(1) as pool, held(tmp_path / "work" / "locks" / whole.id) as let_go:
         second = pool.submit(detect, spec, vit_file, tmp_path)
@@ -181,7 +187,7 @@ def test_dry_run_and_validate_open_the_annotations(cell, vit_file, capsys, tmp_p
     tiny = ["--set", f'detect.config="{root / "tiny.py"}"', "--set", "detect.pictures=1"]
     assert main(["transfer", "--task", "digits_detection", *data, *tiny, *given, *places]) == 0
     said = capsys.readouterr().out
-    expected = plan(spec, vit_file, 0, results=tmp_path, work=tmp_path, ranks=CPU, model=given[3]).name
+    expected = open_cell(spec, "detect", vit_file, 0, work=tmp_path, ranks=CPU, model=given[3]).name
     assert "to do; 8 training and 4 test images, 10 classes" in said and expected in said
     assert main(["transfer", "--task", "coco", "--data-dir", str(tmp_path), *given, *places]) == 0
     assert "not ready: " in capsys.readouterr().out
@@ -221,6 +227,26 @@ def test_a_killed_run_continues_exactly(cell, vit_file, whole_run, tmp_path, mon
     expected, found = final_weights(place), final_weights(tmp_path / "parts")
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_run_that_is_asked_to_stop_ends_after_its_step_and_continues_exactly(cell, vit_file, whole_run, tmp_path):
+    from mmengine.runner import EpochBasedTrainLoop
+
+    (_, spec), (_, whole) = cell, whole_run
+    stop, steps, original = Stop(), [], EpochBasedTrainLoop.run_iter
+
+    def asked(self, idx, batch):
+        steps.append(idx)
+        stop.requested = len(steps) == 3  # the first step of the second epoch
+        original(self, idx, batch)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(EpochBasedTrainLoop, "run_iter", asked)
+        with pytest.raises(Interrupted, match="the same command goes on"):
+            detect(spec, vit_file, tmp_path / "parts", stop=stop)
+    assert steps == [0, 1, 0]
+    resumed = detect(spec, vit_file, tmp_path / "parts")
+    assert resumed.metrics == whole.metrics and resumed.curve == whole.curve and resumed.id == whole.id
 
 
 @pytest.mark.parametrize(

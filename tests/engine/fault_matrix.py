@@ -215,16 +215,17 @@ def missing_shard(place: Place, rank: int) -> None:
 
 
 def full_disk_at(function: str) -> Callable[[Place, int], None]:
-    """Let no file grow beyond 3,000 bytes once `function` of engine/pretrain.py or checkpoint.py is entered."""
+    """Let no file grow beyond 3,000 bytes once `function` of cells/recording.py or engine/checkpoint.py is entered."""
 
     def inject(place: Place, rank: int) -> None:
-        from cskd_bench.engine import checkpoint, pretrain
+        from cskd_bench.cells import recording
+        from cskd_bench.engine import checkpoint
 
-        module = checkpoint if hasattr(checkpoint, function) and function == "save_file" else pretrain
+        module = checkpoint if hasattr(checkpoint, function) else recording
         real = getattr(module, function)
 
         def full(*arguments, **options):
-            if module is pretrain or place.mark(rank).exists():
+            if module is recording or place.mark(rank).exists():
                 place.mark(rank).touch()
                 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
@@ -239,18 +240,17 @@ def full_disk_at(function: str) -> Callable[[Place, int], None]:
 
 def refused_record(place: Place, rank: int) -> None:
     """Lay a record of other weights where this run's will be."""
-    from cskd_bench.engine import pretrain
+    from dataclasses import replace
+
+    from cskd_bench.cells import pretrain, recording
 
     real = pretrain._finish
 
-    def finish(job, result, config, record, records):
+    def finish(job, result, config, subject, ranks, records):
         place.mark(rank).touch()
-        records.mkdir(parents=True, exist_ok=True)
-        other = record.model_copy(
-            update={"checkpoint": record.checkpoint.model_copy(update={"sha256": "0" * 64, "run": "another"})}
-        )
-        (records / f"{record.id}.json").write_text(other.model_dump_json())
-        return real(job, result, config, record, records)
+        checkpoint = subject.checkpoint.model_copy(update={"sha256": "0" * 64, "run": "another"})
+        recording.keep(replace(subject, checkpoint=checkpoint), pretrain._outcome(job, result), ranks, records)
+        return real(job, result, config, subject, ranks, records)
 
     pretrain._finish = finish
 
@@ -329,7 +329,7 @@ FAULTS = [
     Fault("corrupt validation image", corrupt_images("val"), "not a readable image"),
     Fault("damaged bank block", damaged_bank, "is damaged; remove the file and run bank build again", bank=True),
     Fault("missing bank shard", missing_shard, "lacks 1 of the run's shards", bank=True),
-    Fault("full disk at checkpoint", full_disk_at("save_file"), "the checkpoint could not be written", ranks=(0,)),
+    Fault("full disk at checkpoint", full_disk_at("save_tensors"), "the checkpoint could not be written", ranks=(0,)),
     Fault("full disk at record", full_disk_at("write_record"), "cannot be written: File too large", ranks=(0,)),
     Fault("refused record", refused_record, "ended with other weights", ranks=(0,), goes_on=False),
     Fault("non-finite loss", nan_pixels, "the loss is not finite at step 5", bank=True),

@@ -12,9 +12,11 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from cskd_bench import files
 from cskd_bench.engine import checkpoint as module
 from cskd_bench.engine.checkpoint import Checkpoint, load_latest, save_checkpoint
 from cskd_bench.errors import UserError
+from cskd_bench.models import weights as module_of_weights
 from cskd_bench.models.weights import read_state
 
 
@@ -64,7 +66,7 @@ def test_a_disk_that_fills_up_under_the_weights_is_one_sentence(tmp_path, monkey
     def full(*_):
         raise SafetensorError("I/O error: No space left on device")
 
-    monkeypatch.setattr("cskd_bench.engine.checkpoint.save_file", full)
+    monkeypatch.setattr("cskd_bench.models.weights.save_file", full)
     with pytest.raises(UserError, match="could not be written"):
         save_checkpoint(tmp_path, at(1), keep=2)
     assert not list(tmp_path.iterdir())
@@ -79,10 +81,10 @@ def test_a_full_disk_at_any_stage_leaves_the_previous_one(tmp_path, monkeypatch,
 
     owner, name = {
         "mkdir": (module.Path, "mkdir"),
-        "save_file": (module, "save_file"),
+        "save_file": (module_of_weights, "save_file"),
         "torch.save": (module.torch, "save"),
         "write_text": (module.Path, "write_text"),
-        "sync": (module, "sync"),
+        "sync": (files, "sync"),
         "rename": (module.Path, "rename"),
     }[stage]
     with monkeypatch.context() as patch:

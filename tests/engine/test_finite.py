@@ -5,13 +5,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from cskd_bench.cells.pretrain import pretrain
 from cskd_bench.config import load_config
 from cskd_bench.engine import finite, training
 from cskd_bench.engine.checkpoint import load_latest
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.finite import Advice, FiniteWatch, NotFinite, refuse_non_finite_weights
 from cskd_bench.engine.optim import gradient_norm
-from cskd_bench.engine.pretrain import pretrain
 from cskd_bench.errors import UserError
 
 CPU = torch.device("cpu")

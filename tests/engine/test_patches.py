@@ -4,13 +4,13 @@ import pytest
 import torch
 from helpers.tiny import STUDENT
 
+from cskd_bench.cells.pretrain import pretrain
 from cskd_bench.config import DataConfig, StudentConfig, load_config
 from cskd_bench.data.mixing import to_float
 from cskd_bench.data.open import open_source
 from cskd_bench.data.views import EvalView
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.patches import patch_measures
-from cskd_bench.engine.pretrain import pretrain
 from cskd_bench.models.attention import attention_maps, mean_distance
 from cskd_bench.models.students import build_student
 

@@ -149,7 +149,7 @@ def test_a_slow_last_rank_is_waited_for(place):
 
         real = verb.add
         assert real
-        from cskd_bench.engine import pretrain
+        from cskd_bench.cells import pretrain
 
         run = pretrain.pretrain
 

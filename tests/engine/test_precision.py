@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from cskd_bench import device
+from cskd_bench.cells.pretrain import pretrain
 from cskd_bench.cli import main
 from cskd_bench.config import StudentConfig, load_config
 from cskd_bench.device import slow_precision
 from cskd_bench.engine.distributed import Ranks
-from cskd_bench.engine.pretrain import pretrain
 from cskd_bench.models.students import build_student, choose_attention
 
 CPU = torch.device("cpu")

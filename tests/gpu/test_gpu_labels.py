@@ -7,17 +7,17 @@ import torch
 from helpers.processes import run_python
 
 from cskd_bench.bank.build import build_bank
-from cskd_bench.bank.labeller import labelling_teacher
 from cskd_bench.bank.targets import bank_targets
+from cskd_bench.cells.pretrain import _teacher_targets, initial_student, pretrain
 from cskd_bench.data.engines import finished, worker_views
 from cskd_bench.data.loader import ViewPlan
 from cskd_bench.data.open import open_source
 from cskd_bench.data.views import EvalView
 from cskd_bench.engine.evaluate import evaluate
-from cskd_bench.engine.pretrain import _teacher_targets, initial_student, pretrain
 from cskd_bench.export import export_timm
 from cskd_bench.models import architectures
 from cskd_bench.models.checkpoints import load_checkpoint
+from cskd_bench.models.labeller import labelling_teacher
 
 
 def test_a_bank_holds_the_labels_of_the_teacher_beside_the_run(small_config, ranks, device, tmp_path):

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cskd_bench.cells.pretrain import initial_student, pretrain
 from cskd_bench.device import HostCopy, default_device, exact_fp32
 from cskd_bench.engine import training
 from cskd_bench.engine.finite import FiniteWatch
-from cskd_bench.engine.pretrain import initial_student, pretrain
 from cskd_bench.errors import Interrupted, UserError
 
 MEAN_DIFFERENCE = 1e-4  # of weights of a resumed run: attention's backward pass adds up in any order on a GPU

@@ -7,10 +7,12 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from cskd_bench.engine.distributed import Ranks
 from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.task import load_task
-from cskd_bench.transfer.run import plan
+from cskd_bench.transfer.run import open_cell
 
+CPU = Ranks(0, 1, torch.device("cpu"))
 DISTILLED = "deit_tiny_distilled_patch16_224"
 
 
@@ -27,7 +29,7 @@ def test_one_file_under_two_architectures_makes_two_records(weights, tmp_path):
     """Two heads or three: the logits differ, so neither record may stand for the other."""
     task = load_task("imagenet1k")
     names = {
-        plan(task, "evaluate", weights, 0, results=tmp_path, model=model).name
+        open_cell(task, "evaluate", weights, 0, work=tmp_path, ranks=CPU, model=model).name
         for model in (DISTILLED, "cskd_tiny_patch16_224")
     }
     assert len(names) == 2

@@ -9,13 +9,13 @@ from helpers.tiny import PLAIN_VIEWS, write_run
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from cskd_bench.cells.pretrain import pretrain
 from cskd_bench.config import load_config
 from cskd_bench.data.mixing import to_float
 from cskd_bench.data.open import open_source
 from cskd_bench.data.views import EvalView
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions
-from cskd_bench.engine.pretrain import pretrain
 from cskd_bench.errors import UserError
 from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.record import read_record

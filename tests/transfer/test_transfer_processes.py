@@ -67,8 +67,8 @@ KILLED_AT = """
 import os, signal, sys
 from cskd_bench.cli import main
 from cskd_bench.engine import training
-from cskd_bench.transfer import run
-module, name, call = {"training": training, "run": run}[sys.argv[1]], sys.argv[2], int(sys.argv[3])
+from cskd_bench.cells import recording
+module, name, call = {"training": training, "recording": recording}[sys.argv[1]], sys.argv[2], int(sys.argv[3])
 whole, calls = getattr(module, name), []
 def counted(*given):
     calls.append(1)
@@ -119,7 +119,7 @@ def test_an_own_task_needs_a_toml_and_a_folder(place, colour_squares, tmp_path, 
 def test_a_transfer_killed_twice_leaves_the_record_of_an_undisturbed_one(place, colour_squares, tmp_path):
     words = arguments(place, colour_squares, tmp_path / "killed", "finetune")
     killed("training", "learning_rate", 8, words)  # in the third epoch
-    killed("run", "write_record", 1, words)  # the predictions are written, their record is not
+    killed("recording", "write_record", 1, words)  # the predictions are written, their record is not
     assert not list((tmp_path / "killed" / "records").glob("*.json"))
     undisturbed = arguments(place, colour_squares, tmp_path / "undisturbed", "finetune")
     finished(start(*words))
@@ -128,6 +128,36 @@ def test_a_transfer_killed_twice_leaves_the_record_of_an_undisturbed_one(place, 
     ((_, other),) = read_records(tmp_path / "undisturbed" / "records")
     varying = {"created", "cost", "command"}
     assert one.model_dump(exclude=varying) == other.model_dump(exclude=varying)  # its curve and predictions included
+
+
+STOPPED_AT = """
+import os, signal, sys
+from cskd_bench.cli import main
+from cskd_bench.transfer import features, linear
+module, name, call = {"features": features, "linear": linear}[sys.argv[1]], sys.argv[2], int(sys.argv[3])
+whole, calls = getattr(module, name), []
+def counted(*given):
+    calls.append(1)
+    if len(calls) == call:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return whole(*given)
+setattr(module, name, counted)
+sys.exit(main(sys.argv[4:]))
+"""
+
+
+@pytest.mark.parametrize(("module", "name", "call"), [("features", "to_float", 1), ("linear", "_fitted", 2)])
+def test_a_probe_that_is_asked_to_stop_ends_in_good_order(place, colour_squares, tmp_path, module, name, call):
+    """SIGTERM, as a scheduler sends it: within a batch of features, or between two fits."""
+    (place / "probe.toml").write_text(OWN_TASK.replace('"finetune", "knn", "kshot"', '"linear"'))
+    words = arguments(place, colour_squares, tmp_path, "linear")
+    words[words.index(str(place / "my.toml"))] = str(place / "probe.toml")
+    process = start(module, name, str(call), *words, script=STOPPED_AT)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 75 and "Traceback" not in told, told
+    assert not list((tmp_path / "records").glob("*"))
+    finished(start(*words))
+    assert len(list((tmp_path / "records").glob("*.json"))) == 1
 
 
 def test_two_processes_on_one_results_folder_lose_nothing(place, colour_squares, tmp_path):

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import torch
 
-from cskd_bench.bank.folding import fold_batch_norms
 from cskd_bench.config import TeacherConfig
 from cskd_bench.device import check_precision
+from cskd_bench.models.folding import fold_batch_norms
 from cskd_bench.models.teachers import Teacher, build_teacher
 
 

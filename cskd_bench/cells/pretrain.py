@@ -1,39 +1,38 @@
 """Pretraining: build what a configuration describes, train it, leave a run folder and a record."""
 
-import json
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
-from cskd_bench.bank.labeller import labelling_teacher
+from cskd_bench.cells.cell import Outcome
+from cskd_bench.cells.locks import run_lock
+from cskd_bench.cells.recording import Subject, keep
 from cskd_bench.config import PretrainConfig, method_label
 from cskd_bench.data.open import open_source
 from cskd_bench.data.randomness import Stream, integer_seed
 from cskd_bench.data.sources import Source
-from cskd_bench.device import device_name, enough_memory, gpu_hours
-from cskd_bench.engine.checkpoint import sync, write_atomically
+from cskd_bench.device import enough_memory
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.job import Fit, Job
-from cskd_bench.engine.locks import alone
-from cskd_bench.engine.provenance import code_ref, command_line, difference, now, versions
-from cskd_bench.engine.results import write_predictions
+from cskd_bench.engine.provenance import code_ref, command_line, difference
 from cskd_bench.engine.state import Stop, stop_signals
 from cskd_bench.engine.targets import NoTargets, TargetProvider, TeacherTargets
 from cskd_bench.engine.training import fit
 from cskd_bench.errors import UserError
+from cskd_bench.files import sync, write_file
 from cskd_bench.methods import METHODS
+from cskd_bench.models.labeller import labelling_teacher
+from cskd_bench.models.run_summary import RunSummary, is_finished, read_run, write_run
 from cskd_bench.models.students import Student, build_student
 from cskd_bench.models.teachers import is_another_teacher, teacher_identity
-from cskd_bench.models.weights import plain_state
+from cskd_bench.models.weights import plain_state, save_tensors
 from cskd_bench.record import (
     CheckpointRef,
-    Cost,
+    CodeRef,
     MethodRef,
     ModelRef,
     Record,
@@ -41,7 +40,6 @@ from cskd_bench.record import (
     read_record,
     record_id,
     sha256_file,
-    write_record,
 )
 from cskd_bench.schema import fingerprint
 
@@ -62,7 +60,7 @@ def pretrain(
     Of two processes at the same run, one waits and reads the other's record. Raises Interrupted when asked to
     stop, and UserError.
     """
-    with enough_memory(), stop_signals(stop) as asked, alone(runs / "locks" / config.name, ranks, asked):
+    with enough_memory(), stop_signals(stop) as asked, run_lock(runs / "locks" / config.name, ranks, asked):
         return _pretrain(config, runs, results, ranks, targets, command, asked)
 
 
@@ -75,17 +73,16 @@ def _pretrain(
     command: str | None,
     stop: Stop,
 ) -> Record:
-    finished = runs / config.name / "run.json"
-    record = ranks.on_main(lambda: _finished_record(finished, config, results) if finished.exists() else None)
+    folder, records = runs / config.name, results / "records"
+    record = ranks.on_main(lambda: _finished_record(folder, config, records) if is_finished(folder) else None)
     if record is not None:
         return record
-    code = code_ref()  # as it is now: a long run outlives a checkout
-    job = ranks.together(lambda: _job(config, runs / config.name, ranks, targets))
-    ranks.on_main(lambda: _begin(job, results / "records" / f"{_record_id(config, job.identity)}.json"))
+    code = code_ref()
+    job = ranks.together(lambda: _job(config, folder, ranks, targets))
+    subject = _subject(config, job, code, command or command_line())
+    ranks.on_main(lambda: _begin(job, records / f"{subject.id}.json"))
     result = fit(job, ranks, stop)
-    record = _record(config, result, job, ranks)
-    record = record.model_copy(update={"command": command or record.command, "code": code})
-    return ranks.on_main(lambda: _finish(job, result, config, record, results / "records"))
+    return ranks.on_main(lambda: _finish(job, result, config, subject, ranks, records))
 
 
 def _job(config: PretrainConfig, folder: Path, ranks: Ranks, targets: TargetProvider | None) -> Job:
@@ -163,19 +160,11 @@ def initial_student(config: PretrainConfig) -> Student:
     return build_student(config.student, config.data.num_classes, METHODS[config.method.kind].heads)
 
 
-def _record_id(config: PretrainConfig, identity: dict[str, object]) -> str:
-    return record_id(config.data_name, "pretrain", config.method.kind, config.student.name, f"s{config.seed}", identity)
-
-
-def _record(config: PretrainConfig, result: Fit, job: Job, ranks: Ranks) -> Record:
-    """Describe a finished run; the SHA-256 is filled in when its weights are on disk."""
-    predictions, last, targets, identity = result.predictions, result.curve[-1], job.targets, job.identity
-    assert predictions is not None
-    metrics = predictions.metrics() | ({"ema_top1": last["ema_top1"]} if "ema_top1" in last else {})
-    data_name = config.data_name
-    return Record(
-        id=_record_id(config, identity),
-        created=now(),
+def _subject(config: PretrainConfig, job: Job, code: CodeRef, command: str) -> Subject:
+    """Say what a run's record is about; the SHA-256 is filled in when its weights are on disk."""
+    kind, data_name, targets = config.method.kind, config.data_name, job.targets
+    return Subject(
+        id=record_id(data_name, "pretrain", kind, config.student.name, f"s{config.seed}", job.identity),
         task=TaskRef(
             name=data_name,
             version=1,
@@ -185,7 +174,7 @@ def _record(config: PretrainConfig, result: Fit, job: Job, ranks: Ranks) -> Reco
         ),
         protocol="pretrain",
         method=MethodRef(
-            kind=config.method.kind,
+            kind=kind,
             label=method_label(config.method) + targets.variant,
             teacher=targets.teacher,
             config=config.method.model_dump(mode="json"),
@@ -193,7 +182,7 @@ def _record(config: PretrainConfig, result: Fit, job: Job, ranks: Ranks) -> Reco
         model=ModelRef(
             name=config.model_name,
             image_size=config.student.image_size,
-            parameters=sum(parameter.numel() for parameter in result.student.parameters()),
+            parameters=sum(parameter.numel() for parameter in job.student.parameters()),
         ),
         checkpoint=CheckpointRef(
             run=config.name,
@@ -205,27 +194,27 @@ def _record(config: PretrainConfig, result: Fit, job: Job, ranks: Ranks) -> Reco
         ),
         seed=config.seed,
         recipe=config.recipe_fingerprint(),
-        config={"name": config.name, "run": config.run.model_dump(mode="json"), **identity},
-        metrics=metrics,
-        examples=len(predictions.label),
-        per_example=None,
-        curve=tuple(result.curve),
-        code=code_ref(),
-        versions=versions(),
-        device=device_name(ranks.device),
-        command=command_line(),
-        cost=Cost(
-            seconds=result.seconds,
-            images_per_second=result.images_per_second,
-            gpu_hours=gpu_hours(result.seconds, ranks.world, ranks.device),
-            peak_memory_bytes=result.peak_memory_bytes,
-            labelling_seconds=targets.labelling_seconds,
-        ),
-        note=targets.note,
+        config={"name": config.name, "run": config.run.model_dump(mode="json"), **job.identity},
+        code=code,
+        command=command,
     )
 
 
-def _finish(job: Job, result: Fit, config: PretrainConfig, record: Record, records: Path) -> Record:
+def _outcome(job: Job, result: Fit) -> Outcome:
+    last = result.curve[-1]
+    return Outcome(
+        result.predictions,
+        {"ema_top1": last["ema_top1"]} if "ema_top1" in last else {},
+        result.curve,
+        seconds=result.seconds,
+        images_per_second=result.images_per_second,
+        peak_memory_bytes=result.peak_memory_bytes,
+        labelling_seconds=job.targets.labelling_seconds,
+        note=job.targets.note,
+    )
+
+
+def _finish(job: Job, result: Fit, config: PretrainConfig, subject: Subject, ranks: Ranks, records: Path) -> Record:
     """Write final weights, then the record, then run.json, whose presence says that the run is finished.
 
     A record that is there already stays, with its side file; UserError where it is of other weights.
@@ -235,31 +224,28 @@ def _finish(job: Job, result: Fit, config: PretrainConfig, record: Record, recor
         if module is not None:
             hashes[name] = _save_weights(module, folder / f"{name}.safetensors")
     sync(folder)
-    record = record.model_copy(update={"checkpoint": record.checkpoint.model_copy(update={"sha256": hashes["model"]})})
-    written = records / f"{record.id}.json"
+    checkpoint = subject.checkpoint.model_copy(update={"sha256": hashes["model"]})
+    written = records / f"{subject.id}.json"
     if written.exists():
-        record = _same_record(written, record)
+        record = _same_record(written, checkpoint)
     else:
-        record = record.model_copy(update={"per_example": write_predictions(records, record.id, result.predictions)})
-        write_record(records, record)
-    summary = {
-        "config": config.model_dump(mode="json"),
-        "identity": record.config["data"]["identity"],
-        "classes": list(job.train.classes),
-        "sha256": hashes,
-        "record": record.id,
-        "method": record.method.model_dump(mode="json"),
-    }
-    write_atomically(folder / "run.json", (json.dumps(summary, indent=1) + "\n").encode())
+        record = keep(replace(subject, checkpoint=checkpoint), _outcome(job, result), ranks, records)
+    images, classes = job.identity["data"]["identity"], tuple(job.train.classes)
+    write_run(
+        folder,
+        RunSummary(
+            config=config, identity=images, classes=classes, sha256=hashes, record=record.id, method=record.method
+        ),
+    )
     sync(folder)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return record
 
 
-def _same_record(path: Path, record: Record) -> Record:
+def _same_record(path: Path, checkpoint: CheckpointRef) -> Record:
     """Read the record of an earlier run of the same settings; UserError where its weights were others."""
     earlier = read_record(path)
-    if earlier.checkpoint.sha256 != record.checkpoint.sha256:
+    if earlier.checkpoint.sha256 != checkpoint.sha256:
         raise UserError(
             f"{path}: is the record of {earlier.checkpoint.run}, a run of the same settings that ended with other "
             "weights (another machine, device or library rounds otherwise), and stays. Start this run again with "
@@ -269,33 +255,18 @@ def _same_record(path: Path, record: Record) -> Record:
 
 
 def _save_weights(module: torch.nn.Module, path: Path) -> str:
-    temporary = path.with_name(f".{path.name}")
     try:
-        save_file(plain_state(module), temporary)
-        sync(temporary)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error}); the last checkpoint is kept") from error
+        write_file(path, lambda file: save_tensors(file, plain_state(module)))
+    except UserError as error:
+        raise UserError(f"{error}; the last checkpoint is kept") from error
     return sha256_file(path)
 
 
-def read_summary(path: Path) -> tuple[dict[str, Any], PretrainConfig]:
-    """Read run.json of a finished run, and its configuration; UserError where this release cannot read it."""
-    try:
-        summary = json.loads(path.read_text())
-        return summary, PretrainConfig.model_validate_json(json.dumps(summary["config"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged, or of another release: {error}") from error
-
-
-def _finished_record(path: Path, config: PretrainConfig, results: Path) -> Record:
-    summary, then = read_summary(path)
-    if changes := difference(then.identity(), config.identity()):
-        raise UserError(f"{path.parent}: holds a finished run of another recipe: {changes}; choose another name")
-    if is_another_teacher(config.teacher, summary["method"]["teacher"]):
-        was, now_is = summary["method"]["teacher"], teacher_identity(config.teacher)
-        raise UserError(
-            f"{path.parent}: holds a finished run of teacher {was}, it is now {now_is}; choose another name"
-        )
-    return read_record(results / "records" / f"{summary['record']}.json")
+def _finished_record(folder: Path, config: PretrainConfig, records: Path) -> Record:
+    summary = read_run(folder)
+    if changes := difference(summary.config.identity(), config.identity()):
+        raise UserError(f"{folder}: holds a finished run of another recipe: {changes}; choose another name")
+    if is_another_teacher(config.teacher, summary.method.teacher):
+        was, now_is = summary.method.teacher, teacher_identity(config.teacher)
+        raise UserError(f"{folder}: holds a finished run of teacher {was}, it is now {now_is}; choose another name")
+    return read_record(records / f"{summary.record}.json")

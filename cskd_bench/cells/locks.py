@@ -8,16 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TextIO
 
-from cskd_bench.bank.claim import NO_LOCKS
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.state import Stop
 from cskd_bench.errors import Interrupted, UserError
+from cskd_bench.files import NO_LOCKS
 
 LOOK: Final = 0.5  # seconds between two looks at a lock that another process holds
 
 
 @contextmanager
-def alone(path: Path, ranks: Ranks, stop: Stop | None = None) -> Iterator[None]:
+def run_lock(path: Path, ranks: Ranks, stop: Stop | None = None) -> Iterator[None]:
     """Wait until no other process holds the lock file `path`; the system gives the lock back when one dies.
 
     Ranks look at it together, so that none waits for a peer that waits for the lock. Interrupted where `stop` is

@@ -1,5 +1,6 @@
-"""What lies in a results folder: finished cells, and per-example predictions beside a record."""
+"""What lies in a results folder: finished cells, and the files beside their records."""
 
+import contextlib
 import io
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import numpy as np
 
 from cskd_bench.engine.evaluate import Predictions
 from cskd_bench.errors import UserError
-from cskd_bench.record import Record, SideFile, read_record, sha256_file, write_new
+from cskd_bench.files import write_file
+from cskd_bench.record import Record, SideFile, read_record, sha256_file
 
 
 def finished_record(path: Path, images: str, root: str) -> Record:
@@ -36,9 +38,18 @@ def write_predictions(records: Path, name: str, predictions: Predictions | None)
         predicted=predictions.predicted.astype(kind),
         confidence=predictions.confidence.astype(np.float16),
     )
-    path = records / f"{name}.examples.npz"
-    if path.exists() and path.read_bytes() != buffer.getvalue():
-        path.unlink()  # no record is there yet: it was left by a cell that was not finished, or taken back
-    if not path.exists():
-        write_new(path, buffer.getvalue())
+    return _write_beside(records / f"{name}.examples.npz", buffer.getvalue())
+
+
+def write_pictures(records: Path, name: str, pictures: dict[str, bytes]) -> tuple[SideFile, ...]:
+    """Write JPEGs, by the ending of their file's name, for a record that is about to be written."""
+    return tuple(_write_beside(records / f"{name}.{ending}.jpg", jpeg) for ending, jpeg in pictures.items())
+
+
+def _write_beside(path: Path, content: bytes) -> SideFile:
+    """Write a side file; another one of its name is of a cell that was not finished, or whose record was taken back."""
+    if path.exists() and path.read_bytes() != content:
+        path.unlink()
+    with contextlib.suppress(FileExistsError):
+        write_file(path, content, replace=False)
     return SideFile(name=path.name, sha256=sha256_file(path))

@@ -1,0 +1,98 @@
+"""What a protocol is given, and what it gives back."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from cskd_bench.engine.distributed import Ranks
+from cskd_bench.engine.evaluate import Predictions
+from cskd_bench.engine.state import Stop
+from cskd_bench.errors import Interrupted
+from cskd_bench.models.checkpoints import Loaded
+from cskd_bench.record import record_id
+from cskd_bench.task import TaskSpec
+
+
+@dataclass(frozen=True)
+class Cell(ABC):
+    """One task, protocol, checkpoint and seed; what depends on the kind of its images is left to subclasses."""
+
+    spec: TaskSpec
+    protocol: str
+    seed: int
+    model: Loaded
+    work: Path  # for what several cells use, and for each cell's own folder
+    ranks: Ranks
+    workers: int
+    stop: Stop
+
+    keeps_folder: ClassVar[bool] = False  # whether the folder stays when the record is written
+
+    @abstractmethod
+    def images(self) -> str:
+        """Return the identity of the images that are learnt from and scored."""
+
+    @abstractmethod
+    def check(self) -> str:
+        """Return a note for the record; UserError for data that no number should be made from."""
+
+    @abstractmethod
+    def describe_images(self) -> str:
+        """Say in a few words what the images are: sizes and classes."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the score and is neither in the task nor in the checkpoint."""
+        return {}
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        """All that records must share to be compared, seed and method apart."""
+        pretrain = self.model.checkpoint.pretrain_recipe
+        return {"pretrain": pretrain, "protocol": self.protocol, "task": self.spec.identity(), **self.settings()}
+
+    @cached_property
+    def name(self) -> str:
+        """The id of its record."""
+        loaded = self.model
+        identity = {
+            **self.recipe,
+            "pretrain": loaded.stated_recipe(),
+            **loaded.weights_identity(),
+            "seed": self.seed,
+        }
+        run, seed = loaded.checkpoint.run, f"s{self.seed}"
+        return record_id(self.spec.name, self.protocol, loaded.method.kind, run, seed, identity)
+
+    @property
+    def folder(self) -> Path:
+        """Where the protocol keeps what it needs while it works."""
+        return self.work / self.name
+
+    def heed_stop(self) -> None:
+        """Interrupted, on every rank, where one was asked to stop."""
+        if self.ranks.settle(stop=self.stop.requested):
+            raise Interrupted("stopped; the same command goes on from what is kept")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a cell came to: scores, and what they took. Scores are fractions."""
+
+    predictions: Predictions | None = None  # of each image, where a class is predicted
+    metrics: dict[str, float] = field(default_factory=dict)  # beside those of the predictions
+    curve: list[dict[str, float]] = field(default_factory=list)  # one entry per epoch
+    seconds: float = 0.0
+    images_per_second: float = 0.0
+    peak_memory_bytes: int = 0  # 0: what the process has needed so far
+    labelling_seconds: float = 0.0  # of the labels that were there before
+    scored: int = 0  # images, where nothing is predicted of each
+    note: str = ""
+    config: dict[str, Any] = field(default_factory=dict)  # what the record's configuration holds besides
+    packages: tuple[str, ...] = ()  # whose versions decide the score besides
+    pictures: dict[str, bytes] = field(default_factory=dict)  # JPEGs for the report, by the ending of their file
+
+    def noted(self, note: str) -> "Outcome":
+        """Return the same with another sentence for the reader before its own."""
+        return replace(self, note="; ".join(filter(None, (note, self.note))))

@@ -1,0 +1,63 @@
+"""A detection cell: COCO-format splits, and the detector's configuration, completed for them and the student."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+from cskd_bench.cells.cell import Cell
+from cskd_bench.detection import operators
+from cskd_bench.detection.annotations import CocoSplit, require_masks
+from cskd_bench.detection.settings import StudentFacts, comparable, complete, has_masks
+from cskd_bench.detection.splits import describe_splits, open_splits, splits_identity
+
+
+@dataclass(frozen=True)
+class DetectionCell(Cell):
+    """A cell that trains a detector on `train` and reports `test`; its folder keeps the detector's weights."""
+
+    keeps_folder: ClassVar[bool] = True
+
+    @cached_property
+    def _splits(self) -> tuple[CocoSplit, CocoSplit]:
+        return open_splits(self.spec.data, self.work)
+
+    @property
+    def train(self) -> CocoSplit:
+        """The split to learn from."""
+        return self._splits[0]
+
+    @property
+    def test(self) -> CocoSplit:
+        """The split that the record reports."""
+        return self._splits[1]
+
+    @cached_property
+    def config(self) -> Any:
+        """mmengine's configuration, without this machine's folders; UserError for missing packages and other ViTs."""
+        operators.install()
+        return complete(self.spec.detect, StudentFacts.of(self.model.student), self.train.classes(), self.seed)
+
+    @cached_property
+    def comparable(self) -> dict[str, Any]:
+        """What of the configuration decides the score."""
+        return comparable(self.config)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the detector's configuration as its file and the task give it."""
+        return {"config": self.comparable}
+
+    def images(self) -> str:
+        """Return the identity of both splits."""
+        return splits_identity(self.train, self.test)
+
+    def check(self) -> str:
+        """UserError for boxes without masks where the detector predicts masks."""
+        if has_masks(self.config):
+            require_masks(self.train)
+            require_masks(self.test)
+        return ""
+
+    def describe_images(self) -> str:
+        """Say how many images and classes there are; UserError where they cannot be used."""
+        self.check()
+        return describe_splits(self.train, self.test)

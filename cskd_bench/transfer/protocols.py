@@ -1,0 +1,70 @@
+"""Every protocol: which kind of cell it works on, what it does, and how much there is to do."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cskd_bench.cells.cell import Cell, Outcome
+from cskd_bench.data.loader import ViewPlan
+from cskd_bench.data.open import open_split
+from cskd_bench.detection import run as detection
+from cskd_bench.detection.cell import DetectionCell
+from cskd_bench.errors import UserError
+from cskd_bench.task import Protocol, TaskSpec
+from cskd_bench.transfer import checks, evaluate, finetune, knn, kshot, linear, lowlabel
+from cskd_bench.transfer.cell import ImageCell, ScoringCell
+
+Size = Callable[[TaskSpec, int, Path], tuple[int, int]]  # task, seed, working folder -> steps, images
+
+
+def size_of_finetuning(spec: TaskSpec, seed: int, work: Path) -> tuple[int, int]:
+    """Return (steps, views)."""
+    recipe = spec.finetune
+    images = round(recipe.train_fraction * len(open_split(spec.data, spec.data.train)))
+    plan = ViewPlan.of(recipe, images, seed)
+    return plan.steps, plan.steps * recipe.batch_size
+
+
+def size_of_probe(spec: TaskSpec, seed: int, work: Path) -> tuple[int, int]:
+    """Return (0, images): features are computed, nothing is trained by steps."""
+    return 0, sum(len(open_split(spec.data, split)) for split in (spec.data.train, spec.data.test))
+
+
+def size_of_scoring(spec: TaskSpec, seed: int, work: Path) -> tuple[int, int]:
+    """Return (0, images of test)."""
+    return 0, len(open_split(spec.data, spec.data.test))
+
+
+def look_at_images(spec: TaskSpec, work: Path) -> str:
+    """Open a task's splits, check them, and say how many images there are."""
+    return checks.check_data(spec)
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """A protocol in code. `run` takes a cell of the kind `cell`; ranks call it together."""
+
+    run: Callable[[Any], Outcome]
+    cell: type[Cell] = ImageCell
+    size: Size = size_of_probe
+    look: Callable[[TaskSpec, Path], str] = look_at_images  # what `tasks validate` says of the data
+
+
+PROTOCOLS: dict[Protocol, Procedure] = {
+    "finetune": Procedure(finetune.run, size=size_of_finetuning),
+    "linear": Procedure(linear.run),
+    "knn": Procedure(knn.run),
+    "kshot": Procedure(kshot.run),
+    "lowlabel": Procedure(lowlabel.run),
+    "detect": Procedure(detection.run, DetectionCell, detection.size, detection.look),
+    "evaluate": Procedure(evaluate.run, ScoringCell, size_of_scoring),
+}
+
+
+def procedure(spec: TaskSpec, protocol: str) -> Procedure:
+    """Return the code of one of a task's protocols; UserError for one that the task has not."""
+    for name in spec.protocols:
+        if name == protocol:
+            return PROTOCOLS[name]
+    raise UserError(f"task {spec.name} has no protocol {protocol!r}; it has {', '.join(spec.protocols)}")
