@@ -15,6 +15,8 @@ from PIL import Image
 
 from cskd_bench.record import read_record
 
+pytestmark = pytest.mark.gate
+
 SUPPORT = Path(__file__).resolve().parents[1] / "support" / "gpu"
 SCRIPTS = ["pack.sh", "run.sh"]
 STUDENT = {"name": "tiny", "method.kind": "supervised", "data.dataset": "sklearn/digits", "data.num_classes": 10}

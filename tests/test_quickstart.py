@@ -13,6 +13,8 @@ import cskd_bench.bench.quickstart as bench
 from cskd_bench.bench.runner import Outcome
 from cskd_bench.record import read_record
 
+pytestmark = pytest.mark.gate
+
 
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory):

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from cskd_bench.cli import main
 from cskd_bench.record import read_record
 
+pytestmark = pytest.mark.gate
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):

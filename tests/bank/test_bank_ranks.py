@@ -12,6 +12,8 @@ from helpers.processes import TWO_RANKS, run
 from cskd_bench.bank import build
 from cskd_bench.bank.store import verify_bank
 
+pytestmark = pytest.mark.gate
+
 
 @pytest.fixture(scope="module")
 def toml(tmp_path_factory):

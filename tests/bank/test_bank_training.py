@@ -17,6 +17,8 @@ from cskd_bench.config import CSKD, DeiT, PlainKD, PretrainConfig
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.errors import Interrupted, UserError
 
+pytestmark = pytest.mark.gate
+
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 

@@ -121,17 +121,20 @@ def local(place):
     return records(place, "local")
 
 
+@pytest.mark.gate
 def test_interrupted_three_times_every_cell_has_its_record(local, place):
     assert len(local) == CELLS
     assert not (place / "local" / "results" / "failures.json").exists()
 
 
+@pytest.mark.gate
 def test_a_finished_bench_starts_nothing(local, place):
     before = {path: path.stat().st_mtime_ns for path in (place / "local" / "results" / "records").iterdir()}
     assert f"{CELLS} of {CELLS} cells were finished before" in finish(place, "local")
     assert {path: path.stat().st_mtime_ns for path in (place / "local" / "results" / "records").iterdir()} == before
 
 
+@pytest.mark.gate
 def test_records_without_run_folders_count_until_a_transfer_needs_their_weights(local, place, tmp_path):
     """As in a clone of a repository that keeps records: what they hold is finished, on the images that are there."""
     shutil.copytree(place / "local" / "results", tmp_path / "results")
@@ -165,12 +168,14 @@ def elsewhere(config, place):
     return config.model_copy(update={"data": config.data.model_copy(update={"root": str(there)})})
 
 
+@pytest.mark.gate
 def test_ray_on_two_workers_gives_the_same_records(local, place):
     pytest.importorskip("ray", reason="the ray extra is not installed")
     finish(place, "ray", "--executor", "ray", "--parallel", "2")
     assert records(place, "ray") == local
 
 
+@pytest.mark.gate
 def test_submitit_gives_the_same_records(local, place):
     pytest.importorskip("submitit", reason="the slurm extra is not installed")
     (place / "small.toml").write_text('students = ["student.toml"]\nseeds = [0]\n[[methods]]\nkind = "supervised"\n')
@@ -181,6 +186,7 @@ def test_submitit_gives_the_same_records(local, place):
     assert record == local[name]
 
 
+@pytest.mark.gate
 def test_the_command_of_a_record_reruns_its_cell(local, place):
     """The command of a transfer's and of a pretraining's record, typed into another folder, gives that record."""
     made = [read_record(path) for path in (place / "local" / "results" / "records").glob("*.json")]
@@ -197,6 +203,7 @@ def test_the_command_of_a_record_reruns_its_cell(local, place):
     }
 
 
+@pytest.mark.gate
 def test_a_dry_run_says_what_is_finished_and_what_the_rest_would_cost(local, place):
     said = finish(place, "local", "--dry-run")
     assert f"{CELLS} cells, {CELLS} finished" in said
@@ -237,6 +244,7 @@ def test_a_failure_is_tried_twice_and_takes_its_transfers_with_it(place):
     assert set(failed.values()) == {"not run: its pretraining failed"}
 
 
+@pytest.mark.gate
 def test_failures_are_listed_and_gone_when_the_next_start_succeeds(place, colour_squares):
     student = (place / "student.toml").read_text()
     plan = 'students = ["broken.toml"]\nseeds = [0]\ntasks = ["fewer.toml"]\n[[methods]]\nkind = "supervised"\n'
@@ -252,6 +260,7 @@ def test_failures_are_listed_and_gone_when_the_next_start_succeeds(place, colour
     assert json.loads((place / "broken" / "results" / "failures.json").read_text()) == []
 
 
+@pytest.mark.gate
 def test_a_bench_with_banks_labels_each_view_once_and_records_the_same(place):
     methods = '[[methods]]\nkind = "kd"\n[[methods]]\nkind = "deit"\n[[methods]]\nkind = "cskd"\n'
     (place / "plan3.toml").write_text('students = ["student.toml"]\nseeds = [0]\n' + methods)
@@ -331,6 +340,7 @@ def test_workers_of_this_machine_take_its_gpus_in_turn(monkeypatch):
     assert os.environ["CSKD_BENCH_DEVICE"] == "cpu"
 
 
+@pytest.mark.gate
 def test_a_retrained_teacher_makes_its_students_unfinished(local, place, tmp_path):
     """A plan's teacher is always model.safetensors: its name alone does not tell whose labels a student learnt."""
     found = Found(Places(place / "local" / "runs", place / "local" / "results"))

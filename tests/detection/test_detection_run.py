@@ -39,6 +39,8 @@ from cskd_bench.detection.components import EpochSampler, layer_of, parameter_gr
 from cskd_bench.transfer.protocols import PROTOCOLS, Procedure  # noqa: E402
 from cskd_bench.transfer.run import open_cell, transfer  # noqa: E402
 
+pytestmark = pytest.mark.gate
+
 CPU = Ranks(0, 1, torch.device("cpu"))
 
 TINY_CONFIG = """

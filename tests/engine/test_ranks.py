@@ -12,6 +12,8 @@ import pytest
 import torch
 from helpers.processes import TORCHRUN, TWO_RANKS, end, start
 
+pytestmark = pytest.mark.gate
+
 SETTINGS = ["student.drop_path=0.0", "recipe.epochs=7", "run.save_every=3"]
 
 

@@ -386,6 +386,7 @@ def test_a_record_of_other_images_is_not_taken_for_this_cells(squares, weights, 
     assert run(task_on(squares), "knn", weights, tmp_path) == again  # nothing to compare with
 
 
+@pytest.mark.gate
 def test_a_full_disk_under_the_feature_cache_is_a_sentence_and_leaves_nothing(squares, weights, tmp_path):
     task_on(squares)
     words = ["--task", squares.parent / "my_squares.toml", "--protocol", "knn", "--checkpoint", weights]

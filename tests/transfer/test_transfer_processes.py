@@ -13,6 +13,8 @@ from cskd_bench.config import DataConfig
 from cskd_bench.data.open import open_source
 from cskd_bench.record import read_records
 
+pytestmark = pytest.mark.gate
+
 MODEL = "vit_tiny_patch16_224"
 OWN_TASK = """
 version = 1
