@@ -5,7 +5,7 @@ import torch
 from bank_runs import save_teacher, small_run
 from torch import nn
 
-from cskd_bench.bank import labeller
+from cskd_bench.models import labeller
 from cskd_bench.models.labeller import labelling_teacher
 from cskd_bench.models.teachers import Teacher, build_teacher
 

@@ -1,6 +1,5 @@
 """A whole detection run on eight images: train, score, record, resume."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -8,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
-import pycocotools.mask
 import pytest
 import timm
 import torch
@@ -27,8 +25,8 @@ from cskd_bench.record import write_record
 from cskd_bench.schema import shipped
 from cskd_bench.task import load_task
 
-if importlib.util.find_spec("mmdet") is None:
-    pytest.skip("the detection extra is not installed", allow_module_level=True)
+pytest.importorskip("mmdet", reason="the detection extra is not installed")
+pytest.importorskip("pycocotools.mask", reason="the detection extra is not installed")
 
 from cskd_bench.detection import operators
 

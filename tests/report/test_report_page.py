@@ -13,6 +13,7 @@ from cskd_bench.report.facade import build_report
 
 pytestmark = [
     pytest.mark.browser,
+    pytest.mark.gate,
     pytest.mark.skipif(find_browser() is None, reason="chromium and chromedriver are not installed"),
 ]
 
