@@ -28,6 +28,8 @@ from cskd_bench.task import load_task
 pytest.importorskip("mmdet", reason="the detection extra is not installed")
 pytest.importorskip("pycocotools.mask", reason="the detection extra is not installed")
 
+import pycocotools.mask
+
 from cskd_bench.detection import operators
 
 operators.install()

@@ -1,16 +1,14 @@
 """A pytest plugin that hides the packages of the extra `detection`: `pytest -p helpers.without`."""
 
-import sys
+from importlib.machinery import PathFinder
 
 HIDDEN = ("mmdet", "mmengine", "mmcv", "pycocotools", "faster_coco_eval")
+_find = PathFinder.find_spec
 
 
-class Hidden:
-    """Says of hidden packages that they are not there."""
-
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in HIDDEN:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+def find_spec(name, path=None, target=None):
+    """Find what is installed, but for the hidden packages."""
+    return None if name.split(".")[0] in HIDDEN else _find(name, path, target)
 
 
-sys.meta_path.insert(0, Hidden())
+PathFinder.find_spec = staticmethod(find_spec)
