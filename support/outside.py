@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = "quickstart,onnx"
-BESIDE = ("tests", "results", "docs", "README.md", "pyproject.toml")  # what the tests read
+BESIDE = ("tests", "examples", "results", "docs", "README.md", "pyproject.toml")  # what the tests read
 
 
 def main(folder: Path, requirements: list[str]) -> None:

@@ -148,7 +148,7 @@ def test_the_probe_of_folding_is_fp32(careless, monkeypatch):
 
 
 def test_a_folding_that_is_refused_is_said_and_noted(monkeypatch, capsys, tiny_weights):
-    from cskd_bench.bank import labeller
+    from cskd_bench.models import labeller
 
     def refuse(model, inputs):
         raise ValueError("folding batch norms changes the features by 2.0e-01 of their largest value")

@@ -51,6 +51,7 @@ def code_in(site: Path) -> tuple[str, bool]:
 def test_an_installed_wheel_lists_tasks_and_configs(tmp_path):
     site = build("wheel", ROOT, tmp_path)
     assert str(site) in python(site, "import cskd_bench; print(cskd_bench.__file__)")
+    assert (site / "cskd_bench" / "py.typed").exists()
     for verb, expected in ((["tasks", "list"], "digits"), (["configs"], "quickstart/student.toml")):
         assert expected in python(site, f"from cskd_bench.cli import main; main({verb})")
 

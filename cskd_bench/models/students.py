@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from cskd_bench.config import StudentConfig
 from cskd_bench.errors import UserError
+from cskd_bench.models.normalisation import normalisation
 from cskd_bench.outputs import Heads, StudentOutput
 
 
@@ -26,14 +27,33 @@ class Student(nn.Module):
 
     def __init__(self, model: Any, heads: Heads) -> None:
         super().__init__()
+        _check_heads(model, heads)
         self.model = model
         self.heads: Heads = heads
         if heads != "class" and not hasattr(model, "dist_token"):
             # A ViT without a distillation token lends its one register token to that purpose.
             self.head_dist = nn.Linear(model.embed_dim, model.num_classes)
-        mean, std = (model.pretrained_cfg[name] for name in ("mean", "std"))
+        mean, std = normalisation(model)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    @classmethod
+    def from_timm(
+        cls,
+        model: nn.Module | str,
+        heads: Heads = "class+dist+patch",
+        *,
+        num_classes: int = 1000,
+        image_size: int = 224,
+    ) -> "Student":
+        """Take a timm ViT as it is, or build one by name with random weights.
+
+        A name means its distilled variant, else the model with a register token, wherever `heads` needs one;
+        `num_classes` and `image_size` (pixels) belong to a name. UserError for a model that lacks what `heads` needs.
+        """
+        if isinstance(model, str):
+            return build_student(StudentConfig(name=model, image_size=image_size), num_classes, heads)
+        return cls(model, heads)
 
     @property
     def _stock_head(self) -> bool:
@@ -123,6 +143,24 @@ class Student(nn.Module):
         if self.heads != "class":
             self.distillation_head.requires_grad_(False)  # ranks wait for the gradient of every weight that has one
             self.heads = "class"
+
+
+def _check_heads(model: Any, heads: Heads) -> None:
+    """UserError for a model without the tokens whose heads a method trains."""
+    if heads == "class":
+        return
+    kind = type(model).__name__
+    if not hasattr(model, "patch_embed") or not hasattr(model, "num_prefix_tokens"):
+        raise UserError(f"student: {kind} is not a ViT with patch tokens, which heads={heads!r} needs")
+    if hasattr(model, "dist_token"):
+        return
+    if getattr(model, "reg_token", None) is None:
+        raise UserError(
+            f"student: this {kind} has no distillation token, which heads={heads!r} needs; use a distilled model "
+            '("deit_tiny_distilled_patch16_224") or build yours with timm.create_model(name, reg_tokens=1)'
+        )
+    if model.cls_token is None or model.global_pool != "token":
+        raise UserError(f"student: this {kind} has no class token to answer with, which heads={heads!r} needs")
 
 
 def choose_attention(model: nn.Module, device: torch.device, precision: str) -> None:

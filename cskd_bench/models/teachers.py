@@ -14,6 +14,7 @@ from cskd_bench.data.mixing import resize_view
 from cskd_bench.data.sources import data_path
 from cskd_bench.device import computing
 from cskd_bench.errors import UserError
+from cskd_bench.models.normalisation import normalisation
 from cskd_bench.models.pieces import views_at_a_time
 from cskd_bench.models.weights import load_state
 from cskd_bench.outputs import TeacherOutput
@@ -48,10 +49,39 @@ class Teacher(nn.Module):
         self.image_size = image_size
         indices = None if class_indices is None else torch.tensor(class_indices)
         self.register_buffer("class_indices", indices, persistent=False)
-        mean, std = (model.pretrained_cfg[name] for name in ("mean", "std"))
+        mean, std = normalisation(model)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self._linear = _plain_linear_head(model)
+
+    @classmethod
+    def from_timm(
+        cls,
+        model: nn.Module | str,
+        *,
+        image_size: int | None = None,
+        class_indices: Sequence[int] | None = None,
+        precision: Precision = "fp32",
+    ) -> "Teacher":
+        """Take a timm CNN as it is, or timm's pretrained one of a name; it is frozen, in place.
+
+        Views are resized to `image_size` (pixels), by default the size that timm's weights were trained at;
+        `class_indices` picks the teacher's outputs that are the data's classes. UserError for a model without a
+        feature map, and for weights that cannot be fetched.
+        """
+        if isinstance(model, str):
+            model = _fetch(model)
+        kind = type(model).__name__
+        if not all(hasattr(model, name) for name in ("forward_features", "forward_head", "get_classifier")):
+            raise UserError(f"teacher: {kind} is not a timm model; build the teacher with timm.create_model")
+        size = image_size or int((getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))[-1])
+        check_map(model, kind, size)
+        return cls(model, size, class_indices, precision)
+
+    @property
+    def num_classes(self) -> int:
+        """Return K, the classes that responses are restricted to."""
+        return int(self.model.num_classes) if self.class_indices is None else len(self.class_indices)
 
     def train(self, mode: bool = True) -> "Teacher":
         """Stay in evaluation mode: a teacher is frozen."""
@@ -68,9 +98,9 @@ class Teacher(nn.Module):
         self._piece = views_at_a_time(self.image_size)
         return self
 
-    def compile_features(self) -> "Teacher":
+    def compile_features(self, backend: str = "inductor", mode: str | None = None) -> "Teacher":
         """Compile the feature extractor; worth its half minute on runs of more than a few minutes."""
-        self._features = torch.compile(self.model.forward_features)
+        self._features = torch.compile(self.model.forward_features, backend=backend, mode=mode)
         return self
 
     @torch.no_grad()
@@ -137,15 +167,29 @@ def build_teacher(config: TeacherConfig, classes: Sequence[str], num_classes: in
             f"teacher.num_classes: is {config.num_classes}, timm's weights of {config.name!r} are for {known} classes: "
             f"its classifier would be untrained; set it to {known}, or name weights of your own with teacher.weights"
         )
-    try:
-        with torch.no_grad():
-            features = model.eval().forward_features(torch.zeros(1, 3, config.image_size, config.image_size))
-    except (AssertionError, RuntimeError) as error:
-        raise UserError(f"teacher.name: {config.name!r} does not run at {config.image_size} px ({error})") from error
-    if features.ndim != 4 or features.shape[1] != model.num_features:
-        raise UserError(f"teacher.name: {config.name!r} has no feature map (B, C, h, w); a CNN is needed")
+    check_map(model, repr(config.name), config.image_size)
     indices = class_indices(classes, num_classes, config.num_classes)
     return Teacher(model, config.image_size, indices, config.precision)
+
+
+@torch.no_grad()
+def check_map(model: Any, name: str, image_size: int) -> None:
+    """UserError for a model that does not run at a size in pixels, or has no feature map there."""
+    device = next(model.parameters()).device
+    try:
+        features = model.eval().forward_features(torch.zeros(1, 3, image_size, image_size, device=device))
+    except (AssertionError, RuntimeError) as error:
+        raise UserError(f"teacher.name: {name} does not run at {image_size} px ({error})") from error
+    if features.ndim != 4 or features.shape[1] != model.num_features:
+        raise UserError(f"teacher.name: {name} has no feature map (B, C, h, w); a CNN is needed")
+
+
+def _fetch(name: str) -> Any:
+    """Return timm's pretrained model of a name; UserError where there is none or it cannot be fetched."""
+    if not timm.is_model(name):
+        raise UserError(f"teacher: timm has no model {name!r}")
+    known = timm.get_pretrained_cfg(name)
+    return _create(TeacherConfig(name=name, num_classes=known.num_classes if known else 1000))
 
 
 def _create(config: TeacherConfig) -> Any:

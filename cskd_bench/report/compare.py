@@ -224,7 +224,7 @@ def _standings(
             tally[outcome(difference)] += 1
     return {
         method: Standing(
-            standard.fmean(ranks[method]) if ranks[method] and len(methods) > 1 else None,
+            standard.fmean(ranks[method]) if len(complete) > 1 and len(methods) > 1 else None,
             {
                 base: (wins, ties, losses)
                 for base in baselines

@@ -50,10 +50,10 @@ def difference_rows(table: Table) -> Iterator[tuple[Method, Method, Row]]:
 
 
 def standing_rows(table: Table) -> Iterator[tuple[Method, Row]]:
-    """Yield each method with its average rank, its tally against each baseline, and its cost."""
+    """Yield each method with its average rank, where there is one, its tally against each baseline, and its cost."""
     for method in table.methods:
         standing = table.standings[method]
-        row = [f"{standing.rank:.2f}" if standing.rank is not None else "–"]
+        row = [f"{standing.rank:.2f}"] if standing.rank is not None else []
         row.extend(words.tally(standing.tally[base]) if base in standing.tally else "–" for base in table.baselines)
         row.extend(text or "–" for text in words.cost(table.costs[method]).values())
         yield method, row
@@ -61,8 +61,9 @@ def standing_rows(table: Table) -> Iterator[tuple[Method, Row]]:
 
 def standing_head(table: Table) -> Row:
     """Return the column names of `standing_rows`."""
+    ranked = any(standing.rank is not None for standing in table.standings.values())
     return [
-        f"average rank over {words.count(table.complete, 'column')}",
+        *([f"average rank over {words.count(table.complete, 'column')}"] if ranked else []),
         *(f"against {words.method(base, table.methods)}" for base in table.baselines),
         "images/s",
         "time per run",

@@ -81,7 +81,7 @@ class Cost:
 class Standing:
     """A row over all columns: average rank and, per baseline, wins, ties and losses."""
 
-    rank: float | None
+    rank: float | None  # None below two methods or two columns
     tally: dict[Method, tuple[int, int, int]]
 
 

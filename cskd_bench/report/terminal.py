@@ -80,7 +80,8 @@ def _cell(cell: Cell, table: Table) -> Text:
 
 def _summary_rows(table: Table, methods: Sequence[Method]) -> Iterator[list[Text]]:
     ranks = [table.standings[method].rank for method in methods]
-    yield [Text("average rank", style="dim"), *(Text("–" if rank is None else f"{rank:.2f}") for rank in ranks)]
+    if None not in ranks:
+        yield [Text("average rank", style="dim"), *(Text(f"{rank:.2f}") for rank in ranks)]
     costs = [words.cost(table.costs[method]) for method in methods]
     for name in ("images/s", "time", "GPU-hours", "memory"):
         if any(cost[name] for cost in costs):

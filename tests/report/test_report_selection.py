@@ -16,6 +16,7 @@ from cskd_bench.record import SideFile, write_record
 from cskd_bench.report import words
 from cskd_bench.report.compare import compare
 from cskd_bench.report.facade import build_report
+from cskd_bench.report.rows import standing_head, standing_rows
 from cskd_bench.report.selection import Method, method_order, select
 from cskd_bench.report.verify import verify_records
 
@@ -453,3 +454,13 @@ def test_average_rank_covers_the_columns_that_every_method_has(tmp_path):
     (table,) = compare(folder, select(folder)).tables
     assert table.complete == 2
     assert {method.kind: standing.rank for method, standing in table.standings.items()} == {"deit": 1.5, "cskd": 1.5}
+
+
+def test_one_column_has_no_average_rank(tmp_path):
+    folder = write(
+        tmp_path, *(make_record(label=label, value=value) for label, value in (("deit", 0.7), ("cskd", 0.8)))
+    )
+    (table,) = compare(folder, select(folder)).tables
+    assert [standing.rank for standing in table.standings.values()] == [None, None]
+    assert not any("rank" in head for head in standing_head(table))
+    assert all(len(row) == len(standing_head(table)) for _, row in standing_rows(table))

@@ -1,0 +1,94 @@
+"""A method's loss as a module, for training loops of one's own. Shapes: B images, K classes, h x w places."""
+
+from typing import Any, Final, Literal, TypedDict, Unpack
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cskd_bench.config import CSKD, Decay, Hardness, MethodConfig
+from cskd_bench.errors import UserError
+from cskd_bench.methods import METHODS, ratio_at
+from cskd_bench.outputs import Heads, StudentOutput, Targets, TeacherOutput
+from cskd_bench.schema import validate
+
+KINDS: Final = ("supervised", "kd", "deit", "cskd")  # methods that need nothing but logits
+
+
+class CSKDSettings(TypedDict, total=False):
+    """The settings of `cskd_bench.config.CSKD`, by name; what is left out keeps the paper's value."""
+
+    alpha: float
+    spatial_weight: float
+    decay: Decay
+    global_loss: Hardness
+    spatial_loss: Hardness
+    temperature: float
+    spatial_reduction: Literal["official", "mean"]
+
+
+class CSKDLoss(nn.Module):
+    """CSKD's loss, or another method's: what is asked of the teacher, and the named parts of the loss.
+
+    `CSKDLoss()` is the paper's, `CSKDLoss(alpha=0.3, decay="cosine")` changes settings of it, and
+    `CSKDLoss(DeiT())` takes the configuration of another method. A loss of one's own overrides `forward`, and
+    `targets` where it asks for something else. UserError for settings that the method does not have.
+    """
+
+    def __init__(self, method: MethodConfig | None = None, **settings: Unpack[CSKDSettings]) -> None:
+        super().__init__()
+        if method is not None and settings:
+            raise UserError("CSKDLoss: give a method's configuration or CSKD's settings, not both")
+        self.method: MethodConfig = method or validate(CSKD, dict(settings), "CSKDLoss")
+        if self.method.kind not in KINDS:
+            raise UserError(f"CSKDLoss: {self.method.kind!r} needs more than logits; there are {', '.join(KINDS)}")
+
+    @property
+    def heads(self) -> Heads:
+        """Which of the student's heads are trained, and averaged at inference."""
+        return METHODS[self.method.kind].heads
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether targets come from a teacher."""
+        return self.method.kind != "supervised"
+
+    def ratio_at(self, progress: float) -> float:
+        """Return the fusion ratio r at progress t = epoch / epochs, 0 to 1; 0 for methods without fusion."""
+        return ratio_at(self.method, progress)
+
+    def targets(self, response: TeacherOutput, ratio: float) -> Targets:
+        """Return what the student is to match: class indices (hard) or logits (soft)."""
+        return METHODS[self.method.kind].targets(self.method, response, ratio)
+
+    def forward(self, output: StudentOutput, targets: Targets, labels: Tensor) -> dict[str, Tensor]:
+        """Return the named parts and their sum, `total`: scalars in fp32, or in fp64 of fp64 logits.
+
+        `labels` are class indices (B,), or probabilities (B, K) as mixup makes them. UserError for other shapes.
+        """
+        soft = soft_labels(labels, output.class_logits)
+        return METHODS[self.method.kind].losses(self.method, at_least_fp32(output), targets, soft)
+
+    def extra_repr(self) -> str:
+        """Show the method's settings in the module's description."""
+        settings: dict[str, Any] = self.method.model_dump()
+        return ", ".join(f"{name}={value!r}" for name, value in settings.items())
+
+
+def at_least_fp32(output: StudentOutput) -> StudentOutput:
+    """Take half-precision logits to fp32, as the training loop does; fp64 stays."""
+    half = output.class_logits.element_size() < 4
+    return output.in_fp32() if half else output
+
+
+def soft_labels(labels: Tensor, logits: Tensor) -> Tensor:
+    """Return labels (B,) or (B, K) as probabilities (B, K) for logits (B, K); UserError for other shapes."""
+    batch, classes = logits.shape
+    if labels.is_floating_point() and labels.shape == (batch, classes):
+        return labels
+    if not labels.is_floating_point() and labels.shape == (batch,):
+        return F.one_hot(labels.long(), classes).to(torch.promote_types(logits.dtype, torch.float32))
+    raise UserError(
+        f"labels: are {tuple(labels.shape)} of {labels.dtype}; give class indices ({batch},), or probabilities "
+        f"({batch}, {classes}) of floating type"
+    )
