@@ -9,7 +9,7 @@ import pytest
 HERE = Path(__file__).parent
 FILES = sorted(HERE.rglob("test_*.py"))
 FIXED = ("range", "zip", "itertools.product")  # loops over these are as long as the test says
-RAISING = {"pytest.raises", "pytest.fail"}
+RAISING = {"pytest.raises", "pytest.fail", "pytest.warns"}
 
 
 def asserting(path: Path) -> set[str]:
@@ -60,6 +60,7 @@ def is_fixed(iterable: ast.expr) -> bool:
 
 def calls_what_fails(node: ast.AST, helpers: set[str]) -> bool:
     names = [ast.unparse(part.func) for part in ast.walk(node) if isinstance(part, ast.Call)]
+    names += ["pytest.raises"] if "simplefilter('error')" in ast.unparse(node) else []  # any warning fails the test
     last = [name.rpartition(".")[2] for name in names]
     return not RAISING.isdisjoint(names) or any(name in helpers or name.startswith("assert_") for name in last)
 

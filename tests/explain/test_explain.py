@@ -111,6 +111,8 @@ def run_folder(tmp_path):
         save_file(plain_state(small_student(METHODS[kind].heads)), folder / "model.safetensors")
         summary = {
             "config": config.model_dump(mode="json"),
+            "identity": "three colours",
+            "record": "none",
             "classes": ["red", "green", "blue"],
             "sha256": {"model": sha256_file(folder / "model.safetensors")},
             "method": {"kind": kind, "label": method_label(config.method)},
