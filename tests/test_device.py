@@ -22,13 +22,12 @@ PACKAGE = Path(cskd_bench.__file__).parent
 def test_only_the_device_room_names_cuda():
     version_alone = "environment.py"  # torch.version.cuda: for which CUDA torch was built
     found = [
-        f"{path.relative_to(PACKAGE)}:{node.lineno}"
+        path.name
         for path in sorted(PACKAGE.rglob("*.py"))
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in ("cuda", "cudnn")
-        if path.name not in ("device.py", version_alone)
     ]
-    assert found == []
+    assert set(found) == {"device.py", version_alone}
 
 
 @pytest.fixture

@@ -48,6 +48,7 @@ def visit(capsys, *arguments):
     return code, captured.out
 
 
+@pytest.mark.gate
 def test_the_environment_alone(capsys, tmp_path, meeting, monkeypatch):
     monkeypatch.setattr(environment_checks, "ranks", meeting)
     code, words = visit(capsys, "--runs", tmp_path)
@@ -266,6 +267,7 @@ def test_what_another_job_left_in_the_shell_is_said(claims, verdict):
         assert found[0].todo.endswith(f"unset {' '.join(claims)}")
 
 
+@pytest.mark.gate
 def test_two_processes_meet_and_add(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "8")  # of another job
     monkeypatch.setattr("cskd_bench.doctor.machine.gpu_count", lambda: 1)
@@ -273,6 +275,7 @@ def test_two_processes_meet_and_add(monkeypatch):
     assert finding.verdict == "ok" and finding.found.startswith("two processes meet and add (gloo, ")
 
 
+@pytest.mark.gate
 def test_processes_that_do_not_meet_are_told_with_the_reason(monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nosuchcard")
     finding = try_collective("gloo")

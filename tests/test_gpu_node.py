@@ -1,7 +1,6 @@
 """A node without a network: what is packed here runs there, and its records come back (on a CPU, offline)."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -10,41 +9,20 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers.processes import run as run_command
+from helpers.tiny import PLAIN_VIEWS, write_run
 from PIL import Image
 
 from cskd_bench.record import read_record
 
+pytestmark = pytest.mark.gate
+
 SUPPORT = Path(__file__).resolve().parents[1] / "support" / "gpu"
 SCRIPTS = ["pack.sh", "run.sh"]
-STUDENT = """
-name = "tiny"
-[method]
-kind = "supervised"
-[data]
-dataset = "sklearn/digits"
-num_classes = 10
-eval_crop = 1.0
-[student]
-image_size = 32
-patch_size = 16
-depth = 1
-embed_dim = 24
-num_heads = 2
-[recipe]
-epochs = 1
-batch_size = 64
-precision = "fp32"
-ema_decay = 0.0
-[recipe.optim]
-warmup_epochs = 0.0
-[recipe.augment]
-auto_augment = ""
-repeats = 1
-mixup = 0.0
-cutmix = 0.0
-[run]
-workers = 0
-"""
+STUDENT = {"name": "tiny", "method.kind": "supervised", "data.dataset": "sklearn/digits", "data.num_classes": 10}
+STUDENT |= {"data.eval_crop": 1.0, "student.patch_size": 16, "student.depth": 1, "recipe.epochs": 1}
+STUDENT |= {"recipe.batch_size": 64, "recipe.ema_decay": 0.0, "recipe.optim.warmup_epochs": 0.0}
+STUDENT |= {"recipe.augment.auto_augment": "", **PLAIN_VIEWS}
 PLAN = """
 students = ["student.toml"]
 seeds = [0]
@@ -57,9 +35,7 @@ kind = "supervised"
 
 def call(*words: object, code: int = 0) -> str:
     """Run a script and return what it says; all of it where the exit code is another one."""
-    environment = {**os.environ, "CSKD_BENCH_DEVICE": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    command = [str(word) for word in words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = run_command(words, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -81,7 +57,7 @@ def unpack(source: Path, results: Path, *words: object, code: int = 0) -> str:
 def plans(tmp_path) -> Path:
     folder = tmp_path / "my plans"
     folder.mkdir()
-    (folder / "student.toml").write_text(STUDENT)
+    write_run(folder / "student.toml", STUDENT)
     (folder / "plan.toml").write_text(PLAN)
     return folder
 

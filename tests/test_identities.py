@@ -90,17 +90,20 @@ def recomputed(record: Record) -> tuple[str, list[str]]:
 
 def test_no_stored_id_or_fingerprint_has_changed_or_gone():
     now = identities()["records"]
+    assert len(golden()["records"]) > 200
     for name, kept in golden()["records"].items():
         assert now.get(name) == kept, name
 
 
 def test_no_shipped_task_is_another_one_under_the_version_that_it_had():
     now = identities()["tasks"]
+    assert len(golden()["tasks"]) > 20
     for name, kept in golden()["tasks"].items():
         assert now.get(name, kept) == kept, name
 
 
 def test_whatever_is_stored_or_shipped_is_in_the_golden_file():
+    assert golden().keys() == identities().keys() and stored()
     for part, kept in golden().items():
         missing = sorted(identities()[part].keys() - kept.keys())
         assert not missing, f"{len(missing)}, such as {missing[0]}: add them by: python tests/test_identities.py"
@@ -111,6 +114,7 @@ def test_every_record_has_the_id_and_the_fingerprints_that_this_release_gives_it
 
     That files and commands of records still say the same settings is held by tests/bench/test_rerun.py.
     """
+    assert len(stored()) > 200
     for record in stored().values():
         fingerprints = [record.recipe, record.checkpoint.pretrain_recipe, record.task.fingerprint]
         assert recomputed(record) == (record.id, fingerprints), record.id

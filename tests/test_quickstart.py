@@ -3,16 +3,17 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from helpers.processes import CSKD_BENCH, end, run_cskd_bench, start
 
 import cskd_bench.bench.quickstart as bench
 from cskd_bench.bench.runner import BenchResult
 from cskd_bench.record import read_record
+
+pytestmark = pytest.mark.gate
 
 
 @pytest.fixture(scope="module")
@@ -20,20 +21,16 @@ def quickstart(tmp_path_factory):
     """Interrupt the quickstart once, then let it finish."""
     pytest.importorskip("mlxtend", reason="the quickstart extra is not installed")
     folder = tmp_path_factory.mktemp("quickstart") / "out"
-    command = [sys.executable, "-m", "cskd_bench.cli", "quickstart", "--output", str(folder)]
-    command += ["--parallel", "2", "--no-detection"]
-    environment = {**os.environ, "CSKD_BENCH_DEVICE": "cpu"}
+    command = [*CSKD_BENCH, "quickstart", "--output", folder, "--parallel", "2", "--no-detection"]
     began = time.monotonic()
-    process = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, process_group=0)
+    process = start(command)
     while not list((folder / "results" / "records").glob("*.json")) and process.poll() is None:
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
-    first, _ = process.communicate(timeout=60)
-    assert process.returncode == 75, first
-    done = subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    print(done.stdout, f"{time.monotonic() - began:.0f} s in all")
-    return folder, done.stdout
+    end(process, code=75)
+    said = end(start(command), timeout=1200)
+    print(said, f"{time.monotonic() - began:.0f} s in all")
+    return folder, said
 
 
 @pytest.mark.parametrize(
@@ -103,8 +100,6 @@ def test_the_page_shows_four_methods_and_three_protocols_without_errors(quicksta
 def test_a_second_start_runs_nothing_again(quickstart):
     folder, _ = quickstart
     before = {path: path.stat().st_mtime_ns for path in (folder / "results" / "records").iterdir()}
-    command = [sys.executable, "-m", "cskd_bench.cli", "quickstart", "--output", str(folder), "--no-detection"]
-    done = subprocess.run(command, text=True, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run_cskd_bench("quickstart", "--output", folder, "--no-detection")
     assert {path: path.stat().st_mtime_ns for path in (folder / "results" / "records").iterdir()} == before
     assert json.loads((folder / "leaderboard.json").read_text())

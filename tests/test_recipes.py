@@ -60,6 +60,7 @@ def leaves(table, prefix=()):
 @pytest.mark.parametrize(("size", "epochs"), FILES)
 def test_a_recipe_states_only_what_differs_from_the_defaults(size, epochs):
     stated = tomllib.loads(path_of(size, epochs).read_text())
+    assert stated
     defaults = PretrainConfig(name="defaults", method={"kind": "cskd"}).model_dump()
     for keys, value in leaves(stated):
         default = defaults

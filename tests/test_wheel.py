@@ -12,6 +12,8 @@ import pytest
 
 from cskd_bench.commit import commit_of
 
+pytestmark = pytest.mark.gate
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

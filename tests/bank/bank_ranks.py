@@ -4,6 +4,9 @@ import sys
 from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # helpers
+
 from bank_runs import small_run
 
 from cskd_bench.bank.targets import bank_targets

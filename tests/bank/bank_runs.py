@@ -4,20 +4,11 @@ from pathlib import Path
 
 import timm
 import torch
+from helpers.tiny import teacher, tiny_run
 from safetensors.torch import save_file
 
-from cskd_bench.config import (
-    CSKD,
-    AugmentConfig,
-    DataConfig,
-    MethodConfig,
-    OptimConfig,
-    PretrainConfig,
-    Recipe,
-    RunConfig,
-    StudentConfig,
-    TeacherConfig,
-)
+from cskd_bench.config import CSKD, MethodConfig, PretrainConfig
+from cskd_bench.schema import validate
 
 
 def save_teacher(folder: Path, num_classes: int = 10) -> Path:
@@ -33,19 +24,10 @@ def save_teacher(folder: Path, num_classes: int = 10) -> Path:
 
 def small_run(weights: Path, name: str = "run", method: MethodConfig | None = None, epochs: int = 2) -> PretrainConfig:
     """Describe 14 steps an epoch of mixed 32 px views, three of each image."""
-    return PretrainConfig(
-        name=name,
-        method=method or CSKD(),
-        data=DataConfig(dataset="sklearn/digits", num_classes=10),
-        student=StudentConfig(name="deit_tiny_patch16_224", image_size=32, patch_size=8, depth=1, embed_dim=24),
-        teacher=TeacherConfig(name="test_resnet", weights=str(weights), image_size=32, num_classes=10, output_stride=8),
-        recipe=Recipe(
-            epochs=epochs,
-            batch_size=64,
-            precision="fp32",
-            ema_decay=0.9,
-            augment=AugmentConfig(mix_group=16, auto_augment=""),
-            optim=OptimConfig(warmup_epochs=0.5),
-        ),
-        run=RunConfig(workers=0, eval_every=2, log_every=5),
-    )
+    changes = {"name": name, "data.dataset": "sklearn/digits", "data.num_classes": 10}
+    changes |= {"student.depth": 1, "student.num_heads": 3, "recipe.epochs": epochs, "recipe.batch_size": 64}
+    changes |= {"recipe.augment.mix_group": 16, "recipe.augment.repeats": 3, "recipe.augment.auto_augment": ""}
+    changes |= {"recipe.optim.warmup_epochs": 0.5, "run.eval_every": 2, "run.log_every": 5}
+    changes |= teacher(weights, "test_resnet", 32, 10) | {"teacher.output_stride": 8}
+    changes |= {"method": (method or CSKD()).model_dump()}
+    return validate(PretrainConfig, tiny_run(changes), name)

@@ -1,19 +1,19 @@
 """`cskd-bench bank` and `pretrain --bank`: built in parts, verified, trained from without a teacher."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import tomlkit
 from bank_runs import save_teacher, small_run
+from helpers import processes
 from safetensors.torch import load_file
 
 from cskd_bench.cli import main
 from cskd_bench.record import read_record
+
+pytestmark = pytest.mark.gate
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +37,11 @@ def test_info_and_verify(place, capsys):
 
 def start(place, name, *words):
     places = ["--runs", str(place / "runs"), "--results", str(place / name), "--set", f"name={name}"]
-    command = [sys.executable, "-m", "cskd_bench.cli", "pretrain", str(place / "run.toml"), *places, *words]
-    environment = {**os.environ, "CSKD_BENCH_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return processes.start([*processes.CSKD_BENCH, "pretrain", place / "run.toml", *places, *words])
 
 
 def finish(place, name, *words):
-    process = start(place, name, *words)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    output = processes.end(start(place, name, *words))
     summary = json.loads((place / "runs" / name / "run.json").read_text())
     record = read_record(place / name / "records" / f"{summary['record']}.json")
     return output, record, load_file(place / "runs" / name / "model.safetensors")

@@ -1,18 +1,18 @@
 """`bank build` under torchrun: ranks share the shards, and the bank is the one that a single process builds."""
 
-import os
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import tomlkit
 from bank_runs import save_teacher, small_run
+from helpers.processes import TWO_RANKS, run
 
 from cskd_bench.bank import build
 from cskd_bench.bank.store import verify_bank
+
+pytestmark = pytest.mark.gate
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +38,8 @@ def content(bank):
 
 def two_ranks(toml, bank, fault="none"):
     (meeting := bank.with_name("meeting")).mkdir()
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     script = Path(__file__).with_name("build_ranks.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CSKD_BENCH_DEVICE": "cpu"}
-    command = [*launcher, script, toml, bank, meeting, fault]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return run([*TWO_RANKS, script, toml, bank, meeting, fault])
 
 
 def test_two_ranks_build_the_bank_of_one_process(toml, alone, tmp_path):

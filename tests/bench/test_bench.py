@@ -8,13 +8,14 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import processes
+from helpers.tiny import save_model, teacher, write_run
 
 from cskd_bench import device
 from cskd_bench.bench.plan import Benchmark, Cells, PretrainCell, TransferCell, expand, load_plan, place_cells
@@ -29,39 +30,8 @@ from cskd_bench.errors import UserError
 from cskd_bench.record import read_record
 from cskd_bench.schema import shipped
 
-STUDENT = """
-name = "tiny"
-[method]
-kind = "cskd"
-[data]
-root = "{data}"
-num_classes = 3
-[student]
-image_size = 32
-patch_size = 16
-depth = 1
-embed_dim = 24
-num_heads = 2
-[recipe]
-epochs = 3
-batch_size = 16
-precision = "fp32"
-ema_decay = 0.0
-[recipe.optim]
-warmup_epochs = 1.0
-[recipe.augment]
-auto_augment = ""
-mix_group = 4
-repeats = 2
-[teacher]
-name = "test_byobnet"
-weights = "{teacher}"
-image_size = 64
-num_classes = 3
-[run]
-workers = 0
-save_every = 1
-"""
+STUDENT = {"name": "tiny", "student.patch_size": 16, "student.depth": 1, "recipe.epochs": 3, "recipe.ema_decay": 0.0}
+STUDENT |= {"recipe.augment.auto_augment": "", "run.save_every": 1}
 TASK = """
 version = 1
 protocols = [{protocols}]
@@ -96,14 +66,9 @@ CELLS = 24  # 4 pretrainings; (finetune, linear, knn) and (linear, knn) of each
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, colour_squares):
     """A folder with a student, two tasks and a plan of 24 cells: 4 pretrainings x (3 + 2) transfers."""
-    import timm
-    import torch
-    from safetensors.torch import save_file
-
     folder = tmp_path_factory.mktemp("plan")
-    torch.manual_seed(0)
-    save_file(timm.create_model("test_byobnet", num_classes=3).state_dict(), folder / "teacher.safetensors")
-    (folder / "student.toml").write_text(STUDENT.format(data=colour_squares, teacher=folder / "teacher.safetensors"))
+    weights = save_model(folder / "teacher.safetensors", num_classes=3)
+    write_run(folder / "student.toml", {**STUDENT, "data.root": colour_squares, **teacher(weights)})
     for name, protocols, train in (
         ("coloured", '"finetune", "linear", "knn"', "train"),
         ("fewer", '"linear", "knn"', "val"),
@@ -114,25 +79,16 @@ def place(tmp_path_factory, colour_squares):
 
 
 def start(place: Path, output: str, *words: str) -> "subprocess.Popen[str]":
-    environment = {**os.environ, "CSKD_BENCH_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+    return processes.start(bench("plan.toml", output, *words), cwd=place)
+
+
+def bench(plan: str, output: str, *words: str) -> list[str]:
     places = ["--runs", f"{output}/runs", "--results", f"{output}/results"]
-    command = [sys.executable, "-m", "cskd_bench.cli", "bench", "plan.toml", *places, "--threads", "1", *words]
-    return subprocess.Popen(
-        command,
-        cwd=place,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    return [*processes.CSKD_BENCH, "bench", plan, *places, "--threads", "1", *words]
 
 
 def finish(place: Path, output: str, *words: str, code: int = 0) -> str:
-    process = start(place, output, *words)
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == code, said
-    return said
+    return processes.end(start(place, output, *words), code)
 
 
 def records(place: Path, output: str) -> dict[str, dict]:
@@ -165,17 +121,20 @@ def local(place):
     return records(place, "local")
 
 
+@pytest.mark.gate
 def test_interrupted_three_times_every_cell_has_its_record(local, place):
     assert len(local) == CELLS
     assert not (place / "local" / "results" / "failures.json").exists()
 
 
+@pytest.mark.gate
 def test_a_finished_bench_starts_nothing(local, place):
     before = {path: path.stat().st_mtime_ns for path in (place / "local" / "results" / "records").iterdir()}
     assert f"{CELLS} of {CELLS} cells were finished before" in finish(place, "local")
     assert {path: path.stat().st_mtime_ns for path in (place / "local" / "results" / "records").iterdir()} == before
 
 
+@pytest.mark.gate
 def test_records_without_run_folders_count_until_a_transfer_needs_their_weights(local, place, tmp_path):
     """As in a clone of a repository that keeps records: what they hold is finished, on the images that are there."""
     shutil.copytree(place / "local" / "results", tmp_path / "results")
@@ -209,42 +168,42 @@ def elsewhere(config, place):
     return config.model_copy(update={"data": config.data.model_copy(update={"root": str(there)})})
 
 
+@pytest.mark.gate
 def test_ray_on_two_workers_gives_the_same_records(local, place):
     pytest.importorskip("ray", reason="the ray extra is not installed")
     finish(place, "ray", "--executor", "ray", "--parallel", "2")
     assert records(place, "ray") == local
 
 
+@pytest.mark.gate
 def test_submitit_gives_the_same_records(local, place):
     pytest.importorskip("submitit", reason="the slurm extra is not installed")
     (place / "small.toml").write_text('students = ["student.toml"]\nseeds = [0]\n[[methods]]\nkind = "supervised"\n')
-    environment = {**os.environ, "CSKD_BENCH_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
-    words = ["--executor", "slurm", "--slurm", "cluster=local", "--threads", "1"]
+    words = ["--executor", "slurm", "--slurm", "cluster=local"]
     words += ["--set", "recipe.augment.view_size=64"]  # what the whole plan's cskd needs
-    places = ["--runs", "slurm/runs", "--results", "slurm/results"]
-    command = [sys.executable, "-m", "cskd_bench.cli", "bench", "small.toml", *places, *words]
-    subprocess.run(command, cwd=place, env=environment, check=True, timeout=120)
+    processes.end(processes.start(bench("small.toml", "slurm", *words), cwd=place))
     ((name, record),) = records(place, "slurm").items()
     assert record == local[name]
 
 
+@pytest.mark.gate
 def test_the_command_of_a_record_reruns_its_cell(local, place):
     """The command of a transfer's and of a pretraining's record, typed into another folder, gives that record."""
     made = [read_record(path) for path in (place / "local" / "results" / "records").glob("*.json")]
     chosen = [next(r for r in made if r.protocol == "pretrain" and r.method.kind == "cskd")]
     chosen.append(next(r for r in made if r.protocol == "knn" and r.checkpoint.run == chosen[0].checkpoint.run))
-    environment = {**os.environ, "CSKD_BENCH_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
     for record in chosen:
         words = shlex.split(record.command.replace("local/", "again/"))
         assert words[0] == "cskd-bench"
         assert ("knn.k=3" in words) == (record.protocol == "knn")
-        subprocess.run([sys.executable, "-m", "cskd_bench.cli", *words[1:]], cwd=place, env=environment, check=True)
+        processes.run_cskd_bench(*words[1:], cwd=place)
     again = records(place, "again")
     assert {name: record["metrics"] for name, record in again.items()} == {
         record.id: record.metrics for record in chosen
     }
 
 
+@pytest.mark.gate
 def test_a_dry_run_says_what_is_finished_and_what_the_rest_would_cost(local, place):
     said = finish(place, "local", "--dry-run")
     assert f"{CELLS} cells, {CELLS} finished" in said
@@ -285,32 +244,29 @@ def test_a_failure_is_tried_twice_and_takes_its_transfers_with_it(place):
     assert set(failed.values()) == {"not run: its pretraining failed"}
 
 
+@pytest.mark.gate
 def test_failures_are_listed_and_gone_when_the_next_start_succeeds(place, colour_squares):
     student = (place / "student.toml").read_text()
     plan = 'students = ["broken.toml"]\nseeds = [0]\ntasks = ["fewer.toml"]\n[[methods]]\nkind = "supervised"\n'
     (place / "broken.toml").write_text(student.replace(str(colour_squares), "nothing-here"))
     (place / "plan2.toml").write_text(plan)
-    environment = {**os.environ, "CSKD_BENCH_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
-    places = ["--runs", "broken/runs", "--results", "broken/results"]
-    command = [sys.executable, "-m", "cskd_bench.cli", "bench", "plan2.toml", *places, "--threads", "1"]
-    done = subprocess.run(command, cwd=place, env=environment, text=True, capture_output=True, check=False)
-    assert done.returncode == 1, done.stderr
+    command = bench("plan2.toml", "broken")
+    processes.end(processes.start(command, cwd=place), code=1)
     entries = json.loads((place / "broken" / "results" / "failures.json").read_text())
     assert [entry["error"] for entry in entries][1:] == ["not run: its pretraining failed"] * 2
     assert "nothing-here" in entries[0]["error"]
     (place / "broken.toml").write_text(student)
-    subprocess.run(command, cwd=place, env=environment, check=True)
+    processes.end(processes.start(command, cwd=place))
     assert json.loads((place / "broken" / "results" / "failures.json").read_text()) == []
 
 
+@pytest.mark.gate
 def test_a_bench_with_banks_labels_each_view_once_and_records_the_same(place):
     methods = '[[methods]]\nkind = "kd"\n[[methods]]\nkind = "deit"\n[[methods]]\nkind = "cskd"\n'
     (place / "plan3.toml").write_text('students = ["student.toml"]\nseeds = [0]\n' + methods)
-    environment = {**os.environ, "CSKD_BENCH_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
     for output, words in (("taught", []), ("banked", ["--bank", "banks", "--parallel", "2"])):
-        places = ["--runs", f"{output}/runs", "--results", f"{output}/results"]
-        command = [sys.executable, "-m", "cskd_bench.cli", "bench", "plan3.toml", *places, "--threads", "1", *words]
-        subprocess.run(command, cwd=place, env=environment, check=True, capture_output=True)
+        command = bench("plan3.toml", output, *words)
+        processes.end(processes.start(command, cwd=place))
     (bank,) = (place / "banks").glob("[!.]*")
     assert len(list(bank.glob("epoch*/part*.json"))) == len(list(bank.glob("epoch*/part*.labels"))) == 3
     taught, banked = records(place, "taught"), records(place, "banked")
@@ -320,19 +276,19 @@ def test_a_bench_with_banks_labels_each_view_once_and_records_the_same(place):
         if record["method"]["kind"] != "kd":  # kd's soft targets are kept in float16
             assert record == taught[name]
     command = [*command, "--dry-run"]
-    said = subprocess.run(command, cwd=place, env=environment, text=True, capture_output=True, check=True).stdout
+    said = processes.end(processes.start(command, cwd=place))
     row = next(line for line in said.splitlines() if f"bank {bank.name}" in line)
     assert "not needed" in row and row.rstrip().endswith("s") and "what is left: 0 s" in said
     for output in ("banked", "taught"):
         next((place / output / "runs").glob("*_deit_s0/run.json")).unlink()
         next((place / output / "results" / "records").glob("*-pretrain-deit-*.json")).unlink()
-    said = subprocess.run(command, cwd=place, env=environment, text=True, capture_output=True, check=True).stdout
+    said = processes.end(processes.start(command, cwd=place))
     assert "finished" in next(line for line in said.splitlines() if f"bank {bank.name}" in line)
     (bank / "epoch0002" / "part00000.labels").unlink()
-    said = subprocess.run(command, cwd=place, env=environment, text=True, capture_output=True, check=True).stdout
+    said = processes.end(processes.start(command, cwd=place))
     assert "67% labelled" in next(line for line in said.splitlines() if f"bank {bank.name}" in line)
     elsewhere = [word.replace("banked/", "taught/") for word in command]  # its records had the teacher in the loop
-    said = subprocess.run(elsewhere, cwd=place, env=environment, text=True, capture_output=True, check=True).stdout
+    said = processes.end(processes.start(elsewhere, cwd=place))
     assert "what is left: not measured" in said
 
 
@@ -384,6 +340,7 @@ def test_workers_of_this_machine_take_its_gpus_in_turn(monkeypatch):
     assert os.environ["CSKD_BENCH_DEVICE"] == "cpu"
 
 
+@pytest.mark.gate
 def test_a_retrained_teacher_makes_its_students_unfinished(local, place, tmp_path):
     """A plan's teacher is always model.safetensors: its name alone does not tell whose labels a student learnt."""
     found = Found(Places(place / "local" / "runs", place / "local" / "results"))
@@ -400,11 +357,12 @@ def test_a_retrained_teacher_makes_its_students_unfinished(local, place, tmp_pat
         pretrain(student.config, place / "local" / "runs", place / "local" / "results", ranks)
 
 
-def test_a_student_whose_method_is_no_table_is_refused(tmp_path):
+def test_a_plan_sets_the_method_whatever_a_students_file_says(tmp_path):
     (tmp_path / "student.toml").write_text('method = "cskd"\n[data]\nroot = "x"\nnum_classes = 2\n')
     good = load_plan(shipped("configs") / "benchmarks" / "quickstart.toml")
     plan = Benchmark.model_validate({**dict(good), "students": (str(tmp_path / "student.toml"),)})
-    expand(plan, Path("plan.toml"))  # a plan sets the method, whatever the file says
+    kinds = {cell.config.method.kind for cell in expand(plan, Path("plan.toml")).pretrain}
+    assert kinds == {method.kind for method in good.methods} == {"supervised", "kd", "deit", "cskd"}
 
 
 def test_a_run_of_another_release_is_one_sentence(tmp_path):
@@ -421,7 +379,7 @@ def test_a_run_of_another_release_is_one_sentence(tmp_path):
 
 def test_all_methods_of_a_plan_see_views_of_one_size(tmp_path):
     """The teacher of this student works at 64 px, its supervised run alone would see views of 32 px."""
-    (tmp_path / "student.toml").write_text(STUDENT.format(data=tmp_path, teacher="none"))
+    write_run(tmp_path / "student.toml", {**STUDENT, "data.root": tmp_path, **teacher(tmp_path / "none")})
     methods = '[[methods]]\nkind = "supervised"\n[[methods]]\nkind = "cskd"\n'
     (tmp_path / "plan.toml").write_text(f'students = ["{tmp_path}/student.toml"]\nseeds = [0]\n{methods}')
     cells = expand(load_plan(tmp_path / "plan.toml"), tmp_path / "plan.toml").pretrain
@@ -447,24 +405,31 @@ def test_all_methods_of_a_seed_come_before_the_next_seed():
     assert cells.pretrain[4].name == "imagenette64_cskd_decay_local_s1"
 
 
-@pytest.mark.parametrize(
-    ("name", "cells"),
-    [
-        ("quickstart", 33),
-        ("quickstart_detection", 1 + 4 + 4),
-        ("paper", 45 + 225),
-        ("evidence_cpu", 15 + 120),
-        ("evidence_cpu_finetune", 15 + 30),
-        ("evidence_cpu_weight", 6),
-        ("evidence_cpu_teacher", 12),
-        ("evidence_cpu_width", 9),
-        ("evidence_cpu_mixing", 12),
-        ("evidence_cpu_tin100_5ep", 15),
-    ],
-)
-def test_shipped_plans_expand(name, cells):
-    file = shipped("configs") / "benchmarks" / f"{name}.toml"
-    assert len(expand(load_plan(file), file).all()) == cells
+SHIPPED = {  # pretrainings, the teacher's among them, and transfers
+    "quickstart": (1 + 8, 24),
+    "quickstart_detection": (1 + 4, 4),
+    "paper": (45, 225),
+    "evidence_cpu": (15, 120),
+    "evidence_cpu_5ep": (15, 0),
+    "evidence_cpu_finetune": (15, 30),
+    "evidence_cpu_mixing": (12, 0),
+    "evidence_cpu_robustness": (15, 15),
+    "evidence_cpu_teacher": (12, 0),
+    "evidence_cpu_tin100": (15, 60),
+    "evidence_cpu_tin100_5ep": (15, 0),
+    "evidence_cpu_weight": (6, 0),
+    "evidence_cpu_width": (9, 0),
+}
+
+
+@pytest.mark.parametrize("file", sorted((shipped("configs") / "benchmarks").glob("*.toml")), ids=lambda file: file.stem)
+def test_every_shipped_plan_expands(file):
+    cells = expand(load_plan(file), file)
+    assert (len(cells.all()) - len(cells.transfer), len(cells.transfer)) == SHIPPED[file.stem]
+
+
+def test_no_shipped_plan_is_gone():
+    assert {file.stem for file in (shipped("configs") / "benchmarks").glob("*.toml")} == SHIPPED.keys()
 
 
 def test_the_plans_own_teacher_goes_first_and_alone_and_teaches_all(tmp_path):

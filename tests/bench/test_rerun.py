@@ -20,6 +20,8 @@ from cskd_bench.report.statistics import second_run
 from cskd_bench.schema import shipped_file
 from cskd_bench.verbs.records import command_options
 
+pytestmark = pytest.mark.gate
+
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 CONFIG = ["quickstart/student.toml", "--set", "teacher.weights=teacher.safetensors", "--set", "name=small"]
 CONFIG += ["--set", "recipe.epochs=1", "--set", "student.depth=1", "--set", "recipe.batch_size=500"]

@@ -1,18 +1,16 @@
 """A whole detection run on eight images: train, score, record, resume."""
 
-import importlib.util
 import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
-import pycocotools.mask
 import pytest
 import timm
 import torch
+from helpers.processes import run_python
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -27,8 +25,10 @@ from cskd_bench.record import write_record
 from cskd_bench.schema import shipped
 from cskd_bench.task import load_task
 
-if importlib.util.find_spec("mmdet") is None:
-    pytest.skip("the detection extra is not installed", allow_module_level=True)
+pytest.importorskip("mmdet", reason="the detection extra is not installed")
+pytest.importorskip("pycocotools.mask", reason="the detection extra is not installed")
+
+import pycocotools.mask
 
 from cskd_bench.detection import operators
 
@@ -38,6 +38,8 @@ from cskd_bench.detection.cell import DetectionCell  # noqa: E402
 from cskd_bench.detection.components import EpochSampler, layer_of, parameter_groups  # noqa: E402
 from cskd_bench.transfer.protocols import PROTOCOLS, Procedure  # noqa: E402
 from cskd_bench.transfer.run import open_cell, transfer  # noqa: E402
+
+pytestmark = pytest.mark.gate
 
 CPU = Ranks(0, 1, torch.device("cpu"))
 
@@ -442,9 +444,5 @@ def test_two_ranks_share_the_epoch_that_one_rank_sees(monkeypatch):
 
 
 def test_importing_the_room_is_light():
-    import subprocess
-    import sys
-
     code = "import sys, cskd_bench.detection; print([m for m in ('torch', 'mmdet', 'mmengine') if m in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
-    assert run.stdout.strip() == "[]"
+    assert run_python(code).strip() == "[]"

@@ -1,64 +1,26 @@
 """A pretraining run small enough to be killed often: three colours, a two-block ViT, a random CNN teacher."""
 
 import hashlib
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import timm
 import torch
-from safetensors.torch import load_file, save_file
-
-CONFIG = """
-[method]
-kind = "cskd"
-[data]
-root = "{data}"
-num_classes = 3
-[student]
-image_size = 32
-patch_size = 8
-depth = 2
-embed_dim = 24
-num_heads = 2
-drop_path = 0.1
-[teacher]
-name = "test_byobnet"
-weights = "{teacher}"
-image_size = 64
-num_classes = 3
-[recipe]
-epochs = 4
-batch_size = 16
-precision = "fp32"
-ema_decay = 0.9
-[recipe.optim]
-warmup_epochs = 1.0
-[recipe.augment]
-mix_group = 4
-repeats = 2
-[run]
-workers = 0
-log_every = 2
-save_every = 2
-"""
+from helpers.processes import end, start
+from helpers.tiny import save_model, teacher, write_run
+from safetensors.torch import load_file
 
 
 @pytest.fixture(scope="session")
 def tiny_teacher(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
-    save_file(timm.create_model("test_byobnet", num_classes=3).state_dict(), path)
-    return path
+    return save_model(tmp_path_factory.mktemp("teacher") / "teacher.safetensors", num_classes=3)
 
 
 @pytest.fixture(scope="session")
 def tiny_config(tmp_path_factory, colour_squares, tiny_teacher) -> Path:
-    path = tmp_path_factory.mktemp("config") / "tiny.toml"
-    path.write_text(CONFIG.format(data=colour_squares, teacher=tiny_teacher))
-    return path
+    changes = {"data.root": colour_squares, "student.drop_path": 0.1, "run.log_every": 2, "run.save_every": 2}
+    return write_run(tmp_path_factory.mktemp("config") / "tiny.toml", changes | teacher(tiny_teacher))
 
 
 class Run:
@@ -77,22 +39,10 @@ class Run:
         return ["-m", "cskd_bench.cli", "pretrain", str(self.config), *places, *settings]
 
     def start(self, *overrides: str) -> "subprocess.Popen[str]":
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CSKD_BENCH_DEVICE": "cpu"}
-        command = [sys.executable, *self.command(*overrides)]
-        return subprocess.Popen(
-            command,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        return start([sys.executable, *self.command(*overrides)])
 
     def finish(self, *overrides: str) -> str:
-        process = self.start(*overrides)
-        output, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, output
-        return output
+        return end(self.start(*overrides), timeout=240)
 
     def weights(self) -> dict[str, torch.Tensor]:
         folder = self.folder / "runs" / "tiny"

@@ -361,6 +361,11 @@ def cases() -> list[tuple[Fault, int, str]]:
     return [(fault, rank, precision) for fault in FAULTS for precision in fault.precisions for rank in fault.ranks]
 
 
+def stands_for_all(fault: Fault, rank: int, precision: str) -> bool:
+    """Say whether a case is the one of its fault that every run of the gate brings about: the last rank, fp32 first."""
+    return rank == fault.ranks[-1] and precision == fault.precisions[0]
+
+
 @contextmanager
 def lock_is_held(place: Place, rank: int) -> Iterator[Callable[[list[int]], None]]:
     """Hold the run's lock; what is yielded waits until the ranks wait for it, and asks one of them to stop."""

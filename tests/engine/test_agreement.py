@@ -17,6 +17,8 @@ from fault_matrix import AT, LIMIT, Place, at_step, command, free_port, run_rank
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.errors import UserError
 
+pytestmark = pytest.mark.gate
+
 SETTINGS = ("run.save_every=2",)
 
 

@@ -4,6 +4,7 @@ import io
 
 import pytest
 import torch
+from helpers.tiny import STUDENT
 from rich.console import Console
 
 from cskd_bench.config import PretrainConfig, load_config
@@ -19,7 +20,7 @@ def small(**changes):
         "name": "small",
         "method": {"kind": "cskd"},
         "data": {"root": "imagenet1k"},
-        "student": {"image_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 24, "num_heads": 2},
+        "student": STUDENT,
         "teacher": {"name": "test_byobnet", "image_size": 64},
         "recipe": {"precision": "fp32"},
     }
@@ -58,7 +59,7 @@ def test_activations_grow_with_tokens_and_shrink_with_precision():
     full = estimate(small())
     half = estimate(small(recipe={"precision": "bf16"}))
     assert half.activation_bytes_per_view < full.activation_bytes_per_view
-    larger = estimate(small(student={"image_size": 64, "patch_size": 8, "depth": 2, "embed_dim": 24, "num_heads": 2}))
+    larger = estimate(small(student=STUDENT | {"image_size": 64}))
     assert larger.activation_bytes_per_view > 1.5 * full.activation_bytes_per_view
 
 

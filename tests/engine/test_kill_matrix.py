@@ -13,6 +13,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.gate
+
 POINTS = ["learning_rate", "finished", "_agreement", "set_learning_rate", "scores_of_epoch", "save"]
 STEPS = 12
 

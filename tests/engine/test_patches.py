@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.tiny import STUDENT
 
 from cskd_bench.cells.pretrain import pretrain
 from cskd_bench.config import DataConfig, StudentConfig, load_config
@@ -25,7 +26,7 @@ def val(colour_squares):
 @pytest.mark.parametrize("heads", ["class", "class+dist+patch"])
 def test_measures_are_means_over_images(val, heads):
     torch.manual_seed(0)
-    student = build_student(StudentConfig(image_size=32, patch_size=8, depth=2, embed_dim=24, num_heads=2), 3, heads)
+    student = build_student(StudentConfig(**STUDENT), 3, heads)
     for parameter in student.parameters():  # so that answers differ between patches
         parameter.data += 0.3 * torch.randn_like(parameter)
     student.eval()

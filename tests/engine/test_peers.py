@@ -17,6 +17,8 @@ from fault_matrix import LIMIT, Place, at_step, command, run_ranks
 from cskd_bench.engine import peers
 from cskd_bench.engine.peers import first_line, lost_peer
 
+pytestmark = pytest.mark.gate
+
 
 @pytest.fixture
 def place(tiny_config, colour_squares, tmp_path):

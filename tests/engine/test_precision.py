@@ -58,8 +58,19 @@ def test_only_a_cpu_that_is_slower_in_half_precision_is_named(monkeypatch):
     assert slow_precision(CPU, "bf16") == ""
 
 
-def test_a_product_is_really_timed():
-    assert 0 < device._product_seconds(torch.float32) < 1
+def test_the_fastest_of_ten_products_in_one_thread_is_timed(monkeypatch):
+    seconds, seen = [9.0, 8.0, 7.0, 3.0, 6.0, 9.0, 9.0, 9.0, 9.0, 9.0], []
+
+    class Matrix:
+        def __matmul__(self, other):
+            seen.append(torch.get_num_threads())
+            return self
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr(torch, "ones", lambda *size, dtype: Matrix() if dtype is torch.bfloat16 else None)
+    monkeypatch.setattr(device.time, "perf_counter", lambda: sum(seconds[: len(seen)]))
+    assert device._product_seconds(torch.bfloat16) == 3.0
+    assert seen == [1] * 10 and torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("chosen", ["bf16", "fp32"])

@@ -5,21 +5,20 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.processes import TORCHRUN, TWO_RANKS, end, start
+
+pytestmark = pytest.mark.gate
 
 SETTINGS = ["student.drop_path=0.0", "recipe.epochs=7", "run.save_every=3"]
 
 
 def torchrun(run, *overrides, restarts=0):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", f"--max-restarts={restarts}"]
-    command = [sys.executable, *launcher, *run.command(*SETTINGS, *overrides)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CSKD_BENCH_DEVICE": "cpu"}
-    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return start([*TWO_RANKS, f"--max-restarts={restarts}", *run.command(*SETTINGS, *overrides)])
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +31,7 @@ def one_process(new_run_at):
 @pytest.fixture(scope="module")
 def two_ranks(new_run_at):
     run = new_run_at("two")
-    process = torchrun(run)
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
+    end(torchrun(run))
     return run
 
 
@@ -111,10 +108,7 @@ with joined_ranks() as ranks:
 def test_every_rank_scores_with_the_statistics_that_are_saved(tmp_path):
     """A batch norm's running statistics come from each rank's own images; the main rank's are kept."""
     (tmp_path / "buffers.py").write_text(BUFFERS)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(tmp_path / "buffers.py")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CSKD_BENCH_DEVICE": "cpu"}
-    done = subprocess.run([sys.executable, *launcher], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    end(start([*TWO_RANKS, tmp_path / "buffers.py"]))
 
 
 def two_nodes(run, *overrides, on_second=(), stored_by=0):
@@ -125,15 +119,12 @@ def two_nodes(run, *overrides, on_second=(), stored_by=0):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CSKD_BENCH_DEVICE": "cpu"}
     agents = []
     for node in range(2):
         meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", address, "--rdzv-id", "cskd"]
         launcher = ["--nnodes", "2", "--node-rank", str(node), "--nproc-per-node", "1", *meeting]
         settings = [*SETTINGS, *overrides, *(on_second if node else ())]
-        command = [sys.executable, "-m", "torch.distributed.run", *launcher, *run.command(*settings)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        agents.append(subprocess.Popen(command, env=environment, text=True, start_new_session=True, **pipes))
+        agents.append(start([*TORCHRUN, *launcher, *run.command(*settings)]))
         if stored_by > node:
             agents[node].send_signal(signal.SIGSTOP)
     if stored_by:

@@ -9,6 +9,8 @@ import time
 import pytest
 from safetensors.torch import load_file, save_file
 
+pytestmark = pytest.mark.gate
+
 
 def wait_for_checkpoint(run, process, at_least=1):
     for _ in range(2400):

@@ -1,12 +1,13 @@
 """Every example runs as it stands on a CPU, and does what it says."""
 
 import importlib.util
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers.processes import TWO_RANKS, run
+
+pytestmark = pytest.mark.gate
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -18,12 +19,6 @@ def load(name):
     return module
 
 
-def python(*words, folder):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, *map(str, words)]
-    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
-
-
 def test_timm_loop_takes_twenty_steps_and_goes_on_from_its_checkpoint(tmp_path):
     checkpoint = str(tmp_path / "last.pth.tar")
     loop = load("timm_loop")
@@ -33,8 +28,7 @@ def test_timm_loop_takes_twenty_steps_and_goes_on_from_its_checkpoint(tmp_path):
 
 
 def test_timm_loop_runs_on_two_ranks(tmp_path):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = python(*launcher, EXAMPLES / "timm_loop.py", "--epochs", "1", "--batch-size", "40", folder=tmp_path)
+    done = run([*TWO_RANKS, EXAMPLES / "timm_loop.py", "--epochs", "1", "--batch-size", "40"], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("fusion ratio 1.00") == 1
     assert (tmp_path / "timm_loop.pth.tar").exists()
@@ -81,11 +75,13 @@ print("one step", float(losses["loss"]))
 def test_own_mmdet_config_trains_without_our_command_line(tmp_path):
     pytest.importorskip("mmdet")
     (tmp_path / "step.py").write_text(TRAIN_STEP)
-    done = python(tmp_path / "step.py", EXAMPLES / "own_mmdet_config.py", folder=tmp_path)
+    done = run([sys.executable, tmp_path / "step.py", EXAMPLES / "own_mmdet_config.py"], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "one step" in done.stdout
 
 
 def test_every_example_says_how_to_run_it_and_is_tested():
-    for path in EXAMPLES.glob("*.py"):
+    examples = list(EXAMPLES.glob("*.py"))
+    assert len(examples) > 1
+    for path in examples:
         assert f"examples/{path.name}" in path.read_text() and path.stem in Path(__file__).read_text(), path

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
+from helpers.tiny import STUDENT, save_model
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -22,12 +23,10 @@ from cskd_bench.models.weights import plain_state
 from cskd_bench.record import sha256_file
 from cskd_bench.schema import validate
 
-SMALL = {"image_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 24, "num_heads": 2}
-
 
 def small_student(heads="class+dist+patch"):
     torch.manual_seed(0)
-    student = build_student(StudentConfig(**SMALL), 3, heads).eval()
+    student = build_student(StudentConfig(**STUDENT), 3, heads).eval()
     for parameter in student.parameters():  # trained weights are not as small as initial ones
         parameter.data += 0.3 * torch.randn_like(parameter)
     return student
@@ -105,15 +104,15 @@ def run_folder(tmp_path):
     def make(kind):
         folder = tmp_path / kind
         folder.mkdir()
-        torch.manual_seed(0)
-        teacher = tmp_path / "teacher.safetensors"
-        save_file(timm.create_model("test_byobnet", num_classes=3).state_dict(), teacher)
+        teacher = save_model(tmp_path / "teacher.safetensors", num_classes=3)
         settings = TeacherConfig(name="test_byobnet", weights=str(teacher), image_size=64, num_classes=3)
-        data = {"name": kind, "method": {"kind": kind}, "student": SMALL, "data": {"num_classes": 3}}
+        data = {"name": kind, "method": {"kind": kind}, "student": STUDENT, "data": {"num_classes": 3}}
         config = validate(PretrainConfig, data | {"teacher": settings.model_dump()}, "test")
         save_file(plain_state(small_student(METHODS[kind].heads)), folder / "model.safetensors")
         summary = {
             "config": config.model_dump(mode="json"),
+            "identity": "three colours",
+            "record": "none",
             "classes": ["red", "green", "blue"],
             "sha256": {"model": sha256_file(folder / "model.safetensors")},
             "method": {"kind": kind, "label": method_label(config.method)},

@@ -7,48 +7,14 @@ import os
 from pathlib import Path
 
 import pytest
-import timm
 import torch
-from safetensors.torch import save_file
+from helpers.tiny import save_model, teacher, write_run
 
 from cskd_bench.config import PretrainConfig, load_config
 from cskd_bench.engine.distributed import Ranks
 
 ON_CPU = os.environ.get("CSKD_BENCH_TEST_DEVICE") == "cpu"
 HAVE_GPU = torch.cuda.is_available()
-
-CONFIG = """
-[method]
-kind = "cskd"
-[data]
-root = "{data}"
-num_classes = 3
-[student]
-image_size = 32
-patch_size = 8
-depth = 2
-embed_dim = 64
-num_heads = 2
-[teacher]
-name = "test_byobnet"
-weights = "{teacher}"
-image_size = 64
-num_classes = 3
-[recipe]
-epochs = 3
-batch_size = 16
-precision = "fp32"
-ema_decay = 0.9
-[recipe.optim]
-warmup_epochs = 1.0
-[recipe.augment]
-mix_group = 4
-repeats = 2
-[run]
-workers = 0
-log_every = 1000
-save_every = 2
-"""
 
 
 def pytest_collection_modifyitems(items):
@@ -77,9 +43,10 @@ def ranks(device) -> Ranks:
 def small_config(tmp_path_factory, colour_squares):
     """Return a function that loads the small run with settings of its own."""
     folder = tmp_path_factory.mktemp("gpu")
-    torch.manual_seed(0)
-    save_file(timm.create_model("test_byobnet", num_classes=3).state_dict(), folder / "teacher.safetensors")
-    (folder / "small.toml").write_text(CONFIG.format(data=colour_squares, teacher=folder / "teacher.safetensors"))
+    changes = {"data.root": colour_squares, "student.embed_dim": 64, "recipe.epochs": 3}
+    changes |= {"run.log_every": 1000, "run.save_every": 2}
+    weights = save_model(folder / "teacher.safetensors", num_classes=3)
+    write_run(folder / "small.toml", changes | teacher(weights))
 
     def load(*settings: str) -> PretrainConfig:
         return load_config(folder / "small.toml", settings)

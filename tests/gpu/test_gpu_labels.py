@@ -1,13 +1,10 @@
 """On a GPU: labels, scores, exports and detection are those of the CPU, up to what is said here."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import timm
 import torch
+from helpers.processes import run_python
 
 from cskd_bench.bank.build import build_bank
 from cskd_bench.bank.targets import bank_targets
@@ -121,6 +118,4 @@ def test_a_detector_learns_on_the_device(device):
 def test_cpu_means_that_cuda_sleeps(device):
     """A run that was told to use the CPU leaves the GPU alone: no context, no memory."""
     code = "import torch; from cskd_bench.device import default_device as d; d(); print(torch.cuda.is_initialized())"
-    environment = os.environ | {"CSKD_BENCH_DEVICE": "cpu"}
-    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == "False"
+    assert run_python(code).strip() == "False"

@@ -19,6 +19,7 @@ def test_views_are_finished_without_a_host_sync(colour_squares, engine):
     batch = views.__getitems__(keys).pin_memory()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        finish_batch(batch, augment, 3, 5, device)
+        made, _ = finish_batch(batch, augment, 3, 5, device)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert made.is_cuda and len(made) == len(keys)

@@ -4,12 +4,11 @@ import csv
 import io
 import json
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from helpers.processes import run_python
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -215,8 +214,7 @@ def test_a_report_needs_no_torch():
     code = (
         "import sys, cskd_bench.report.build; print([m for m in ('torch', 'timm', 'torchvision') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert run_python(code, cwd=ROOT).strip() == "[]"
 
 
 # ---------------------------------------------------------------- published rows

@@ -38,6 +38,7 @@ def test_the_table_of_steps_rounds_its_records():
         for precision in ("", "_bf16")
     ]
     text = re.sub(r"(?<=\d),(?=\d{3})", "", (ROOT / "docs" / "speed.md").read_text())
+    assert rows[0].keys() == rows[1].keys() == named.keys()
     for side, name in named.items():
         cells = [f"{1000 * row[side]['median_seconds']:.0f} | {row[side]['speedup_over_plain']:.2f}x" for row in rows]
         assert f"| {name} | {' | '.join(cells)} |" in text, side
@@ -45,7 +46,9 @@ def test_the_table_of_steps_rounds_its_records():
 
 def test_the_table_of_a_small_teacher_rounds_its_record():
     text = (ROOT / "docs" / "speed.md").read_text()
-    for row in measured("cpu_teacher_lite0")["sides"]:
+    rows = measured("cpu_teacher_lite0")["sides"]
+    assert len(rows) > 2
+    for row in rows:
         name = row["side"].replace("pieces", "in pieces")
         name = "batch norms folded" if name == "folded" else name
         assert f"| {name} | {1000 * row['median_seconds']:,.0f} | {row['speedup_over_as it is']:.2f}x |" in text, name
@@ -53,6 +56,7 @@ def test_the_table_of_a_small_teacher_rounds_its_record():
 
 def test_every_record_was_made_from_a_commit():
     files = [*SPEED.glob("*.json"), *PRECISION.glob("*.json")]
+    assert len(files) > 5
     assert not any(json.loads(file.read_text())["code"]["dirty"] for file in files)
 
 

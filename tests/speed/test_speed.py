@@ -17,6 +17,8 @@ from cskd_bench.speed.measure import compare, table
 from cskd_bench.speed.run import run_speed
 from cskd_bench.speed.step import StepSize, measure_step
 
+pytestmark = pytest.mark.gate
+
 
 @pytest.fixture(autouse=True)
 def one_thread():

@@ -37,6 +37,7 @@ def test_workers_and_ranks_change_nothing(source, engine):
     augment = TENSOR.model_copy(update={"engine": engine})
     whole = made(source, augment)
     by_rank = [made(source, augment, rank=rank, world=2) for rank in range(2)]
+    assert len(whole) > 1
     for step, (views, labels) in enumerate(made(source, augment, workers=2)):
         assert torch.equal(views, whole[step][0]) and torch.equal(labels, whole[step][1])
         assert torch.equal(torch.cat([rank[step][0] for rank in by_rank]), whole[step][0])

@@ -1,16 +1,15 @@
 """k-shot, low-label, evaluation, the feature cache and what is refused, on images made on the spot."""
 
 import json
-import os
 import shlex
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from helpers.processes import CSKD_BENCH
+from helpers.processes import run as run_command
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -342,14 +341,15 @@ def test_other_classes_are_refused(squares, weights, tmp_path):
 def test_two_names_of_one_split_do_not_make_two(mnist):
     """CIFAR's and MNIST's "val" is their test split: train+val would learn the answers."""
     data = {"dataset": "torch/mnist", "root": str(mnist), "num_classes": 10, "test": "test"}
-    for train, expected in (("train", ""), ("train+val", "'train\\+val' and data.test 'test' open the same 1 part")):
+    for train, expected in (("train", ""), ("train+val", "'train+val' and data.test 'test' open the same 1 part")):
         spec = TaskSpec(name="digits", protocols=("knn",), data=TaskData(train=train, **data))
         splits = [open_source(spec.data, split) for split in (train, "test")]
-        if expected:
-            with pytest.raises(UserError, match=expected):
-                check_splits(spec, *splits)
-        else:
+        said = ""
+        try:
             check_splits(spec, *splits)
+        except UserError as error:
+            said = str(error)
+        assert expected in said and bool(said) == bool(expected)
 
 
 def test_a_partly_unpacked_test_split_is_refused(squares, weights, tmp_path):
@@ -386,14 +386,14 @@ def test_a_record_of_other_images_is_not_taken_for_this_cells(squares, weights, 
     assert run(task_on(squares), "knn", weights, tmp_path) == again  # nothing to compare with
 
 
+@pytest.mark.gate
 def test_a_full_disk_under_the_feature_cache_is_a_sentence_and_leaves_nothing(squares, weights, tmp_path):
     task_on(squares)
     words = ["--task", squares.parent / "my_squares.toml", "--protocol", "knn", "--checkpoint", weights]
     words += ["--model", MODEL, "--workers", "0", "--runs", tmp_path / "runs", "--results", tmp_path / "results"]
-    command = [sys.executable, "-m", "cskd_bench.cli", "transfer", *map(str, words)]
+    command = [*CSKD_BENCH, "transfer", *map(str, words)]
     limited = f"ulimit -f 4; exec {shlex.join(command)}"  # 4 KiB a file: the features are 18
-    environment = {**os.environ, "CSKD_BENCH_DEVICE": "cpu", "PYTHONDONTWRITEBYTECODE": "1"}
-    ended = subprocess.run(["bash", "-c", limited], env=environment, capture_output=True, text=True, timeout=120)
+    ended = run_command(["bash", "-c", limited], PYTHONDONTWRITEBYTECODE="1")
     assert ended.returncode == 2, ended.stderr
     assert "Traceback" not in ended.stderr and ".npz: cannot be written: File too large" in ended.stderr
     assert list((tmp_path / "runs" / "transfer" / "features").iterdir()) == []

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers.tiny import PLAIN_VIEWS, write_run
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -43,31 +44,10 @@ k = 5
 def run(tmp_path_factory, colour_squares):
     """A finished pretraining run, and the folder of its results."""
     folder = tmp_path_factory.mktemp("run")
-    (folder / "tiny.toml").write_text(
-        f"""
-[method]
-kind = "supervised"
-[data]
-root = "{colour_squares}"
-num_classes = 3
-eval_crop = 1.0
-[student]
-image_size = 32
-patch_size = 8
-depth = 2
-embed_dim = 24
-num_heads = 2
-[recipe]
-epochs = 4
-batch_size = 16
-precision = "fp32"
-ema_decay = 0.5
-optim = {{ lr = 3e-3, warmup_epochs = 1.0 }}
-augment = {{ repeats = 1, auto_augment = "", mixup = 0.0, cutmix = 0.0, color_jitter = 0.0 }}
-[run]
-workers = 0
-"""
-    )
+    changes = {"method.kind": "supervised", "data.root": colour_squares, "data.eval_crop": 1.0, **PLAIN_VIEWS}
+    changes |= {"recipe.augment.auto_augment": "", "recipe.augment.color_jitter": 0.0}
+    changes |= {"recipe.ema_decay": 0.5, "recipe.optim.lr": 3e-3}
+    write_run(folder / "tiny.toml", changes)
     record = pretrain(load_config(folder / "tiny.toml"), folder / "runs", folder / "results", RANKS)
     assert record.value > 0.8  # three colours are not hard
     return folder

@@ -6,11 +6,14 @@ import sys
 
 import pytest
 import torch
+from helpers.processes import environment
 
 from cskd_bench.cli import main
 from cskd_bench.config import DataConfig
 from cskd_bench.data.open import open_source
 from cskd_bench.record import read_records
+
+pytestmark = pytest.mark.gate
 
 MODEL = "vit_tiny_patch16_224"
 OWN_TASK = """
@@ -81,9 +84,8 @@ sys.exit(main(sys.argv[4:]))
 
 def start(*words, script=None):
     program = ["-c", script] if script else ["-m", "cskd_bench.cli"]
-    return subprocess.Popen(
-        [sys.executable, *program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, *program, *words], **pipes, env=environment(), text=True)
 
 
 def killed(module, name, call, words):

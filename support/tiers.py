@@ -1,0 +1,48 @@
+"""Run the fast tier, then the rest of the gate, and say how long each took: tiers.py [PYTEST OPTION OR FILE]..."""
+
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+
+FAST = "not slow and not gate"
+REST = "gate and not slow"
+WORKERS = ("-n", "2", "--dist", "loadfile")  # a file's fixtures are built once
+NO_TESTS = 5  # pytest's exit code where nothing was selected
+
+
+@dataclass(frozen=True)
+class Tier:
+    """How a part of the tests ended."""
+
+    code: int
+    tests: int
+    seconds: float
+
+
+def main(words: list[str]) -> int:
+    """Run both parts on two workers; return 0 where every selected test passed, and there was one."""
+    fast, rest = run(FAST, words), run(REST, words)
+    tests, seconds = fast.tests + rest.tests, fast.seconds + rest.seconds
+    print(f"fast tier: {fast.tests} tests, {fast.seconds:.0f} s; gate: {tests} tests, {seconds:.0f} s", flush=True)
+    codes = {fast.code, rest.code}
+    return NO_TESTS if codes == {NO_TESTS} else max(codes - {NO_TESTS})
+
+
+def run(marks: str, words: list[str]) -> Tier:
+    """Run the tests of some marks."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        options = [*WORKERS, "-m", marks, f"--junitxml={report}", "-o", "junit_family=xunit1"]
+        code = subprocess.run([sys.executable, "-m", "pytest", *options, *words], check=False).returncode
+        suites = ElementTree.parse(report).iter("testsuite") if report.exists() else []
+        tests = sum(int(suite.get("tests", 0)) for suite in suites)
+    return Tier(code, tests, time.monotonic() - began)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
