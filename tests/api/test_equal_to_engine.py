@@ -18,6 +18,8 @@ from cskd_bench.engine.distributed import Ranks
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import loop_on_engine_views
 
+pytestmark = pytest.mark.gate
+
 CONFIG = """
 name = "loop"
 [method]

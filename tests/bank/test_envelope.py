@@ -14,6 +14,8 @@ from cskd_bench.bank.envelope import Ladder, declared_ratios, upper_envelope
 from cskd_bench.config import AugmentConfig, DataConfig, TeacherConfig
 from cskd_bench.methods.parts import fuse, harden
 
+pytestmark = pytest.mark.gate
+
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 LADDER = Ladder(declared_ratios(30))
 

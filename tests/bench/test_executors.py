@@ -15,6 +15,8 @@ from cskd_bench.cli import main
 from cskd_bench.config import PretrainConfig, Supervised
 from cskd_bench.schema import shipped
 
+pytestmark = pytest.mark.gate
+
 
 def job(name, folder):
     return CellJob.of(

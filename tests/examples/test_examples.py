@@ -28,7 +28,11 @@ def test_timm_loop_takes_twenty_steps_and_goes_on_from_its_checkpoint(tmp_path):
 
 
 def test_timm_loop_runs_on_two_ranks(tmp_path):
-    done = run([*TWO_RANKS, EXAMPLES / "timm_loop.py", "--epochs", "1", "--batch-size", "40"], cwd=tmp_path)
+    done = run(
+        [*TWO_RANKS, EXAMPLES / "timm_loop.py", "--epochs", "1", "--batch-size", "40"],
+        cwd=tmp_path,
+        CUDA_VISIBLE_DEVICES="",
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("fusion ratio 1.00") == 1
     assert (tmp_path / "timm_loop.pth.tar").exists()
@@ -75,7 +79,9 @@ print("one step", float(losses["loss"]))
 def test_own_mmdet_config_trains_without_our_command_line(tmp_path):
     pytest.importorskip("mmdet")
     (tmp_path / "step.py").write_text(TRAIN_STEP)
-    done = run([sys.executable, tmp_path / "step.py", EXAMPLES / "own_mmdet_config.py"], cwd=tmp_path)
+    done = run(
+        [sys.executable, tmp_path / "step.py", EXAMPLES / "own_mmdet_config.py"], cwd=tmp_path, CUDA_VISIBLE_DEVICES=""
+    )
     assert done.returncode == 0, done.stderr
     assert "one step" in done.stdout
 

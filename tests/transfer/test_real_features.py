@@ -17,6 +17,8 @@ from cskd_bench.engine.evaluate import Predictions
 from cskd_bench.task import load_task
 from cskd_bench.transfer.run import transfer
 
+pytestmark = pytest.mark.gate
+
 MODEL = "tf_efficientnet_lite0"
 
 
