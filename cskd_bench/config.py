@@ -258,6 +258,8 @@ def load_config(named: Path, overrides: Sequence[str] = (), method: str = "") ->
     file, data = read_config(named, method)
     own, asked = method_of(data), apply_overrides(data, overrides)
     chosen = method_of(asked)
+    if isinstance(word := asked.get("method"), str):
+        raise UserError(f"--set method={word}: a method is a table of settings; name it with --method {word}")
     if "method" not in asked:
         raise UserError(f"{file}: names no method; add --method with one of {', '.join(METHOD_NAMES)}")
     if method and chosen != method:

@@ -70,6 +70,9 @@ def test_pretrain_takes_a_method_and_asks_for_one_where_there_is_none(capsys):
     assert "--method vkd: no such method; there are supervised, kd, deit, cskd" in said
     said = refused(capsys, "pretrain", "deit_tiny", "--method", "kd", "--set", "method.kind=deit")
     assert "--method kd: --set names another one, deit" in said
+    for given in ([], ["--method", "kd"]):
+        said = refused(capsys, "pretrain", "deit_tiny", *given, "--set", "method=deit")
+        assert "--set method=deit: a method is a table of settings; name it with --method deit" in said
 
 
 def test_tasks_and_report_run_without_torch(tmp_path):

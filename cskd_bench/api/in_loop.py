@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from cskd_bench.data.mixing import resize_view
@@ -20,16 +21,19 @@ class Unnormalize(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise UserError(f"mean {tuple(mean)} and std {tuple(std)}: give three numbers each, std above 0")
-        self._changes = any(value != 0 for value in mean) or any(value != 1 for value in std)
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        means, stds = (torch.as_tensor(values, dtype=torch.float32) for values in (mean, std))
+        if means.shape != (3,) or stds.shape != (3,) or not means.isfinite().all() or not (stds > 0).all():
+            raise UserError(f"mean {mean} and std {std}: give three numbers each, std above 0")
+        self._changes = bool((means != 0).any() or (stds != 1).any())
+        self.register_buffer("mean", means.view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", stds.view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return views; UserError for images of another shape."""
+        """Return views; UserError for images of another shape, and for pixels that no loader has normalised."""
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
             raise UserError(f"images: are {tuple(images.shape)}; give square ones, (B, 3, S, S)")
+        if not images.is_floating_point():
+            raise UserError(f"images: are {images.dtype}; give floating ones, normalised with mean and std")
         images = images if images.element_size() >= 4 else images.float()
         return images * self.std + self.mean if self._changes else images
 
@@ -57,6 +61,7 @@ class StudentInLoop(nn.Module):
         views = self.unnormalize(images)
         if self.image_size is not None:
             views = resize_view(views, self.image_size)
+        views = views.to(self.student.mean.dtype)  # of the weights, which the task may have been converted to
         if heads:
             output: StudentOutput = self.student(views, grid)
             return output
@@ -68,10 +73,19 @@ class StudentInLoop(nn.Module):
         names = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
         return {f"student.model.{name}" for name in names}
 
+    def group_matcher(self, coarse: bool = False) -> Any:
+        """Say which layer a parameter belongs to, for timm's layer-wise learning rates; added heads are the last."""
+        model = self.student.model
+        layers = group_parameters(model, model.group_matcher(coarse=coarse), reverse=True)
+        last = max(layers.values())
+        return lambda name: layers.get(name.removeprefix("student.model."), last)
+
 
 def _image_size(model: Any) -> int | None:
-    """Return the side in pixels that a ViT was built for; None for models that take any."""
+    """Return the side in pixels that a ViT was built for; None for models that take any. UserError if not square."""
     size = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if size is not None and size[0] != size[1]:
+        raise UserError(f"student: is built for {size[0]} x {size[1]} px; build it for square images, img_size=S")
     return None if size is None else int(size[0])
 
 

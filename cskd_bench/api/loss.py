@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cskd_bench.config import CSKD, Decay, Hardness, MethodConfig
+from cskd_bench.config import CSKD, Decay, Hardness, MethodConfig, MethodSettings
 from cskd_bench.errors import UserError
 from cskd_bench.methods import METHODS, ratio_at
 from cskd_bench.outputs import Heads, StudentOutput, Targets, TeacherOutput
@@ -37,6 +37,8 @@ class CSKDLoss(nn.Module):
         super().__init__()
         if method is not None and settings:
             raise UserError("CSKDLoss: give a method's configuration or CSKD's settings, not both")
+        if not isinstance(method, MethodSettings | None):
+            raise UserError(f"CSKDLoss: method is {method!r}; give a configuration, such as cskd_bench.config.DeiT()")
         self.method: MethodConfig = method or validate(CSKD, dict(settings), "CSKDLoss")
         if features := self.method.teacher_features:
             raise UserError(
@@ -67,6 +69,9 @@ class CSKDLoss(nn.Module):
         `labels` are class indices (B,), or probabilities (B, K) as mixup makes them. UserError for other shapes.
         """
         soft = soft_labels(labels, output.class_logits)
+        wanted = (("global_target", self.needs_teacher), ("spatial_target", "patch" in self.heads))
+        if missing := [name for name, needed in wanted if needed and getattr(targets, name) is None]:
+            raise UserError(f"targets: {' and '.join(missing)} missing, which method {self.method.kind} needs")
         return METHODS[self.method.kind].losses(self.method, at_least_fp32(output), targets, soft)
 
     def extra_repr(self) -> str:
@@ -82,13 +87,32 @@ def at_least_fp32(output: StudentOutput) -> StudentOutput:
 
 
 def soft_labels(labels: Tensor, logits: Tensor) -> Tensor:
-    """Return labels (B,) or (B, K) as probabilities (B, K) for logits (B, K); UserError for other shapes."""
+    """Return labels (B,) or (B, K) as probabilities (B, K) for logits (B, K); UserError for other shapes or classes."""
     batch, classes = logits.shape
     if labels.is_floating_point() and labels.shape == (batch, classes):
         return labels
     if not labels.is_floating_point() and labels.shape == (batch,):
-        return F.one_hot(labels.long(), classes).to(torch.promote_types(logits.dtype, torch.float32))
+        try:
+            return F.one_hot(labels.long(), classes).to(torch.promote_types(logits.dtype, torch.float32))
+        except RuntimeError as error:  # on the CPU alone; elsewhere the device says so later
+            raise UserError(
+                f"labels: run from {labels.min()} to {labels.max()}; the student has {classes} classes, from 0"
+            ) from error
     raise UserError(
         f"labels: are {tuple(labels.shape)} of {labels.dtype}; give class indices ({batch},), or probabilities "
         f"({batch}, {classes}) of floating type"
     )
+
+
+def check_targets(targets: Targets, batch: int) -> None:
+    """UserError for a loop's own targets that are not those of `batch` images, hard or soft (`Targets` has shapes)."""
+    for name, target, dimensions in (("global", targets.global_target, 1), ("spatial", targets.spatial_target, 3)):
+        if target is None:
+            continue
+        soft = target.is_floating_point()
+        if target.ndim != dimensions + soft or len(target) != batch or not (soft or target.dtype == torch.int64):
+            places = ", h, w" if name == "spatial" else ""
+            raise UserError(
+                f"targets: {name}_target is {tuple(target.shape)} of {target.dtype}; give class indices "
+                f"({batch}{places or ','}) of int64, or logits ({batch}, K{places}) of floating type"
+            )

@@ -1,16 +1,18 @@
 """CSKD as a timm training task: five lines put it into a timm loop of one's own (docs/api.md)."""
 
+import operator
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from timm.task import TrainingTask
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cskd_bench.api.in_loop import StudentInLoop, Unnormalize
-from cskd_bench.api.loss import CSKDLoss
+from cskd_bench.api.loss import CSKDLoss, check_targets
 from cskd_bench.errors import UserError
 from cskd_bench.models.normalisation import normalisation
 from cskd_bench.models.students import Student
@@ -47,13 +49,11 @@ class CSKDTask(TrainingTask):  # type: ignore[misc]
         dtype: torch.dtype | None = None,
         verbose: bool = True,
     ) -> None:
-        criterion = CSKDLoss() if criterion is None else criterion
+        criterion = _loss(criterion)
         student = student if isinstance(student, Student) else Student.from_timm(student, criterion.heads)
         super().__init__(device or next(student.parameters()).device, dtype, verbose)
-        if epochs < 1:
-            raise UserError(f"epochs: is {epochs}; give the number of epochs of the whole run")
         self.criterion = criterion
-        self.epochs = epochs
+        self.epochs = _whole_number(epochs, 1, f"epochs: is {epochs}; give the number of epochs of the whole run")
         self.epoch = 0
         self._told, self._trained = False, False  # of an epoch; anything
         found = _matching_teacher(student, teacher, criterion)
@@ -74,11 +74,15 @@ class CSKDTask(TrainingTask):  # type: ignore[misc]
         self._trained = self._trained or self.training
         if targets is None:
             targets = self._teacher_targets(input)
+        else:
+            check_targets(targets, len(input))
         places = targets.spatial_target
         grid = None if places is None else (places.shape[-2], places.shape[-1])
         output = self.trainable_module(input, heads=True, grid=grid)
         with torch.autocast(input.device.type, enabled=False):
             parts = self.criterion(output, targets, target)
+        if "total" not in parts:
+            raise UserError(f"criterion: {type(self.criterion).__name__} gives {', '.join(parts)}, but no 'total'")
         rest = {name: part for name, part in parts.items() if name != "total"}
         return {"loss": parts["total"], "output": output.class_logits, **rest}
 
@@ -88,7 +92,8 @@ class CSKDTask(TrainingTask):  # type: ignore[misc]
         if self.teacher is None:
             raise UserError("teacher: is None, and no targets were given; this loss needs one of the two")
         with torch.no_grad():
-            return self.criterion.targets(self.teacher(self.unnormalize(images)), self.ratio)
+            views = self.unnormalize(images).float()  # the teacher's own type, whatever the student's is
+            return self.criterion.targets(self.teacher(views), self.ratio)
 
     @property
     def ratio(self) -> float:
@@ -97,9 +102,8 @@ class CSKDTask(TrainingTask):  # type: ignore[misc]
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch begins, from 0; epochs after the last keep its end. UserError for a negative one."""
-        if epoch < 0:
-            raise UserError(f"epoch: is {epoch}; count epochs from 0")
-        self.epoch, self._told = int(epoch), True
+        self.epoch = _whole_number(epoch, 0, f"epoch: is {epoch}; count epochs from 0")
+        self._told = True
 
     def train(self, mode: bool = True) -> "CSKDTask":
         """Set the mode of the student; the teacher stays in evaluation mode."""
@@ -120,11 +124,29 @@ class CSKDTask(TrainingTask):  # type: ignore[misc]
         return self
 
     def compile(self, backend: str = "inductor", mode: str | None = None, **compile_kwargs: Any) -> Any:
-        """Compile student and teacher, before prepare_distributed, and return the model to evaluate."""
+        """Compile student and teacher and return the model to evaluate; UserError after prepare_distributed."""
+        if isinstance(self.trainable_module, DistributedDataParallel):
+            raise UserError("compile: the student is wrapped in DDP already; call compile before prepare_distributed")
         compiled = torch.compile(self.student, backend=backend, mode=mode, **compile_kwargs)
         self.__dict__["trainable_module"] = self.__dict__["eval_model"] = compiled
         if self.teacher is not None:
             self.teacher.compile_features(backend, mode)
+        return compiled
+
+    def setup_ema(
+        self, decay: float = 0.9999, use_warmup: bool = False, device: torch.device | None = None, **kwargs: Any
+    ) -> ModelEmaV3:
+        """Average the student's weights, as timm does, under the same names whatever wraps the student."""
+        self.trainable_module_ema = ModelEmaV3(
+            self.student, decay=decay, use_warmup=use_warmup, device=device, **kwargs
+        )
+        return self.trainable_module_ema
+
+    def compile_ema(self, backend: str = "inductor", mode: str | None = None, **compile_kwargs: Any) -> Any:
+        """Compile the average's evaluated model, if there is one; state_dict keeps the average once."""
+        compiled = super().compile_ema(backend=backend, mode=mode, **compile_kwargs)
+        if compiled is not None:
+            self.__dict__["eval_model_ema"] = self._modules.pop("eval_model_ema")
         return compiled
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
@@ -135,7 +157,7 @@ class CSKDTask(TrainingTask):  # type: ignore[misc]
         self, state: dict[str, Any] | None, strict: bool = True, module: nn.Module | None = None, ema: bool = False
     ) -> None:
         """Take the epoch out of a timm checkpoint; one without it leaves the epoch as it is."""
-        if state and not ema:
+        if state and "epoch" in state and not ema:
             self.set_extra_state(state)
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -152,6 +174,25 @@ class CSKDTask(TrainingTask):  # type: ignore[misc]
         if self.teacher is not None:
             self.teacher.to(self.device)
         return self
+
+
+def _loss(criterion: Any) -> CSKDLoss:
+    if criterion is None:
+        return CSKDLoss()
+    if isinstance(criterion, CSKDLoss):
+        return criterion
+    given = getattr(criterion, "__name__", type(criterion).__name__)
+    raise UserError(f"criterion: is {given}; give a CSKDLoss, such as CSKDLoss(alpha=0.3) or CSKDLoss(DeiT())")
+
+
+def _whole_number(value: Any, least: int, otherwise: str) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise UserError(otherwise) from None
+    if number < least:
+        raise UserError(otherwise)
+    return number
 
 
 def _matching_teacher(student: Student, teacher: Teacher | nn.Module | str | None, loss: CSKDLoss) -> Teacher | None:

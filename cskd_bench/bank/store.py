@@ -50,9 +50,9 @@ class BankManifest(StrictModel):
 class Bank:
     """Labels by epoch, position and ratio. Any number of processes may read one bank."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.manifest = read_manifest(folder)
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
         self.ladder = Ladder(declared_ratios(self.manifest.epochs))
         self._fingerprint = self.manifest.fingerprint()
         self._open: dict[tuple[int, int], Shard] = {}

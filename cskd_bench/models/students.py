@@ -1,11 +1,12 @@
 """Students: stock timm ViTs; the method decides about a distillation token and the inference rule."""
 
-from typing import Any
+from typing import Any, get_args
 
 import timm
 import torch
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
+from timm.utils import unwrap_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -146,14 +147,27 @@ class Student(nn.Module):
 
 
 def _check_heads(model: Any, heads: Heads) -> None:
-    """UserError for a model without the tokens whose heads a method trains."""
+    """UserError for a model without the tokens whose heads a method trains, or with steps that those heads pass by."""
+    if heads not in get_args(Heads):
+        raise UserError(f"student: heads={heads!r}; there are {', '.join(map(repr, get_args(Heads)))}")
+    if unwrap_model(model) is not model:
+        raise UserError(
+            f"student: is wrapped ({type(model).__name__}); give the model itself, and compile or distribute the task"
+        )
     if heads == "class":
         return
     kind = type(model).__name__
     if not hasattr(model, "patch_embed") or not hasattr(model, "num_prefix_tokens"):
         raise UserError(f"student: {kind} is not a ViT with patch tokens, which heads={heads!r} needs")
-    if hasattr(model, "dist_token"):
-        return
+    if not hasattr(model, "dist_token"):
+        _check_lent_token(model, kind, heads)
+    for part, option in (("patch_drop", "patch_drop_rate=0"), ("fc_norm", "fc_norm=False")):
+        if not isinstance(getattr(model, part, None), nn.Identity | None):
+            raise UserError(f"student: this {kind} has {part}, which {heads!r} cannot use; build it with {option}")
+
+
+def _check_lent_token(model: Any, kind: str, heads: Heads) -> None:
+    """UserError for a ViT without a distillation token that has no register token to lend, or no class token."""
     if getattr(model, "reg_token", None) is None:
         raise UserError(
             f"student: this {kind} has no distillation token, which heads={heads!r} needs; use a distilled model "

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import timm
 import torch
@@ -40,11 +40,14 @@ class Teacher(nn.Module):
         precision: Precision = "fp32",
     ) -> None:
         super().__init__()
+        if precision not in get_args(Precision):
+            raise UserError(f"teacher: precision {precision!r}; there are {', '.join(get_args(Precision))}")
+        check_indices(class_indices, int(model.num_classes))
         self.precision = precision
         self.note = ""  # what a record should say of how it was prepared
         self.model = model.eval().requires_grad_(False)
         self._features: Callable[[Tensor], Tensor] = self.model.forward_features
-        self._layout = torch.contiguous_format
+        self._channels_last = False
         self._piece: int | None = None
         self.image_size = image_size
         indices = None if class_indices is None else torch.tensor(class_indices)
@@ -74,7 +77,8 @@ class Teacher(nn.Module):
         kind = type(model).__name__
         if not all(hasattr(model, name) for name in ("forward_features", "forward_head", "get_classifier")):
             raise UserError(f"teacher: {kind} is not a timm model; build the teacher with timm.create_model")
-        size = image_size or int((getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))[-1])
+        own_size = int((getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))[-1])
+        size = own_size if image_size is None else image_size
         check_map(model, kind, size)
         return cls(model, size, class_indices, precision)
 
@@ -89,7 +93,7 @@ class Teacher(nn.Module):
 
     def use_channels_last(self) -> "Teacher":
         """Lay features out channels-last: faster on CPUs, slower for grouped convolutions on some GPUs."""
-        self._layout = torch.channels_last
+        self._channels_last = True
         self.model.to(memory_format=torch.channels_last)
         return self
 
@@ -107,8 +111,9 @@ class Teacher(nn.Module):
     def forward(self, views: Tensor) -> TeacherOutput:
         """Return dense and global responses in the views' type, restricted to the data set's classes."""
         with computing(views.device, self.precision):
+            layout = torch.channels_last if self._channels_last else torch.contiguous_format
             views = resize_view(views, self.image_size)
-            inputs = ((views - self.mean) / self.std).contiguous(memory_format=self._layout)
+            inputs = ((views - self.mean) / self.std).contiguous(memory_format=layout)
             dense = self.dense_response(self._map(inputs)).to(views.dtype)
         return TeacherOutput(dense, dense.flatten(2).mean(2))
 
@@ -170,6 +175,15 @@ def build_teacher(config: TeacherConfig, classes: Sequence[str], num_classes: in
     check_map(model, repr(config.name), config.image_size)
     indices = class_indices(classes, num_classes, config.num_classes)
     return Teacher(model, config.image_size, indices, config.precision)
+
+
+def check_indices(indices: Sequence[int] | None, num_classes: int) -> None:
+    """UserError for indices that are not among a teacher's outputs; a negative one would pick from the end."""
+    wrong = [index for index in indices or () if not hasattr(index, "__index__") or not 0 <= index < num_classes]
+    if wrong:
+        raise UserError(
+            f"teacher: class_indices holds {wrong[0]}; give whole numbers from 0 to {num_classes - 1}, its outputs"
+        )
 
 
 @torch.no_grad()

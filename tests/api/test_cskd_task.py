@@ -8,8 +8,9 @@ import pytest
 import timm
 import torch
 from timm.data import Mixup
-from timm.task import TrainingTask
-from timm.utils import unwrap_model
+from timm.optim import create_optimizer_v2
+from timm.task import TrainingTask, resume_task_checkpoint
+from timm.utils import CheckpointSaver, unwrap_model
 
 from cskd_bench import CSKDLoss, CSKDTask, Student, Teacher, load_run
 from cskd_bench.api.loss import CSKDSettings
@@ -325,3 +326,151 @@ def test_models_without_a_timm_configuration_are_normalised_as_timm_does():
 
 def test_forward_takes_timms_arguments():
     assert list(inspect.signature(CSKDTask.forward).parameters)[:3] == ["self", "input", "target"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("settings", [{}, {"global_loss": "soft", "spatial_loss": "soft"}])
+def test_a_task_of_another_type_trains_and_evaluates(dtype, settings, batch):
+    images, labels = batch
+    task = new_task(CSKDLoss(**settings)).to(dtype)
+    for given in (images, images.to(dtype)):
+        result = task(given, labels)
+        result["loss"].backward()
+        assert result["output"].dtype == dtype and result["loss"].isfinite()
+        assert task.get_eval_model()(given).dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.complex64])
+def test_pixels_that_no_loader_normalised_are_refused(dtype):
+    refused(f"images: are {dtype}", lambda: new_task()(torch.zeros(2, 3, 64, 64, dtype=dtype), torch.tensor([0, 1])))
+
+
+@pytest.mark.parametrize("label", [5, -1, -100])
+def test_labels_of_no_class_are_refused(label, batch):
+    refused(f"labels: run from .*{label}.*5 classes", lambda: new_task()(batch[0], torch.tensor([0, 1, 2, label])))
+
+
+def test_students_whose_steps_the_heads_would_pass_by_are_refused(batch):
+    teacher = Teacher.from_timm(cnn(), image_size=64)
+    refused("64 x 96 px", lambda: CSKDTask(vit(img_size=(64, 96)), teacher, epochs=1))
+    plain = {"name": "vit_tiny_patch16_224", "reg_tokens": 1}
+    refused("patch_drop_rate=0", lambda: CSKDTask(vit(**plain, patch_drop_rate=0.5), teacher, epochs=1))
+    refused("fc_norm=False", lambda: CSKDTask(vit(**plain, fc_norm=True), teacher, epochs=1))
+    refused("is wrapped", lambda: CSKDTask(torch.compile(vit(), backend="eager"), teacher, epochs=1))
+    refused("heads='patch'; there are 'class'", lambda: Student(vit(), "patch"))
+
+
+def test_a_criterion_that_is_no_cskd_loss_is_refused(batch):
+    for criterion in (torch.nn.CrossEntropyLoss(), DeiT(), CSKDLoss):
+        refused("give a CSKDLoss", lambda given=criterion: CSKDTask(vit(), None, given, epochs=1))
+    refused("method is 'deit'", lambda: CSKDLoss("deit"))
+
+    class Partial(CSKDLoss):
+        def forward(self, output, targets, labels):
+            return {"mine": output.class_logits.sum()}
+
+    refused("gives mine, but no 'total'", lambda: new_task(Partial())(*batch))
+
+
+@pytest.mark.parametrize("number", [None, 2.5, float("nan"), "3"])
+def test_epochs_are_whole_numbers(number):
+    refused("epochs: is", lambda: CSKDTask(vit(), None, epochs=number))
+    refused("epoch: is", lambda: new_task().set_epoch(number))
+
+
+@pytest.mark.parametrize("mean", [0.5, (float("nan"), 0, 0), (0.5, 0.5)])
+def test_a_mean_that_is_no_three_numbers_is_refused(mean):
+    refused("give three numbers each", lambda: new_task(mean=mean))
+
+
+def test_targets_of_other_views_are_refused(batch):
+    task = new_task()
+    right = task._teacher_targets(batch[0])
+    for wrong, words in (
+        (Targets(), "global_target and spatial_target missing"),
+        (Targets(right.global_target), "spatial_target missing"),
+        (Targets(right.global_target[:2], right.spatial_target), r"global_target is \(2,\)"),
+        (Targets(right.global_target, right.spatial_target.flatten(1)), r"give class indices \(4, h, w\)"),
+        (Targets(right.global_target, right.spatial_target.int()), "of int64"),
+    ):
+        refused(words, lambda given=wrong: task(*batch, targets=given))
+
+
+@pytest.mark.parametrize("indices", [[0, 1, 2, 3, 9], [0, 1, 2, 3, -1], [0.0, 1, 2, 3, 4]])
+def test_a_teachers_outputs_that_it_does_not_have_are_refused(indices):
+    refused("from 0 to 8", lambda: Teacher.from_timm(cnn(9), image_size=64, class_indices=indices))
+
+
+def test_a_teachers_size_and_precision_are_not_guessed():
+    refused("does not run at 0 px", lambda: Teacher.from_timm(cnn(), image_size=0))
+    refused("there are fp32", lambda: Teacher.from_timm(cnn(), image_size=64, precision="bf17"))
+
+
+def test_compile_after_ddp_is_refused(monkeypatch):
+    """It would train the student without its wrapper, each rank for itself."""
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self, module, **options):
+            super().__init__()
+            self.module = module
+
+    monkeypatch.setattr("cskd_bench.api.training_task.DistributedDataParallel", Wrapped)
+    task = new_task().prepare_distributed()
+    refused("call compile before prepare_distributed", lambda: task.compile(backend="eager"))
+
+
+def test_the_average_is_kept_once_under_the_same_names_whatever_is_compiled(batch):
+    plain, compiled = new_task(), new_task()
+    plain.setup_ema()
+    compiled.compile(backend="eager")
+    compiled.setup_ema()
+    compiled.compile_ema(backend="eager")
+    compiled.update_ema(step=1)
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    plain.load_state_dict(compiled.state_dict())
+    views = batch[0]
+    torch.testing.assert_close(compiled.get_eval_model(ema=True)(views), plain.get_eval_model(ema=True)(views))
+
+
+@pytest.mark.parametrize("options", [{}, {"name": "vit_tiny_patch16_224", "reg_tokens": 1}])
+def test_layer_wise_learning_rates_are_those_of_the_timm_model(options):
+    def scales(model):
+        groups = create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.75).param_groups
+        return {parameter.shape: group["lr_scale"] for group in groups for parameter in group["params"]}
+
+    task = CSKDTask(vit(**options), None, epochs=1)
+    assert scales(task.get_trainable_module()) == scales(task.student.student.model)
+    assert len(set(scales(task.get_trainable_module()).values())) > 2
+
+
+def test_a_task_is_written_whole_and_read_again(batch, tmp_path):
+    task = new_task()
+    torch.save(task, tmp_path / "task.pt")
+    again = torch.load(tmp_path / "task.pt", weights_only=False)
+    assert again.trainable_module is again.student
+    assert again(*batch)["loss"] == task(*batch)["loss"]
+
+
+def test_task_state_of_another_task_leaves_the_epoch():
+    task = new_task()
+    task.set_epoch(3)
+    task.load_checkpoint_state(task.get_checkpoint_state()["state_dict"], {"projection": None})
+    assert task.epoch == 3
+
+
+def test_timms_saver_and_resume_work(batch, tmp_path):
+    task = new_task()
+    task.setup_ema(decay=0.5)
+    optimizer = create_optimizer_v2(task.get_trainable_module(), opt="adamw", lr=1e-3)
+    saver = CheckpointSaver(
+        task.student, optimizer, task=task, checkpoint_dir=str(tmp_path), recovery_dir=str(tmp_path)
+    )
+    task.set_epoch(4)
+    task(*batch)["loss"].backward()
+    optimizer.step()
+    task.update_ema(step=1)
+    saver.save_checkpoint(4, metric=1.0)
+    again = new_task()
+    other = create_optimizer_v2(again.get_trainable_module(), opt="adamw", lr=1e-3)
+    assert resume_task_checkpoint(again, tmp_path / "last.pth.tar", other) == 5
+    assert again.epoch == 4 and again(*batch)["loss"] == task(*batch)["loss"]

@@ -53,3 +53,8 @@ def test_a_task_with_several_protocols_wants_one_named(tmp_path):
         cskd_bench.run_task("digits", tmp_path, work=tmp_path, results=tmp_path)
     with pytest.raises(UserError, match="not a finished run"):
         cskd_bench.load_run(str(tmp_path))
+
+
+def test_a_bank_is_named_by_text_or_path(tmp_path):
+    with pytest.raises(UserError, match="no bank here"):
+        cskd_bench.Bank(str(tmp_path))
