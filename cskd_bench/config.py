@@ -7,64 +7,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from cskd_bench.schema import StrictModel, apply_overrides, fingerprint, read_toml, validate
+from cskd_bench.config_files import method_of, read_config, run_name
+from cskd_bench.errors import UserError
+from cskd_bench.method_config import CSKD as CSKD  # method settings are imported from here, like all others
+from cskd_bench.method_config import METHOD_NAMES
+from cskd_bench.method_config import Decay as Decay
+from cskd_bench.method_config import DeiT as DeiT
+from cskd_bench.method_config import Hardness as Hardness
+from cskd_bench.method_config import MethodConfig as MethodConfig
+from cskd_bench.method_config import MethodSettings as MethodSettings
+from cskd_bench.method_config import PlainKD as PlainKD
+from cskd_bench.method_config import Probability as Probability
+from cskd_bench.method_config import Supervised as Supervised
+from cskd_bench.method_config import method_label as method_label
+from cskd_bench.schema import StrictModel, apply_overrides, fingerprint, validate
 
-Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Hardness = Literal["hard", "soft"]
 Precision = Literal["fp32", "tf32", "fp16", "bf16"]
-Decay = Literal["linear", "quadratic", "cosine", "local", "global"]
-
-
-class Supervised(StrictModel):
-    """DeiT without a teacher."""
-
-    kind: Literal["supervised"] = "supervised"
-
-
-class PlainKD(StrictModel):
-    """Soft KL between class logits and global response; defaults of DeiT's soft distillation."""
-
-    kind: Literal["kd"] = "kd"
-    alpha: Probability = 0.1
-    temperature: PositiveFloat = 3.0
-
-
-class DeiT(StrictModel):
-    """DeiT's distillation token."""
-
-    kind: Literal["deit"] = "deit"
-    alpha: Probability = 0.5
-    global_loss: Hardness = "hard"
-    temperature: PositiveFloat = 1.0
-
-
-class CSKD(StrictModel):
-    """Cumulative spatial knowledge distillation (arXiv 2307.08500).
-
-    The ablations are decays: `local` keeps r = 1 (no CKF), `global` keeps r = 0 (every patch
-    token learns the global response).
-    """
-
-    kind: Literal["cskd"] = "cskd"
-    alpha: Probability = 0.5
-    spatial_weight: NonNegativeFloat = 1.0
-    decay: Decay = "linear"
-    global_loss: Hardness = "hard"
-    spatial_loss: Hardness = "hard"
-    temperature: PositiveFloat = 1.0
-    spatial_reduction: Literal["official", "mean"] = "official"
-
-
-MethodConfig = Annotated[Supervised | PlainKD | DeiT | CSKD, Field(discriminator="kind")]
-
-
-def method_label(method: Supervised | PlainKD | DeiT | CSKD) -> str:
-    """Name a method in tables: its kind, and whatever differs from the kind's defaults."""
-    changed = method.model_dump(exclude_defaults=True, exclude={"kind"})
-    if not changed:
-        return method.kind
-    return f"{method.kind} ({', '.join(f'{key}={value}' for key, value in sorted(changed.items()))})"
 
 
 class DataConfig(StrictModel):
@@ -249,7 +208,7 @@ class PretrainConfig(StrictModel):
     def view_size(self) -> int:
         """Side in pixels of a view, as made; student and teacher shrink it to their own resolution."""
         needed = self.student.image_size
-        if self.method.kind != "supervised":
+        if self.method.needs_teacher:
             needed = max(needed, self.teacher.image_size)
         return self.recipe.augment.view_size or needed
 
@@ -270,7 +229,7 @@ class PretrainConfig(StrictModel):
         data = self.model_dump(mode="json", exclude={"run", "name"})
         data["data"]["root"] = Path(self.data.root).name
         data["teacher"]["weights"] = Path(self.teacher.weights).name
-        if self.method.kind == "supervised":
+        if not self.method.needs_teacher:
             del data["teacher"]
         return data
 
@@ -290,8 +249,20 @@ class PretrainConfig(StrictModel):
         return {key: identity[key] for key in ("data", "student", "recipe")}
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> PretrainConfig:
-    """Load a pretraining TOML; a run without a name of its own is named after the file."""
-    data = read_toml(path)
-    data.setdefault("name", path.stem)
-    return validate(PretrainConfig, apply_overrides(data, overrides), str(path))
+def load_config(named: Path, overrides: Sequence[str] = (), method: str = "") -> PretrainConfig:
+    """Load a pretraining TOML, here or shipped, by its name or a former one; `method` stands for the file's own.
+
+    A run without a name of its own is named after the file and, where the file names no method, after that too.
+    UserError where neither file, `method` nor `overrides` name a method, and where two of them name two.
+    """
+    file, data = read_config(named, method)
+    own, asked = method_of(data), apply_overrides(data, overrides)
+    chosen = method_of(asked)
+    if "method" not in asked:
+        raise UserError(f"{file}: names no method; add --method with one of {', '.join(METHOD_NAMES)}")
+    if method and chosen != method:
+        raise UserError(f"--method {method}: --set names another one, {chosen}; give one of them")
+    name = data.setdefault("name", file.stem)
+    if chosen and not own and isinstance(name, str):
+        data["name"] = run_name(name, own, chosen)
+    return validate(PretrainConfig, apply_overrides(data, overrides), str(file))

@@ -140,14 +140,14 @@ def read_record(path: Path) -> Record:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     try:
-        return Record.model_validate_json(_migrated(text))
+        return Record.model_validate_json(_migrate(text))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise UserError(f"{path}: not a record: {key + ': ' if key else ''}{first['msg']}") from error
 
 
-def _migrated(text: bytes) -> bytes:
+def _migrate(text: bytes) -> bytes:
     """Bring the JSON of an older record to today's schema and recipes; the file stays as it is.
 
     1 to 2: what labelling a bank took moves from the note's words to cost.labelling_seconds.

@@ -105,7 +105,7 @@ def shipped(folder: str) -> Path:
 
 
 def shipped_file(folder: str, path: Path) -> Path:
-    """Resolve a file as given, else within a shipped folder (`configs/deit_tiny_cskd.toml` or `deit_tiny_cskd`)."""
+    """Resolve a file as given, else within a shipped folder (`configs/deit_tiny.toml` or `deit_tiny`)."""
     inside = shipped(folder) / (path.relative_to(folder) if path.parts[:1] == (folder,) else path)
     for candidate in (path, inside, inside.with_name(f"{inside.name}.toml")):
         if candidate.is_file():

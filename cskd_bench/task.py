@@ -176,7 +176,7 @@ class TaskSpec(StrictModel):
             del data[settings]
         data["data"]["root"] = Path(self.data.stands_for or self.data.root).name
         if detect := data.get("detect"):
-            detect["config"] = _named(Path(self.detect.config))
+            detect["config"] = _name_config(Path(self.detect.config))
         for prose in ("splits", "source", "licence", "by_hand", "stands_for"):
             del data["data"][prose]
         return data
@@ -186,7 +186,7 @@ class TaskSpec(StrictModel):
         return fingerprint(self.identity())
 
 
-def _named(config: Path) -> str:
+def _name_config(config: Path) -> str:
     """Name a configuration of MMDetection; one of the user's own also by its content, which may change."""
     if config.suffix != ".py" or not config.is_file():
         return config.name

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import tomllib
 
 import pytest
 from helpers.processes import run
@@ -51,12 +52,24 @@ def test_configs_are_listed_with_what_they_are(capsys):
     """Every file that is listed is a run or a plan that loads, and the first line of its comment says which."""
     assert main(["configs"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) > 40
+    assert len(lines) >= 28
     for line in lines:
         name, _, about = line.partition("  ")
         file = shipped("configs") / name
-        assert load_plan(file) if name.startswith("benchmarks/") else load_config(file)
+        method = "" if "method" in tomllib.loads(file.read_text()) else "cskd"
+        assert load_plan(file) if name.startswith("benchmarks/") else load_config(file, method=method)
         assert len(about.strip()) > 20 and about.rstrip()[-1] == ".", line
+
+
+def test_pretrain_takes_a_method_and_asks_for_one_where_there_is_none(capsys):
+    assert main(["pretrain", "configs/deit_tiny.toml", "--method", "supervised", "--dry-run"]) == 0
+    assert "deit_tiny_supervised" in capsys.readouterr().out
+    said = refused(capsys, "pretrain", "deit_tiny", "--dry-run")
+    assert "deit_tiny.toml: names no method; add --method with one of supervised, kd, deit, cskd" in said
+    said = refused(capsys, "pretrain", "deit_tiny", "--method", "vkd")
+    assert "--method vkd: no such method; there are supervised, kd, deit, cskd" in said
+    said = refused(capsys, "pretrain", "deit_tiny", "--method", "kd", "--set", "method.kind=deit")
+    assert "--method kd: --set names another one, deit" in said
 
 
 def test_tasks_and_report_run_without_torch(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from helpers.processes import CSKD_BENCH, end, run_cskd_bench, start
 
 import cskd_bench.bench.quickstart as bench
-from cskd_bench.bench.runner import Outcome
+from cskd_bench.bench.runner import BenchResult
 from cskd_bench.record import read_record
 
 pytestmark = pytest.mark.gate
@@ -46,7 +46,9 @@ def test_a_detector_for_each_method_where_the_extra_is_installed(
 ):
     planned = []
     monkeypatch.setattr("cskd_bench.detection.operators.detection_ready", lambda: state)
-    monkeypatch.setattr(bench, "run_plan", lambda cells, *_, **__: planned.append(cells) or Outcome(interrupted=True))
+    monkeypatch.setattr(
+        bench, "run_plan", lambda cells, *_, **__: planned.append(cells) or BenchResult(interrupted=True)
+    )
     assert bench.quickstart(tmp_path, parallel=2, detection=asked).interrupted
     (cells,) = planned
     found = [cell.run for cell in cells.transfer if cell.protocol == "detect"]

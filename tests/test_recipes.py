@@ -1,5 +1,6 @@
 """The ImageNet-1k recipes state the paper's hyper-parameters, and say what they should reach."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -8,21 +9,26 @@ import pytest
 
 from cskd_bench.config import PretrainConfig, load_config
 from cskd_bench.engine.estimate import estimate
-from cskd_bench.schema import shipped
+from cskd_bench.schema import fingerprint, shipped
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 METHODS = ("supervised", "kd", "deit", "cskd")
 SCALE = {"tiny": (1024, 1e-3), "small": (512, 5e-4), "base": (256, 2.5e-4)}  # global batch, learning rate
 RECIPES = [(size, method, epochs) for size in SCALE for method in METHODS for epochs in (300, 100)]
+FILES = [(size, epochs) for size in SCALE for epochs in (300, 100)]
 
 
-def path_of(size, method, epochs):
-    return shipped("configs") / f"deit_{size}_{method}{'' if epochs == 300 else '_100ep'}.toml"
+FORMER = json.loads((Path(__file__).parent / "fixtures" / "config_identities.json").read_text())
+
+
+def path_of(size, epochs):
+    return shipped("configs") / f"deit_{size}{'' if epochs == 300 else '_100ep'}.toml"
 
 
 @pytest.mark.parametrize(("size", "method", "epochs"), RECIPES)
 def test_a_recipe_is_the_papers(size, method, epochs):
-    config = load_config(path_of(size, method, epochs))
+    config = load_config(path_of(size, epochs), method=method)
+    assert config.name == f"deit_{size}_{method}{'' if epochs == 300 else '_100ep'}"
     recipe, optim, augment = config.recipe, config.recipe.optim, config.recipe.augment
     assert config.method.kind == method
     assert config.student.name == f"deit_{size}_patch16_224" and config.student.image_size == 224
@@ -51,36 +57,61 @@ def leaves(table, prefix=()):
             yield (*prefix, key), value
 
 
-@pytest.mark.parametrize(("size", "method", "epochs"), RECIPES)
-def test_a_recipe_states_only_what_differs_from_the_defaults(size, method, epochs):
-    stated = tomllib.loads(path_of(size, method, epochs).read_text())
-    assert stated["method"]["kind"] == method
-    defaults = PretrainConfig(name="defaults", method={"kind": method}).model_dump()
+@pytest.mark.parametrize(("size", "epochs"), FILES)
+def test_a_recipe_states_only_what_differs_from_the_defaults(size, epochs):
+    stated = tomllib.loads(path_of(size, epochs).read_text())
+    assert stated
+    defaults = PretrainConfig(name="defaults", method={"kind": "cskd"}).model_dump()
     for keys, value in leaves(stated):
         default = defaults
         for key in keys:
             default = default[key]
-        assert value != default or keys == ("method", "kind"), ".".join(keys)
+        assert value != default and keys[0] != "method", ".".join(keys)
 
 
 @pytest.mark.parametrize(("size", "method", "epochs"), RECIPES)
 def test_a_recipe_is_headed_by_command_published_score_and_cost(size, method, epochs):
-    path = path_of(size, method, epochs)
+    path = path_of(size, epochs)
     heading = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
-    assert f"pretrain configs/{path.name}" in heading
-    assert "GPU-hours" in heading
-    stated = re.search(r"Published top-1: (?:([\d.]+) %|none published)", heading)
-    assert stated is not None
-    assert (float(stated[1]) if stated[1] else None) == published(size, method, epochs)
+    assert f"pretrain configs/{path.name} --method cskd" in heading
+    assert "published top-1  GPU-hours" in heading
+    assert stated(path, method)[0] == published(size, method, epochs)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_gpu_hours_in_the_heading_are_those_of_the_dry_run(method):
-    path = path_of("tiny", method, 300)
-    size = estimate(load_config(path))
-    (stated,) = re.findall(r"^# GPU-hours: ([\d.]+) at a sustained 100 TFLOP/s", path.read_text(), re.M)
-    assert float(stated) == pytest.approx(size.gpu_hours, rel=0.005)
+    path = path_of("tiny", 300)
+    size = estimate(load_config(path, method=method))
+    assert "# GPU-hours: at a sustained 100 TFLOP/s" in path.read_text()
+    assert stated(path, method)[1] == pytest.approx(size.gpu_hours, rel=0.005)
     assert size.gpu_hours == size.views * (size.student_step_flops + size.teacher_flops) / 1e14 / 3600
+
+
+@pytest.mark.parametrize("former", FORMER)
+def test_a_former_name_says_the_same_run(former, tmp_path, monkeypatch):
+    """Commands of records, plans and pages name the file of each method that there once was."""
+    monkeypatch.chdir(tmp_path)  # so that the checkout's own configs/ is not what is found
+    name, identity, recipe, whole = FORMER[former]
+    for named in (former, f"configs/{former}", former.removesuffix(".toml"), shipped("configs") / former):
+        config = load_config(Path(named))
+        assert config.name == name
+        assert (fingerprint(config.identity()), config.recipe_fingerprint(), fingerprint(config)) == (
+            identity,
+            recipe,
+            whole,
+        )
+
+
+def test_a_file_of_ones_own_comes_before_a_former_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "deit_tiny_kd.toml").write_text('[method]\nkind = "cskd"\n')
+    assert load_config(Path("deit_tiny_kd.toml")).method.kind == "cskd"
+
+
+def stated(path, method):
+    """The published score and the GPU-hours that a heading gives a method."""
+    ((score, hours),) = re.findall(rf"^# {method} +(none|[\d.]+ %) +([\d.]+) ", path.read_text(), re.M)
+    return None if score == "none" else float(score.removesuffix(" %")), float(hours)
 
 
 def published(size, method, epochs):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cskd_bench.config import PretrainConfig, load_config, method_label
+from cskd_bench.config import CSKD, PlainKD, PretrainConfig, load_config, method_label
 from cskd_bench.errors import UserError
 from cskd_bench.schema import apply_overrides, fingerprint, shipped
 
@@ -116,6 +116,45 @@ def test_methods_are_labelled_by_what_differs(tmp_path):
     assert method_label(load_config(path, ["method.decay=local"]).method) == "cskd (decay=local)"
 
 
+@pytest.mark.parametrize(
+    ("named", "method", "settings", "name", "kind"),
+    [
+        ("run", "", [], "run", "cskd"),
+        ("run", "cskd", [], "run", "cskd"),
+        ("run", "kd", [], "run_kd", "kd"),
+        ("run_cskd_small", "kd", [], "run_kd_small", "kd"),
+        ("run_cskd", "", ["method.kind=kd"], "run_cskd", "kd"),
+        ("run", "kd", ["name=mine", "method.alpha=0.3"], "mine", "kd"),
+    ],
+)
+def test_a_method_on_the_command_line_stands_for_the_files_own(tmp_path, named, method, settings, name, kind):
+    path = write(tmp_path, MINIMAL).rename(tmp_path / f"{named}.toml")
+    config = load_config(path, settings, method)
+    assert (config.name, config.method.kind) == (name, kind)
+    assert config.method.alpha == (0.3 if "method.alpha=0.3" in settings else type(config.method)().alpha)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "name"),
+    [
+        ("kd", [], "run_kd_100ep"),
+        ("", ["method.kind=deit"], "run_deit_100ep"),
+        ("", ['method={kind="cskd", decay="local"}'], "run_cskd_100ep"),
+        ("kd", ["name=run_100ep"], "run_100ep"),
+    ],
+)
+def test_a_run_whose_file_has_no_method_is_named_after_both(tmp_path, method, settings, name):
+    path = write(tmp_path, "").rename(tmp_path / "run_100ep.toml")
+    assert load_config(path, settings, method).name == name
+
+
+def test_settings_of_the_files_method_stay_under_the_same_method_alone(tmp_path):
+    path = write(tmp_path, '[method]\nkind = "cskd"\nalpha = 0.2\n')
+    assert load_config(path, method="cskd").method == CSKD(alpha=0.2)
+    assert load_config(path, method="kd").method == PlainKD()
+
+
 @pytest.mark.parametrize("path", sorted(shipped("configs").glob("[!bd]*/*.toml")), ids=lambda p: p.stem)
 def test_every_shipped_configuration_is_valid(path):
-    assert isinstance(load_config(path), PretrainConfig)
+    method = "" if "[method]" in path.read_text() else "cskd"
+    assert isinstance(load_config(path, method=method), PretrainConfig)

@@ -1,6 +1,6 @@
 """A method's loss as a module, for training loops of one's own. Shapes: B images, K classes, h x w places."""
 
-from typing import Any, Final, Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,6 @@ from cskd_bench.errors import UserError
 from cskd_bench.methods import METHODS, ratio_at
 from cskd_bench.outputs import Heads, StudentOutput, Targets, TeacherOutput
 from cskd_bench.schema import validate
-
-KINDS: Final = ("supervised", "kd", "deit", "cskd")  # methods that need nothing but logits
 
 
 class CSKDSettings(TypedDict, total=False):
@@ -40,8 +38,10 @@ class CSKDLoss(nn.Module):
         if method is not None and settings:
             raise UserError("CSKDLoss: give a method's configuration or CSKD's settings, not both")
         self.method: MethodConfig = method or validate(CSKD, dict(settings), "CSKDLoss")
-        if self.method.kind not in KINDS:
-            raise UserError(f"CSKDLoss: {self.method.kind!r} needs more than logits; there are {', '.join(KINDS)}")
+        if features := self.method.teacher_features:
+            raise UserError(
+                f"CSKDLoss: {self.method.kind} needs the teacher's {' and '.join(features)}, not logits alone"
+            )
 
     @property
     def heads(self) -> Heads:
@@ -51,7 +51,7 @@ class CSKDLoss(nn.Module):
     @property
     def needs_teacher(self) -> bool:
         """Whether targets come from a teacher."""
-        return self.method.kind != "supervised"
+        return self.method.needs_teacher
 
     def ratio_at(self, progress: float) -> float:
         """Return the fusion ratio r at progress t = epoch / epochs, 0 to 1; 0 for methods without fusion."""

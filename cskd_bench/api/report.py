@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cskd_bench.report import facade
-from cskd_bench.report.facade import FORMATS, Report
+from cskd_bench.report import build
+from cskd_bench.report.build import FORMATS, Report
 
 
 def build_report(
@@ -20,6 +20,6 @@ def build_report(
     `files` of what is returned names them by format (md, svg, csv, latex, json, html); `show()` prints the tables.
     UserError for an unknown format, a missing records folder, and an output folder that cannot be written.
     """
-    return facade.build_report(
+    return build.build_report(
         Path(results), Path(output), formats=formats, include_dirty=include_dirty, published=published
     )

@@ -13,7 +13,7 @@ import torch
 from rich.progress import Progress
 from torch.utils.data import DataLoader
 
-from cskd_bench.bank.claim import claimed, launched
+from cskd_bench.bank.claim import claim_shard, launcher_rank
 from cskd_bench.bank.envelope import MOST_EPOCHS, upper_envelope
 from cskd_bench.bank.flips import first_views, label_flips
 from cskd_bench.bank.match import bank_plan, teacher_identity, teacher_source, views_identity
@@ -21,8 +21,8 @@ from cskd_bench.bank.pack import pack, soft_targets
 from cskd_bench.bank.shard import write_shard
 from cskd_bench.bank.store import Bank, BankManifest, begin_bank, cost_path, shard_path
 from cskd_bench.config import PretrainConfig
-from cskd_bench.data.engines import finished, worker_views
-from cskd_bench.data.loader import Batch, ViewPlan, leave_signals_to_the_main_process, next_item, started
+from cskd_bench.data.engines import finish_batch, worker_views
+from cskd_bench.data.loader import Batch, ViewPlan, leave_signals_to_the_main_process, next_item, start_loader
 from cskd_bench.data.open import open_source
 from cskd_bench.data.sources import Source
 from cskd_bench.device import default_device, pins
@@ -72,7 +72,7 @@ def build_bank(
     bank = Bank(out)
     wanted = [(epoch, part) for epoch in epochs for part in range(manifest.parts())][shard[0] - 1 :: shard[1]]
     todo = [(epoch, part) for epoch, part in wanted if not shard_path(out, epoch, part).exists()]
-    is_first = launched()[0] == 0  # which talks to the terminal
+    is_first = launcher_rank()[0] == 0  # which talks to the terminal
     if is_first and todo and teacher.precision != "fp32":
         _tell_flips(config, source, teacher, device)
     labeller = _Labeller(config, source, teacher, plan, bank, device)
@@ -81,7 +81,7 @@ def build_bank(
         task = progress.add_task("labelling views", total=sum(labeller.size(part) for _, part in todo))
         for wait in (False, True):  # first what no other process is at, then what another one left undone
             for epoch, part in todo:
-                with claimed(shard_path(out, epoch, part), wait=wait) as ours:
+                with claim_shard(shard_path(out, epoch, part), wait=wait) as ours:
                     if not ours:
                         continue
                     done = sum(labeller.size(other) for at, other in todo if shard_path(out, at, other).exists())
@@ -99,8 +99,8 @@ def build_bank(
 
 
 def _check_arguments(config: PretrainConfig, epochs: range, shard: tuple[int, int]) -> None:
-    if config.method.kind == "supervised":
-        raise UserError("method supervised has no teacher, so there is nothing to label")
+    if not config.method.needs_teacher:
+        raise UserError(f"method {config.method.kind} has no teacher, so there is nothing to label")
     if config.recipe.epochs > MOST_EPOCHS:
         raise UserError(
             f"recipe.epochs {config.recipe.epochs:,}: a bank holds the ratios of up to {MOST_EPOCHS:,} epochs"
@@ -116,7 +116,6 @@ def _manifest(config: PretrainConfig, source: Source, teacher: Teacher, plan: Vi
     teacher_part = teacher_identity(config)
     if teacher_part["weights"] is None:
         teacher_part["weights"] = _weights_digest(config, source)
-    is_kd = config.method.kind == "kd"
     return BankManifest(
         views=views_identity(config, source),
         teacher=teacher_part,
@@ -128,8 +127,8 @@ def _manifest(config: PretrainConfig, source: Source, teacher: Teacher, plan: Vi
         epochs=config.recipe.epochs,
         views_per_epoch=plan.steps_per_epoch * plan.batch_size,
         views_per_shard=max(_SHARD_VIEWS // batch, 1) * batch,
-        soft_classes=min(_SOFT_CLASSES, config.data.num_classes) if is_kd else 0,
-        soft_temperature=config.method.temperature if config.method.kind == "kd" else 1.0,
+        soft_classes=min(_SOFT_CLASSES, config.data.num_classes) if config.method.labels == "soft" else 0,
+        soft_temperature=config.method.soft_temperature,
         versions={name: version(name) for name in _VERSIONS},
     )
 
@@ -200,7 +199,7 @@ class _Labeller:
             collate_fn=_identity,
             pin_memory=pins(self._device),
         )
-        batches = started(loader)
+        batches = start_loader(loader)
         while (made := next_item(batches, workers)) is not None:
             self._account_for_skipped(made)
             yield self._label(made)
@@ -216,7 +215,7 @@ class _Labeller:
     @torch.no_grad()
     def _label(self, batch: Batch) -> list[bytes]:
         config = self._config
-        views, _ = finished(batch, config.recipe.augment, config.data.num_classes, config.seed, self._device)
+        views, _ = finish_batch(batch, config.recipe.augment, config.data.num_classes, config.seed, self._device)
         output = self._teacher(views)
         global_ = output.global_logits
         try:

@@ -10,7 +10,7 @@ from cskd_bench.errors import UserError
 from cskd_bench.files import NO_LOCKS
 
 
-def launched() -> tuple[int, int]:
+def launcher_rank() -> tuple[int, int]:
     """Return this process's rank and the number of ranks, as a launcher's environment says; (0, 1) without one.
 
     Ranks that build a bank share its work as any processes do: they need no process group.
@@ -19,7 +19,7 @@ def launched() -> tuple[int, int]:
 
 
 @contextmanager
-def claimed(shard: Path, *, wait: bool) -> Iterator[bool]:
+def claim_shard(shard: Path, *, wait: bool) -> Iterator[bool]:
     """Tell whether a shard is this process's to make: it is not there, and no other process is making it.
 
     With `wait`, another process is let finish first. The system takes a claim from a process that dies. Where

@@ -91,7 +91,7 @@ def upper_envelope(dense_BKhw: Tensor, global_BK: Tensor, ladder: Ladder) -> Env
         seen += [(work.rows, low, found_low[0]), (work.rows, high, found_high[0])]
         below = _Intervals(work.rows, work.low, low, work.label_low, work.sure_low, *found_low)
         above = _Intervals(work.rows, high, work.high, *found_high, work.label_high, work.sure_high)
-        work = below.joined(above).open()
+        work = below.join_with(above).open()
     evaluated_rows, index, labels = (torch.cat(parts).cpu().numpy() for parts in zip(*seen, strict=True))
     entries = _changes(evaluated_rows, index, labels, lines, ladder)
     return Envelope(bottom[0].view(batch, -1)[:, 0].cpu().numpy(), *entries, (height, width))
@@ -112,7 +112,7 @@ class _Intervals:
     def _fields(self) -> tuple[Tensor, ...]:
         return (self.rows, self.low, self.high, self.label_low, self.sure_low, self.label_high, self.sure_high)
 
-    def joined(self, other: "_Intervals") -> "_Intervals":
+    def join_with(self, other: "_Intervals") -> "_Intervals":
         return _Intervals(*(torch.cat(pair) for pair in zip(self._fields(), other._fields(), strict=True)))
 
     def open(self) -> "_Intervals":

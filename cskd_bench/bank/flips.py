@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cskd_bench.bank.match import bank_plan
 from cskd_bench.config import Precision, PretrainConfig
-from cskd_bench.data.engines import finished, worker_views
+from cskd_bench.data.engines import finish_batch, worker_views
 from cskd_bench.data.sources import Source
 from cskd_bench.methods.parts import fuse
 from cskd_bench.models.teachers import Teacher
@@ -56,7 +56,7 @@ def first_views(config: PretrainConfig, source: Source, count: int, device: torc
     keys = [key for step in range(groups) for key in plan.keys(step)]
     for start in range(0, len(keys), config.recipe.batch_size):
         batch = dataset.__getitems__(keys[start : start + config.recipe.batch_size])
-        views, _ = finished(batch, augment, classes, config.seed, device)
+        views, _ = finish_batch(batch, augment, classes, config.seed, device)
         yield views[: count - start]
 
 

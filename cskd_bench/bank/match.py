@@ -8,7 +8,7 @@ import torch
 
 from cskd_bench.bank.store import Bank, differences, refusal
 from cskd_bench.config import PretrainConfig
-from cskd_bench.data.engines import augmented, worker_views
+from cskd_bench.data.engines import augment_batch, worker_views
 from cskd_bench.data.loader import ViewPlan
 from cskd_bench.data.open import open_source
 from cskd_bench.data.sources import Source
@@ -32,7 +32,7 @@ def views_identity(config: PretrainConfig, source: Source) -> dict[str, Any]:
     dataset = worker_views(source, augment, config.view_size, config.seed, config.data)
     plan = bank_plan(config, len(source))
     keys = [key for step in range(_CHECKED_VIEWS) for key in plan.keys(step)][:_CHECKED_VIEWS]
-    pixels = augmented(dataset.__getitems__(keys), augment, torch.device("cpu"))
+    pixels = augment_batch(dataset.__getitems__(keys), augment, torch.device("cpu"))
     return {
         "seed": config.seed,
         "data": source.identity,
@@ -65,7 +65,8 @@ def open_matching_bank(folder: Path, config: PretrainConfig) -> Bank:
     """Open a bank for a run; UserError prints the difference, or what the bank lacks."""
     bank = Bank(folder)
     manifest = bank.manifest
-    _refuse_other_methods(config, folder)
+    if reason := config.method.why_no_bank():
+        raise UserError(f"{folder}: {reason}")
     source = open_source(config.data, config.data.train)
     asked: dict[str, Any] = {
         "views": views_identity(config, source),
@@ -74,10 +75,13 @@ def open_matching_bank(folder: Path, config: PretrainConfig) -> Bank:
         "num_classes": config.data.num_classes,
         "precision": config.teacher.precision,
     }
-    if config.method.kind == "kd":
-        asked["soft_temperature"] = config.method.temperature
+    if config.method.labels == "soft":
+        asked["soft_temperature"] = config.method.soft_temperature
         if not manifest.soft_classes:
-            raise UserError(f"{folder}: has hard labels only, kd needs soft targets: build it from a kd configuration")
+            kind = config.method.kind
+            raise UserError(
+                f"{folder}: has hard labels only, {kind} needs soft targets: build it from a {kind} configuration"
+            )
     have = manifest.model_dump(mode="json", include=set(asked))
     if changes := differences(have, asked):
         raise UserError(f"{folder}: does not match this run. {refusal(changes, manifest.versions)}")
@@ -90,14 +94,3 @@ def open_matching_bank(folder: Path, config: PretrainConfig) -> Bank:
             "build another bank"
         )
     return bank
-
-
-def _refuse_other_methods(config: PretrainConfig, folder: Path) -> None:
-    method = config.method
-    if method.kind == "supervised":
-        raise UserError(f"{folder}: method supervised asks nothing of a teacher; leave the bank out")
-    soft = [
-        name for name in ("global_loss", "spatial_loss") if method.kind != "kd" and getattr(method, name, "") == "soft"
-    ]
-    if soft:
-        raise UserError(f'{folder}: a bank has hard labels; method.{soft[0]} = "soft" needs the teacher in the loop')

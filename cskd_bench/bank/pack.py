@@ -112,7 +112,7 @@ class PackedViews:
     def labels(self, code: int) -> np.ndarray:
         """Return the labels at one rung of the ladder: (B, h, w) int64."""
         places = self._grid[0] * self._grid[1]
-        view, within = _ragged(self._entries)
+        view, within = _index_ragged(self._entries)
         code_at = (self._head + 2 + self._palette)[view] + within
         holds = self._words[code_at] <= code
         place = self._entry_places(places)
@@ -125,7 +125,7 @@ class PackedViews:
     def _entry_places(self, places: int) -> np.ndarray:
         """Return the place (view * N + place) of every entry, read from the unary place bits."""
         lengths = (places + self._entries + 7) // 8
-        view, within = _ragged(lengths)
+        view, within = _index_ragged(lengths)
         bits = np.unpackbits(self._bytes[self._places_at[view] + within], bitorder="little")
         ones = np.flatnonzero(bits)
         first_bit = 8 * (np.cumsum(lengths) - lengths)
@@ -156,7 +156,7 @@ class PackedViews:
         return SoftTargets(classes, values[:, :-1], values[:, -1])
 
 
-def _ragged(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _index_ragged(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return, for every element of rows of these lengths, its row and its number within it."""
     row = np.repeat(np.arange(len(lengths)), lengths)
     return row, np.arange(len(row)) - (np.cumsum(lengths) - lengths)[row]

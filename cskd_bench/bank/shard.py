@@ -54,10 +54,10 @@ class Shard:
         blocks = -(-self.count // self._block) if self._block else 0
         head_size = _HEAD.size + 4 * (self.count + 1 + blocks)
         if magic != _MAGIC or len(content) < head_size + 4:
-            raise self._damaged("its head")
+            raise self._damage_error("its head")
         numbers = content[_HEAD.size : head_size + 4].view("<u4")
         if zlib.crc32(content[:head_size].data) != numbers[-1]:
-            raise self._damaged("its head")
+            raise self._damage_error("its head")
         if fingerprint.decode() != bank:
             raise UserError(f"{path}: belongs to another bank; remove it and build again")
         self._offsets = numbers[: self.count + 1].astype(np.int64)
@@ -65,7 +65,7 @@ class Shard:
         self._payload = content[head_size + 4 :]
         self._checked = np.zeros(blocks, dtype=bool)
         if len(self._payload) != self._offsets[-1]:
-            raise self._damaged("its length")
+            raise self._damage_error("its length")
 
     def views(self, positions: np.ndarray) -> PackedViews:
         """Return the packed views of these positions of the epoch."""
@@ -84,8 +84,8 @@ class Shard:
             return
         start, end = block * self._block, min((block + 1) * self._block, self.count)
         if zlib.crc32(self._payload[self._offsets[start] : self._offsets[end]].data) != self._sums[block]:
-            raise self._damaged(f"views {self.first + start} to {self.first + end - 1}")
+            raise self._damage_error(f"views {self.first + start} to {self.first + end - 1}")
         self._checked[block] = True
 
-    def _damaged(self, what: str) -> UserError:
+    def _damage_error(self, what: str) -> UserError:
         return UserError(f"{self._path}: {what} is damaged; remove the file and run bank build again")

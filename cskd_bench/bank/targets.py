@@ -27,9 +27,9 @@ class BankTargets:
 
     def __init__(self, bank: Bank, config: PretrainConfig) -> None:
         self._bank = bank
-        self._kind = config.method.kind
+        self._method = config.method
         self._num_classes = config.data.num_classes
-        self.grid: tuple[int, int] | None = bank.manifest.grid if self._kind == "cskd" else None
+        self.grid: tuple[int, int] | None = bank.manifest.grid if self._method.fusion else None
         labelled_by = bank.manifest.teacher
         weights = labelled_by["weights"] if config.teacher.weights else ""
         self.teacher = name_teacher(labelled_by["name"], weights, bank.manifest.precision)
@@ -43,7 +43,7 @@ class BankTargets:
         if bank.manifest.note:
             self.note += f"; {bank.manifest.note}"
         self.variant = ""
-        if self._kind == "kd" and bank.manifest.soft_classes < self._num_classes:
+        if self._method.labels == "soft" and bank.manifest.soft_classes < self._num_classes:
             self.note += f"; soft targets keep the {bank.manifest.soft_classes} largest of {self._num_classes} logits"
             self.variant = f" ({bank.manifest.soft_classes} largest logits)"
         if inexact:
@@ -56,10 +56,10 @@ class BankTargets:
         """Return the targets of one epoch's views, on the host; UserError for a shard that is damaged or gone."""
         epoch = keys[0].epoch
         positions = np.array([key.position for key in keys])
-        if self._kind == "kd":
+        if self._method.labels == "soft":
             return Targets(self._bank.soft_targets(epoch, positions).expand(self._num_classes))
         fused, global_ = (torch.from_numpy(labels) for labels in self._bank.labels(epoch, positions, ratio))
-        return Targets(global_, fused if self._kind == "cskd" else None)
+        return Targets(global_, fused if self._method.fusion else None)
 
     def __call__(self, views: Tensor, known: Targets, ratio: float) -> Targets:
         """Return what was looked up, on the views' device."""

@@ -30,14 +30,14 @@ def assign_banks(cells: Sequence[PretrainCell], banks: Path) -> dict[str, BankUs
     Without `kd` such a bank is read where it is whole, else one of hard labels alone is built beside. A run
     reads the bank of a run with a multiple of its epochs where that one is there or in the same plan.
     """
-    users = [cell for cell in cells if _can_use(cell.config)]
+    users = [cell for cell in cells if not cell.config.method.why_no_bank()]
     planned = {cell.config.recipe.epochs for cell in users}
     groups: dict[str, list[PretrainCell]] = {}
     for cell in users:
         groups.setdefault(_name(cell.config, _epochs(cell.config, planned, banks)), []).append(cell)
     assigned: dict[str, BankUse] = {}
     for name, group in groups.items():
-        soft = [(cell.config, cell.config.method.temperature) for cell in group if cell.config.method.kind == "kd"]
+        soft = [(one.config, one.config.method.soft_temperature) for one in group if one.config.method.labels == "soft"]
         built_from, temperature = soft[0] if soft else (group[0].config, None)
         recipe = built_from.recipe.model_copy(update={"epochs": _epochs(built_from, planned, banks)})
         built_from = built_from.model_copy(update={"recipe": recipe})
@@ -46,14 +46,10 @@ def assign_banks(cells: Sequence[PretrainCell], banks: Path) -> dict[str, BankUs
         elif not soft and not _is_whole(banks / name, max(cell.config.recipe.epochs for cell in group)):
             name = f"{name}-hard"
         for cell in group:
-            if cell.config.method.kind != "kd" or cell.config.method.temperature == temperature:
+            method = cell.config.method
+            if method.labels == "hard" or method.soft_temperature == temperature:
                 assigned[cell.name] = BankUse(banks / name, built_from)
     return assigned
-
-
-def _can_use(config: PretrainConfig) -> bool:
-    losses = [getattr(config.method, name, "hard") for name in ("global_loss", "spatial_loss")]
-    return config.method.kind == "kd" or (config.method.kind != "supervised" and "soft" not in losses)
 
 
 def _epochs(config: PretrainConfig, planned: set[int], banks: Path) -> int:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from cskd_bench.bank.store import Bank
 from cskd_bench.bench.banks import assign_banks
-from cskd_bench.bench.plan import Cell, Cells, PretrainCell
+from cskd_bench.bench.plan import BenchCell, Cells, PretrainCell
 from cskd_bench.bench.state import Found
 from cskd_bench.bench.work import Places
 from cskd_bench.data.loader import ViewPlan
@@ -31,7 +31,7 @@ def show_plan(cells: Cells, places: Places, console: Console, banks: Path | None
     table = Table("cell", "state", "steps", "images", "estimated cost", box=None)
     sizes: dict[str, tuple[int, int] | None] = {}
     total: float | None = 0.0
-    everything, done = cells.all(), found.finished(cells)
+    everything, done = cells.all(), found.find_finished(cells)
     for cell in everything:
         if cell.kind not in sizes or isinstance(cell, PretrainCell):
             sizes[cell.kind] = _size(cell, places.runs / "transfer")
@@ -70,7 +70,7 @@ def show_plan(cells: Cells, places: Places, console: Console, banks: Path | None
     )
 
 
-def _size(cell: Cell, work: Path) -> tuple[int, int] | None:
+def _size(cell: BenchCell, work: Path) -> tuple[int, int] | None:
     """Return (steps, images) of a cell; 0 steps where nothing is trained by steps, None where the data is missing."""
     try:
         if isinstance(cell, PretrainCell):

@@ -10,8 +10,8 @@ from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any, Protocol
 
-from cskd_bench.bench.plan import Cell
-from cskd_bench.bench.work import Ended, Job, work
+from cskd_bench.bench.plan import BenchCell
+from cskd_bench.bench.work import CellJob, Ended, work
 from cskd_bench.device import take_gpu
 from cskd_bench.errors import UserError
 
@@ -22,10 +22,10 @@ GRACE = 60.0  # seconds that a stopped cell has for its checkpoint
 class Executor(Protocol):
     """Starts cells and tells which have ended."""
 
-    def start(self, job: Job) -> None:
+    def start(self, job: CellJob) -> None:
         """Start a cell and return at once."""
 
-    def ended(self) -> list[tuple[Cell, Ended]]:
+    def collect_ended(self) -> list[tuple[BenchCell, Ended]]:
         """Return the cells that ended since the last call; waits a moment where there are none."""
 
     def stop(self) -> None:
@@ -43,9 +43,9 @@ class Local:
 
     def __init__(self) -> None:
         self._pools: dict[int, ProcessPoolExecutor] = {}
-        self._running: dict[Future[Ended], tuple[int, Cell]] = {}
+        self._running: dict[Future[Ended], tuple[int, BenchCell]] = {}
 
-    def start(self, job: Job) -> None:
+    def start(self, job: CellJob) -> None:
         busy = {slot for slot, _ in self._running.values()}
         slot = next(slot for slot in range(len(busy) + 1) if slot not in busy)
         try:
@@ -61,7 +61,7 @@ class Local:
             self._pools[slot] = ProcessPoolExecutor(1, mp_context=context, initializer=_begin_worker, initargs=(slot,))
         return self._pools[slot]
 
-    def ended(self) -> list[tuple[Cell, Ended]]:
+    def collect_ended(self) -> list[tuple[BenchCell, Ended]]:
         done, _ = wait(self._running, timeout=TICK, return_when=FIRST_COMPLETED)
         return [(self._running.pop(future)[1], _outcome(future)) for future in done]
 
@@ -93,12 +93,12 @@ class Ray:
         else:
             ray.init(num_cpus=parallel * cpus, include_dashboard=False, log_to_driver=False, logging_level="error")
         self._task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(work)
-        self._running: dict[Any, Cell] = {}
+        self._running: dict[Any, BenchCell] = {}
 
-    def start(self, job: Job) -> None:
+    def start(self, job: CellJob) -> None:
         self._running[self._task.remote(job)] = job.cell
 
-    def ended(self) -> list[tuple[Cell, Ended]]:
+    def collect_ended(self) -> list[tuple[BenchCell, Ended]]:
         if not self._running:
             return []
         done, _ = self._ray.wait(list(self._running), timeout=TICK)
@@ -142,16 +142,16 @@ class Slurm:
             self._executor.update_parameters(**(settings | given))
         except (ValueError, RuntimeError, NameError, TypeError, AssertionError) as error:
             raise UserError(f"--slurm: submitit refuses cluster {cluster!r}: {error}") from error
-        self._running: dict[Any, Cell] = {}
-        self._refused: list[tuple[Cell, Ended]] = []
+        self._running: dict[Any, BenchCell] = {}
+        self._refused: list[tuple[BenchCell, Ended]] = []
 
-    def start(self, job: Job) -> None:
+    def start(self, job: CellJob) -> None:
         try:
             self._running[self._executor.submit(work, job)] = job.cell
         except Exception as error:  # submitit's own, of many kinds: an unknown partition, a full queue, no sbatch
             self._refused.append((job.cell, Ended(f"not submitted: {type(error).__name__}: {error}")))
 
-    def ended(self) -> list[tuple[Cell, Ended]]:
+    def collect_ended(self) -> list[tuple[BenchCell, Ended]]:
         refused, self._refused = self._refused, []
         done = [job for job in self._running if job.done()]
         if not done and not refused:

@@ -10,13 +10,14 @@ from typing import Any
 
 from pydantic import NonNegativeInt, model_validator
 
-from cskd_bench.config import MethodConfig, PretrainConfig, method_label
+from cskd_bench.config import MethodConfig, PretrainConfig, load_config, method_label
+from cskd_bench.config_files import find_config, method_of, read_config
 from cskd_bench.errors import UserError
-from cskd_bench.schema import StrictModel, apply_overrides, load_toml, read_toml, shipped_file, validate
+from cskd_bench.schema import StrictModel, apply_overrides, load_toml, validate
 from cskd_bench.task import Protocol, TaskSpec, load_task
 
 
-class Plan(StrictModel):
+class Benchmark(StrictModel):
     """A whole comparison. Paths are relative to the plan's checkout (or the shipped files)."""
 
     students: tuple[str, ...]
@@ -28,7 +29,7 @@ class Plan(StrictModel):
     teacher: str = ""  # a pretraining TOML whose finished run teaches all students
 
     @model_validator(mode="after")
-    def _possible(self) -> "Plan":
+    def _possible(self) -> "Benchmark":
         for name in ("students", "methods", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty: there is nothing to run")
@@ -81,7 +82,7 @@ class TransferCell:
         return f"{self.task.name} {self.protocol}"
 
 
-Cell = PretrainCell | TransferCell
+BenchCell = PretrainCell | TransferCell
 
 
 @dataclass(frozen=True)
@@ -92,17 +93,17 @@ class Cells:
     pretrain: list[PretrainCell]
     transfer: list[TransferCell]
 
-    def all(self) -> list[Cell]:
+    def all(self) -> list[BenchCell]:
         """Return every cell in the order of running."""
         return [*([self.teacher] if self.teacher else []), *self.pretrain, *self.transfer]
 
 
-def load_plan(path: Path) -> Plan:
+def load_plan(path: Path) -> Benchmark:
     """Load a plan's TOML."""
-    return load_toml(path, Plan)
+    return load_toml(path, Benchmark)
 
 
-def expand(plan: Plan, where: Path, tasks_dir: Path | None = None, overrides: Sequence[str] = ()) -> Cells:
+def expand(plan: Benchmark, where: Path, tasks_dir: Path | None = None, overrides: Sequence[str] = ()) -> Cells:
     """Return every cell of the plan read from `where`, all methods of a seed before the next seed.
 
     An unfinished plan can thus be compared fairly. `overrides` are of the students' pretraining, those of data.*
@@ -130,15 +131,15 @@ def expand(plan: Plan, where: Path, tasks_dir: Path | None = None, overrides: Se
         raise UserError(f"{where}: tasks and protocols: {twice[0]!r} would run twice; name each once")
     teacher = None
     if plan.teacher:
-        file = _find(plan.teacher, where, "teacher")
+        _check_file(plan.teacher, where, "teacher")
         shared = [setting for setting in overrides if setting.startswith(("data.", "run."))]
-        config = validate(PretrainConfig, apply_overrides({"name": file.stem, **read_toml(file)}, shared), str(file))
+        config = load_config(Path(plan.teacher), shared)
         words = [word for setting in shared for word in ("--set", setting)]
         teacher = PretrainCell(config, shlex.join(["cskd-bench", "pretrain", plan.teacher, *words]))
     return Cells(teacher, pretrain, transfer)
 
 
-def _check_overrides(plan: Plan, overrides: Sequence[str]) -> None:
+def _check_overrides(plan: Benchmark, overrides: Sequence[str]) -> None:
     taken = ("seed", "name", "method") + (("teacher.weights",) if plan.teacher else ())
     for setting in overrides:
         key = setting.partition("=")[0].strip()
@@ -146,10 +147,10 @@ def _check_overrides(plan: Plan, overrides: Sequence[str]) -> None:
             raise UserError(f"--set {setting}: the plan sets {key} itself; change the plan")
 
 
-def placed(cells: Cells, runs: Path, results: Path, tasks_dir: Path | None = None) -> Cells:
+def place_cells(cells: Cells, runs: Path, results: Path, tasks_dir: Path | None = None) -> Cells:
     """Complete a plan's cells with the folders of this bench: the teacher's weights, and what commands name."""
-    places = ["--runs", _shown(runs), "--results", _shown(results)]
-    teacher = cells.teacher and replace(cells.teacher, command=_joined(cells.teacher.command, places))
+    places = ["--runs", _shorten(runs), "--results", _shorten(results)]
+    teacher = cells.teacher and replace(cells.teacher, command=_add_words(cells.teacher.command, places))
     pretrain = []
     for cell in cells.pretrain:
         words = list(places)
@@ -157,39 +158,35 @@ def placed(cells: Cells, runs: Path, results: Path, tasks_dir: Path | None = Non
             inside = Path(cells.teacher.name) / "model.safetensors"
             taught = cell.config.teacher.model_copy(update={"weights": str(runs / inside)})
             cell = replace(cell, config=cell.config.model_copy(update={"teacher": taught}))
-            words = ["--set", f"teacher.weights={json.dumps((Path(_shown(runs)) / inside).as_posix())}", *words]
-        pretrain.append(replace(cell, command=_joined(cell.command, words)))
-    own = ["--tasks-dir", _shown(tasks_dir)] if tasks_dir else []
+            words = ["--set", f"teacher.weights={json.dumps((Path(_shorten(runs)) / inside).as_posix())}", *words]
+        pretrain.append(replace(cell, command=_add_words(cell.command, words)))
+    own = ["--tasks-dir", _shorten(tasks_dir)] if tasks_dir else []
     transfer = []
     for one in cells.transfer:
-        checkpoint = (Path(_shown(runs)) / one.run).as_posix()
+        checkpoint = (Path(_shorten(runs)) / one.run).as_posix()
         task = Path(one.named).name if Path(one.named).is_absolute() else one.named
         words = ["--task", task, "--protocol", one.protocol, "--checkpoint", checkpoint, "--seed", str(one.seed)]
         changes = [word for setting in one.settings for word in ("--set", setting)]
-        transfer.append(replace(one, command=_joined("cskd-bench transfer", [*words, *changes, *own, *places])))
+        transfer.append(replace(one, command=_add_words("cskd-bench transfer", [*words, *changes, *own, *places])))
     return Cells(teacher, pretrain, transfer)
 
 
-def _same_views(plan: Plan, student: str, where: Path, overrides: Sequence[str]) -> list[PretrainCell]:
+def _same_views(plan: Benchmark, student: str, where: Path, overrides: Sequence[str]) -> list[PretrainCell]:
     """Make a student's cells, all with views of the largest size that one of its methods needs."""
-    file = _find(student, where, "students")
+    _check_file(student, where, "students")
     runs = [(method.model_dump(mode="json"), seed) for seed in plan.seeds for method in plan.methods]
-    cells = [_pretrain_cell(file, student, method, seed, overrides) for method, seed in runs]
+    cells = [_pretrain_cell(student, method, seed, overrides) for method, seed in runs]
     sizes = {cell.config.view_size for cell in cells}
     if len(sizes) == 1:
         return cells
     stated = [*overrides, f"recipe.augment.view_size={max(sizes)}"]
-    return [_pretrain_cell(file, student, method, seed, stated) for method, seed in runs]
+    return [_pretrain_cell(student, method, seed, stated) for method, seed in runs]
 
 
-def _pretrain_cell(
-    file: Path, student: str, method: dict[str, Any], seed: int, overrides: Sequence[str]
-) -> PretrainCell:
+def _pretrain_cell(student: str, method: dict[str, Any], seed: int, overrides: Sequence[str]) -> PretrainCell:
     """Make one student's cell of a method and seed; `student` is the file as the plan names it."""
-    data = read_toml(file)
-    method_table = data.get("method", {})
-    own_method = str(method_table.get("kind", "")) if isinstance(method_table, dict) else ""
-    stem = str(data.get("name", file.stem)).removesuffix(f"_{own_method}")
+    file, data = read_config(Path(student))
+    stem = str(data.get("name", file.stem)).removesuffix(f"_{method_of(data)}")
     data |= {"method": method, "seed": seed}
     label = method_label(validate(PretrainConfig, {"name": file.stem, **data}, str(file)).method)
     slug = re.sub(r"[^A-Za-z0-9.-]+", "_", label).strip("_")
@@ -202,12 +199,10 @@ def _pretrain_cell(
     return PretrainCell(config, shlex.join(["cskd-bench", "pretrain", shown, *words]))
 
 
-def _find(named: str, where: Path, key: str) -> Path:
-    """Find a file of a plan: as given, else among the shipped configurations."""
-    found = shipped_file("configs", Path(named))
-    if not found.is_file():
+def _check_file(named: str, where: Path, key: str) -> None:
+    """Refuse a plan whose file is not there, nor among the shipped configurations."""
+    if not find_config(Path(named))[0].is_file():
         raise UserError(f"{where}: {key}: no file {named!r} here or among the shipped configurations")
-    return found
 
 
 def _task(name: str, where: Path, tasks_dir: Path | None, settings: Sequence[str]) -> TaskSpec:
@@ -217,10 +212,10 @@ def _task(name: str, where: Path, tasks_dir: Path | None, settings: Sequence[str
         raise UserError(f"{where}: tasks{' with task_settings' if settings else ''}: {error}") from error
 
 
-def _shown(path: Path) -> str:
+def _shorten(path: Path) -> str:
     """Name a folder in a command without this machine's folders above it."""
     return path.name if path.is_absolute() else path.as_posix()
 
 
-def _joined(command: str, words: Sequence[str]) -> str:
+def _add_words(command: str, words: Sequence[str]) -> str:
     return f"{command} {shlex.join(words)}"

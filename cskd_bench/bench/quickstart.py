@@ -6,14 +6,14 @@ from pathlib import Path
 from rich.console import Console
 
 from cskd_bench.bench.executors import Local
-from cskd_bench.bench.plan import Cells, expand, load_plan, placed
-from cskd_bench.bench.runner import Outcome, run_plan
+from cskd_bench.bench.plan import Cells, expand, load_plan, place_cells
+from cskd_bench.bench.runner import BenchResult, run_plan
 from cskd_bench.bench.work import Places
-from cskd_bench.report.facade import build_report
+from cskd_bench.report.build import build_report
 from cskd_bench.schema import shipped
 
 
-def quickstart(folder: Path, parallel: int, detection: bool) -> Outcome:
+def quickstart(folder: Path, parallel: int, detection: bool) -> BenchResult:
     """Run the shipped quickstart plans into `folder`, and write and show the report unless interrupted."""
     console = Console()
     began = time.perf_counter()
@@ -21,7 +21,7 @@ def quickstart(folder: Path, parallel: int, detection: bool) -> Outcome:
     if detection and _detection_is_ready(console):
         cells.transfer.extend(_cells("quickstart_detection").transfer)
     places = Places(folder / "runs", folder / "results")
-    cells = placed(cells, places.runs, places.results)
+    cells = place_cells(cells, places.runs, places.results)
     outcome = run_plan(cells, places, Local(), parallel=parallel, threads=1, console=console)
     if outcome.interrupted:
         console.print("interrupted; the same command goes on from here")

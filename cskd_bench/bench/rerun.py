@@ -22,7 +22,7 @@ from cskd_bench.report.compare import compare
 from cskd_bench.report.examples import read_examples
 from cskd_bench.report.selection import replicate_of, select
 from cskd_bench.report.statistics import second_run
-from cskd_bench.schema import shipped_file, validate
+from cskd_bench.schema import validate
 from cskd_bench.task import load_task
 
 Interval = tuple[float, float]
@@ -75,7 +75,7 @@ def chain_of(record: Record, records: Iterable[Record]) -> Chain:
     )
 
 
-def pretraining_again(record: Record, file: Path, settings: Sequence[str]) -> PretrainCell:
+def pretraining_again(record: Record, file: Path, settings: Sequence[str], method: str = "") -> PretrainCell:
     """Return the cell of a pretraining's record.
 
     Its settings are the record's own, whatever its command's file says by now; of the file and the command's
@@ -86,7 +86,7 @@ def pretraining_again(record: Record, file: Path, settings: Sequence[str]) -> Pr
     kept["data"] = {key: value for key, value in kept["data"].items() if key != "identity"}
     kept["teacher"] = kept.get("teacher", {}) | {"weights": ""}
     try:
-        here = load_config(shipped_file("configs", file), settings)
+        here = load_config(file, settings, method)
         kept["data"]["root"], kept["teacher"]["weights"] = here.data.root, here.teacher.weights
     except UserError:
         if "@" in record.method.teacher:  # only the file says where its weights lie

@@ -12,16 +12,16 @@ from rich.console import Console
 
 from cskd_bench.bench.banks import assign_banks
 from cskd_bench.bench.executors import Executor
-from cskd_bench.bench.plan import Cell, Cells, PretrainCell
+from cskd_bench.bench.plan import BenchCell, Cells, PretrainCell
 from cskd_bench.bench.state import Found, write_failures
-from cskd_bench.bench.status import Status
-from cskd_bench.bench.work import Ended, Job, Places
+from cskd_bench.bench.status import BenchStatus
+from cskd_bench.bench.work import CellJob, Ended, Places
 
 ATTEMPTS = 2  # within one run of the bench; the next one tries again
 
 
 @dataclass
-class Outcome:
+class BenchResult:
     """What became of a plan."""
 
     done: int = 0
@@ -38,14 +38,14 @@ def run_plan(
     threads: int,
     console: Console,
     banks: Path | None = None,
-) -> Outcome:
+) -> BenchResult:
     """Run a whole plan, at most `parallel` cells of `threads` threads at a time; SIGINT and SIGTERM stop it.
 
     With a folder of `banks`, each view is labelled once for all methods; banks are built as they are needed.
     """
     queue = Queue(cells, Found(places))
-    outcome = Outcome(done=sum(map(len, queue.finished.values())))
-    status = Status(console, places, left=queue.left, before=queue.finished, parallel=parallel)
+    outcome = BenchResult(done=sum(map(len, queue.finished.values())))
+    status = BenchStatus(console, places, left=queue.left, before=queue.finished, parallel=parallel)
     failures: dict[str, dict[str, str]] = {}
     finished = {cell.name for cell in cells.all()} - {cell.name for cell in queue.left}
     bank_of = assign_banks(cells.pretrain, banks) if banks else {}
@@ -56,14 +56,14 @@ def run_plan(
                     cell = queue.take()
                     whole_machine = cell is cells.teacher
                     cores = threads * parallel if whole_machine else threads
-                    executor.start(Job.of(cell, places, cores, bank_of.get(cell.name)))
-                    status.started(cell)
-                for cell, ended in executor.ended():
+                    executor.start(CellJob.of(cell, places, cores, bank_of.get(cell.name)))
+                    status.note_start(cell)
+                for cell, ended in executor.collect_ended():
                     if ended.interrupted:
                         raise KeyboardInterrupt
                     if ended.error:
-                        status.failed(cell)
-                    for name, error in queue.ended(cell, ended):
+                        status.note_failure(cell)
+                    for name, error in queue.account_for(cell, ended):
                         status.given_up(name)
                         failures[name] = {"cell": name, "error": error, "time": _now()}
                         status.say(f"failed: {name}: {error}")
@@ -72,7 +72,7 @@ def run_plan(
                     if not ended.error:
                         outcome.done += 1
                         finished.add(cell.name)
-                        status.finished(cell)
+                        status.note_finish(cell)
                 status.refresh()
     except KeyboardInterrupt:
         outcome.interrupted = True
@@ -88,25 +88,25 @@ class Queue:
     """Which cells may start: a transfer waits for its pretraining, a pretraining for the plan's own teacher."""
 
     def __init__(self, cells: Cells, found: Found) -> None:
-        self.left: list[Cell] = []
+        self.left: list[BenchCell] = []
         self.finished: dict[str, list[float]] = {}  # kind of cell: the seconds that each finished one took
-        done = found.finished(cells)
+        done = found.find_finished(cells)
         for cell in cells.all():
             if record := done.get(cell.name):
                 self.finished.setdefault(cell.kind, []).append(record.cost.seconds)
             else:
                 self.left.append(cell)
-        self.running: list[Cell] = []
-        self.ready: list[Cell] = []
+        self.running: list[BenchCell] = []
+        self.ready: list[BenchCell] = []
         self._teacher = cells.teacher
-        self._waiting: dict[str, list[Cell]] = {}
+        self._waiting: dict[str, list[BenchCell]] = {}
         self._attempts: dict[str, int] = {}
         names = {cell.name for cell in self.left}
         for cell in self.left:
             needed = self._needs(cell)
             (self._waiting.setdefault(needed, []) if needed in names else self.ready).append(cell)
 
-    def _needs(self, cell: Cell) -> str:
+    def _needs(self, cell: BenchCell) -> str:
         if not isinstance(cell, PretrainCell):
             return cell.run
         return self._teacher.name if self._teacher and cell is not self._teacher else ""
@@ -115,7 +115,7 @@ class Queue:
         """Whether nothing runs that needs the machine for itself (the plan's teacher)."""
         return self._teacher not in self.running
 
-    def take(self) -> Cell:
+    def take(self) -> BenchCell:
         """Move the next cell to the running ones; transfers go first, so that whole columns fill early."""
         transfers = [
             cell for cell in self.ready if not isinstance(cell, PretrainCell) and cell.name not in self._attempts
@@ -125,7 +125,7 @@ class Queue:
         self.running.append(cell)
         return cell
 
-    def ended(self, cell: Cell, ended: Ended) -> list[tuple[str, str]]:
+    def account_for(self, cell: BenchCell, ended: Ended) -> list[tuple[str, str]]:
         """Account for an attempt; return (cell, error) of all that will not be run any more."""
         self.running.remove(cell)
         if not ended.error:

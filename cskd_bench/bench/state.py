@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from cskd_bench.bench.plan import Cell, Cells, PretrainCell, TransferCell
+from cskd_bench.bench.plan import BenchCell, Cells, PretrainCell, TransferCell
 from cskd_bench.bench.work import Places
 from cskd_bench.config import DataConfig, TeacherConfig
 from cskd_bench.data.open import open_source
@@ -27,7 +27,7 @@ class Found:
         self._identities: dict[DataConfig, str | None] = {}
         self._transfers = {_key(record): record for record in self.records if record.protocol != "pretrain"}
 
-    def record(self, cell: Cell) -> Record | None:
+    def record(self, cell: BenchCell) -> Record | None:
         """Return a finished cell's record, made by the same settings; None where it is not there."""
         if isinstance(cell, PretrainCell):
             folder = self._places.runs / cell.name
@@ -38,9 +38,9 @@ class Found:
             changed = record is not None and is_another_teacher(cell.config.teacher, record.method.teacher)
             return record if finished.config.identity() == cell.config.identity() and not changed else None
         summary = run_summary(self._places.runs / cell.run)
-        return self._transfers.get(_asked(cell, summary.sha256.get("model", "") if summary else ""))
+        return self._transfers.get(_transfer_key(cell, summary.sha256.get("model", "") if summary else ""))
 
-    def finished(self, cells: Cells) -> dict[str, Record]:
+    def find_finished(self, cells: Cells) -> dict[str, Record]:
         """Map the names of a plan's finished cells to their records.
 
         A pretraining whose run folder is gone, as in a clone that holds records alone, is finished as long as no
@@ -49,7 +49,9 @@ class Found:
         done = {cell.name: record for cell in cells.all() if (record := self.record(cell))}
         gone = {cell.name: record for cell in cells.pretrain if (record := self._without_folder(cell))}
         for cell in cells.transfer:
-            if cell.run in gone and (record := self._transfers.get(_asked(cell, gone[cell.run].checkpoint.sha256))):
+            if cell.run not in gone:
+                continue
+            if record := self._transfers.get(_transfer_key(cell, gone[cell.run].checkpoint.sha256)):
                 done[cell.name] = record
         needed = {cell.run for cell in cells.transfer if cell.name not in done}
         return done | {name: record for name, record in gone.items() if name not in needed}
@@ -77,12 +79,12 @@ class Found:
                 self._identities[data] = None
         return self._identities[data]
 
-    def step(self, cell: Cell) -> int:
+    def step(self, cell: BenchCell) -> int:
         """Return the step of a pretraining cell's newest checkpoint, 0 without one."""
         folder = self._places.runs / cell.name / "checkpoints"
         return max((int(path.name.removeprefix("step-")) for path in folder.glob("step-" + "[0-9]" * 9)), default=0)
 
-    def alike(self, cell: Cell, model: str, *, from_bank: bool = False) -> list[Record]:
+    def alike(self, cell: BenchCell, model: str, *, from_bank: bool = False) -> list[Record]:
         """Return finished records of a cell's kind: same protocol, task and student.
 
         In pretraining also of the same method, and with its teacher where that is: in the loop, or in a bank.
@@ -120,7 +122,7 @@ def _failures(path: Path) -> list[dict[str, str]]:
         return []
 
 
-def _asked(cell: TransferCell, sha256: str) -> tuple[str, str, str, str, int]:
+def _transfer_key(cell: TransferCell, sha256: str) -> tuple[str, str, str, str, int]:
     return (cell.task.name, cell.task.fingerprint(), cell.protocol, sha256, cell.seed)
 
 

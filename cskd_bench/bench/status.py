@@ -11,11 +11,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from cskd_bench.bench.plan import Cell
+from cskd_bench.bench.plan import BenchCell
 from cskd_bench.bench.work import Places
 
 
-class Status:
+class BenchStatus:
     """Shows running cells with their last message, total progress and, once cells have finished, the time left.
 
     `left` are the cells to do; `before` maps kinds of cells to the seconds that each finished one took.
@@ -26,7 +26,7 @@ class Status:
         console: Console,
         places: Places,
         *,
-        left: Iterable[Cell],
+        left: Iterable[BenchCell],
         before: Mapping[str, list[float]],
         parallel: int,
     ) -> None:
@@ -35,10 +35,10 @@ class Status:
         self._took = defaultdict(list, {kind: list(seconds) for kind, seconds in before.items()})
         self._done = sum(len(seconds) for seconds in self._took.values())
         self._total = self._done + len(self._left)
-        self._began: dict[str, tuple[Cell, float]] = {}
+        self._began: dict[str, tuple[BenchCell, float]] = {}
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
 
-    def __enter__(self) -> "Status":
+    def __enter__(self) -> "BenchStatus":
         if self._done:
             self.say(f"{self._done} of {self._total} cells were finished before")
         if self._live:
@@ -55,11 +55,11 @@ class Status:
         """Print a line that stays."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def started(self, cell: Cell) -> None:
+    def note_start(self, cell: BenchCell) -> None:
         """Note that a cell was handed to a worker."""
         self._began[cell.name] = (cell, time.monotonic())
 
-    def failed(self, cell: Cell) -> None:
+    def note_failure(self, cell: BenchCell) -> None:
         """Note that a cell's worker is free again, and its work not done."""
         del self._began[cell.name]
 
@@ -67,7 +67,7 @@ class Status:
         """Note that a cell will not be run any more."""
         self._left.pop(name, None)
 
-    def finished(self, cell: Cell) -> None:
+    def note_finish(self, cell: BenchCell) -> None:
         """Count a cell and print its line."""
         _, began = self._began.pop(cell.name)
         self._took[cell.kind].append(time.monotonic() - began)
@@ -90,7 +90,7 @@ class Status:
         left = self._time_left()
         return Group(table, Text(f"{self._done} of {self._total} cells{f', about {left} left' if left else ''}"))
 
-    def _message(self, cell: Cell) -> str:
+    def _message(self, cell: BenchCell) -> str:
         try:
             lines = self._places.log(cell).read_text(errors="replace").splitlines()
         except OSError:
@@ -106,10 +106,10 @@ class Status:
             return ""
         now = time.monotonic()
         running = {name: now - began for name, (_, began) in self._began.items()}
-        seconds = [max(0.0, self._expected(cell) - running.get(name, 0.0)) for name, cell in self._left.items()]
+        seconds = [max(0.0, self._expect_seconds(cell) - running.get(name, 0.0)) for name, cell in self._left.items()]
         return _clock(max(sum(seconds) / self._parallel, *seconds))
 
-    def _expected(self, cell: Cell) -> float:
+    def _expect_seconds(self, cell: BenchCell) -> float:
         """Return the mean of a cell's kind, else of all transfers, else of all cells."""
         if cell.kind in self._took:
             return mean(self._took[cell.kind])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cskd_bench.bench.banks import BankUse
-from cskd_bench.bench.plan import Cell, PretrainCell
+from cskd_bench.bench.plan import BenchCell, PretrainCell
 from cskd_bench.config import PretrainConfig
 from cskd_bench.errors import Interrupted, UserError
 
@@ -24,16 +24,16 @@ class Places:
     runs: Path
     results: Path
 
-    def log(self, cell: Cell) -> Path:
+    def log(self, cell: BenchCell) -> Path:
         """Return the file that a cell's messages go to."""
         return self.runs / "logs" / f"{cell.name.replace(' ', '-')}.log"
 
 
 @dataclass(frozen=True)
-class Job:
+class CellJob:
     """One cell and all that a worker on any machine with the same folders needs to run it."""
 
-    cell: Cell
+    cell: BenchCell
     places: Places
     threads: int  # 0: torch's own choice
     folder: str  # the bench's working folder, under which relative paths hold
@@ -41,7 +41,7 @@ class Job:
     bank: BankUse | None = None
 
     @classmethod
-    def of(cls, cell: Cell, places: Places, threads: int, bank: BankUse | None = None) -> "Job":
+    def of(cls, cell: BenchCell, places: Places, threads: int, bank: BankUse | None = None) -> "CellJob":
         """Describe a cell as it would run here."""
         handed_on = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
         return cls(cell, places, threads, str(Path.cwd()), handed_on, bank)
@@ -55,7 +55,7 @@ class Ended:
     interrupted: bool = False
 
 
-def work(job: Job) -> Ended:
+def work(job: CellJob) -> Ended:
     """Run one cell; everything that goes wrong comes back in words, and its messages are in its log."""
     os.chdir(job.folder)
     os.environ.update(job.environment)
@@ -74,7 +74,7 @@ def work(job: Job) -> Ended:
     return Ended()
 
 
-def _run(job: Job) -> None:
+def _run(job: CellJob) -> None:
     import torch
 
     from cskd_bench.cells.pretrain import pretrain

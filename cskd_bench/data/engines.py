@@ -21,7 +21,7 @@ def worker_views(source: Source, augment: AugmentConfig, image_size: int, seed: 
     return views(source, augment, image_size, seed, data)
 
 
-def augmented(batch: Batch, augment: AugmentConfig, device: torch.device) -> Tensor:
+def augment_batch(batch: Batch, augment: AugmentConfig, device: torch.device) -> Tensor:
     """Move a batch's pixels to the device and do what the workers left to it: (B, 3, S, S) uint8, in place."""
     pixels = batch.pixels.to(device, non_blocking=True)
     if batch.operations is None:
@@ -29,12 +29,12 @@ def augmented(batch: Batch, augment: AugmentConfig, device: torch.device) -> Ten
     return apply_operations(pixels, batch.operations, augment.interpolation)
 
 
-def finished(
+def finish_batch(
     batch: Batch, augment: AugmentConfig, num_classes: int, seed: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Augment, erase and mix a batch on the device: views (B, 3, S, S) in [0, 1] and soft labels (B, K).
 
     The batch is used up: on a CPU its pixels are changed in place. Erasing and mixing follow mixing.py.
     """
-    views = erase(to_float(augmented(batch, augment, device)), batch.keys, augment, seed)
+    views = erase(to_float(augment_batch(batch, augment, device)), batch.keys, augment, seed)
     return mix(views, batch.labels.to(device, non_blocking=True), batch.keys, augment, num_classes, seed)

@@ -214,7 +214,7 @@ def eval_loader(
     )
 
 
-def started(loader: Iterable[Item]) -> Iterator[Item]:
+def start_loader(loader: Iterable[Item]) -> Iterator[Item]:
     """Start a loader; a worker that is killed is found when its batch is asked for.
 
     The loader's own way is an exception out of a signal handler, anywhere in the main thread: a rank would leave its

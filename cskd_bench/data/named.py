@@ -53,7 +53,7 @@ class TimmSource:
         where = f"{self._where}, image {index}"
         try:
             if self._reader is not None:
-                return decode(_stored(self._reader, index), where)
+                return decode(_read_stored(self._reader, index), where)
             image = self._data[index][0]
             return image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
         except UserError:
@@ -62,7 +62,7 @@ class TimmSource:
             raise UserError(f"{where}: not a readable image ({str(error) or type(error).__name__})") from error
 
 
-def _stored(reader: Any, index: int) -> bytes:
+def _read_stored(reader: Any, index: int) -> bytes:
     """Return an image of one of timm's readers as it is stored: timm's own data set skips what it cannot decode."""
     stored = reader[index][0]
     if isinstance(stored, bytes):

@@ -39,7 +39,7 @@ class TrainView:
             ) from error
 
     def __call__(self, image: Image.Image, epoch: int, index: int, repeat: int) -> Tensor:
-        with _global_generators_seeded(integer_seed(self._seed, Stream.VIEW, epoch, index, repeat)):
+        with _seed_global_generators(integer_seed(self._seed, Stream.VIEW, epoch, index, repeat)):
             return torch.as_tensor(self._transform(image))
 
 
@@ -56,7 +56,7 @@ class EvalView:
 
 
 @contextmanager
-def _global_generators_seeded(seed: int) -> Iterator[None]:
+def _seed_global_generators(seed: int) -> Iterator[None]:
     """Seed the generators that timm's transforms draw from, and put them back afterwards."""
     cpu = torch.default_generator  # torch.manual_seed would also visit every accelerator, for a millisecond a view
     states = random.getstate(), np.random.get_state(), cpu.get_state()

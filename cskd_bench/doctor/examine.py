@@ -13,12 +13,12 @@ from cskd_bench.doctor.data import check_data, describe, published_layout
 from cskd_bench.doctor.environment import LOW_DISK, environment
 from cskd_bench.doctor.findings import Finding, show
 from cskd_bench.errors import UserError
-from cskd_bench.schema import shipped_file
 
 
 def examine(
     *,
     config: Path | None,
+    method: str,
     dataset: str,
     data_dir: str,
     runs: Path,
@@ -32,7 +32,7 @@ def examine(
     """
     manifest = _manifest(dataset)
     overrides = [f'data.root="{Path(data_dir).resolve().as_posix()}"'] if data_dir else []
-    settings = load_config(shipped_file("configs", config), overrides) if config else None
+    settings = load_config(config, overrides, method) if config else None
     console.print("Environment", style="bold underline")
     count = show(environment(runs, _disk_needed(settings)), console)
     if settings is not None:
@@ -76,7 +76,7 @@ def _check_config(settings: PretrainConfig) -> Iterator[Finding]:
     yield from shared_memory(settings)
     if slow := slow_precision(default_device(), settings.recipe.precision):
         yield Finding("note", "precision", slow, "add --set recipe.precision=fp32, which is a recipe of its own")
-    if settings.method.kind == "supervised":
+    if not settings.method.needs_teacher:
         return
     teacher = settings.teacher
     if teacher.weights:

@@ -108,7 +108,7 @@ def estimate(config: PretrainConfig) -> Estimate:
     method = METHODS[config.method.kind]
     student = build_student(config.student, config.data.num_classes, method.heads)
     teacher = _Teacher(config) if method.needs_teacher else None
-    grid = teacher.grid if teacher is not None and method.spatial else None
+    grid = teacher.grid if teacher is not None and config.method.fusion else None
     forward, step = _student_flops(student, config, grid)
     one, two = (_kept_for_backward(student, config, grid, views) for views in (1, 2))
     optimizer = build_optimizer(student, config.recipe.optim)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cskd_bench.data.loader import eval_loader, next_item, started
+from cskd_bench.data.loader import eval_loader, next_item, start_loader
 from cskd_bench.data.mixing import to_float
 from cskd_bench.data.sources import Source
 from cskd_bench.data.views import EvalView
@@ -69,7 +69,7 @@ def evaluate(
     mine = range(ranks.rank, len(source), ranks.world)
     predicted, confidence = [], []
     loader = eval_loader(source, view, mine, batch_size=batch_size, workers=workers, pinned=pins(ranks.device))
-    batches = started(loader)
+    batches = start_loader(loader)
     for _ in range(-(-len(source) // (ranks.world * batch_size))):
         pixels = ranks.together(lambda: next_item(batches, workers), stop=stop())
         if pixels is None:  # another rank has one batch more

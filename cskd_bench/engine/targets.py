@@ -59,7 +59,7 @@ class TeacherTargets:
         self.note = teacher.note
         self._config = method
         self._method = METHODS[method.kind]
-        self.grid: tuple[int, int] | None = teacher.grid() if self._method.spatial else None
+        self.grid: tuple[int, int] | None = teacher.grid() if method.fusion else None
 
     def look_up(self, keys: Sequence[ViewKey], ratio: float) -> Targets:
         return Targets()

@@ -26,8 +26,8 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from cskd_bench.data.engines import finished, worker_views
-from cskd_bench.data.loader import Batch, ViewPlan, next_item, started, train_loader
+from cskd_bench.data.engines import finish_batch, worker_views
+from cskd_bench.data.loader import Batch, ViewPlan, next_item, start_loader, train_loader
 from cskd_bench.data.mixing import resize_view
 from cskd_bench.data.randomness import Stream, integer_seed
 from cskd_bench.device import computing, enough_memory, exact_fp32, peak_memory, pins, seed_draws, slow_precision
@@ -183,7 +183,7 @@ class _Run:
     def _backward(self, batch: Batch, known: Targets, ratio: float, *, last: bool, log_now: bool) -> None:
         """Add a micro-batch's gradients; ranks exchange them with the last one."""
         job, recipe, device = self.job, self.job.recipe, self.ranks.device
-        views, labels = finished(batch, recipe.augment, job.data.num_classes, job.seed, device)
+        views, labels = finish_batch(batch, recipe.augment, job.data.num_classes, job.seed, device)
         targets = job.targets(views, known, ratio)
         with nullcontext() if last or self.ranks.world == 1 else self.module.no_sync():
             with computing(device, recipe.precision):
@@ -233,7 +233,7 @@ class _Run:
             workers=job.run.workers,
             pinned=pins(ranks.device),
         )
-        return started(loader)
+        return start_loader(loader)
 
     def _finish_epoch(self, bar: Bar, entry: dict[str, float]) -> Predictions | None:
         """Score the epoch that has just been kept; asked to stop, leave that to the process that goes on."""

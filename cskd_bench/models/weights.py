@@ -49,10 +49,10 @@ def _find_state(content: Any, path: Path, weights: Weights) -> dict[str, Tensor]
     content = inner[0] if inner else content
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise UserError(f"{path}: holds no state dict (a table of named tensors)")
-    return _stripped(content)
+    return _strip_prefixes(content)
 
 
-def _stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Drop the prefixes of wrappers: DataParallel's `module.`, our student's `model.`."""
     return {name.removeprefix("module.").removeprefix("model."): tensor for name, tensor in state.items()}
 
@@ -77,10 +77,10 @@ def load_state(model: nn.Module, path: Path, weights: Weights = "raw") -> None:
     """
     state = read_state(path, weights)
     full = {name.removeprefix("model."): name for name in model.state_dict()}
-    own = _stripped(model.state_dict())
+    own = _strip_prefixes(model.state_dict())
     for name in own.keys() & state.keys():
         if name.endswith("pos_embed") and own[name].shape != state[name].shape:
-            state[name] = _resized(state[name], own[name], model)
+            state[name] = _resize_embedding(state[name], own[name], model)
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
     if missing or unexpected or shapes:
@@ -100,7 +100,7 @@ def load_state(model: nn.Module, path: Path, weights: Weights = "raw") -> None:
     model.load_state_dict({full[name]: tensor.to(own[name].dtype) for name, tensor in state.items()})
 
 
-def _resized(embedding: Tensor, wanted: Tensor, model: Any) -> Tensor:
+def _resize_embedding(embedding: Tensor, wanted: Tensor, model: Any) -> Tensor:
     """Resample a (1, prefix + H*W, D) position embedding to the length of `wanted` (bicubic, as timm)."""
     vit = getattr(model, "model", model)
     prefix = 0 if getattr(vit, "no_embed_class", False) else getattr(vit, "num_prefix_tokens", None)

@@ -14,21 +14,22 @@ from cskd_bench.report.scores import ExampleScores, Matrices, Resampled, describ
 from cskd_bench.report.selection import (
     BASELINES,
     GROUP_ORDER,
+    STUDIED,
     Method,
     Selection,
     Setting,
-    Student,
+    TableStudent,
     method_order,
     setting_order,
 )
-from cskd_bench.report.tables import Cell, Comparison, Cost, Difference, Pair, Standing, Table, Verdict
+from cskd_bench.report.tables import Comparison, Difference, Pair, Standing, Table, TableCell, TableCost, Verdict
 
 
 def compare(folder: Path, selection: Selection) -> Comparison:
     """Compute every table from the selected records; side files are read from the same folder."""
     left_out = list(selection.left_out)
     examples = ExampleScores(folder, left_out)
-    by_table: dict[tuple[str, Student], list[Cell]] = {}
+    by_table: dict[tuple[str, TableStudent], list[TableCell]] = {}
     for (student, setting, method), records in selection.cells.items():
         by_table.setdefault((setting.group, student), []).append(make_cell(method, setting, records))
     teachers = {re.split("[@ ]", method.teacher)[0] for _, _, method in selection.cells}
@@ -46,7 +47,7 @@ def _table_order(table: Table) -> tuple[object, ...]:
     return group, table.teaches, student.model, student.pretrain_data, student.pretrain_recipe
 
 
-def _table(key: tuple[str, Student], cells: list[Cell], teachers: set[str], examples: ExampleScores) -> Table:
+def _table(key: tuple[str, TableStudent], cells: list[TableCell], teachers: set[str], examples: ExampleScores) -> Table:
     group, student = key
     methods = sorted({cell.method for cell in cells}, key=method_order)
     settings = sorted({cell.setting for cell in cells}, key=setting_order)
@@ -88,7 +89,7 @@ def _baselines(methods: Sequence[Method]) -> list[Method]:
     return found
 
 
-def _mark_best(column: list[Cell]) -> None:
+def _mark_best(column: list[TableCell]) -> None:
     if len(column) > 1:
         highest = max(cell.mean for cell in column)
         for cell in column:
@@ -101,7 +102,7 @@ def _ablates(method: Method, plain: Method) -> bool:
     return same and method.label != plain.label and method.kind not in BASELINES
 
 
-def _compare_column(column: list[Cell], others: list[Method], examples: ExampleScores) -> None:
+def _compare_column(column: list[TableCell], others: list[Method], examples: ExampleScores) -> None:
     """Add what the side files know to each cell, then its differences to the baselines and ablations among others."""
     matrices = {cell.method: found for cell in column if (found := examples.matrix(cell)) is not None}
     resampled = resample(matrices)
@@ -112,12 +113,12 @@ def _compare_column(column: list[Cell], others: list[Method], examples: ExampleS
     by_method = {cell.method: cell for cell in column}
     for cell in column:
         for other in others:
-            if other in by_method and _compared(cell.method, other):
+            if other in by_method and _is_compared(cell.method, other):
                 difference = _difference(cell, by_method[other], spread, matrices, resampled, examples)
                 cell.differences.extend([difference] if difference else [])
 
 
-def _spread_of_column(column: list[Cell]) -> tuple[float, int]:
+def _spread_of_column(column: list[TableCell]) -> tuple[float, int]:
     """Pool the spread over the methods with several seeds, on the seeds that all of these share."""
     repeated = [cell for cell in column if cell.seeds > 1]
     shared = sorted(set.intersection(*(set(cell.scores) for cell in repeated))) if repeated else []
@@ -126,7 +127,7 @@ def _spread_of_column(column: list[Cell]) -> tuple[float, int]:
     return statistics.pooled_spread(np.array([[cell.scores[seed] for seed in shared] for cell in repeated]))
 
 
-def _compared(method: Method, other: Method) -> bool:
+def _is_compared(method: Method, other: Method) -> bool:
     """Say whether `other` is an ablation of the method, or a baseline above it that has its teacher or none."""
     if other.kind not in BASELINES:
         return _ablates(other, method)
@@ -134,8 +135,8 @@ def _compared(method: Method, other: Method) -> bool:
 
 
 def _difference(
-    cell: Cell,
-    baseline: Cell,
+    cell: TableCell,
+    baseline: TableCell,
     spread: tuple[float, int],
     matrices: Matrices,
     resampled: Resampled,
@@ -158,7 +159,7 @@ def _difference(
             means_RS = resampled[cell.method][:, mine] - resampled[baseline.method][:, yours]
             bootstrap = statistics.bootstrap_interval(means_RS)
     variance, freedom = spread
-    estimate = estimate.pooled(variance / len(seeds), freedom)
+    estimate = estimate.pool(variance / len(seeds), freedom)
     return Difference(
         baseline=baseline.method,
         mean=math.fsum(pair.difference for pair in pairs) / len(pairs),
@@ -172,7 +173,7 @@ def _difference(
     )
 
 
-def _pair(seed: int, cell: Cell, baseline: Cell, examples: ExampleScores) -> Pair:
+def _pair(seed: int, cell: TableCell, baseline: TableCell, examples: ExampleScores) -> Pair:
     """Compare one seed; McNemar needs exactly one record on each side and the same images in the same order."""
     pair = Pair(seed, cell.scores[seed] - baseline.scores[seed])
     ours, theirs = cell.by_seed[seed], baseline.by_seed[seed]
@@ -195,10 +196,10 @@ def _correct(differences: list[Difference]) -> int:
     return len(tested)
 
 
-def _cost(records_by_cell: Iterable[list[Record]]) -> Cost:
+def _cost(records_by_cell: Iterable[list[Record]]) -> TableCost:
     costs = [record.cost for records in records_by_cell for record in records]
     speeds = [cost.images_per_second for cost in costs if cost.images_per_second]
-    return Cost(
+    return TableCost(
         seconds=standard.fmean(cost.seconds for cost in costs),
         images_per_second=standard.fmean(speeds) if speeds else 0.0,
         gpu_hours=standard.fmean(cost.gpu_hours for cost in costs),
@@ -210,7 +211,7 @@ def _cost(records_by_cell: Iterable[list[Record]]) -> Cost:
 def _standings(
     methods: list[Method],
     complete: list[Setting],
-    grid: dict[tuple[Method, Setting], Cell],
+    grid: dict[tuple[Method, Setting], TableCell],
     baselines: list[Method],
 ) -> dict[Method, Standing]:
     ranks: dict[Method, list[float]] = {method: [] for method in methods}
@@ -251,7 +252,7 @@ def verdicts(tables: Iterable[Table], seeds: int = 1) -> list[Verdict]:
     found: dict[str, list[Difference]] = {kind: [] for kind in BASELINES}
     for table in tables:
         for cell in table.cells.values():
-            for difference in cell.differences if cell.method.label == "cskd" else ():
+            for difference in cell.differences if cell.method.label == STUDIED else ():
                 if difference.seeds < seeds:
                     continue
                 other = difference.baseline
@@ -261,7 +262,7 @@ def verdicts(tables: Iterable[Table], seeds: int = 1) -> list[Verdict]:
         if differences:
             outcomes = [outcome(difference) for difference in differences]
             mean = standard.fmean(difference.mean for difference in differences)
-            told.append(Verdict("cskd", name, outcomes.count(0), outcomes.count(1), outcomes.count(2), mean))
+            told.append(Verdict(STUDIED, name, outcomes.count(0), outcomes.count(1), outcomes.count(2), mean))
     return told
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from cskd_bench.report.published import Match, Published
 from cskd_bench.report.rows import one_line
-from cskd_bench.report.tables import Cell, Comparison, Difference, Table
+from cskd_bench.report.tables import Comparison, Difference, Table, TableCell
 
 CSV_HEAD: Final = [
     *("group", "student", "pretrain_data", "pretrain_recipe", "task", "version", "fingerprint", "protocol"),
@@ -36,7 +36,7 @@ def csv_table(comparison: Comparison) -> str:
     return file.getvalue()
 
 
-def _csv_rows(table: Table, cell: Cell) -> Iterator[list[object]]:
+def _csv_rows(table: Table, cell: TableCell) -> Iterator[list[object]]:
     student, setting, method = table.student, cell.setting, cell.method
     names = [setting.group, student.model, student.pretrain_data, student.pretrain_recipe, setting.task]
     more = [setting.fingerprint, setting.protocol, setting.recipe]
@@ -104,7 +104,7 @@ def _table_json(table: Table) -> dict[str, Any]:
     }
 
 
-def _cell_json(cell: Cell, table: Table) -> dict[str, Any]:
+def _cell_json(cell: TableCell, table: Table) -> dict[str, Any]:
     return {
         "setting": table.settings.index(cell.setting),
         "method": table.methods.index(cell.method),

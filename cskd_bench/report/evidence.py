@@ -10,8 +10,8 @@ from typing import Any, Final
 from cskd_bench.record import Record, SideFile
 from cskd_bench.report import words
 from cskd_bench.report.examples import read_side_file
-from cskd_bench.report.selection import METHOD_ORDER, Method, Student
-from cskd_bench.report.tables import Cell, Cost, Difference, Table
+from cskd_bench.report.selection import METHOD_ORDER, Method, TableStudent
+from cskd_bench.report.tables import Difference, Table, TableCell, TableCost
 
 PICTURES_PER_CELL: Final = 4
 PICTURES_PER_PAGE: Final = 24
@@ -19,7 +19,7 @@ PICTURE_BYTES: Final = 1 << 20
 CURVE_POINTS: Final = 300
 IMAGE_TYPES: Final = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
-Trained = dict[tuple[Student, Method], Cost]  # what pretraining took, for the figures of score against cost
+Trained = dict[tuple[TableStudent, Method], TableCost]  # what pretraining took, for the figures of score against cost
 
 
 class Shared:
@@ -58,7 +58,7 @@ def colours_of(table: Table) -> dict[Method, str]:
     return colours
 
 
-def raw_cost(cost: Cost) -> dict[str, float]:
+def raw_cost(cost: TableCost) -> dict[str, float]:
     """Return the numbers behind the words of `words.cost`, by the same names."""
     return {
         "images/s": cost.images_per_second,
@@ -111,7 +111,7 @@ def evidence(table: Table, shared: Shared, trained: Trained) -> dict[str, Any]:
     }
 
 
-def _cell(cell: Cell, place: dict[Any, int], shared: Shared) -> dict[str, Any]:
+def _cell(cell: TableCell, place: dict[Any, int], shared: Shared) -> dict[str, Any]:
     first = cell.records[0]
     calibration = cell.calibration
     return {
@@ -198,7 +198,7 @@ def _short(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.5g}")
 
 
-def _pictures(cell: Cell, shared: Shared) -> list[dict[str, str]]:
+def _pictures(cell: TableCell, shared: Shared) -> list[dict[str, str]]:
     """Inline a handful of pictures; one that is missing, changed, too large or no image is left out."""
     found: list[dict[str, str]] = []
     for record in cell.records:

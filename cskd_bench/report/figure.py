@@ -8,7 +8,7 @@ from typing import Final
 
 from cskd_bench.report import words
 from cskd_bench.report.rows import one_line
-from cskd_bench.report.selection import Method, Setting
+from cskd_bench.report.selection import STUDIED, Method, Setting
 from cskd_bench.report.tables import Comparison, Difference, Table
 
 WIDTH: Final = 880
@@ -60,7 +60,7 @@ class Scale:
 
 def figure(comparison: Comparison) -> str:
     """Return an SVG of every difference of the plain CSKD that has an interval, table by table."""
-    drawn = [(table, found) for table in comparison.tables if (found := _tested(table))]
+    drawn = [(table, found) for table in comparison.tables if (found := _collect_tested(table))]
     body: list[str] = []
     top = 46
     for table, found in drawn:
@@ -84,12 +84,12 @@ def figure(comparison: Comparison) -> str:
     )
 
 
-def _tested(table: Table) -> list[tuple[Setting, Method, list[Difference]]]:
+def _collect_tested(table: Table) -> list[tuple[Setting, Method, list[Difference]]]:
     """Return each column's differences of the plain CSKD that have an interval, for each of its teachers."""
     found = []
     for (method, setting), cell in table.cells.items():
         tested = [item for item in cell.differences if item.interval is not None]
-        if method.label == "cskd" and tested:
+        if method.label == STUDIED and tested:
             found.append((setting, method, tested))
     return sorted(found, key=lambda item: table.settings.index(item[0]))
 
@@ -120,7 +120,7 @@ def _panel(table: Table, found: list[tuple[Setting, Method, list[Difference]]], 
 def _difference(item: Difference, name: str, table: Table, scale: Scale, y: int) -> list[str]:
     low, high = item.interval or (item.mean, item.mean)
     kind = escape(item.baseline.kind)
-    other = words.method(item.baseline, table.methods) if name == "cskd" else item.baseline.label
+    other = words.method(item.baseline, table.methods) if name == STUDIED else item.baseline.label
     against = _text(LEFT - 8, y + 4, f"− {other} (n = {item.seeds})", "soft", "end")
     holds = " holds" if item.significant else ""
     told = escape(one_line(f"{name} − {other}: {words.difference(item)}"))

@@ -16,7 +16,7 @@ from cskd_bench.report.evidence import Shared, Trained, colours_of, evidence, ra
 from cskd_bench.report.published import Match, Published
 from cskd_bench.report.rows import MATCH_HEAD, PUBLISHED_HEAD, match_rows, published_rows
 from cskd_bench.report.selection import BASELINES, Setting
-from cskd_bench.report.tables import Cell, Comparison, Table
+from cskd_bench.report.tables import Comparison, Table, TableCell
 
 HERE: Final = Path(__file__).resolve().parent
 
@@ -158,7 +158,7 @@ def _column(setting: Setting, table: Table) -> dict[str, Any]:
     return {"task": setting.task, "name": words.column(setting, table.settings), "metric": words.metric(setting)}
 
 
-def _shown_cell(name: str, cell: Cell | None, reference: str) -> dict[str, Any] | None:
+def _shown_cell(name: str, cell: TableCell | None, reference: str) -> dict[str, Any] | None:
     if cell is None:
         return None
     found = next((item for item in cell.differences if item.baseline.kind == reference), None)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from cskd_bench.errors import UserError
 from cskd_bench.report.statistics import further_run
-from cskd_bench.report.tables import Cell, Comparison, Table
+from cskd_bench.report.tables import Comparison, Table, TableCell
 from cskd_bench.schema import read_toml
 
 ROUNDING: Final = 0.0005  # published scores are rounded to 0.1 points
@@ -43,7 +43,7 @@ class Match:
     """A measured cell beside a published score; the tolerance is what one more seed of ours could give."""
 
     student: str
-    cell: Cell
+    cell: TableCell
     published: Published
     tolerance: float | None
 
@@ -111,7 +111,7 @@ def _task(name: str) -> str:
     return "imagenet1k" if name.lower() in IMAGENET else name
 
 
-def _same_pretraining(item: Published, table: Table, cell: Cell) -> bool:
+def _same_pretraining(item: Published, table: Table, cell: TableCell) -> bool:
     """Whether ours was pretrained on ImageNet-1k too, and for as many epochs where the source says how many."""
     if table.student.pretrain_data.lower() not in IMAGENET:
         return False
@@ -121,7 +121,7 @@ def _same_pretraining(item: Published, table: Table, cell: Cell) -> bool:
     return stated is None or int(stated[1]) == _epochs(cell.records[0].config)
 
 
-def _same_detector(item: Published, cell: Cell) -> bool:
+def _same_detector(item: Published, cell: TableCell) -> bool:
     """Whether ours was trained by the configuration that has the published schedule, as that is."""
     task = cell.records[0].config.get("task")
     detect = task.get("detect") if isinstance(task, dict) else None
@@ -150,7 +150,7 @@ def _plain(model: str) -> str:
     return model.split(".")[0].replace("_distilled", "")
 
 
-def _tolerance(cell: Cell) -> float | None:
+def _tolerance(cell: TableCell) -> float | None:
     """Return half the 95 % prediction interval of one further seed, plus the rounding of published scores."""
     half = further_run(list(cell.scores.values()))
     return None if half is None else half + ROUNDING

@@ -11,7 +11,7 @@ from cskd_bench.record import Record
 from cskd_bench.report import statistics
 from cskd_bench.report.examples import Examples, read_examples
 from cskd_bench.report.selection import LeftOut, Method, Setting, replicate_of
-from cskd_bench.report.tables import Cell
+from cskd_bench.report.tables import TableCell
 
 
 class ExampleScores:
@@ -34,7 +34,7 @@ class ExampleScores:
                 self._left_out.append(LeftOut(f"{record.id}.json", f"shown, but not in tests over examples: {error}"))
         return self._read[record.id]
 
-    def matrix(self, cell: Cell) -> tuple[NDArray[np.float32], NDArray[np.integer[Any]]] | None:
+    def matrix(self, cell: TableCell) -> tuple[NDArray[np.float32], NDArray[np.integer[Any]]] | None:
         """Return scores (S, E) in seed order and the labels (E,); None unless every record has them, in one order."""
         known = {record.id: self.of(record) for record in cell.records}
         label = next((examples.label for examples in known.values() if examples is not None), None)
@@ -50,7 +50,7 @@ class ExampleScores:
         return None if label is None else (np.stack(rows), label)
 
 
-def make_cell(method: Method, setting: Setting, records: list[Record]) -> Cell:
+def make_cell(method: Method, setting: Setting, records: list[Record]) -> TableCell:
     """Average a cell's records: first those of a pretraining seed, then the seeds; the interval is over seeds."""
     found: dict[int, list[Record]] = {}
     for record in records:
@@ -61,7 +61,7 @@ def make_cell(method: Method, setting: Setting, records: list[Record]) -> Cell:
     interval = _of_shares(estimate.interval())
     kind = "seeds, on this test set" if interval else ""
     deviation = statistics.spread(list(scores.values()))
-    return Cell(method, setting, records, by_seed, scores, estimate.mean, deviation, interval, kind)
+    return TableCell(method, setting, records, by_seed, scores, estimate.mean, deviation, interval, kind)
 
 
 def _of_shares(interval: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -85,7 +85,7 @@ def resample(matrices: Matrices) -> Resampled:
 
 
 def describe_examples(
-    cell: Cell, scores_SE: NDArray[np.float32], means_RS: NDArray[np.floating[Any]], examples: ExampleScores
+    cell: TableCell, scores_SE: NDArray[np.float32], means_RS: NDArray[np.floating[Any]], examples: ExampleScores
 ) -> None:
     """Add what a cell's predictions say: an interval over seeds and images, calibration, scores by class."""
     cell.bootstrap = statistics.bootstrap_interval(means_RS)

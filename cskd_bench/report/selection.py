@@ -11,7 +11,8 @@ from cskd_bench.errors import UserError
 from cskd_bench.record import Record, read_records
 
 BASELINES: Final = ("supervised", "kd", "deit")
-METHOD_ORDER: Final = ("supervised", "kd", "deit", "cskd")
+STUDIED: Final = "cskd"  # the label that verdicts and figures are about
+METHOD_ORDER: Final = (*BASELINES, STUDIED)
 TEACHER_SETTINGS: Final = (("image_size", "", " px"), ("output_stride", "stride ", ""))
 GROUP_ORDER: Final = ("pretraining", "classification", "robustness", "detection")
 PROTOCOL_ORDER: Final = ("pretrain", "finetune", "linear", "knn", "kshot", "lowlabel", "detect", "evaluate")
@@ -20,7 +21,7 @@ IMPOSSIBLE: Final = 1e12  # seconds, images per second, GPU-hours
 
 
 @dataclass(frozen=True, slots=True)
-class Student:
+class TableStudent:
     """What all methods of one table share: the model and how it was pretrained."""
 
     model: str
@@ -64,15 +65,15 @@ class LeftOut:
 class Selection:
     """Records by table, row and column."""
 
-    cells: dict[tuple[Student, Setting, Method], list[Record]] = field(default_factory=dict)
+    cells: dict[tuple[TableStudent, Setting, Method], list[Record]] = field(default_factory=dict)
     left_out: list[LeftOut] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def student_of(record: Record) -> Student:
+def student_of(record: Record) -> TableStudent:
     """Return the table that a record belongs to."""
     recipe = record.checkpoint.pretrain_recipe or (record.recipe if record.protocol == "pretrain" else "")
-    return Student(record.model.name, record.checkpoint.pretrain_data, recipe)
+    return TableStudent(record.model.name, record.checkpoint.pretrain_data, recipe)
 
 
 def setting_of(record: Record) -> Setting:
@@ -234,7 +235,7 @@ def _first_of_each_seed(records: list[Record], left_out: list[LeftOut]) -> list[
     return sorted(kept.values(), key=lambda record: (replicate_of(record), record.seed, record.id))
 
 
-def _kept_apart(cells: Iterable[tuple[Student, Setting, Method]]) -> list[str]:
+def _kept_apart(cells: Iterable[tuple[TableStudent, Setting, Method]]) -> list[str]:
     """Name the columns that differ in the recipe alone: they are shown side by side, never averaged."""
     recipes: dict[tuple[str, str, str], set[str]] = defaultdict(set)
     for student, setting, _ in cells:

@@ -24,7 +24,7 @@ NO_SPREAD: Final = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class EstimatedMean:
     """A mean and the two parts of its variance.
 
     `seed_variance` is estimated with `freedom` degrees of freedom, None for a single seed; where it is 0 nothing
@@ -50,7 +50,7 @@ class Estimate:
         half = _half_width(self.seed_variance, self.freedom, self.example_variance, level)
         return self.mean - half, self.mean + half
 
-    def pooled(self, seed_variance: float, freedom: int) -> "Estimate":
+    def pool(self, seed_variance: float, freedom: int) -> "EstimatedMean":
         """Return the estimate with a spread that many methods show, or with its own where that is larger."""
         if self.seed_variance is None or freedom <= self.freedom:
             return self
@@ -128,16 +128,16 @@ def second_run(cells: Sequence[Sequence[float]], level: float = LEVEL) -> float 
     return float(special.stdtrit(freedom, 1 - level / 2)) * math.sqrt(2 * squares / freedom)
 
 
-def over_seeds(values: Sequence[float]) -> Estimate:
+def over_seeds(values: Sequence[float]) -> EstimatedMean:
     """Estimate a mean over seeds on this very test set: Student's t with n - 1 degrees of freedom."""
     mean = math.fsum(values) / len(values)
     deviation = spread(values)
     if deviation is None:
-        return Estimate(mean, None, 0)
-    return Estimate(mean, deviation**2 / len(values) if deviation > NO_SPREAD else 0.0, len(values) - 1)
+        return EstimatedMean(mean, None, 0)
+    return EstimatedMean(mean, deviation**2 / len(values) if deviation > NO_SPREAD else 0.0, len(values) - 1)
 
 
-def over_seeds_and_examples(scores_SE: Floats) -> Estimate:
+def over_seeds_and_examples(scores_SE: Floats) -> EstimatedMean:
     """Estimate a mean over both seeds and test images, which are crossed: every model sees every image.
 
     Two-way analysis of variance without replication, with mean squares of seeds, examples and residual:
@@ -155,7 +155,7 @@ def over_seeds_and_examples(scores_SE: Floats) -> Estimate:
     ms_example = squares_example / (examples - 1)
     ms_residual = (squares_all - squares_seed - squares_example) / ((seeds - 1) * (examples - 1))
     example_variance = max(ms_example - ms_residual, 0.0) / (seeds * examples)
-    return Estimate(by_seed.mean, by_seed.seed_variance, by_seed.freedom, example_variance)
+    return EstimatedMean(by_seed.mean, by_seed.seed_variance, by_seed.freedom, example_variance)
 
 
 def pooled_spread(scores_MS: Floats) -> tuple[float, int]:
@@ -220,7 +220,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def detectable(estimate: Estimate, level: float = LEVEL, power: float = POWER) -> float | None:
+def detectable(estimate: EstimatedMean, level: float = LEVEL, power: float = POWER) -> float | None:
     """Return the smallest true difference that a test with this spread finds with probability `power`.
 
     Exact where one part of the variance stands alone; the two parts add in squares.

@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 
 from cskd_bench.record import Record
 from cskd_bench.report import statistics
-from cskd_bench.report.selection import LeftOut, Method, Setting, Student
+from cskd_bench.report.selection import LeftOut, Method, Setting, TableStudent
 
 Interval = tuple[float, float]
 
 
 @dataclass(slots=True)
-class Cell:
+class TableCell:
     """One method on one setting; `scores` maps each pretraining seed to its mean over transfer seeds."""
 
     method: Method
@@ -67,7 +67,7 @@ class Difference:
 
 
 @dataclass(slots=True)
-class Cost:
+class TableCost:
     """What one run of a row takes, averaged over its records; zero where nothing was recorded."""
 
     seconds: float
@@ -90,11 +90,11 @@ class Table:
     """All methods of one student and recipe on one group of tasks."""
 
     group: str
-    student: Student
+    student: TableStudent
     methods: list[Method]
     settings: list[Setting]
-    cells: dict[tuple[Method, Setting], Cell]
-    costs: dict[Method, Cost]
+    cells: dict[tuple[Method, Setting], TableCell]
+    costs: dict[Method, TableCost]
     standings: dict[Method, Standing]
     baselines: list[Method]
     ablations: list[Method]  # of methods whose plain form is in the table too

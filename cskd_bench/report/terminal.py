@@ -11,7 +11,7 @@ from cskd_bench.report import words
 from cskd_bench.report.published import Match
 from cskd_bench.report.rows import MATCH_HEAD, match_rows, one_line
 from cskd_bench.report.selection import Method, Setting
-from cskd_bench.report.tables import Cell, Comparison, Table
+from cskd_bench.report.tables import Comparison, Table, TableCell
 
 SHOWN = 12  # left-out files that are named; the page names all
 CELL_WIDTH = 20
@@ -69,7 +69,7 @@ def _label(table: Table, setting: Setting) -> Text:
     return Text(f"{one_line(setting.task)}\n{one_line(words.column(setting, table.settings))}")
 
 
-def _cell(cell: Cell, table: Table) -> Text:
+def _cell(cell: TableCell, table: Table) -> Text:
     text = Text(words.score(cell), style="bold" if cell.best else "")
     for item in cell.differences:
         baseline = one_line(words.method(item.baseline, table.methods))

@@ -2,7 +2,7 @@
 
 from cskd_bench.report.selection import Method, Setting, pretrain_epochs
 from cskd_bench.report.statistics import LEVEL
-from cskd_bench.report.tables import Cell, Cost, Difference, Table, Verdict
+from cskd_bench.report.tables import Difference, Table, TableCell, TableCost, Verdict
 
 METRIC_WORDS = {"top1": "top-1", "mean_per_class": "mean per class", "box_ap": "box AP", "mask_ap": "mask AP"}
 PROTOCOL_WORDS = {
@@ -21,7 +21,7 @@ LEGEND = (
 ).replace("5%", "5 %")
 
 
-def score(cell: Cell) -> str:
+def score(cell: TableCell) -> str:
     """Write a mean with its spread and number of seeds: `84.31 ± 0.25 (3)`."""
     spread = "" if cell.deviation is None else f" ± {100 * cell.deviation:.2f}"
     return f"{100 * cell.mean:.2f}{spread} ({cell.seeds})"
@@ -119,7 +119,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def cost(value: Cost) -> dict[str, str]:
+def cost(value: TableCost) -> dict[str, str]:
     """Write the cost of one run by column; empty where nothing was recorded."""
     labelling = f" + {duration(value.labelling_seconds)} labels" if value.labelling_seconds else ""
     return {

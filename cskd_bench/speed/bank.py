@@ -15,7 +15,7 @@ from cskd_bench.bank.match import bank_plan
 from cskd_bench.bank.pack import pack
 from cskd_bench.bank.store import Bank, describe_bank
 from cskd_bench.config import PretrainConfig
-from cskd_bench.data.engines import finished, worker_views
+from cskd_bench.data.engines import finish_batch, worker_views
 from cskd_bench.data.open import open_source
 from cskd_bench.models.labeller import labelling_teacher
 from cskd_bench.speed.measure import Clock, compare, table
@@ -71,7 +71,7 @@ def _envelope(config: PretrainConfig, rounds: int, clock: Clock, device: torch.d
     plan = bank_plan(config, len(source))
     keys = [key for step in range(-(-64 // plan.batch_size)) for key in plan.keys(step)]
     batch = worker_views(source, augment, config.view_size, config.seed, config.data).__getitems__(keys)
-    views, _ = finished(batch, augment, classes, config.seed, device)
+    views, _ = finish_batch(batch, augment, classes, config.seed, device)
     dense = labelling_teacher(config.teacher, source.classes, classes, device, compiled=False)(views).dense
     global_ = dense.flatten(2).mean(2)
     ladder = Ladder(declared_ratios(config.recipe.epochs))

@@ -13,7 +13,7 @@ from PIL import Image
 from timm.data.transforms_factory import transforms_imagenet_train
 
 from cskd_bench.config import AugmentConfig, DataConfig
-from cskd_bench.data.engines import finished
+from cskd_bench.data.engines import finish_batch
 from cskd_bench.data.loader import TrainViews, ViewPlan
 from cskd_bench.data.sources import IMAGE_SUFFIXES, FolderSource
 from cskd_bench.data.tensor.crops import TensorViews
@@ -58,7 +58,7 @@ def _measure(
     batch = replace(batch, pixels=batch.pixels.to(device), labels=batch.labels.to(device))
 
     def on_device() -> None:
-        finished(replace(batch, pixels=batch.pixels.clone()), augment, 1000, 0, device)
+        finish_batch(replace(batch, pixels=batch.pixels.clone()), augment, 1000, 0, device)
 
     after = compare({"RandAugment, erasing, mixing": on_device}, rounds, clock)
     return {

@@ -32,8 +32,8 @@ def measure_precisions(
 
     UserError for a run without a teacher and an output that exists.
     """
-    if config.method.kind == "supervised":
-        raise UserError("method supervised has no teacher, so there is nothing to compare")
+    if not config.method.needs_teacher:
+        raise UserError(f"method {config.method.kind} has no teacher, so there is nothing to compare")
     if output is not None and output.exists():
         raise UserError(f"{output}: exists already; measurements are not overwritten")
     if clock == "cpu":

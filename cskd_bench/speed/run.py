@@ -112,7 +112,7 @@ def _check_teacher(name: str, *, needs_fc: bool) -> None:
 
 def _measure_report(results: Path, rounds: int, clock: Clock) -> dict[str, Any]:
     """Time all formats of the report of the records that are there."""
-    from cskd_bench.report.facade import build_report
+    from cskd_bench.report.build import build_report
 
     records = len(list((results / "records").glob("*.json")))
     with tempfile.TemporaryDirectory() as folder:

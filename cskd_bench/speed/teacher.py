@@ -22,14 +22,14 @@ def measure_teacher(
     teachers = {
         "as it is": _teacher(name, device),
         "channels last": _teacher(name, device).use_channels_last(),
-        "folded": _folded(name, device),
-        "folded, channels last": _folded(name, device).use_channels_last(),
-        "folded, channels last, pieces": _folded(name, device).use_channels_last().take_pieces(),
+        "folded": _build_folded(name, device),
+        "folded, channels last": _build_folded(name, device).use_channels_last(),
+        "folded, channels last, pieces": _build_folded(name, device).use_channels_last().take_pieces(),
     }
     if compiled:
         teachers["compiled"] = _teacher(name, device).compile_features()
-        teachers["folded, compiled"] = _folded(name, device).compile_features()
-        teachers["folded, compiled, pieces"] = _folded(name, device).compile_features().take_pieces()
+        teachers["folded, compiled"] = _build_folded(name, device).compile_features()
+        teachers["folded, compiled, pieces"] = _build_folded(name, device).compile_features().take_pieces()
 
     for teacher in teachers.values():
         teacher.precision = precision
@@ -46,7 +46,7 @@ def _teacher(name: str, device: torch.device) -> Teacher:
     return Teacher(timm.create_model(name), 224).to(device)
 
 
-def _folded(name: str, device: torch.device) -> Teacher:
+def _build_folded(name: str, device: torch.device) -> Teacher:
     torch.manual_seed(1)
     model = timm.create_model(name).eval()
     fold_batch_norms(model, torch.rand(1, 3, 224, 224))

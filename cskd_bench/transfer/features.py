@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cskd_bench.data.loader import eval_loader, next_item, started
+from cskd_bench.data.loader import eval_loader, next_item, start_loader
 from cskd_bench.data.mixing import to_float
 from cskd_bench.data.sources import Source, stamp
 from cskd_bench.data.views import EvalView
@@ -64,7 +64,7 @@ def _compute(cell: ImageCell, source: Source, view: EvalView) -> np.ndarray:
     """Each rank computes every world-th image; all ranks get the whole."""
     ranks, student = cell.ranks, cell.model.student.to(cell.ranks.device).eval()
     mine = range(ranks.rank, len(source), ranks.world)
-    batches = started(
+    batches = start_loader(
         eval_loader(source, view, mine, batch_size=cell.batch_size, workers=cell.workers, pinned=pins(ranks.device))
     )
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from cskd_bench.verbs.common import Verbs, data_root, positive
+from cskd_bench.verbs.common import Verbs, add_method, asked_config, positive
 
 
 def add(verbs: Verbs) -> None:
@@ -11,7 +11,8 @@ def add(verbs: Verbs) -> None:
     verb = verbs.add_parser("bank", help="label a run's views once, for every method and schedule of one teacher")
     actions = verb.add_subparsers(title="actions", required=True, metavar="ACTION")
     build = actions.add_parser("build", help="label views; what is there already is kept")
-    build.add_argument("config", type=Path, help="the run's TOML; a kd one adds soft targets")
+    build.add_argument("config", type=Path, help="the run's TOML; method kd adds soft targets")
+    add_method(build)
     build.add_argument("--output", type=Path, required=True, help="the bank's folder")
     build.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. recipe.epochs=100")
     build.add_argument("--data-dir", help="the data set's folder (sets data.root)")
@@ -27,11 +28,13 @@ def add(verbs: Verbs) -> None:
     agreement = actions.add_parser("agreement", help="how often its labels name the class of the view's image, as JSON")
     agreement.add_argument("bank", type=Path)
     agreement.add_argument("config", type=Path, help="the run's TOML; its training images have the classes")
+    add_method(agreement)
     agreement.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. seed=2")
     agreement.add_argument("--data-dir", help="the data set's folder (sets data.root)")
     agreement.set_defaults(run=_agreement)
     flips = actions.add_parser("flips", help="what each teacher.precision changes in labels and in speed, here")
     flips.add_argument("config", type=Path, help="the run's TOML, whose teacher and views are measured")
+    add_method(flips)
     flips.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. teacher.image_size=128")
     flips.add_argument("--data-dir", help="the data set's folder (sets data.root)")
     flips.add_argument("--views", type=positive, default=256, help="how many of the run's first views (default: 256)")
@@ -42,14 +45,12 @@ def add(verbs: Verbs) -> None:
 
 def _build(options: argparse.Namespace) -> int:
     from cskd_bench.bank.build import build_bank
-    from cskd_bench.bank.claim import launched
-    from cskd_bench.config import load_config
+    from cskd_bench.bank.claim import launcher_rank
     from cskd_bench.device import default_device
-    from cskd_bench.schema import shipped_file
 
-    config = load_config(shipped_file("configs", options.config), [*options.set, *data_root(options)])
+    config = asked_config(options)
     built = build_bank(config, options.output, options.epochs, options.shard, default_device())
-    rank, world = launched()
+    rank, world = launcher_rank()
     rate = built.views / built.seconds if built.views else 0
     kept = f", {built.shards_before} shards were there already" if built.shards_before else ""
     by = f" by rank {rank} of {world}" if world > 1 else ""
@@ -87,20 +88,16 @@ def _agreement(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from cskd_bench.bank.agreement import label_agreement
-    from cskd_bench.config import load_config
-    from cskd_bench.schema import shipped_file
 
-    config = load_config(shipped_file("configs", options.config), [*options.set, *data_root(options)])
+    config = asked_config(options)
     print(json.dumps(asdict(label_agreement(options.bank, config)), indent=1))
     return 0
 
 
 def _flips(options: argparse.Namespace) -> int:
-    from cskd_bench.config import load_config
-    from cskd_bench.schema import shipped_file
     from cskd_bench.speed.precision import measure_precisions
 
-    config = load_config(shipped_file("configs", options.config), [*options.set, *data_root(options)])
+    config = asked_config(options)
     measure_precisions(config, options.views, options.output, options.clock)
     return 0
 

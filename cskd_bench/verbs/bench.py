@@ -32,12 +32,12 @@ def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     _check_executor(options)
-    from cskd_bench.bench.plan import expand, load_plan, placed
+    from cskd_bench.bench.plan import expand, load_plan, place_cells
     from cskd_bench.schema import apply_overrides, shipped_file
 
     file = shipped_file("configs", options.plan)
     cells = expand(load_plan(file), file, options.tasks_dir, options.set)
-    cells = placed(cells, options.runs, options.results, options.tasks_dir)
+    cells = place_cells(cells, options.runs, options.results, options.tasks_dir)
     from cskd_bench.bench.executors import Executor, Local, Ray, Slurm
     from cskd_bench.bench.work import Places
 

@@ -3,7 +3,10 @@
 import argparse
 import os
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from cskd_bench.config import PretrainConfig
 
 EXIT_INTERRUPTED = 75  # a checkpoint was written; the same command goes on
 
@@ -14,6 +17,18 @@ def add_places(verb: argparse.ArgumentParser) -> None:
     """Add --runs and --results."""
     verb.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
     verb.add_argument("--results", type=Path, default=Path("results"), help="folder of records (default: results)")
+
+
+def add_method(verb: argparse.ArgumentParser) -> None:
+    """Add --method."""
+    verb.add_argument("--method", default="", metavar="NAME", help="supervised, kd, deit or cskd, for the TOML's own")
+
+
+def asked_config(options: argparse.Namespace) -> "PretrainConfig":
+    """Load the pretraining TOML that a verb was given, with --method, --set and --data-dir."""
+    from cskd_bench.config import load_config
+
+    return load_config(options.config, [*options.set, *data_root(options)], options.method)
 
 
 def several_ranks() -> bool:

@@ -3,13 +3,14 @@
 import argparse
 from pathlib import Path
 
-from cskd_bench.verbs.common import Verbs, positive
+from cskd_bench.verbs.common import Verbs, add_method, positive
 
 
 def add(verbs: Verbs) -> None:
     """Describe the verb."""
     verb = verbs.add_parser("doctor", help="check this machine and a data set, and say what to do")
     verb.add_argument("--config", type=Path, help="a pretraining TOML: checks its data, teacher and disk need")
+    add_method(verb)
     verb.add_argument("--dataset", default="", help="what the data set should be, e.g. imagenet1k, cifar100, coco")
     verb.add_argument("--data-dir", default="", help="the data set's folder")
     verb.add_argument("--counts-only", action="store_true", help="do not decode every image")
@@ -25,6 +26,7 @@ def _run(options: argparse.Namespace) -> int:
 
     fine = examine(
         config=options.config,
+        method=options.method,
         dataset=options.dataset,
         data_dir=options.data_dir,
         runs=options.runs,

@@ -4,19 +4,16 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cskd_bench.errors import Interrupted
-from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, add_places, data_root, several_ranks
-
-if TYPE_CHECKING:
-    from cskd_bench.config import PretrainConfig
+from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, add_method, add_places, asked_config, several_ranks
 
 
 def add(verbs: Verbs) -> None:
     """Describe the verb."""
     verb = verbs.add_parser("pretrain", help="pretrain one student from a TOML; resumes when started again")
     verb.add_argument("config", type=Path, help="a TOML, as in configs/; shipped ones by name")
+    add_method(verb)
     verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. recipe.epochs=100")
     verb.add_argument("--data-dir", help="the data set's folder (sets data.root)")
     verb.add_argument("--dry-run", action="store_true", help="print steps, FLOPs, memory and disk need, and stop")
@@ -26,19 +23,13 @@ def add(verbs: Verbs) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from cskd_bench.config import load_config
-    from cskd_bench.schema import shipped_file
-
-    def load() -> "PretrainConfig":
-        return load_config(shipped_file("configs", options.config), [*options.set, *data_root(options)])
-
-    config = None if several_ranks() else load()  # a mistake is told at once, or on all ranks
+    config = None if several_ranks() else asked_config(options)  # a mistake is told at once, or on all ranks
     if options.dry_run:
         from rich.console import Console
 
         from cskd_bench.engine.estimate import estimate, show
 
-        show(estimate(config or load()), Console())
+        show(estimate(config or asked_config(options)), Console())
         return 0
     from cskd_bench.cells.pretrain import pretrain
     from cskd_bench.engine.distributed import joined_ranks
@@ -46,7 +37,7 @@ def _run(options: argparse.Namespace) -> int:
 
     try:
         with joined_ranks() as ranks, stop_signals() as stop:
-            config = config or ranks.together(load)
+            config = config or ranks.together(partial(asked_config, options))
             targets = None
             if options.bank:
                 from cskd_bench.bank.targets import bank_targets

@@ -49,7 +49,7 @@ def _rerun(options: argparse.Namespace) -> int:
     records = given.parent if given.is_file() else options.results / "records"
     chain = find_chain(records, options.record)
     first = command_options(chain.pretraining.command)
-    start = pretraining_again(chain.pretraining, first.config, [*first.set, *_data_root(first)])
+    start = pretraining_again(chain.pretraining, first.config, [*first.set, *_data_root(first)], first.method)
     cells = Cells(None, [start], [])
     if chain.record is not chain.pretraining:
         asked = command_options(chain.record.command)

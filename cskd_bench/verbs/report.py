@@ -18,7 +18,7 @@ def add(verbs: Verbs) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from cskd_bench.report.facade import build_report, check_report
+    from cskd_bench.report.build import build_report, check_report
 
     if options.check:
         check_report(options.results, options.output, include_dirty=options.include_dirty, into=options.into)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from cskd_bench.errors import UserError
-from cskd_bench.verbs.common import Verbs, data_root, positive
+from cskd_bench.verbs.common import Verbs, add_method, asked_config, positive
 
 
 def add(verbs: Verbs) -> None:
@@ -21,6 +21,7 @@ def add(verbs: Verbs) -> None:
     verb.add_argument("--precision", choices=("fp32", "bf16"), help="step (default: fp32 on a CPU, bf16 on a GPU)")
     verb.add_argument("--images", type=Path, help="data: a folder of JPEG files")
     verb.add_argument("--config", type=Path, help="bank: the run whose teacher and views are measured")
+    add_method(verb)
     verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override --config")
     verb.add_argument("--data-dir", help="the data set's folder (sets data.root of --config)")
     verb.add_argument("--results", type=Path, default=Path("results"), help="report: folder of records")
@@ -28,15 +29,13 @@ def add(verbs: Verbs) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from cskd_bench.config import load_config
-    from cskd_bench.schema import shipped_file
     from cskd_bench.speed.run import run_speed
 
     config = None
-    if (options.set or options.data_dir) and not options.config:
-        raise UserError("--set and --data-dir change a run's configuration: name it with --config")
+    if (options.set or options.data_dir or options.method) and not options.config:
+        raise UserError("--set, --method and --data-dir change a run's configuration: name it with --config")
     if options.config:
-        config = load_config(shipped_file("configs", options.config), [*options.set, *data_root(options)])
+        config = asked_config(options)
     run_speed(
         options.part,
         options.output,

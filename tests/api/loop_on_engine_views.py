@@ -17,7 +17,7 @@ from timm.task import resume_task_checkpoint
 from cskd_bench import Teacher
 from cskd_bench.cells.pretrain import initial_student
 from cskd_bench.config import load_config
-from cskd_bench.data.engines import finished, worker_views
+from cskd_bench.data.engines import finish_batch, worker_views
 from cskd_bench.data.loader import ViewPlan, train_loader
 from cskd_bench.data.open import open_source
 
@@ -41,7 +41,7 @@ def epochs_of_views(config, rank, world):
     batches = iter(train_loader(views, plan, first_step=0, rank=rank, world=world, accumulate=1, workers=0))
     for _ in range(config.recipe.epochs):
         epoch = [next(batches) for _ in range(plan.steps_per_epoch)]
-        yield [finished(batch, augment, config.data.num_classes, config.seed, CPU) for batch in epoch]
+        yield [finish_batch(batch, augment, config.data.num_classes, config.seed, CPU) for batch in epoch]
 
 
 def main(config_file, checkpoint, first_epoch, end_epoch, mean=(0, 0, 0), std=(1, 1, 1)):

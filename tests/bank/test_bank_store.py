@@ -14,7 +14,7 @@ from bank_runs import save_teacher, small_run
 
 from cskd_bench.bank import build
 from cskd_bench.bank.build import build_bank
-from cskd_bench.bank.claim import claimed
+from cskd_bench.bank.claim import claim_shard
 from cskd_bench.bank.match import bank_plan, open_matching_bank
 from cskd_bench.bank.shard import Shard, write_shard
 from cskd_bench.bank.store import (
@@ -92,9 +92,9 @@ def test_builders_share_the_work_and_take_over_what_another_one_left(weights, tm
     out, config = tmp_path / "bank", small_run(weights)
     first, second = shard_path(out, 0, 0), shard_path(out, 1, 0)
     built = []
-    with claimed(first, wait=False) as ours:  # as by another process, which is killed before it has written
+    with claim_shard(first, wait=False) as ours:  # as by another process, which is killed before it has written
         assert ours
-        with claimed(first, wait=False) as again:
+        with claim_shard(first, wait=False) as again:
             assert not again
         builder = Thread(target=lambda: built.append(build_bank(config, out)))
         builder.start()
@@ -105,7 +105,7 @@ def test_builders_share_the_work_and_take_over_what_another_one_left(weights, tm
     builder.join()
     assert first.exists() and built[0].shards == 2
     assert not list(out.rglob("*.lock"))
-    with claimed(first, wait=True) as ours:
+    with claim_shard(first, wait=True) as ours:
         assert not ours
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from cskd_bench.bank.flips import first_views, label_flips
 from cskd_bench.bank.match import bank_plan
 from cskd_bench.cli import main
-from cskd_bench.data.engines import finished, worker_views
+from cskd_bench.data.engines import finish_batch, worker_views
 from cskd_bench.data.open import open_source
 from cskd_bench.device import precisions
 from cskd_bench.models.labeller import labelling_teacher
@@ -150,7 +150,7 @@ def test_the_views_are_the_runs_own_and_fp32_flips_none(small):
     plan, augment = bank_plan(config, len(source)), config.recipe.augment
     keys = [key for step in range(6) for key in plan.keys(step)]
     made = worker_views(source, augment, config.view_size, config.seed, config.data).__getitems__(keys)
-    assert torch.equal(torch.cat(batches), finished(made, augment, 10, config.seed, CPU)[0])
+    assert torch.equal(torch.cat(batches), finish_batch(made, augment, 10, config.seed, CPU)[0])
     assert [len(batch) for batch in first_views(config, source, 70, CPU)] == [64, 6]
     assert label_flips(teacher, batches).fused == 0.0
     assert label_flips(teacher, batches, precision="bf16").fused > 0.0 and teacher.precision == "fp32"
@@ -193,5 +193,5 @@ def test_every_precision_of_the_device_is_measured_and_kept(toml, tmp_path, caps
     assert str(tmp_path) not in kept.read_text()
     assert main(command) == 2
     assert "exists already" in capsys.readouterr().err
-    assert main(["bank", "flips", "imagenette64/supervised"]) == 2
+    assert main(["bank", "flips", "imagenette64/15ep", "--method", "supervised"]) == 2
     assert "no teacher" in capsys.readouterr().err

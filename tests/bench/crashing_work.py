@@ -4,10 +4,10 @@ import os
 import signal
 import time
 
-from cskd_bench.bench.work import Ended, Job
+from cskd_bench.bench.work import CellJob, Ended
 
 
-def work(job: Job) -> Ended:
+def work(job: CellJob) -> Ended:
     """End well after a while, or not at all."""
     if job.cell.name == "killed":
         os.kill(os.getpid(), signal.SIGKILL)

@@ -18,7 +18,7 @@ from helpers import processes
 from helpers.tiny import save_model, teacher, write_run
 
 from cskd_bench import device
-from cskd_bench.bench.plan import Cells, Plan, PretrainCell, TransferCell, expand, load_plan, placed
+from cskd_bench.bench.plan import Benchmark, Cells, PretrainCell, TransferCell, expand, load_plan, place_cells
 from cskd_bench.bench.runner import Queue
 from cskd_bench.bench.state import Found
 from cskd_bench.bench.work import Ended, Places
@@ -141,17 +141,17 @@ def test_records_without_run_folders_count_until_a_transfer_needs_their_weights(
     with contextlib.chdir(place):
         cells = expand(load_plan(Path("plan.toml")), Path("plan.toml"))
     places = Places(tmp_path / "runs", tmp_path / "results")
-    assert len(Found(places).finished(cells)) == CELLS
+    assert len(Found(places).find_finished(cells)) == CELLS
     gone = next((tmp_path / "results" / "records").glob("fewer-knn-cskd-*-s1-*.json"))
     run = read_record(gone).checkpoint.run
     gone.unlink()
     left = {cell.name for cell in Queue(cells, Found(places)).left}
     assert left == {run, f"fewer knn {run}"}
     others = [replace(cell, config=elsewhere(cell.config, place)) for cell in cells.pretrain]
-    assert Found(places).finished(Cells(None, others, [])) == {}
+    assert Found(places).find_finished(Cells(None, others, [])) == {}
     for weights in ("nowhere.safetensors", ""):  # neither can be the file that the records' teacher had
         taught = [replace(cell, config=with_teacher(cell.config, weights)) for cell in cells.pretrain]
-        assert set(Found(places).finished(Cells(None, taught, []))) == {"tiny_supervised_s0", "tiny_supervised_s1"}
+        assert set(Found(places).find_finished(Cells(None, taught, []))) == {"tiny_supervised_s0", "tiny_supervised_s1"}
 
 
 def with_teacher(config, weights):
@@ -225,7 +225,7 @@ def test_a_transfer_starts_as_soon_as_its_own_pretraining_is_finished(place):
     assert len(queue.ready) == 4
     first = queue.take()
     queue.take()
-    queue.ended(first, Ended())
+    queue.account_for(first, Ended())
     following = queue.take()
     assert isinstance(following, TransferCell)
     assert following.run == first.name
@@ -234,11 +234,11 @@ def test_a_transfer_starts_as_soon_as_its_own_pretraining_is_finished(place):
 def test_a_failure_is_tried_twice_and_takes_its_transfers_with_it(place):
     queue = queue_of(place)
     first = queue.take()
-    assert queue.ended(first, Ended("UserError: no data")) == []
+    assert queue.account_for(first, Ended("UserError: no data")) == []
     assert queue.ready[-1] is first
     queue.ready.remove(first)
     queue.running.append(first)
-    failed = dict(queue.ended(first, Ended("UserError: no data")))
+    failed = dict(queue.account_for(first, Ended("UserError: no data")))
     assert failed.pop(first.name) == "UserError: no data"
     assert len(failed) == 5
     assert set(failed.values()) == {"not run: its pretraining failed"}
@@ -305,7 +305,7 @@ def test_a_bench_with_banks_labels_each_view_once_and_records_the_same(place):
 )
 def test_wrong_names_are_refused_with_file_and_key(changed, sentence):
     good = load_plan(shipped("configs") / "benchmarks" / "quickstart.toml")
-    plan = Plan.model_validate({**dict(good), **changed})
+    plan = Benchmark.model_validate({**dict(good), **changed})
     with pytest.raises(UserError, match=sentence):
         expand(plan, Path("plan.toml"))
 
@@ -360,7 +360,7 @@ def test_a_retrained_teacher_makes_its_students_unfinished(local, place, tmp_pat
 def test_a_plan_sets_the_method_whatever_a_students_file_says(tmp_path):
     (tmp_path / "student.toml").write_text('method = "cskd"\n[data]\nroot = "x"\nnum_classes = 2\n')
     good = load_plan(shipped("configs") / "benchmarks" / "quickstart.toml")
-    plan = Plan.model_validate({**dict(good), "students": (str(tmp_path / "student.toml"),)})
+    plan = Benchmark.model_validate({**dict(good), "students": (str(tmp_path / "student.toml"),)})
     kinds = {cell.config.method.kind for cell in expand(plan, Path("plan.toml")).pretrain}
     assert kinds == {method.kind for method in good.methods} == {"supervised", "kd", "deit", "cskd"}
 
@@ -395,7 +395,7 @@ def test_all_methods_of_a_plan_see_views_of_one_size(tmp_path):
 
 def test_a_seed_that_stands_twice_is_named():
     with pytest.raises(ValueError, match="seeds: the same seed stands twice"):
-        Plan(students=("a",), methods=(CSKD(),), seeds=(1, 1))
+        Benchmark(students=("a",), methods=(CSKD(),), seeds=(1, 1))
 
 
 def test_all_methods_of_a_seed_come_before_the_next_seed():
@@ -434,11 +434,11 @@ def test_no_shipped_plan_is_gone():
 
 def test_the_plans_own_teacher_goes_first_and_alone_and_teaches_all(tmp_path):
     file = shipped("configs") / "benchmarks" / "quickstart.toml"
-    cells = placed(expand(load_plan(file), file), Path("out/runs"), Path("out/results"))
+    cells = place_cells(expand(load_plan(file), file), Path("out/runs"), Path("out/results"))
     queue = Queue(cells, Found(Places(tmp_path, tmp_path)))
     teacher = queue.take()
     assert teacher is cells.teacher
     assert not queue.ready and not queue.may_start()
-    queue.ended(teacher, Ended())
+    queue.account_for(teacher, Ended())
     assert queue.may_start() and queue.ready == cells.pretrain
     assert {cell.config.teacher.weights for cell in cells.pretrain} == {"out/runs/quickstart_teacher/model.safetensors"}

@@ -10,7 +10,7 @@ import pytest
 from cskd_bench.bench import executors
 from cskd_bench.bench.plan import PretrainCell
 from cskd_bench.bench.state import write_failures
-from cskd_bench.bench.work import Job, Places
+from cskd_bench.bench.work import CellJob, Places
 from cskd_bench.cli import main
 from cskd_bench.config import PretrainConfig, Supervised
 from cskd_bench.schema import shipped
@@ -19,14 +19,16 @@ pytestmark = pytest.mark.gate
 
 
 def job(name, folder):
-    return Job.of(PretrainCell(PretrainConfig(name=name, method=Supervised()), ""), Places(folder, folder), threads=1)
+    return CellJob.of(
+        PretrainCell(PretrainConfig(name=name, method=Supervised()), ""), Places(folder, folder), threads=1
+    )
 
 
 def until_ended(executor, count):
     ended, latest = {}, time.monotonic() + 60
     while len(ended) < count:
         assert time.monotonic() < latest
-        ended.update({cell.name: end for cell, end in executor.ended()})
+        ended.update({cell.name: end for cell, end in executor.collect_ended()})
     return ended
 
 
@@ -58,9 +60,9 @@ def test_a_job_that_slurm_refuses_ends_in_words(tmp_path):
 
     slurm._executor.submit = refuse
     slurm.start(job("refused", tmp_path))
-    ((cell, ended),) = slurm.ended()
+    ((cell, ended),) = slurm.collect_ended()
     assert cell.name == "refused" and "not submitted: RuntimeError: invalid partition" in ended.error
-    assert slurm.ended() == []
+    assert slurm.collect_ended() == []
 
 
 @pytest.mark.parametrize(

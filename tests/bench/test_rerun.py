@@ -123,8 +123,8 @@ def test_every_committed_record_of_the_evidence_can_be_run_again():
     for record in records:
         chain = chain_of(record, records)
         asked = command_options(chain.pretraining.command)
-        cell = pretraining_again(chain.pretraining, asked.config, asked.set)
-        said = load_config(shipped_file("configs", asked.config), asked.set)
+        cell = pretraining_again(chain.pretraining, asked.config, asked.set, asked.method)
+        said = load_config(asked.config, asked.set, asked.method)
         assert said.identity() == cell.config.identity(), record.id
         assert said.name == cell.config.name == chain.pretraining.checkpoint.run
         if record is not chain.pretraining:

@@ -258,15 +258,15 @@ def refused_record(place: Place, rank: int) -> None:
 def nan_pixels(place: Place, rank: int) -> None:
     from cskd_bench.engine import training
 
-    real = training.finished
+    real = training.finish_batch
 
-    def finished(*arguments):
+    def finish_batch(*arguments):
         views, labels = real(*arguments)
         if place.mark(rank).exists():
             views[0, 0, 0, 0] = float("nan")
         return views, labels
 
-    training.finished = finished
+    training.finish_batch = finish_batch
     at_step(place, rank, AT, lambda: None)
 
 

@@ -29,7 +29,7 @@ def small(**changes):
 
 def test_deit_tiny_with_regnety_is_what_the_papers_say():
     """DeiT-Ti is 1.3 GMACs and 5.7 M parameters (timm's tables), RegNetY-16GF is 16 GMACs and 83.6 M."""
-    size = estimate(load_config(shipped("configs") / "deit_tiny_cskd.toml", ["recipe.precision=fp32"]))
+    size = estimate(load_config(shipped("configs") / "deit_tiny.toml", ["recipe.precision=fp32"], "cskd"))
     assert size.images == 1_281_167
     assert size.steps == 300 * (1_281_167 // 1024)
     assert size.student_forward_flops / 2 == pytest.approx(1.27e9, rel=0.02)

@@ -1,6 +1,7 @@
 """Whatever fails on one rank ends all of them within seconds, with that rank's sentence, and nothing is lost."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -139,4 +140,40 @@ def test_a_corrupt_image_on_one_rank_ends_a_transfer_on_all(lab, healthy, tmp_pa
     for each in range(2):
         assert f"rank {rank}: " in place.said(each) and "not a readable image" in place.said(each), place.said(each)
         assert "Traceback" not in place.said(each)
+    assert run_ranks(place, [words] * 2, {})[0] == [0, 0], place.said(0)
+
+
+def stop_at(place, rank, module_name, function):
+    """Let a rank ask itself to stop where it enters a function for the first time."""
+    from importlib import import_module
+
+    module = import_module(f"cskd_bench.transfer.{module_name}")
+    real = getattr(module, function)
+
+    def asked(*arguments, **options):
+        if not place.mark(rank).exists():
+            place.mark(rank).touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments, **options)
+
+    setattr(module, function, asked)
+
+
+@pytest.mark.gate
+@pytest.mark.parametrize(
+    ("protocol", "module", "function"),
+    [("linear", "features", "to_float"), ("linear", "linear", "_fitted"), ("finetune", "finetune", "evaluate")],
+)
+def test_a_transfer_of_which_one_rank_is_asked_to_stop_ends_on_both(lab, healthy, tmp_path, protocol, module, function):
+    healthy(fault_matrix.FAULTS[0], "fp32")
+    task = tmp_path / "squares.toml"
+    task.write_text(TASK.format(root=lab.data).replace("c_grid = [1.0]", "c_grid = [1.0, 2.0]"))
+    place = fault_matrix.fresh(lab, tmp_path / "case")
+    checkpoint = lab.folder / "healthy0" / "runs" / "tiny"
+    words = ["transfer", "--task", str(task), "--protocol", protocol, "--checkpoint", str(checkpoint), "--workers", "0"]
+    words += ["--runs", str(place.folder / "runs"), "--results", str(place.folder / "results")]
+    codes, ended = run_ranks(place, [words] * 2, {1: lambda: stop_at(place, 1, module, function)})
+    assert codes == [75, 75], [place.said(each) for each in range(2)]
+    assert ended - place.mark(1).stat().st_mtime < fault_matrix.LIMIT
+    assert not any("Traceback" in place.said(each) for each in range(2))
     assert run_ranks(place, [words] * 2, {})[0] == [0, 0], place.said(0)

@@ -83,7 +83,8 @@ def test_a_run_that_would_crawl_says_what_is_faster(monkeypatch, capsys, tmp_pat
     settings += ["data.num_classes=3", "student.embed_dim=24", "student.num_heads=2"]
     words = [word for setting in settings for word in ("--set", setting)]
     places = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
-    assert main(["pretrain", "deit_tiny_supervised", "--data-dir", str(colour_squares), *words, *places]) == 0
+    command = ["pretrain", "deit_tiny", "--method", "supervised", "--data-dir", str(colour_squares)]
+    assert main([*command, *words, *places]) == 0
     said = capsys.readouterr().err
     assert ("50 times as long" in said and "precision fp32" in said) == (chosen == "bf16")
 
@@ -91,6 +92,6 @@ def test_a_run_that_would_crawl_says_what_is_faster(monkeypatch, capsys, tmp_pat
 def test_the_doctor_says_it_for_a_configuration(monkeypatch, capsys, tmp_path):
     emulated(monkeypatch)
     monkeypatch.setenv("CSKD_BENCH_DEVICE", "cpu")
-    main(["doctor", "--config", "imagenette64/cskd", "--runs", str(tmp_path)])
+    main(["doctor", "--config", "imagenette64/15ep", "--method", "cskd", "--runs", str(tmp_path)])
     said = " ".join(capsys.readouterr().out.split())
     assert "50 times as long" in said and "--set recipe.precision=fp32" in said

@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from report_browser import browser, find_browser
 from report_synthetic import make_curve, make_record, write_study
 
+from cskd_bench.report.build import FORMATS, build_report
 from cskd_bench.report.compare import compare
-from cskd_bench.report.facade import FORMATS, build_report
 from cskd_bench.report.selection import select
 
 METHODS = ("supervised", "kd", "deit", "cskd", "cskd (decay=local)", "cskd (decay=global)", "cskd (spatial_weight=0.5)")

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from report_browser import browser, find_browser
 
-from cskd_bench.report.facade import build_report
+from cskd_bench.report.build import build_report
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cskd_bench.report.facade import check_report
+from cskd_bench.report.build import check_report
 from cskd_bench.report.verify import verify_records
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"

@@ -17,8 +17,8 @@ from rich.console import Console
 
 from cskd_bench.errors import UserError
 from cskd_bench.record import write_record
+from cskd_bench.report.build import FILES, build_report, check_report
 from cskd_bench.report.data import CSV_HEAD, csv_text
-from cskd_bench.report.facade import FILES, build_report, check_report
 from cskd_bench.report.latex import latex_text
 from cskd_bench.report.markdown import BEGIN, END, markdown_text
 from cskd_bench.report.page import safe_json
@@ -212,7 +212,7 @@ def test_an_unknown_format_and_an_unwritable_folder_are_user_errors(results):
 
 def test_a_report_needs_no_torch():
     code = (
-        "import sys, cskd_bench.report.facade; print([m for m in ('torch', 'timm', 'torchvision') if m in sys.modules])"
+        "import sys, cskd_bench.report.build; print([m for m in ('torch', 'timm', 'torchvision') if m in sys.modules])"
     )
     assert run_python(code, cwd=ROOT).strip() == "[]"
 

@@ -9,7 +9,7 @@ from report_browser import browser, find_browser
 from report_synthetic import make_record, write_study
 
 from cskd_bench.record import SideFile, write_record
-from cskd_bench.report.facade import build_report
+from cskd_bench.report.build import build_report
 
 pytestmark = [
     pytest.mark.browser,

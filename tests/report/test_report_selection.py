@@ -14,8 +14,8 @@ from report_synthetic import TEACHERS, add_examples, make_record, write_study
 from cskd_bench.errors import UserError
 from cskd_bench.record import SideFile, write_record
 from cskd_bench.report import words
+from cskd_bench.report.build import build_report
 from cskd_bench.report.compare import compare
-from cskd_bench.report.facade import build_report
 from cskd_bench.report.rows import standing_head, standing_rows
 from cskd_bench.report.selection import Method, method_order, select
 from cskd_bench.report.verify import verify_records

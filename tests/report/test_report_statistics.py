@@ -36,11 +36,11 @@ def test_one_seed_or_no_spread_gives_no_test():
 
 
 def test_seeds_that_differ_by_the_same_are_tested_with_the_spread_of_the_column_and_one_seed_never():
-    pooled = statistics.over_seeds([0.7, 0.7, 0.7]).pooled(0.01, 8)
+    pooled = statistics.over_seeds([0.7, 0.7, 0.7]).pool(0.01, 8)
     assert pooled.p_value() == pytest.approx(2 * stats.t.sf(0.7 / 0.1, 8))
-    assert statistics.over_seeds([0.7]).pooled(0.01, 8).p_value() is None
+    assert statistics.over_seeds([0.7]).pool(0.01, 8).p_value() is None
     crossed = np.random.default_rng(0).permuted(np.tile([1.0, 0.0, 0.0, 1.0], (3, 5)), axis=1)
-    tested = statistics.over_seeds_and_examples(crossed).pooled(0.01, 8)
+    tested = statistics.over_seeds_and_examples(crossed).pool(0.01, 8)
     assert tested.mean == 0.5 and tested.interval() is not None
 
 
@@ -79,15 +79,15 @@ def test_generalised_p_value_is_the_integral_over_the_unknown_variance(distance,
 
     cuts = [0, 1e-6, 1e-4, 1e-2, 0.1, 1, 5, 20, 60, 200]
     slow = sum(integrate.quad(tail, low, high, limit=200)[0] for low, high in itertools.pairwise(cuts))
-    fast = statistics.Estimate(distance, 1.0, freedom, example_variance).p_value()
+    fast = statistics.EstimatedMean(distance, 1.0, freedom, example_variance).p_value()
     assert fast == pytest.approx(slow, rel=1e-4, abs=1e-9)
 
 
 @given(st.floats(1e-6, 1), st.integers(1, 8), st.floats(0, 1))
 def test_the_interval_holds_the_means_that_the_test_does_not_refute(seed_variance, freedom, example_variance):
-    low, high = statistics.Estimate(0.0, seed_variance, freedom, example_variance).interval()
+    low, high = statistics.EstimatedMean(0.0, seed_variance, freedom, example_variance).interval()
     assert low == -high
-    edge = statistics.Estimate(high, seed_variance, freedom, example_variance)
+    edge = statistics.EstimatedMean(high, seed_variance, freedom, example_variance)
     assert edge.p_value() == pytest.approx(0.05, rel=1e-3)
 
 
@@ -108,10 +108,10 @@ def test_pooled_spread_is_the_mean_variance_of_all_paired_differences(methods, s
 
 
 def test_a_pooled_spread_never_makes_a_pair_look_steadier_than_it_was():
-    noisy, steady = statistics.Estimate(0.1, 0.04, 2), statistics.Estimate(0.1, 0.01, 2)
-    assert noisy.pooled(0.02, 6) == statistics.Estimate(0.1, 0.04, 6)
-    assert steady.pooled(0.02, 6) == statistics.Estimate(0.1, 0.02, 6)
-    assert steady.pooled(0.02, 2) == steady, "two methods: nothing is gained"
+    noisy, steady = statistics.EstimatedMean(0.1, 0.04, 2), statistics.EstimatedMean(0.1, 0.01, 2)
+    assert noisy.pool(0.02, 6) == statistics.EstimatedMean(0.1, 0.04, 6)
+    assert steady.pool(0.02, 6) == statistics.EstimatedMean(0.1, 0.02, 6)
+    assert steady.pool(0.02, 2) == steady, "two methods: nothing is gained"
 
 
 @given(st.integers(0, 60), st.integers(0, 60))
@@ -243,7 +243,7 @@ def test_tables_of_many_methods_are_never_marked_too_often_even_if_one_is_twice_
             scores = random.normal(0, 0.01, (4, seeds)) * np.array([[1], [1], [1], [unrest]])
             variance, freedom = statistics.pooled_spread(scores)
             for first, second in itertools.combinations(scores, 2):
-                estimate = statistics.over_seeds((first - second).tolist()).pooled(variance / seeds, freedom)
+                estimate = statistics.over_seeds((first - second).tolist()).pool(variance / seeds, freedom)
                 p_values.append(p_of(estimate))
         marked.append(min(statistics.holm(p_values)) < 0.05)
         single.extend(p < 0.05 for p in p_values)
@@ -259,7 +259,7 @@ def test_pooling_finds_with_three_seeds_what_single_pairs_cannot():
         variance, freedom = statistics.pooled_spread(scores)
         estimate = statistics.over_seeds((scores[3] - scores[0]).tolist())
         alone.append(estimate.p_value() < 0.05 / 6)
-        pooled.append(estimate.pooled(variance / 3, freedom).p_value() < 0.05 / 6)
+        pooled.append(estimate.pool(variance / 3, freedom).p_value() < 0.05 / 6)
     assert np.mean(pooled) > 0.8 > 0.4 > np.mean(alone)
 
 
@@ -274,7 +274,7 @@ def test_a_planted_null_over_seeds_alone_is_marked_in_five_percent():
 def test_a_planted_difference_is_found_as_often_as_the_power_note_says(seeds, taste):
     random = np.random.default_rng(seeds)
     seed_spread, examples = 0.02, 200
-    truth = statistics.Estimate(0, (seed_spread**2 + 0.25 / examples) / seeds, seeds - 1, taste**2 / examples)
+    truth = statistics.EstimatedMean(0, (seed_spread**2 + 0.25 / examples) / seeds, seeds - 1, taste**2 / examples)
     difference = statistics.detectable(truth)
     tables = [simulate(random, seeds, examples, difference, seed_spread, taste) for _ in range(1000)]
     found = np.mean([p_of(statistics.over_seeds_and_examples(scores)) < 0.05 for scores in tables])

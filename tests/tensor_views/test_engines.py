@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cskd_bench.config import CSKD, AugmentConfig, DataConfig, PretrainConfig
-from cskd_bench.data.engines import augmented, finished, worker_views
+from cskd_bench.data.engines import augment_batch, finish_batch, worker_views
 from cskd_bench.data.loader import ViewPlan, train_loader
 from cskd_bench.data.mixing import erase, mix, to_float
 from cskd_bench.data.open import open_source
@@ -29,7 +29,7 @@ def made(source, augment, *, rank=0, world=1, workers=0):
     """Return this rank's finished views and labels of every step."""
     dataset = worker_views(source, augment, 20, 5, DataConfig())
     loader = train_loader(dataset, PLAN, first_step=0, rank=rank, world=world, accumulate=1, workers=workers)
-    return [finished(batch, augment, 3, 5, CPU) for batch in loader]
+    return [finish_batch(batch, augment, 3, 5, CPU) for batch in loader]
 
 
 @pytest.mark.parametrize("engine", ["pil", "tensor"])
@@ -57,7 +57,7 @@ def test_a_batch_is_what_its_views_are_one_by_one(source):
         views[row] = erase(to_float(alone.pixels), [key], TENSOR, 5)[0]
     batch = dataset.__getitems__(keys)
     expected, soft = mix(views, batch.labels, keys, TENSOR, 3, 5)
-    found, labels = finished(batch, TENSOR, 3, 5, CPU)
+    found, labels = finish_batch(batch, TENSOR, 3, 5, CPU)
     assert torch.equal(found, expected) and torch.equal(labels, soft)
 
 
@@ -68,7 +68,7 @@ def test_the_engines_agree_where_only_their_random_draws_differ(source):
     for engine in ("pil", "tensor"):
         augment = AugmentConfig(**still, engine=engine)
         batch = worker_views(source, augment, 20, 5, DataConfig()).__getitems__(PLAN.keys(0))
-        pictures.append(augmented(batch, augment, CPU).numpy().astype(int))
+        pictures.append(augment_batch(batch, augment, CPU).numpy().astype(int))
     assert np.abs(pictures[0] - pictures[1]).max() <= 2
 
 

@@ -1,0 +1,119 @@
+"""A method's settings, and what it declares that it needs; the rest of the package asks these, never a name.
+
+A declaration is a class attribute or a property: it is no setting, so no dump and no fingerprint holds it.
+"""
+
+from typing import Annotated, ClassVar, Final, Literal, get_args
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat
+
+from cskd_bench.outputs import Heads
+from cskd_bench.schema import StrictModel
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Hardness = Literal["hard", "soft"]
+Decay = Literal["linear", "quadratic", "cosine", "local", "global"]
+TeacherFeature = Literal["pooled", "maps"]  # after its global pooling (B, C), or a stage's maps (B, C, h, w)
+
+
+class MethodSettings(StrictModel):
+    """The base of every method's settings."""
+
+    kind: str
+
+    needs_teacher: ClassVar[bool] = True
+    heads: ClassVar[Heads] = "class"  # which of the student's heads inference averages
+    labels: ClassVar[Hardness] = "hard"  # what it asks of a bank: class indices, or the logits of whole images
+    hardness_keys: ClassVar[tuple[str, ...]] = ()  # its settings that turn to the teacher's logits when "soft"
+    teacher_features: ClassVar[tuple[TeacherFeature, ...]] = ()  # what it takes of the teacher beside its logits
+
+    @property
+    def fusion(self) -> Decay | None:
+        """How the ratio of its fused responses falls; None for a method without targets at each position."""
+        return None
+
+    @property
+    def soft_temperature(self) -> float:
+        """The temperature at which a bank keeps soft labels for it."""
+        return 1.0
+
+    def why_no_bank(self) -> str:
+        """Say why no bank can stand in for its teacher; empty where one can."""
+        if not self.needs_teacher:
+            return f"method {self.kind} asks nothing of a teacher; leave the bank out"
+        if self.teacher_features:
+            return f"a bank has no features; method {self.kind} needs the teacher in the loop"
+        soft = [key for key in self.hardness_keys if getattr(self, key) == "soft"]
+        return f'a bank has hard labels; method.{soft[0]} = "soft" needs the teacher in the loop' if soft else ""
+
+
+class Supervised(MethodSettings):
+    """DeiT without a teacher."""
+
+    needs_teacher = False
+
+    kind: Literal["supervised"] = "supervised"
+
+
+class PlainKD(MethodSettings):
+    """Soft KL between class logits and global response; defaults of DeiT's soft distillation."""
+
+    labels = "soft"
+
+    kind: Literal["kd"] = "kd"
+    alpha: Probability = 0.1
+    temperature: PositiveFloat = 3.0
+
+    @property
+    def soft_temperature(self) -> float:
+        """The temperature of its loss."""
+        return self.temperature
+
+
+class DeiT(MethodSettings):
+    """DeiT's distillation token."""
+
+    heads = "class+dist"
+    hardness_keys = ("global_loss",)
+
+    kind: Literal["deit"] = "deit"
+    alpha: Probability = 0.5
+    global_loss: Hardness = "hard"
+    temperature: PositiveFloat = 1.0
+
+
+class CSKD(MethodSettings):
+    """Cumulative spatial knowledge distillation (arXiv 2307.08500).
+
+    The ablations are decays: `local` keeps r = 1 (no CKF), `global` keeps r = 0 (every patch
+    token learns the global response).
+    """
+
+    heads = "class+dist+patch"
+    hardness_keys = ("global_loss", "spatial_loss")
+
+    kind: Literal["cskd"] = "cskd"
+    alpha: Probability = 0.5
+    spatial_weight: NonNegativeFloat = 1.0
+    decay: Decay = "linear"
+    global_loss: Hardness = "hard"
+    spatial_loss: Hardness = "hard"
+    temperature: PositiveFloat = 1.0
+    spatial_reduction: Literal["official", "mean"] = "official"
+
+    @property
+    def fusion(self) -> Decay:
+        """Its decay."""
+        return self.decay
+
+
+MethodConfig = Annotated[Supervised | PlainKD | DeiT | CSKD, Field(discriminator="kind")]
+METHOD_NAMES: Final = tuple(str(settings().kind) for settings in get_args(get_args(MethodConfig)[0]))
+
+
+def method_label(method: MethodSettings) -> str:
+    """Name a method in tables: its kind, and whatever differs from the kind's defaults."""
+    changed = method.model_dump(exclude_defaults=True, exclude={"kind"})
+    if not changed:
+        return method.kind
+    return f"{method.kind} ({', '.join(f'{key}={value}' for key, value in sorted(changed.items()))})"
