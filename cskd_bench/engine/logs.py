@@ -24,6 +24,7 @@ class Meter:
 
     def __init__(self, state: dict[str, list[float]] | None = None) -> None:
         self._before = dict(state or {})  # sums and counts of a checkpoint, until their names come again
+        self._order = tuple(self._before)  # a run that goes on logs its names as one that never stopped
         self._sums: dict[tuple[str, ...], Tensor] = {}
         self._counts: dict[tuple[str, ...], int] = {}
 
@@ -49,7 +50,8 @@ class Meter:
         names = [*(name for group in self._sums for name in group), *self._before]
         counts = [float(self._counts[group]) for group in self._sums for _ in group]
         counts += [count for _, count in self._before.values()]
-        return {name: [total, count] for name, total, count in zip(names, totals, counts, strict=True)}
+        found = {name: [total, count] for name, total, count in zip(names, totals, counts, strict=True)}
+        return {name: found[name] for name in dict.fromkeys([*self._order, *names])}
 
 
 def stack(parts: dict[str, Tensor]) -> tuple[tuple[str, ...], Tensor]:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from cskd_bench.cli import main as cskd_bench
 from cskd_bench.errors import UserError
-from cskd_bench.record import Record, read_records, write_new
+from cskd_bench.files import write_file
+from cskd_bench.record import Record, read_records
 from cskd_bench.report.verify import verify_records
 
 
@@ -32,7 +33,7 @@ def unpack(source: Path, results: Path, runs: Path | None) -> None:
         if path.read_bytes() != (target / path.name).read_bytes():
             raise UserError(f"{path.name}: {target} has another one of this name and other content; nothing was copied")
     for path in new:
-        write_new(target / path.name, path.read_bytes())
+        write_file(target / path.name, path.read_bytes(), replace=False)
     here = [record for path, record in found.items() if path in new and isinstance(record, Record)]
     print(f"{target}: {len(here)} new records, {len(found) - len(here)} were there")
     devices = sorted({record.device for record in here})
