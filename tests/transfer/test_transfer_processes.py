@@ -65,20 +65,19 @@ def arguments(place, data, results, *protocols, seeds=(0,)):
     ]
 
 
-KILLED_AT = """
+SIGNALLED_AT = """
 import os, signal, sys
+from importlib import import_module
 from cskd_bench.cli import main
-from cskd_bench.engine import training
-from cskd_bench.cells import recording
-module, name, call = {"training": training, "recording": recording}[sys.argv[1]], sys.argv[2], int(sys.argv[3])
+sent, module, name, call = signal.Signals[sys.argv[1]], import_module(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 whole, calls = getattr(module, name), []
 def counted(*given):
     calls.append(1)
     if len(calls) == call:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), sent)
     return whole(*given)
 setattr(module, name, counted)
-sys.exit(main(sys.argv[4:]))
+sys.exit(main(sys.argv[5:]))
 """
 
 
@@ -88,11 +87,11 @@ def start(*words, script=None):
     return subprocess.Popen([sys.executable, *program, *words], **pipes, env=environment(), text=True)
 
 
-def killed(module, name, call, words):
-    """Run in a process of its own that kills itself on the given call of a function."""
-    process = start(module, name, str(call), *words, script=KILLED_AT)
-    process.communicate(timeout=120)
-    assert process.returncode == -signal.SIGKILL
+def signalled(sent, module, name, call, words):
+    """Run in a process that signals itself on the given call of a function; return its exit code and what it said."""
+    process = start(sent, f"cskd_bench.{module}", name, str(call), *words, script=SIGNALLED_AT)
+    _, said = process.communicate(timeout=120)
+    return process.returncode, said
 
 
 def finished(*processes):
@@ -120,8 +119,9 @@ def test_an_own_task_needs_a_toml_and_a_folder(place, colour_squares, tmp_path, 
 
 def test_a_transfer_killed_twice_leaves_the_record_of_an_undisturbed_one(place, colour_squares, tmp_path):
     words = arguments(place, colour_squares, tmp_path / "killed", "finetune")
-    killed("training", "learning_rate", 8, words)  # in the third epoch
-    killed("recording", "write_record", 1, words)  # the predictions are written, their record is not
+    moments = [("engine.training", "learning_rate", 8), ("cells.recording", "write_record", 1)]
+    for moment in moments:  # in the third epoch; when the predictions are written and their record is not
+        assert signalled("SIGKILL", *moment, words)[0] == -signal.SIGKILL
     assert not list((tmp_path / "killed" / "records").glob("*.json"))
     undisturbed = arguments(place, colour_squares, tmp_path / "undisturbed", "finetune")
     finished(start(*words))
@@ -132,31 +132,16 @@ def test_a_transfer_killed_twice_leaves_the_record_of_an_undisturbed_one(place, 
     assert one.model_dump(exclude=varying) == other.model_dump(exclude=varying)  # its curve and predictions included
 
 
-STOPPED_AT = """
-import os, signal, sys
-from cskd_bench.cli import main
-from cskd_bench.transfer import features, linear
-module, name, call = {"features": features, "linear": linear}[sys.argv[1]], sys.argv[2], int(sys.argv[3])
-whole, calls = getattr(module, name), []
-def counted(*given):
-    calls.append(1)
-    if len(calls) == call:
-        os.kill(os.getpid(), signal.SIGTERM)
-    return whole(*given)
-setattr(module, name, counted)
-sys.exit(main(sys.argv[4:]))
-"""
-
-
-@pytest.mark.parametrize(("module", "name", "call"), [("features", "to_float", 1), ("linear", "_fitted", 2)])
+@pytest.mark.parametrize(
+    ("module", "name", "call"), [("transfer.features", "to_float", 1), ("transfer.linear", "_fitted", 2)]
+)
 def test_a_probe_that_is_asked_to_stop_ends_in_good_order(place, colour_squares, tmp_path, module, name, call):
     """SIGTERM, as a scheduler sends it: within a batch of features, or between two fits."""
     (place / "probe.toml").write_text(OWN_TASK.replace('"finetune", "knn", "kshot"', '"linear"'))
     words = arguments(place, colour_squares, tmp_path, "linear")
     words[words.index(str(place / "my.toml"))] = str(place / "probe.toml")
-    process = start(module, name, str(call), *words, script=STOPPED_AT)
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 75 and "Traceback" not in told, told
+    code, said = signalled("SIGTERM", module, name, call, words)
+    assert code == 75 and "Traceback" not in said, said
     assert not list((tmp_path / "records").glob("*"))
     finished(start(*words))
     assert len(list((tmp_path / "records").glob("*.json"))) == 1
