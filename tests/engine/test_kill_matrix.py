@@ -15,7 +15,7 @@ import pytest
 
 pytestmark = pytest.mark.gate
 
-POINTS = ["learning_rate", "finished", "_agreement", "set_learning_rate", "scores_of_epoch", "save"]
+POINTS = ["learning_rate", "finish_batch", "_agreement", "set_learning_rate", "scores_of_epoch", "save"]
 STEPS = 12
 
 
@@ -152,6 +152,6 @@ def scored(run):
 def test_killed_at_every_step_of_one_run(new_run_at, reference, same_end):
     run = new_run_at("tormented")
     for step in range(2, STEPS, 2):
-        assert os.WTERMSIG(attempt(run, step, "finished")) == signal.SIGKILL
+        assert os.WTERMSIG(attempt(run, step, "finish_batch")) == signal.SIGKILL
     assert attempt(run) == 0
     same_end(run, reference)
