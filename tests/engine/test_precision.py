@@ -67,10 +67,14 @@ def test_the_fastest_of_ten_products_in_one_thread_is_timed(monkeypatch):
             return self
 
     before = torch.get_num_threads()
+    torch.set_num_threads(2)
     monkeypatch.setattr(torch, "ones", lambda *size, dtype: Matrix() if dtype is torch.bfloat16 else None)
     monkeypatch.setattr(device.time, "perf_counter", lambda: sum(seconds[: len(seen)]))
-    assert device._product_seconds(torch.bfloat16) == 3.0
-    assert seen == [1] * 10 and torch.get_num_threads() == before
+    try:
+        assert device._product_seconds(torch.bfloat16) == 3.0
+        assert seen == [1] * 10 and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("chosen", ["bf16", "fp32"])
