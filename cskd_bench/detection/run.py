@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import json
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,10 @@ def size(spec: TaskSpec, seed: int, work: Path) -> tuple[int, int]:
     return 0, len(open_splits(spec.data, work)[1].read()["images"])
 
 
-def look(spec: TaskSpec, work: Path) -> str:
-    """Open a task's splits and say what is in them."""
-    return describe_splits(*open_splits(spec.data, work))
+def look(spec: TaskSpec) -> str:
+    """Open a task's splits and say what is in them; what is made on the spot goes again."""
+    with tempfile.TemporaryDirectory() as folder:
+        return describe_splits(*open_splits(spec.data, Path(folder)))
 
 
 def _built(cell: DetectionCell, config: Any) -> Any:

@@ -12,8 +12,9 @@ from cskd_bench.detection import run as detection
 from cskd_bench.detection.cell import DetectionCell
 from cskd_bench.errors import UserError
 from cskd_bench.task import Protocol, TaskSpec
-from cskd_bench.transfer import checks, evaluate, finetune, knn, kshot, linear, lowlabel
+from cskd_bench.transfer import evaluate, finetune, knn, kshot, linear, lowlabel
 from cskd_bench.transfer.cell import ImageCell, ScoringCell
+from cskd_bench.transfer.checks import check_data
 
 Size = Callable[[TaskSpec, int, Path], tuple[int, int]]  # task, seed, working folder -> steps, images
 
@@ -36,11 +37,6 @@ def size_of_scoring(spec: TaskSpec, seed: int, work: Path) -> tuple[int, int]:
     return 0, len(open_split(spec.data, spec.data.test))
 
 
-def look_at_images(spec: TaskSpec, work: Path) -> str:
-    """Open a task's splits, check them, and say how many images there are."""
-    return checks.check_data(spec)
-
-
 @dataclass(frozen=True)
 class Procedure:
     """A protocol in code. `run` takes a cell of the kind `cell`; ranks call it together."""
@@ -48,7 +44,7 @@ class Procedure:
     run: Callable[[Any], Outcome]
     cell: type[Cell] = ImageCell
     size: Size = size_of_probe
-    look: Callable[[TaskSpec, Path], str] = look_at_images  # what `tasks validate` says of the data
+    look: Callable[[TaskSpec], str] = check_data  # what `tasks validate` says of the data
 
 
 PROTOCOLS: dict[Protocol, Procedure] = {

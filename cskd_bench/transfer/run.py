@@ -96,7 +96,7 @@ def _run(cell: Cell, records: Path, command: str | None) -> Record:
     """Check a cell's data, run its protocol, and keep what it came to."""
     ranks, code = cell.ranks, code_ref()
     note = ranks.together(cell.check)
-    subject = ranks.together(lambda: _subject(cell, code, command or command_line()))
+    subject = ranks.on_main(lambda: _subject(cell, code, command or command_line()))
     ranks.on_main(lambda: cell.folder.mkdir(parents=True, exist_ok=True))
     outcome = procedure(cell.spec, cell.protocol).run(cell)
 
@@ -171,6 +171,6 @@ def size_of_cell(spec: TaskSpec, protocol: str, seed: int, work: Path) -> tuple[
     return procedure(spec, protocol).size(spec, seed, work)
 
 
-def look_at_data(spec: TaskSpec, work: Path) -> str:
+def look_at_data(spec: TaskSpec) -> str:
     """Open and check a task's images, and say how many there are; UserError as the task's own protocols raise it."""
-    return PROTOCOLS[spec.protocols[0]].look(spec, work)
+    return PROTOCOLS[spec.protocols[0]].look(spec)

@@ -39,7 +39,7 @@ def _run(options: argparse.Namespace) -> int:
             if options.data_dir:
                 from cskd_bench.transfer.run import look_at_data
 
-                checked = f", {look_at_data(spec, Path('runs/transfer'))}"
+                checked = f", {look_at_data(spec)}"
             print(f"{spec.name}: valid, fingerprint {spec.fingerprint()}{checked}")
     elif options.name is None:
         raise UserError(f"tasks {options.action}: name a task")

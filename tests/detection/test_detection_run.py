@@ -446,3 +446,11 @@ def test_two_ranks_share_the_epoch_that_one_rank_sees(monkeypatch):
 def test_importing_the_room_is_light():
     code = "import sys, cskd_bench.detection; print([m for m in ('torch', 'mmdet', 'mmengine') if m in sys.modules])"
     assert run_python(code).strip() == "[]"
+
+
+def test_validating_a_task_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
+    """Also where its images are made on the spot."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["tasks", "validate", "digits_detection", "--data-dir", str(tmp_path)]) == 0
+    assert "600 training and 150 test images, 10 classes" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
