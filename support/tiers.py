@@ -11,6 +11,8 @@ from pathlib import Path
 FAST = "not slow and not gate"
 REST = "gate and not slow"
 WORKERS = ("-n", "2", "--dist", "loadfile")  # a file's fixtures are built once
+LIMIT = 40 * 60  # seconds of one tier: pytest's own limit of a test cannot end one that hangs outside of Python
+HUNG = 124  # the exit code of a tier that was ended
 NO_TESTS = 5  # pytest's exit code where nothing was selected
 
 
@@ -38,7 +40,13 @@ def run(marks: str, words: list[str]) -> Tier:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         options = [*WORKERS, "-m", marks, f"--junitxml={report}", "-o", "junit_family=xunit1"]
-        code = subprocess.run([sys.executable, "-m", "pytest", *options, *words], check=False).returncode
+        try:
+            code = subprocess.run(
+                [sys.executable, "-m", "pytest", *options, *words], check=False, timeout=LIMIT
+            ).returncode
+        except subprocess.TimeoutExpired:
+            print(f"tests marked {marks!r}: ended after {LIMIT // 60} minutes, one of them hangs", flush=True)
+            code = HUNG
         suites = ElementTree.parse(report).iter("testsuite") if report.exists() else []
         tests = sum(int(suite.get("tests", 0)) for suite in suites)
     return Tier(code, tests, time.monotonic() - began)

@@ -13,7 +13,7 @@ import cskd_bench.bench.quickstart as bench
 from cskd_bench.bench.runner import BenchResult
 from cskd_bench.record import read_record
 
-pytestmark = pytest.mark.gate
+pytestmark = [pytest.mark.gate, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,13 @@
 """A stock timm loop with CSKDTask has the losses of the suite's own loop: one process, two ranks, a restart between."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from helpers.processes import TWO_RANKS, run
 from safetensors.torch import save_file
 
 from cskd_bench.cells.pretrain import pretrain
@@ -94,9 +93,7 @@ def test_two_ranks_with_a_restart_in_the_middle(config, ours, tmp_path):
     for first, end in ((0, 4), (4, 7)):
         output = tmp_path / f"losses{first}.json"
         script = [loop_on_engine_views.__file__, config, tmp_path / "checkpoint.pth.tar", output, first, end]
-        command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *map(str, script)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
+        done = run([*TWO_RANKS, *script])
         assert done.returncode == 0, done.stderr
         losses += json.loads(output.read_text())
     assert largest(losses, ours) < 1e-6

@@ -42,7 +42,7 @@ class Run:
         return start([sys.executable, *self.command(*overrides)])
 
     def finish(self, *overrides: str) -> str:
-        return end(self.start(*overrides), timeout=240)
+        return end(self.start(*overrides))
 
     def weights(self) -> dict[str, torch.Tensor]:
         folder = self.folder / "runs" / "tiny"

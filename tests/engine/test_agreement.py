@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from helpers.processes import wait_for_fork
 
 sys.path.insert(0, str(Path(__file__).parent))  # fault_matrix.py
 
@@ -130,7 +131,7 @@ def test_ranks_that_cannot_meet_end_with_a_sentence(stopped, monkeypatch):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         child = start(stopped, 0, taken.getsockname()[1], words(stopped), lambda: None)
-        _, status = os.waitpid(child, 0)
+        status = wait_for_fork(child)
     assert os.waitstatus_to_exitcode(status) == 2, stopped.said(0)
     assert "the 2 ranks do not meet" in stopped.said(0) and "Traceback" not in stopped.said(0)
     assert free_port() > 0

@@ -12,6 +12,7 @@ import signal
 import sys
 
 import pytest
+from helpers.processes import wait_for_fork
 
 pytestmark = pytest.mark.gate
 
@@ -23,7 +24,7 @@ def attempt(run, step=None, point="learning_rate", number=signal.SIGKILL):
     """Run until the end, or until `point` is entered for the first time at or after `step`; returns the wait status."""
     child = os.fork()
     if child:
-        return os.waitpid(child, 0)[1]
+        return wait_for_fork(child)
     try:
         import torch
 
@@ -70,7 +71,7 @@ def attempt_in_evaluation(run, at=None, number=signal.SIGKILL):
     """Run until the end, or until batch `at` of all batches of evaluation is asked for; it is noted in a file."""
     child = os.fork()
     if child:
-        return os.waitpid(child, 0)[1]
+        return wait_for_fork(child)
     try:
         import torch
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.processes import TORCHRUN, TWO_RANKS, end, start
+from helpers.processes import TORCHRUN, TWO_RANKS, end, finish, kill, start
 
 pytestmark = pytest.mark.gate
 
@@ -65,10 +65,10 @@ def test_a_rank_that_dies_once_changes_no_bit(new_run_at, two_ranks):
     run = new_run_at("dies")
     process = torchrun(run, restarts=1)
     while not list(run.checkpoints.glob("step-*")):
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, finish(process, 30)
         time.sleep(0.05)
     os.kill(rank_one(process.pid), signal.SIGKILL)
-    output, _ = process.communicate(timeout=240)
+    output, _ = finish(process)
     assert process.returncode == 0, output
     assert "going on from step" in output
     ours, theirs = run.weights(), two_ranks.weights()
@@ -87,7 +87,7 @@ def rank_one(launcher):
 
 def test_a_batch_that_does_not_split_is_refused(new_run_at):
     process = torchrun(new_run_at("odd"), "recipe.augment.mix_group=16")
-    output, _ = process.communicate(timeout=120)
+    output, _ = finish(process, 120)
     assert process.returncode != 0
     assert "does not split into 2 ranks" in output
 
@@ -146,13 +146,12 @@ def wait_for(address):
 
 
 def ends(agents):
-    """Return code and output of every agent; one that hangs is ended with its rank."""
+    """Return code and output of every agent; where one hangs, all are killed with their ranks."""
     try:
-        return [(agent, agent.communicate(timeout=120)[0]) for agent in agents]
+        return [(agent, finish(agent, 120)[0]) for agent in agents]
     finally:
         for agent in agents:
-            if agent.poll() is None:
-                os.killpg(agent.pid, signal.SIGTERM)
+            kill(agent)
 
 
 def test_two_nodes_end_with_the_weights_of_two_ranks_of_one(new_run_at, two_ranks):

@@ -7,6 +7,7 @@ import signal
 import time
 
 import pytest
+from helpers.processes import finish, kill
 from safetensors.torch import load_file, save_file
 
 pytestmark = pytest.mark.gate
@@ -17,7 +18,7 @@ def wait_for_checkpoint(run, process, at_least=1):
         found = sorted(run.checkpoints.glob("step-*")) if run.checkpoints.exists() else []
         if found and int(found[-1].name.split("-")[1]) >= at_least:
             return
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, finish(process, 30)
         time.sleep(0.02)
     raise AssertionError("no checkpoint appeared")
 
@@ -27,8 +28,8 @@ def test_killed_and_started_again_is_bit_equal(new_run, uninterrupted, same_end,
     for after in (1, 5):
         process = new_run.start(f"run.workers={workers}")
         wait_for_checkpoint(new_run, process, at_least=after)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        kill(process)
+        finish(process, 30)
     output = new_run.finish(f"run.workers={workers}")
     assert "going on from step" in output
     same_end(new_run, uninterrupted)
@@ -41,7 +42,7 @@ def test_asked_to_stop_it_writes_a_checkpoint_and_exits_75(new_run, uninterrupte
     process = new_run.start("run.save_every=1000", f"run.workers={workers}")
     wait_for_checkpoint(new_run, process)
     os.killpg(process.pid, number)
-    output, _ = process.communicate(timeout=60)
+    output, _ = finish(process, 60)
     assert process.returncode == 75, output
     assert "the same command goes on from here" in output
     new_run.finish("run.save_every=1000")
@@ -61,11 +62,11 @@ def test_micro_batches_change_nothing_but_rounding(new_run, tmp_path):
 def test_a_changed_recipe_is_refused_with_the_difference(new_run):
     process = new_run.start()
     wait_for_checkpoint(new_run, process)
-    process.kill()
-    process.communicate()
+    kill(process)
+    finish(process, 30)
     before = sorted(p.name for p in new_run.checkpoints.iterdir() if p.name.startswith("step"))
     refused = new_run.start("recipe.optim.lr=0.1")
-    output, _ = refused.communicate(timeout=60)
+    output, _ = finish(refused, 60)
     assert refused.returncode == 2
     assert "recipe.optim.lr was 0.001, is 0.1" in output
     assert "Traceback" not in output
@@ -79,7 +80,7 @@ def test_a_finished_run_is_not_trained_again(uninterrupted):
     assert "epoch" not in output
     assert record.read_bytes() == before
     refused = uninterrupted.start("method.decay=cosine")
-    output, _ = refused.communicate(timeout=60)
+    output, _ = finish(refused, 60)
     assert refused.returncode == 2
     assert "method.decay was 'linear', is 'cosine'" in output
 
@@ -97,7 +98,7 @@ def test_the_curve_shows_the_method_at_work(uninterrupted):
 def test_a_repeated_run_leaves_the_record_of_the_first(new_run):
     """Its folder is gone and its weights come out differently: record and predictions stay, nothing is lost."""
     first, second = new_run.start(), new_run.start()  # at the same run at once: one waits for the other
-    said = first.communicate(timeout=240)[0] + second.communicate(timeout=240)[0]
+    said = finish(first)[0] + finish(second)[0]
     assert first.returncode == second.returncode == 0, said
     assert said.count("another process is at it") == 1
     (file,) = (new_run.folder / "results" / "records").glob("*.json")
@@ -109,7 +110,7 @@ def test_a_repeated_run_leaves_the_record_of_the_first(new_run):
     before = file.read_bytes()
     shutil.rmtree(new_run.folder / "runs")
     process = new_run.start()
-    output, _ = process.communicate(timeout=240)
+    output, _ = finish(process)
     assert process.returncode == 2 and "ended with other weights" in output, output
     assert file.read_bytes() == before and predictions.read_bytes() == b"those of the first"
     file.write_text(json.dumps(record | {"checkpoint": record["checkpoint"] | {"sha256": new_run.sha256()}}))
@@ -124,7 +125,7 @@ def test_a_teacher_whose_response_is_not_finite_stops_the_run(new_run, tiny_teac
     state["head.fc.weight"] = state["head.fc.weight"].sign() * 3e38  # finite, unlike its products
     save_file(state, tmp_path / "huge.safetensors")
     process = new_run.start(f'teacher.weights="{tmp_path / "huge.safetensors"}"')
-    output, _ = process.communicate(timeout=120)
+    output, _ = finish(process, 120)
     assert process.returncode == 2, output
     assert "the teacher's response is not finite at step 1" in output and "teacher.weights" in output
 
@@ -132,7 +133,7 @@ def test_a_teacher_whose_response_is_not_finite_stops_the_run(new_run, tiny_teac
 def test_a_loss_that_is_not_finite_stops_before_the_update(new_run):
     """A learning rate beyond reason: the run ends with a sentence, and its checkpoints are finite."""
     process = new_run.start("recipe.optim.lr=1e30", "recipe.optim.warmup_lr=1e30", "recipe.optim.warmup_epochs=0")
-    output, _ = process.communicate(timeout=120)
+    output, _ = finish(process, 120)
     assert process.returncode == 2, output
     assert "loss is not finite at step" in output and "images" in output
     for path in new_run.checkpoints.glob("step-*/model.safetensors"):

@@ -1,14 +1,18 @@
-"""cskd-bench, Python and torchrun in processes of their own: on the CPU, one thread each."""
+"""cskd-bench, Python and torchrun in processes of their own: on the CPU, one thread each, and none of them for ever."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 CSKD_BENCH = (sys.executable, "-m", "cskd_bench.cli")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 TWO_RANKS = (*TORCHRUN, "--standalone", "--nproc-per-node", "2")
+LIMIT = 240.0  # seconds; less than a test may take, so that what a hung process said is shown
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -16,40 +20,65 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "CSKD_BENCH_DEVICE": "cpu", "OMP_NUM_THREADS": "1", **more}
 
 
-def start(command: Sequence[object], cwd: Path | None = None, **more: str) -> "subprocess.Popen[str]":
-    """Start a command as a session of its own; its pipe holds what it prints and its errors."""
+def start(
+    command: Sequence[object], cwd: Path | None = None, *, apart: bool = False, **more: str
+) -> "subprocess.Popen[str]":
+    """Start a command as a session of its own; one pipe holds what it prints and its errors, two hold them `apart`."""
     return subprocess.Popen(
         [str(word) for word in command],
         cwd=cwd,
         env=environment(**more),
         text=True,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.PIPE if apart else subprocess.STDOUT,
         start_new_session=True,
     )
 
 
-def end(process: "subprocess.Popen[str]", code: int = 0, timeout: float = 300) -> str:
+def end(process: "subprocess.Popen[str]", code: int = 0, timeout: float = LIMIT) -> str:
     """Wait for a started command and return all it said; its exit code must be `code`."""
-    said, _ = process.communicate(timeout=timeout)
+    said, _ = finish(process, timeout)
     assert process.returncode == code, said
     return said
 
 
-def run(command: Sequence[object], cwd: Path | None = None, timeout: float = 300, **more: str):
+def finish(process: "subprocess.Popen[str]", timeout: float = LIMIT) -> tuple[str, str]:
+    """Return all that a started command said; one that hangs is killed with its children, and the test fails."""
+    try:
+        return process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        kill(process)
+        said, errors = process.communicate(timeout=30)
+        raise AssertionError(f"not ended within {timeout:.0f} s; it said:\n{said}{errors or ''}") from None
+
+
+def kill(process: "subprocess.Popen[str]") -> None:
+    """Kill a started command and its children."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_for_fork(child: int, timeout: float = 120) -> int:
+    """Return the wait status of a forked child; one that hangs is killed, and the test fails."""
+    until = time.monotonic() + timeout
+    while time.monotonic() < until:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    raise AssertionError(f"the forked process did not end within {timeout:.0f} s")
+
+
+def run(command: Sequence[object], cwd: Path | None = None, timeout: float = LIMIT, **more: str):
     """Run a command to its end and return its exit code, output and errors, as subprocess.run does."""
-    return subprocess.run(
-        [str(word) for word in command],
-        cwd=cwd,
-        env=environment(**more),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    process = start(command, cwd, apart=True, **more)
+    said, errors = finish(process, timeout)
+    return subprocess.CompletedProcess(process.args, process.returncode, said, errors)
 
 
-def run_cskd_bench(*words: object, cwd: Path | None = None, code: int = 0, timeout: float = 300, **more: str) -> str:
+def run_cskd_bench(*words: object, cwd: Path | None = None, code: int = 0, timeout: float = LIMIT, **more: str) -> str:
     """Run `cskd-bench WORDS` and return what it printed and its errors; its exit code must be `code`."""
     done = run([*CSKD_BENCH, *words], cwd, timeout, **more)
     assert done.returncode == code, done.stdout + done.stderr

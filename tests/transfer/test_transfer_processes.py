@@ -1,12 +1,11 @@
 """Transfers that are killed, and transfers side by side; an own task from a TOML and a folder of images."""
 
 import signal
-import subprocess
 import sys
 
 import pytest
 import torch
-from helpers.processes import environment
+from helpers import processes
 
 from cskd_bench.cli import main
 from cskd_bench.config import DataConfig
@@ -83,21 +82,20 @@ sys.exit(main(sys.argv[5:]))
 
 def start(*words, script=None):
     program = ["-c", script] if script else ["-m", "cskd_bench.cli"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, *program, *words], **pipes, env=environment(), text=True)
+    return processes.start([sys.executable, *program, *words], apart=True)
 
 
 def signalled(sent, module, name, call, words):
     """Run in a process that signals itself on the given call of a function; return its exit code and what it said."""
     process = start(sent, f"cskd_bench.{module}", name, str(call), *words, script=SIGNALLED_AT)
-    _, said = process.communicate(timeout=120)
+    _, said = processes.finish(process, 120)
     return process.returncode, said
 
 
-def finished(*processes):
+def finished(*started):
     """Wait for processes and return their outputs."""
-    outputs = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), outputs
+    outputs = [processes.finish(process, 120) for process in started]
+    assert [process.returncode for process in started] == [0] * len(started), outputs
     return [output for output, _ in outputs]
 
 
