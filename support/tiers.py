@@ -10,7 +10,8 @@ from pathlib import Path
 
 FAST = "not slow and not gate"
 REST = "gate and not slow"
-WORKERS = ("-n", "2", "--dist", "loadfile")  # a file's fixtures are built once
+# A file's fixtures are built once; files start in the order that tests/conftest.py gives.
+WORKERS = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 LIMIT = 40 * 60  # seconds of one tier: pytest's own limit of a test cannot end one that hangs outside of Python
 HUNG = 124  # the exit code of a tier that was ended
 NO_TESTS = 5  # pytest's exit code where nothing was selected

@@ -15,6 +15,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
+def pytest_collection_modifyitems(items):
+    """Start first what may take longer than any other test: begun last, it would run alone."""
+    limits = {item: item.get_closest_marker("timeout") for item in items}
+    items.sort(key=lambda item: -limits[item].args[0] if limits[item] else 0)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder with development data; tests that need it skip on a machine without."""

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -17,6 +18,7 @@ from cskd_bench.errors import UserError
 
 TICK = 0.5  # seconds between two looks at what is finished
 GRACE = 60.0  # seconds that a stopped cell has for its checkpoint
+REACH = 10.0  # seconds in which the head of a Ray cluster must answer
 
 
 class Executor(Protocol):
@@ -86,6 +88,7 @@ class Ray:
         self._ray: Any = ray
         cpus = max(1, threads)
         if address:
+            _require_listener(address)
             try:
                 ray.init(address=address, log_to_driver=False)
             except (ValueError, ConnectionError, RuntimeError) as error:
@@ -175,6 +178,18 @@ class Slurm:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _require_listener(address: str) -> None:
+    """UserError where nobody listens at HOST:PORT: Ray would wait there without end, and not hear Ctrl-C."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return  # `auto`, or what Ray itself refuses
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH).close()
+    except (OSError, OverflowError) as error:
+        reason = f"nobody listens there: {error}; is `ray start --head` running, and is the port its own?"
+        raise UserError(f"--ray-address {address}: {reason}") from error
 
 
 def _outcome(future: "Future[Ended]") -> Ended:

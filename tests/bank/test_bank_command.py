@@ -57,7 +57,7 @@ def test_an_interrupted_run_from_the_bank_is_the_run_with_the_teacher_whose_file
             assert process.poll() is None, processes.finish(process, 30)
             time.sleep(0.005)
         process.send_signal(signal.SIGTERM)
-        output, _ = processes.finish(process, 120)
+        output, _ = processes.finish(process)
         assert process.returncode == 75, output
         output, banked, found = finish(place, *from_bank)
         assert "going on from step" in output

@@ -108,7 +108,7 @@ def interrupt(place: Path, output: str, number: int, at: int) -> None:
     while len(list(folder.glob("*.json"))) < at and process.poll() is None and time.monotonic() < until:
         time.sleep(0.05)
     os.kill(process.pid, number)
-    said, _ = processes.finish(process, 60)  # the pipe closes when the last worker has ended
+    said, _ = processes.finish(process)  # the pipe closes when the last worker has ended
     assert process.returncode == (-9 if number == signal.SIGKILL else 75), said
 
 

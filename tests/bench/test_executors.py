@@ -70,6 +70,16 @@ def test_a_job_that_slurm_refuses_ends_in_words(tmp_path):
     [
         (["--executor", "slurm", "--slurm", "cluster=local", "--slurm", "timeout_min=abc"], "submitit", "--slurm"),
         (["--executor", "ray", "--ray-address", "nosuch"], "ray", "--ray-address nosuch"),
+        (
+            ["--executor", "ray", "--ray-address", "127.0.0.1:1"],
+            "ray",
+            "--ray-address 127.0.0.1:1: nobody listens there",
+        ),
+        (
+            ["--executor", "ray", "--ray-address", "[::1]:99999"],
+            "ray",
+            "--ray-address [::1]:99999: nobody listens there",
+        ),
     ],
 )
 def test_wrong_words_for_a_cluster_are_named(words, module, said, tmp_path, capsys):

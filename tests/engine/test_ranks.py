@@ -87,7 +87,7 @@ def rank_one(launcher):
 
 def test_a_batch_that_does_not_split_is_refused(new_run_at):
     process = torchrun(new_run_at("odd"), "recipe.augment.mix_group=16")
-    output, _ = finish(process, 120)
+    output, _ = finish(process)
     assert process.returncode != 0
     assert "does not split into 2 ranks" in output
 
@@ -148,7 +148,7 @@ def wait_for(address):
 def ends(agents):
     """Return code and output of every agent; where one hangs, all are killed with their ranks."""
     try:
-        return [(agent, finish(agent, 120)[0]) for agent in agents]
+        return [(agent, finish(agent)[0]) for agent in agents]
     finally:
         for agent in agents:
             kill(agent)

@@ -42,7 +42,7 @@ def test_asked_to_stop_it_writes_a_checkpoint_and_exits_75(new_run, uninterrupte
     process = new_run.start("run.save_every=1000", f"run.workers={workers}")
     wait_for_checkpoint(new_run, process)
     os.killpg(process.pid, number)
-    output, _ = finish(process, 60)
+    output, _ = finish(process)
     assert process.returncode == 75, output
     assert "the same command goes on from here" in output
     new_run.finish("run.save_every=1000")
@@ -66,7 +66,7 @@ def test_a_changed_recipe_is_refused_with_the_difference(new_run):
     finish(process, 30)
     before = sorted(p.name for p in new_run.checkpoints.iterdir() if p.name.startswith("step"))
     refused = new_run.start("recipe.optim.lr=0.1")
-    output, _ = finish(refused, 60)
+    output, _ = finish(refused)
     assert refused.returncode == 2
     assert "recipe.optim.lr was 0.001, is 0.1" in output
     assert "Traceback" not in output
@@ -80,7 +80,7 @@ def test_a_finished_run_is_not_trained_again(uninterrupted):
     assert "epoch" not in output
     assert record.read_bytes() == before
     refused = uninterrupted.start("method.decay=cosine")
-    output, _ = finish(refused, 60)
+    output, _ = finish(refused)
     assert refused.returncode == 2
     assert "method.decay was 'linear', is 'cosine'" in output
 
@@ -125,7 +125,7 @@ def test_a_teacher_whose_response_is_not_finite_stops_the_run(new_run, tiny_teac
     state["head.fc.weight"] = state["head.fc.weight"].sign() * 3e38  # finite, unlike its products
     save_file(state, tmp_path / "huge.safetensors")
     process = new_run.start(f'teacher.weights="{tmp_path / "huge.safetensors"}"')
-    output, _ = finish(process, 120)
+    output, _ = finish(process)
     assert process.returncode == 2, output
     assert "the teacher's response is not finite at step 1" in output and "teacher.weights" in output
 
@@ -133,7 +133,7 @@ def test_a_teacher_whose_response_is_not_finite_stops_the_run(new_run, tiny_teac
 def test_a_loss_that_is_not_finite_stops_before_the_update(new_run):
     """A learning rate beyond reason: the run ends with a sentence, and its checkpoints are finite."""
     process = new_run.start("recipe.optim.lr=1e30", "recipe.optim.warmup_lr=1e30", "recipe.optim.warmup_epochs=0")
-    output, _ = finish(process, 120)
+    output, _ = finish(process)
     assert process.returncode == 2, output
     assert "loss is not finite at step" in output and "images" in output
     for path in new_run.checkpoints.glob("step-*/model.safetensors"):

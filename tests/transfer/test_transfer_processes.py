@@ -88,13 +88,13 @@ def start(*words, script=None):
 def signalled(sent, module, name, call, words):
     """Run in a process that signals itself on the given call of a function; return its exit code and what it said."""
     process = start(sent, f"cskd_bench.{module}", name, str(call), *words, script=SIGNALLED_AT)
-    _, said = processes.finish(process, 120)
+    _, said = processes.finish(process)
     return process.returncode, said
 
 
 def finished(*started):
     """Wait for processes and return their outputs."""
-    outputs = [processes.finish(process, 120) for process in started]
+    outputs = [processes.finish(process) for process in started]
     assert [process.returncode for process in started] == [0] * len(started), outputs
     return [output for output, _ in outputs]
 
