@@ -8,6 +8,7 @@ The same command goes on from `--checkpoint` where that file is there.
 """
 
 import argparse
+import gc
 from pathlib import Path
 
 import timm
@@ -72,8 +73,16 @@ def save(path, epoch, task, optimizer):
 
 def main(arguments=None):
     """Train, and return the loss of every step."""
-    options = parse(arguments)
     ranks = init_distributed_device_so("cuda" if torch.cuda.is_available() else "cpu")
+    losses = train(parse(arguments), ranks)
+    if ranks["distributed"]:
+        gc.collect()  # frees DDP, which would wait for ever if its group went first (pytorch/issues/56297)
+        torch.distributed.destroy_process_group()
+    return losses
+
+
+def train(options, ranks):
+    """Train on one rank of several, or alone."""
     device, distributed = torch.device(ranks["device"]), ranks["distributed"]
     torch.manual_seed(0)
 
@@ -123,8 +132,6 @@ def main(arguments=None):
         if ranks["global_rank"] == 0:
             print(f"epoch {epoch}: fusion ratio {task.ratio:.2f}, loss {losses[-1]:.3f}", flush=True)
             save(options.checkpoint, epoch, task, optimizer)
-    if distributed:
-        torch.distributed.destroy_process_group()
     return losses
 
 

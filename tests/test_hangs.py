@@ -12,7 +12,7 @@ from helpers.processes import end, run, start, wait_for_fork
 ROOT = Path(__file__).resolve().parents[1]
 HANG_WITH_CHILD = """
 import subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
 print("child", child.pid, flush=True)
 child.wait()
 """

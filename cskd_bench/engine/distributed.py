@@ -1,6 +1,9 @@
 """Ranks: one process or many under torchrun, with the same results, that go on and end together."""
 
+import gc
 import os
+import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -175,7 +178,20 @@ def joined_ranks() -> Iterator[Ranks]:
         raise
     finally:
         with peers.leaving():
+            _free_modules(sys.exception())
             distributed.destroy_process_group()
+
+
+def _free_modules(error: BaseException | None) -> None:
+    """Free every DDP module, which an error's frames may hold, before its group goes.
+
+    DDP is part of reference cycles. Freed after the group, it would be the last to hold it, and let it go under the
+    interpreter's lock while gloo's thread waits for that lock: a deadlock (github.com/pytorch/pytorch/issues/56297).
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    gc.collect()
 
 
 def _join(backend: str) -> Any:

@@ -1,5 +1,6 @@
 """Faults outside of the matrix: before the ranks meet, while they are built, in the store, and with three ranks."""
 
+import gc
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).parent))  # fault_matrix.py
 
@@ -175,6 +177,46 @@ def test_a_second_ctrl_c_on_one_rank_ends_all(place):
     assert codes == [2, 75], said(place, codes)
     assert "rank 1: interrupted" in place.said(0), place.said(0)
     assert ended - place.mark(1).stat().st_mtime < LIMIT
+
+
+def crash():
+    raise ZeroDivisionError("a fault where nobody expects one")
+
+
+def refuse():
+    from cskd_bench.errors import UserError
+
+    raise UserError("a fault with a sentence")
+
+
+ENDS = {
+    "well": (lambda: None, [0, 0]),
+    "a sentence": (refuse, [2, 2]),
+    "a traceback": (crash, [2, 1]),
+    "a stop": (lambda: os.kill(os.getpid(), signal.SIGTERM), [75, 75]),
+    "an interruption": (lambda: [signal.raise_signal(signal.SIGINT) for _ in range(2)], [2, 75]),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_no_module_outlives_the_group_that_it_adds_gradients_in(place, end):
+    """DDP that goes after its group may wait for ever; see engine/distributed.py."""
+    act, expected = ENDS[end]
+
+    def note(rank):
+        real = torch.distributed.destroy_process_group
+
+        def destroy():
+            left = [one for one in gc.get_objects() if isinstance(one, DistributedDataParallel)]
+            (place.folder / f"left{rank}").write_text(str(len(left)))
+            real()
+
+        torch.distributed.destroy_process_group = destroy
+        at_step(place, rank, 3, act if rank == 1 else lambda: None)
+
+    codes, _ = run_ranks(place, [words(place)] * 2, {rank: lambda rank=rank: note(rank) for rank in range(2)})
+    assert codes == expected, said(place, codes)
+    assert [(place.folder / f"left{rank}").read_text() for rank in range(2)] == ["0", "0"]
 
 
 def stop_at(place, rank, step):

@@ -53,9 +53,22 @@ def finish(process: "subprocess.Popen[str]", timeout: float = LIMIT) -> tuple[st
 
 
 def kill(process: "subprocess.Popen[str]") -> None:
-    """Kill a started command and its children."""
+    """Kill a started command and all that it started; the ranks of torchrun are sessions of their own."""
+    for one in [process.pid, *started_by(process.pid)]:
+        with suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)  # what its group left behind before
+
+
+def started_by(process: int) -> list[int]:
+    """Return a process's children, and theirs."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    children = [child for child, parent in parents.items() if parent == process]
+    return [*children, *(later for child in children for later in started_by(child))]
 
 
 def wait_for_fork(child: int, timeout: float = 120) -> int:
