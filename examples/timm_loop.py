@@ -76,9 +76,14 @@ def main(arguments=None):
     ranks = init_distributed_device_so("cuda" if torch.cuda.is_available() else "cpu")
     losses = train(parse(arguments), ranks)
     if ranks["distributed"]:
-        gc.collect()  # frees DDP, which would wait for ever if its group went first (pytorch/issues/56297)
-        torch.distributed.destroy_process_group()
+        leave()
     return losses
+
+
+def leave():
+    """End the group, once DDP is gone: freed after it, DDP may wait for ever (pytorch/issues/56297)."""
+    gc.collect()
+    torch.distributed.destroy_process_group()
 
 
 def train(options, ranks):

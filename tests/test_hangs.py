@@ -33,8 +33,10 @@ def test_a_fork_that_hangs_is_killed():
     if child == 0:
         time.sleep(60)
         os._exit(0)
+    began = time.monotonic()
     with pytest.raises(AssertionError, match="did not end within 1 s"):
         wait_for_fork(child, timeout=1)
+    assert time.monotonic() - began < 30
     with pytest.raises(ChildProcessError):
         os.waitpid(child, os.WNOHANG)
 
@@ -67,5 +69,5 @@ def test_a_tier_that_hangs_outside_of_python_is_ended(tmp_path, monkeypatch, cap
     assert tiers.run(tiers.FAST, ["-o", "timeout=1", "-o", "faulthandler_timeout=2", *words]).code == tiers.HUNG
     assert time.monotonic() - began < 30
     said = capfd.readouterr()
-    assert "one of them hangs" in said.out
+    assert "ended, as they were not done within" in said.out
     assert "in test_hangs" in said.err, "the trace names the test"

@@ -88,13 +88,21 @@ class Ray:
         self._ray: Any = ray
         cpus = max(1, threads)
         if address:
-            _require_listener(address)
+            if address == "auto" and "RAY_ADDRESS" in os.environ:
+                _require_listener("RAY_ADDRESS", os.environ["RAY_ADDRESS"])
+            _require_listener("--ray-address", address)
             try:
                 ray.init(address=address, log_to_driver=False)
             except (ValueError, ConnectionError, RuntimeError) as error:
                 raise UserError(f"--ray-address {address}: no Ray cluster can be reached there: {error}") from error
         else:
-            ray.init(num_cpus=parallel * cpus, include_dashboard=False, log_to_driver=False, logging_level="error")
+            ray.init(
+                "local",  # whatever $RAY_ADDRESS says
+                num_cpus=parallel * cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="error",
+            )
         self._task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(work)
         self._running: dict[Any, BenchCell] = {}
 
@@ -180,7 +188,7 @@ class Slurm:
         """Nothing is held."""
 
 
-def _require_listener(address: str) -> None:
+def _require_listener(named: str, address: str) -> None:
     """UserError where nobody listens at HOST:PORT: Ray would wait there without end, and not hear Ctrl-C."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdecimal():
@@ -188,8 +196,8 @@ def _require_listener(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=REACH).close()
     except (OSError, OverflowError) as error:
-        reason = f"nobody listens there: {error}; is `ray start --head` running, and is the port its own?"
-        raise UserError(f"--ray-address {address}: {reason}") from error
+        todo = "start the cluster with `ray start --head`, or correct the address"
+        raise UserError(f"{named} {address}: no Ray cluster answers there ({error}); {todo}") from error
 
 
 def _outcome(future: "Future[Ended]") -> Ended:

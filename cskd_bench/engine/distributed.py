@@ -183,14 +183,16 @@ def joined_ranks() -> Iterator[Ranks]:
 
 
 def _free_modules(error: BaseException | None) -> None:
-    """Free every DDP module, which an error's frames may hold, before its group goes.
+    """Free every DDP module before its group goes; an error's frames may hold one, and so may a reference cycle.
 
-    DDP is part of reference cycles. Freed after the group, it would be the last to hold it, and let it go under the
-    interpreter's lock while gloo's thread waits for that lock: a deadlock (github.com/pytorch/pytorch/issues/56297).
+    Freed after the group, DDP would be the last to hold it, and let it go under the interpreter's lock while gloo's
+    thread waits for that lock: a deadlock (github.com/pytorch/pytorch/issues/56297).
     """
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
+    errors = {error}
+    while errors:
+        if (one := errors.pop()) is not None:
+            traceback.clear_frames(one.__traceback__)
+            errors |= {one.__cause__, one.__context__}
     gc.collect()
 
 

@@ -3,7 +3,6 @@
 Arguments: CONFIG CHECKPOINT LOSSES FIRST_EPOCH END_EPOCH; it goes on from CHECKPOINT if FIRST_EPOCH > 0.
 """
 
-import gc
 import importlib.util
 import json
 import os
@@ -47,16 +46,16 @@ def epochs_of_views(config, rank, world):
 
 def main(config_file, checkpoint, first_epoch, end_epoch, mean=(0, 0, 0), std=(1, 1, 1)):
     """Return the loss of every step, as the mean over ranks."""
-    losses = train(config_file, checkpoint, first_epoch, end_epoch, mean, std)
+    example = load_example()
+    losses = train(example, config_file, checkpoint, first_epoch, end_epoch, mean, std)
     if torch.distributed.is_initialized():
-        gc.collect()  # as in the example
-        torch.distributed.destroy_process_group()
+        example.leave()
     return losses
 
 
-def train(config_file, checkpoint, first_epoch, end_epoch, mean, std):
+def train(example, config_file, checkpoint, first_epoch, end_epoch, mean, std):
     """Train on one rank of several, or alone."""
-    example, config = load_example(), load_config(config_file)
+    config = load_config(config_file)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     classes, epochs = config.data.num_classes, config.recipe.epochs
     size = config.student.image_size

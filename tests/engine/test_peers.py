@@ -1,6 +1,5 @@
 """Faults outside of the matrix: before the ranks meet, while they are built, in the store, and with three ranks."""
 
-import gc
 import json
 import os
 import signal
@@ -9,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import without_ddp
 from safetensors.torch import load_file
-from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).parent))  # fault_matrix.py
 
@@ -203,20 +202,13 @@ def test_no_module_outlives_the_group_that_it_adds_gradients_in(place, end):
     """DDP that goes after its group may wait for ever; see engine/distributed.py."""
     act, expected = ENDS[end]
 
-    def note(rank):
-        real = torch.distributed.destroy_process_group
-
-        def destroy():
-            left = [one for one in gc.get_objects() if isinstance(one, DistributedDataParallel)]
-            (place.folder / f"left{rank}").write_text(str(len(left)))
-            real()
-
-        torch.distributed.destroy_process_group = destroy
+    def inject(rank):
+        without_ddp.watch()
         at_step(place, rank, 3, act if rank == 1 else lambda: None)
 
-    codes, _ = run_ranks(place, [words(place)] * 2, {rank: lambda rank=rank: note(rank) for rank in range(2)})
+    codes, _ = run_ranks(place, [words(place)] * 2, {rank: lambda rank=rank: inject(rank) for rank in range(2)})
     assert codes == expected, said(place, codes)
-    assert [(place.folder / f"left{rank}").read_text() for rank in range(2)] == ["0", "0"]
+    assert all(without_ddp.GONE in text for text in said(place, codes)), said(place, codes)
 
 
 def stop_at(place, rank, step):

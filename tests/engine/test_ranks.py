@@ -151,7 +151,8 @@ def ends(agents):
         return [(agent, finish(agent)[0]) for agent in agents]
     finally:
         for agent in agents:
-            kill(agent)
+            if agent.poll() is None:
+                kill(agent)
 
 
 def test_two_nodes_end_with_the_weights_of_two_ranks_of_one(new_run_at, two_ranks):
