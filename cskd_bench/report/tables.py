@@ -1,6 +1,7 @@
 """What a report is made of: tables of cells, paired differences, costs and standings."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from cskd_bench.record import Record
 from cskd_bench.report import statistics
@@ -121,6 +122,32 @@ class Verdict:
         return self.wins + self.ties + self.losses
 
 
+@dataclass(frozen=True, slots=True)
+class PrimaryResult:
+    """What the records say about one primary contrast of a plan; intervals and means are fractions.
+
+    `adjusted` and `equivalence_adjusted` are corrected over the plan's primary contrasts, `simultaneous` holds for all
+    of them at once, `detectable` is what this contrast finds with 80 % probability at the corrected level.
+    """
+
+    plan: str
+    name: str  # what is compared: `cskd − deit`
+    where: str  # on what: `imagenette128, pretrain`
+    baseline_kind: str  # supervised, kd, deit, or cskd for an ablation: the colour in figures
+    seeds: int
+    mean: float | None  # None where no seed is shared
+    interval: Interval | None
+    simultaneous: Interval | None
+    interval_kind: str
+    p_value: float | None
+    adjusted: float | None
+    band: float | None  # differences within ± this count as equal; None where the plan declares none
+    equivalence_adjusted: float | None
+    detectable: float | None
+    answer: Literal["higher", "lower", "equivalent", "open", "untested"]
+    sentence: str  # the verdict, for people
+
+
 @dataclass
 class Comparison:
     """Everything that the report shows about measured records."""
@@ -130,3 +157,5 @@ class Comparison:
     left_out: list[LeftOut]
     notes: list[str]
     records: int
+    primary: list[PrimaryResult] = field(default_factory=list)  # in the order of the plans
+    gate_open: bool = True  # every primary contrast is answered, so exploratory marks hold too; so without any plan
