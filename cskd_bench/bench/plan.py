@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import NonNegativeInt, model_validator
+from pydantic import NonNegativeInt, PositiveFloat, model_validator
 
 from cskd_bench.config import MethodConfig, PretrainConfig, load_config, method_label
 from cskd_bench.config_files import find_config, method_of, read_config
@@ -17,8 +17,38 @@ from cskd_bench.schema import StrictModel, apply_overrides, load_toml, validate
 from cskd_bench.task import Protocol, TaskSpec, load_task
 
 
+class ContrastConfig(StrictModel):
+    """A difference that a plan asks about by name: `method` minus `against`, labelled as tables label them.
+
+    `student` is one of the plan's files, needed where there are several. With `other_student`, which may be another
+    plan's file, it is a difference in differences: what `method` gains on `against` with the one student (its
+    teacher, width or schedule) less what it gains with the other. Within `band` points two methods count as equal.
+    """
+
+    method: str
+    against: str
+    protocol: Literal["pretrain"] | Protocol = "pretrain"
+    task: str = ""  # one of the plan's tasks; empty for pretraining
+    student: str = ""
+    other_student: str = ""
+    band: PositiveFloat | None = None
+    on: str = ""  # on what, in words; default: data or task, and protocol
+
+    @model_validator(mode="after")
+    def _possible(self) -> "ContrastConfig":
+        if self.method == self.against:
+            raise ValueError(f"{self.method} against itself says nothing")
+        if (self.protocol == "pretrain") == bool(self.task):
+            raise ValueError("task: name one of the plan's tasks with a protocol of it, or neither for pretraining")
+        return self
+
+
 class Benchmark(StrictModel):
-    """A whole comparison. Paths are relative to the plan's checkout (or the shipped files)."""
+    """A whole comparison. Paths are relative to the plan's checkout (or the shipped files).
+
+    `primary` are the questions that the plan is run for: they are tested first, and corrected among themselves alone.
+    `exploratory` ones are declared beforehand too, and stand behind them.
+    """
 
     students: tuple[str, ...]
     methods: tuple[MethodConfig, ...]
@@ -27,6 +57,9 @@ class Benchmark(StrictModel):
     protocols: tuple[Protocol, ...] = ()  # empty: every protocol of each task
     task_settings: tuple[str, ...] = ()  # KEY=VALUE for every task, as transfer's --set takes them
     teacher: str = ""  # a pretraining TOML whose finished run teaches all students
+    about: str = ""  # what a reader of its contrasts should know, such as when they were named
+    primary: tuple[ContrastConfig, ...] = ()
+    exploratory: tuple[ContrastConfig, ...] = ()
 
     @model_validator(mode="after")
     def _possible(self) -> "Benchmark":
@@ -111,7 +144,7 @@ def expand(plan: Benchmark, where: Path, tasks_dir: Path | None = None, override
     an override of what the plan itself sets.
     """
     _check_overrides(plan, overrides)
-    pretrain = [cell for student in plan.students for cell in _same_views(plan, student, where, overrides)]
+    pretrain = [cell for student in plan.students for cell in pretrain_cells(plan, student, where, overrides)]
     names = [cell.name for cell in pretrain]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{where}: students: two runs would be named {twice[0]}; give the student files other names")
@@ -171,8 +204,8 @@ def place_cells(cells: Cells, runs: Path, results: Path, tasks_dir: Path | None 
     return Cells(teacher, pretrain, transfer)
 
 
-def _same_views(plan: Benchmark, student: str, where: Path, overrides: Sequence[str]) -> list[PretrainCell]:
-    """Make a student's cells, all with views of the largest size that one of its methods needs."""
+def pretrain_cells(plan: Benchmark, student: str, where: Path, overrides: Sequence[str]) -> list[PretrainCell]:
+    """Return a student's cells, all with views of the largest size that one of its methods needs."""
     _check_file(student, where, "students")
     runs = [(method.model_dump(mode="json"), seed) for seed in plan.seeds for method in plan.methods]
     cells = [_pretrain_cell(student, method, seed, overrides) for method, seed in runs]

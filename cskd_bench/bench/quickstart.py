@@ -7,6 +7,7 @@ from rich.console import Console
 
 from cskd_bench.bench.executors import Local
 from cskd_bench.bench.plan import Cells, expand, load_plan, place_cells
+from cskd_bench.bench.registration import register_plan
 from cskd_bench.bench.runner import BenchResult, run_plan
 from cskd_bench.bench.work import Places
 from cskd_bench.report.build import build_report
@@ -22,6 +23,7 @@ def quickstart(folder: Path, parallel: int, detection: bool) -> BenchResult:
         cells.transfer.extend(_cells("quickstart_detection").transfer)
     places = Places(folder / "runs", folder / "results")
     cells = place_cells(cells, places.runs, places.results)
+    register_plan(_file("quickstart"), places.results)
     outcome = run_plan(cells, places, Local(), parallel=parallel, threads=1, console=console)
     if outcome.interrupted:
         console.print("interrupted; the same command goes on from here")
@@ -35,8 +37,12 @@ def quickstart(folder: Path, parallel: int, detection: bool) -> BenchResult:
 
 
 def _cells(plan: str) -> Cells:
-    file = shipped("configs") / "benchmarks" / f"{plan}.toml"
+    file = _file(plan)
     return expand(load_plan(file), file)
+
+
+def _file(plan: str) -> Path:
+    return shipped("configs") / "benchmarks" / f"{plan}.toml"
 
 
 def _detection_is_ready(console: Console) -> bool:

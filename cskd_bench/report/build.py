@@ -20,6 +20,7 @@ from cskd_bench.report.figure import figure
 from cskd_bench.report.latex import latex
 from cskd_bench.report.markdown import excerpt, markdown, with_excerpt
 from cskd_bench.report.page import page
+from cskd_bench.report.plans import read_plans
 from cskd_bench.report.published import Match, Published, match, read_published
 from cskd_bench.report.selection import LeftOut, select
 from cskd_bench.report.tables import Comparison
@@ -116,7 +117,7 @@ def _read(path: Path) -> str:
 
 def _measure(results: Path, include_dirty: bool, published: bool) -> tuple[Comparison, list[Published], list[Match]]:
     records = results / "records"
-    comparison = compare(records, select(records, include_dirty=include_dirty))
+    comparison = compare(records, select(records, include_dirty=include_dirty), read_plans(results))
     rows: list[Published] = []
     source = results / "published.toml"
     if published and source.exists():

@@ -98,10 +98,13 @@ def method_of(record: Record) -> Method:
 
 
 def _as_set_up(record: Record) -> str:
-    """Say at what resolution and stride the teacher worked, where a run of ours says it: ` at 128 px, stride 8`."""
+    """Say at what resolution and stride the teacher worked, where a run of ours says it."""
     teacher = _pretraining(record).get("teacher")
-    if not record.method.teacher or not isinstance(teacher, dict):
-        return ""
+    return as_set_up(teacher) if record.method.teacher and isinstance(teacher, dict) else ""
+
+
+def as_set_up(teacher: dict[str, Any]) -> str:
+    """Say at what resolution and stride a teacher works: ` at 128 px, stride 8`."""
     parts = [f"{word}{teacher[key]}{unit}" for key, word, unit in TEACHER_SETTINGS if teacher.get(key) is not None]
     return f" at {', '.join(parts)}" if parts else ""
 

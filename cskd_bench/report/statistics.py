@@ -1,4 +1,4 @@
-"""The arithmetic of a comparison: means, intervals, paired tests, Holm, ranks, power, calibration.
+"""The arithmetic of a comparison: means, intervals, paired tests, equivalence, Holm, ranks, power, calibration.
 
 Pure functions on numpy arrays. Scores are fractions. Shape suffixes: S replicates (pretraining
 seeds), E examples (test images), R bootstrap resamples. docs/statistics.md says what each number means.
@@ -6,7 +6,7 @@ seeds), E examples (test images), R bootstrap resamples. docs/statistics.md says
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
@@ -28,8 +28,8 @@ class EstimatedMean:
     """A mean and the two parts of its variance.
 
     `seed_variance` is estimated with `freedom` degrees of freedom, None for a single seed; where it is 0 nothing
-    can be tested, unless a spread is pooled with it. `example_variance`, from the choice of test images, rests
-    on so many images that it counts as known.
+    can be tested. `example_variance`, from the choice of test images, rests on so many images that it counts as
+    known.
     """
 
     mean: float
@@ -50,11 +50,17 @@ class EstimatedMean:
         half = _half_width(self.seed_variance, self.freedom, self.example_variance, level)
         return self.mean - half, self.mean + half
 
-    def pool(self, seed_variance: float, freedom: int) -> "EstimatedMean":
-        """Return the estimate with a spread that many methods show, or with its own where that is larger."""
-        if self.seed_variance is None or freedom <= self.freedom:
-            return self
-        return replace(self, seed_variance=max(self.seed_variance, seed_variance), freedom=freedom)
+    def equivalence_p(self, band: float) -> float | None:
+        """Return the p-value of "the mean is at least `band` from zero" (TOST); None where no spread was measured.
+
+        The larger p-value of two one-sided tests (Schuirmann, 1987): below a level, the interval at twice that
+        level lies within the band.
+        """
+        if not self.seed_variance:
+            return None
+        distance = band - abs(self.mean)
+        tail = _tail(abs(distance), self.seed_variance, self.freedom, self.example_variance) / 2
+        return tail if distance > 0 else 1 - tail
 
 
 # Nodes of an integral over the chi-square distribution, equally spaced in log q (the trapezoidal rule
@@ -158,18 +164,6 @@ def over_seeds_and_examples(scores_SE: Floats) -> EstimatedMean:
     return EstimatedMean(by_seed.mean, by_seed.seed_variance, by_seed.freedom, example_variance)
 
 
-def pooled_spread(scores_MS: Floats) -> tuple[float, int]:
-    """Return the variance between seeds of a difference of two of M methods, and its degrees of freedom.
-
-    The randomised block design: all methods ran with the same S seeds, and twice the residual mean square of
-    methods x seeds is the mean of the variances of all paired differences, with (M - 1)(S - 1) degrees of freedom.
-    """
-    methods, seeds = scores_MS.shape
-    residual = scores_MS - scores_MS.mean(0) - scores_MS.mean(1, keepdims=True) + scores_MS.mean()
-    freedom = (methods - 1) * (seeds - 1)
-    return 2 * float((residual**2).sum()) / freedom, freedom
-
-
 def bootstrap_examples(scores_SE: Floats, resamples: int = RESAMPLES) -> Floats:
     """Return each row's mean on `resamples` resampled test sets, (R, S); one test set serves all rows."""
     weights_RE = _resampled_test_sets(scores_SE.shape[1], resamples)
@@ -221,9 +215,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def detectable(estimate: EstimatedMean, level: float = LEVEL, power: float = POWER) -> float | None:
-    """Return the smallest true difference that a test with this spread finds with probability `power`.
+    """Return the smallest true difference that a test at `level` with this spread finds with probability `power`.
 
-    Exact where one part of the variance stands alone; the two parts add in squares.
+    `level` is the corrected one where there are several tests. Exact where one part of the variance stands alone;
+    the two parts add in squares.
     """
     if not estimate.seed_variance:
         return None

@@ -35,6 +35,17 @@ class TableCell:
         return len(self.scores)
 
 
+@dataclass(frozen=True, slots=True)
+class Estimated:
+    """A contrast on the seeds that all its cells have."""
+
+    seeds: tuple[int, ...]
+    by_seed: tuple[float, ...]
+    estimate: statistics.EstimatedMean
+    kind: str  # what its interval covers, in words
+    crossed: bool  # seeds and images
+
+
 @dataclass(slots=True)
 class Pair:
     """One model against one other with the same seed: examples that only one of them gets right."""
@@ -58,13 +69,22 @@ class Difference:
     p_value: float | None
     bootstrap: Interval | None
     pairs: list[Pair]
-    detectable: float | None
-    adjusted: float | None = None  # Holm over the table
+    estimate: statistics.EstimatedMean
+    simultaneous: Interval | None = None  # for all tests of the family at once
+    detectable: float | None = None  # at the family's corrected level
+    holm: float | None = None  # over the family: the plan's primary contrasts, or the rest of the table
+    adjusted: float | None = None  # the same, but no smaller than what a gate before the family leaves open
+    primary: bool = False  # a plan names it
 
     @property
     def significant(self) -> bool:
-        """Whether the difference holds after Holm's correction."""
+        """Whether the difference is shown: it holds after Holm's correction, and so does all that stands before it."""
         return self.adjusted is not None and self.adjusted < statistics.LEVEL
+
+    @property
+    def is_lead(self) -> bool:
+        """Whether it would hold if the plan's primary contrasts did."""
+        return self.holm is not None and self.holm < statistics.LEVEL and not self.significant
 
 
 @dataclass(slots=True)
@@ -96,43 +116,32 @@ class Table:
     settings: list[Setting]
     cells: dict[tuple[Method, Setting], TableCell]
     costs: dict[Method, TableCost]
-    standings: dict[Method, Standing]
     baselines: list[Method]
     ablations: list[Method]  # of methods whose plain form is in the table too
-    tests: int  # the size of the Holm family
     complete: int  # columns that every method has, over which ranks are averaged
-    power: str
     teaches: bool  # the model is a teacher of other tables' methods
+    standings: dict[Method, Standing] = field(default_factory=dict)
+    tests: int = 0  # the size of the Holm family, without primary contrasts
+    power: str = ""
+    primary: bool = False  # a plan's primary contrast is in it
+    gate: Literal["none", "open", "shut"] = "none"  # none: no plan with primary contrasts has this student
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The plain CSKD against one baseline or one of its ablations, over every column of every table."""
-
-    method: str
-    baseline: str
-    wins: int
-    ties: int  # not significant, or not testable
-    losses: int
-    mean: float  # difference, averaged over comparisons
-
-    @property
-    def comparisons(self) -> int:
-        """The number of columns that both have, once for each teacher."""
-        return self.wins + self.ties + self.losses
+Answer = Literal["higher", "lower", "equivalent", "open", "untested"]
 
 
 @dataclass(frozen=True, slots=True)
 class PrimaryResult:
-    """What the records say about one primary contrast of a plan; intervals and means are fractions.
+    """What the records say about one contrast that a plan declares; intervals and means are fractions.
 
-    `adjusted` and `equivalence_adjusted` are corrected over the plan's primary contrasts, `simultaneous` holds for all
-    of them at once, `detectable` is what this contrast finds with 80 % probability at the corrected level.
+    `adjusted` and `equivalence_adjusted` are corrected over the plan's contrasts of this family, `simultaneous` holds
+    for all of them at once, `detectable` is what this contrast finds with 80 % probability at the corrected level.
     """
 
     plan: str
     name: str  # what is compared: `cskd − deit`
     where: str  # on what: `imagenette128, pretrain`
+    family: Literal["primary", "exploratory"]
     baseline_kind: str  # supervised, kd, deit, or cskd for an ablation: the colour in figures
     seeds: int
     mean: float | None  # None where no seed is shared
@@ -144,8 +153,21 @@ class PrimaryResult:
     band: float | None  # differences within ± this count as equal; None where the plan declares none
     equivalence_adjusted: float | None
     detectable: float | None
-    answer: Literal["higher", "lower", "equivalent", "open", "untested"]
+    answer: Answer
     sentence: str  # the verdict, for people
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Leaves with the formats that show it."""
+
+    method: str
+    baseline: str
+    wins: int
+    ties: int
+    losses: int
+    mean: float
+    comparisons: int = 0
 
 
 @dataclass
@@ -153,9 +175,9 @@ class Comparison:
     """Everything that the report shows about measured records."""
 
     tables: list[Table]
-    verdicts: list[Verdict]
     left_out: list[LeftOut]
     notes: list[str]
     records: int
     primary: list[PrimaryResult] = field(default_factory=list)  # in the order of the plans
-    gate_open: bool = True  # every primary contrast is answered, so exploratory marks hold too; so without any plan
+    verdicts: list[Verdict] = field(default_factory=list)
+    gate_open: bool = True  # every primary difference is shown, so exploratory marks count too; so without any plan

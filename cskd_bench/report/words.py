@@ -15,9 +15,11 @@ PROTOCOL_WORDS = {
     "linear": "linear probe",
 }
 LEGEND = (
-    "Scores in percent: mean ± standard deviation over pretraining seeds (number of seeds). Bold: the highest mean. "
-    f"Differences are paired by seed, in points with a 95 % interval; ↑ ↓ mark those that hold at {LEVEL:.0%} "
-    "after Holm's correction over the table, = those that do not. docs/statistics.md explains each number."
+    "Scores in percent: mean ± standard deviation over pretraining seeds (number of seeds). Bold: not shown to be "
+    "worse than the best; nothing where nothing is shown. Differences are paired by seed, in points, with intervals "
+    f"that hold for all tests of the family at once. ↑ ↓: shown at {LEVEL:.0%} after Holm's correction. "
+    "△ ▽: a lead, exploratory, that waits for the plan's primary contrasts. =: not shown to differ. "
+    "docs/statistics.md explains each number."
 ).replace("5%", "5 %")
 
 
@@ -42,17 +44,20 @@ def interval(bounds: tuple[float, float] | None, *, signed: bool = False) -> str
 
 
 def mark(difference: Difference) -> str:
-    """Return the arrow of a difference that holds, `=` for one that does not, `?` for one that cannot be tested."""
+    """Return the mark of a difference: ↑ ↓ shown, △ ▽ a lead behind a shut gate, = not shown, ? not testable."""
     if difference.p_value is None:
         return "?"
-    if not difference.significant:
-        return "="
-    return "↑" if difference.mean > 0 else "↓"
+    if difference.significant:
+        return "↑" if difference.mean > 0 else "↓"
+    if difference.is_lead:
+        return "△" if difference.mean > 0 else "▽"
+    return "="
 
 
 def difference(value: Difference) -> str:
-    """Write a paired difference: `↑ +0.81 [+0.20, +1.42]`."""
-    return " ".join(part for part in (mark(value), points(value.mean), interval(value.interval, signed=True)) if part)
+    """Write a paired difference with its simultaneous interval: `↑ +0.81 [+0.20, +1.42]`."""
+    bounds = interval(value.simultaneous, signed=True)
+    return " ".join(part for part in (mark(value), points(value.mean), bounds) if part)
 
 
 def p_value(value: float | None) -> str:

@@ -13,6 +13,7 @@ def add(verbs: Verbs) -> None:
     verb = verbs.add_parser("bench", help="run a whole plan: methods x students x tasks x protocols x seeds")
     verb.add_argument("plan", type=Path, help="a TOML, as in configs/benchmarks/")
     verb.add_argument("--dry-run", action="store_true", help="show every cell with its state, size and cost, and stop")
+    verb.add_argument("--register", action="store_true", help="keep the plan's contrasts in results/plans, and stop")
     verb.add_argument("--executor", choices=("local", "ray", "slurm"), default="local", help="default: local")
     verb.add_argument("--parallel", type=positive, default=1, help="cells at a time (default: 1)")
     verb.add_argument("--threads", type=whole, default=0, help="CPU threads a cell (default: torch's own)")
@@ -42,6 +43,13 @@ def _run(options: argparse.Namespace) -> int:
     from cskd_bench.bench.work import Places
 
     places = Places(options.runs, options.results)
+    from cskd_bench.bench.registration import register_plan
+
+    if not options.dry_run:
+        registered = register_plan(file, options.results, options.tasks_dir, options.set)
+        if options.register:
+            print(f"{registered}: registered" if registered else f"{file}: has no contrasts to register")
+            return 0
     if options.dry_run:
         from cskd_bench.bench.dryrun import show_plan
 

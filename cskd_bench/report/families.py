@@ -1,0 +1,79 @@
+"""Families of tests: a plan's primary contrasts first, then the rest of each table behind the plan's gate."""
+
+import statistics as standard
+from collections.abc import Sequence
+
+from cskd_bench.report import statistics
+from cskd_bench.report.contrasts import PlanResult, correct
+from cskd_bench.report.tables import Difference, PrimaryResult, Table, TableCell
+
+
+def correct_tables(tables: Sequence[Table], answers: Sequence[PlanResult]) -> None:
+    """Give every difference its corrected p-value, and every table its gate and its power note."""
+    owners = {id(cell): table for table in tables for cell in table.cells.values()}
+    for answer in answers:
+        for result, cells in zip(answer.results, answer.cells, strict=True):
+            if result.family == "primary" and cells:
+                for cell in cells:
+                    owners[id(cell)].primary = True
+                _mark_primary(result, cells)
+    for table in tables:
+        gates = [answer.gate for answer in answers if answer.has_gate and answer.plan.covers(table.student)]
+        _correct_rest(table, max(gates, default=0.0))
+        if gates:
+            table.gate = "open" if max(gates) < statistics.LEVEL else "shut"
+        table.power = _power(table)
+
+
+def _mark_primary(result: PrimaryResult, cells: Sequence[TableCell]) -> None:
+    """Give a table's difference the answer of the primary contrast that it is; of two plans' the more cautious."""
+    if len(cells) != 2:
+        return
+    first, second = cells
+    for cell, other in ((first, second), (second, first)):
+        for difference in cell.differences:
+            if difference.baseline != other.method or result.adjusted is None:
+                continue
+            if difference.primary and (difference.adjusted or 0.0) >= result.adjusted:
+                continue
+            difference.primary = True
+            difference.holm = difference.adjusted = result.adjusted
+            bounds = result.simultaneous
+            difference.simultaneous = bounds if cell is first or bounds is None else (-bounds[1], -bounds[0])
+            difference.detectable = result.detectable
+
+
+def _correct_rest(table: Table, gate: float) -> None:
+    """Correct all other tests of a table together; none holds unless the gate does."""
+    rest = [item for cell in table.cells.values() for item in cell.differences if not item.primary]
+    tested = [item for item in rest if item.p_value is not None]
+    table.tests = len(tested)
+    level = statistics.LEVEL / max(len(tested), 1)
+    for item, holm in zip(tested, correct([item.p_value for item in tested]), strict=True):
+        item.holm, item.adjusted = holm, max(holm or 0.0, gate)
+        item.simultaneous = item.estimate.interval(level)
+        item.detectable = statistics.detectable(item.estimate, level)
+
+
+def _power(table: Table) -> str:
+    """Say from what difference on the corrected tests of a table find it four times in five."""
+    differences = [item for cell in table.cells.values() for item in cell.differences]
+    if not differences:
+        return ""
+    seen = [item for item in differences if item.detectable is not None]
+    if not seen:
+        return "No spread over seeds that two methods share was measured, so no difference can be tested."
+    counts = sorted({item.seeds for item in seen})
+    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    typical = standard.median(item.detectable or 0.0 for item in seen)
+    return (
+        f"With {seeds} seeds, 80 % power only from {100 * typical:.1f} points on (median of {len(seen)} tests, "
+        "after correction); smaller differences are usually missed."
+    )
+
+
+def tally(difference: Difference) -> int:
+    """Return 0 for a win, 1 for a tie (not shown), 2 for a loss."""
+    if not difference.significant:
+        return 1
+    return 0 if difference.mean > 0 else 2

@@ -1,0 +1,88 @@
+"""From a declared contrast's numbers to its answer, and to the sentence that says it."""
+
+from dataclasses import dataclass
+
+from cskd_bench.report import statistics, words
+from cskd_bench.report.plans import Contrast
+from cskd_bench.report.tables import Answer, Estimated, Interval, PrimaryResult
+
+
+@dataclass(frozen=True, slots=True)
+class Corrected:
+    """A contrast's p-values corrected over its family, None where nothing could be tested, and the family's size."""
+
+    difference: float | None
+    equivalence: float | None
+    family: int
+
+
+def judge(
+    plan: str, contrast: Contrast, estimated: Estimated | None, corrected: Corrected, why: str = ""
+) -> PrimaryResult:
+    """Return a contrast's answer at 5 %, with its interval; `why` says what is missing where nothing was estimated."""
+    estimate = estimated.estimate if estimated else None
+    level = statistics.LEVEL / corrected.family
+    answer = _answer(estimate, corrected)
+    simultaneous = estimate.interval(level) if estimate else None
+    detectable = statistics.detectable(estimate, level) if estimate else None
+    seeds = len(estimated.seeds) if estimated else 0
+    return PrimaryResult(
+        plan=plan,
+        name=contrast.name,
+        where=contrast.where,
+        family=contrast.family,
+        baseline_kind=contrast.second.label.split(" ")[0],
+        seeds=seeds,
+        mean=estimate.mean if estimate else None,
+        interval=estimate.interval() if estimate else None,
+        simultaneous=simultaneous,
+        interval_kind=estimated.kind if estimated else "",
+        p_value=estimate.p_value() if estimate else None,
+        adjusted=corrected.difference,
+        band=contrast.band,
+        equivalence_adjusted=corrected.equivalence,
+        detectable=detectable,
+        answer=answer,
+        sentence=_say(contrast, answer, corrected, estimate, simultaneous, seeds, detectable, why),
+    )
+
+
+def _answer(estimate: statistics.EstimatedMean | None, corrected: Corrected) -> Answer:
+    if estimate is None or estimate.p_value() is None:
+        return "untested"
+    if corrected.difference is not None and corrected.difference < statistics.LEVEL:
+        return "higher" if estimate.mean > 0 else "lower"
+    equal = corrected.equivalence is not None and corrected.equivalence < statistics.LEVEL
+    return "equivalent" if equal else "open"
+
+
+def _say(
+    contrast: Contrast,
+    answer: Answer,
+    corrected: Corrected,
+    estimate: statistics.EstimatedMean | None,
+    simultaneous: Interval | None,
+    seeds: int,
+    detectable: float | None,
+    why: str,
+) -> str:
+    """Write the verdict: `cskd − deit on imagenette128, pretrain: not shown to differ, −0.14 points [...], 3 seeds.`"""
+    subject = f"{contrast.name} on {contrast.where}"
+    if estimate is None:
+        return f"{subject}: not tested, {why or 'no seed is shared'}."
+    measured = f"{words.points(estimate.mean)} points"
+    if answer == "untested":
+        needed = "one seed" if seeds == 1 else f"{seeds} seeds that all differ by the same"
+        return f"{subject}: {measured}, not tested ({needed}; a test needs a spread between seeds)."
+    measured += f" {words.interval(simultaneous, signed=True)}, {words.count(seeds, 'seed')}"
+    band = "" if contrast.band is None else f"±{100 * contrast.band:g} points"
+    match answer:
+        case "higher" | "lower":
+            equal = corrected.equivalence is not None and corrected.equivalence < statistics.LEVEL
+            return f"{subject}: {answer}{f', but within {band}' if equal else ''}, {measured}."
+        case "equivalent":
+            return f"{subject}: equal within {band}, {measured}."
+        case _:
+            nor = f", nor to be equal within {band}" if band else ""
+            power = "" if detectable is None else f" 80 % power only from {100 * detectable:.1f} points on."
+            return f"{subject}: not shown to differ{nor}, {measured}.{power}"
