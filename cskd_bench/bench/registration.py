@@ -113,12 +113,15 @@ class _Resolver:
         raise UserError(f"{key}: the plan has no method {label!r}; its methods are {known}")
 
     def _task(self, asked: ContrastConfig, key: str) -> tuple[str, str]:
-        if asked.task not in self._plan.tasks:
-            raise UserError(f"{key}: task: {asked.task!r} is none of the plan's tasks")
-        spec = load_task(asked.task, self._tasks_dir, self._plan.task_settings)
-        if asked.protocol not in (self._plan.protocols or spec.protocols):
-            raise UserError(f"{key}: protocol: the plan does not run {asked.protocol!r} on {asked.task}")
-        return spec.name, spec.fingerprint()
+        """Return the name and fingerprint of the task that a contrast is about."""
+        for named in self._plan.tasks:
+            spec = load_task(named, self._tasks_dir, self._plan.task_settings)
+            if asked.task not in (named, spec.name):
+                continue
+            if asked.protocol not in spec.protocols or asked.protocol not in (self._plan.protocols or spec.protocols):
+                raise UserError(f"{key}: protocol: the plan does not run {asked.protocol!r} on {asked.task}")
+            return spec.name, spec.fingerprint()
+        raise UserError(f"{key}: task: {asked.task!r} is none of the plan's tasks")
 
     def _describe(self, task: str, asked: ContrastConfig, student: str) -> str:
         protocol = "pretraining" if asked.protocol == "pretrain" else PROTOCOL_WORDS[asked.protocol]

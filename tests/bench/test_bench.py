@@ -28,6 +28,9 @@ from cskd_bench.device import take_gpu
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.errors import UserError
 from cskd_bench.record import read_record
+from cskd_bench.report.compare import compare
+from cskd_bench.report.plans import read_plans
+from cskd_bench.report.selection import select
 from cskd_bench.schema import shipped
 
 STUDENT = {"name": "tiny", "student.patch_size": 16, "student.depth": 1, "recipe.epochs": 3, "recipe.ema_decay": 0.0}
@@ -59,6 +62,11 @@ task_settings = ["knn.k=3"]
 kind = "supervised"
 [[methods]]
 kind = "cskd"
+[[primary]]
+method = "cskd"
+against = "supervised"
+task = "coloured"
+protocol = "linear"
 """
 CELLS = 24  # 4 pretrainings; (finetune, linear, knn) and (linear, knn) of each
 
@@ -100,6 +108,10 @@ def records(place: Path, output: str) -> dict[str, dict]:
     return found
 
 
+def records_of(results: Path) -> list[Path]:
+    return list((results / "records").glob("*.json"))
+
+
 def interrupt(place: Path, output: str, number: int, at: int) -> None:
     """Start a bench and send a signal to it alone when `at` records are there; wait until its workers are gone."""
     process = start(place, output, "--parallel", "2")
@@ -128,6 +140,16 @@ def test_interrupted_three_times_every_cell_has_its_record(local, place):
 
 
 @pytest.mark.gate
+def test_the_plans_primary_contrast_is_registered_before_and_answered_after(local, place):
+    results = place / "local" / "results"
+    (plan,) = read_plans(results)
+    first = min(record["created"] for record in map(json.loads, (p.read_text() for p in records_of(results))))
+    assert plan.plan == "plan" and plan.registered <= first
+    (answer,) = compare(results / "records", select(results / "records", include_dirty=True), [plan]).primary
+    assert answer.name == "cskd − supervised" and answer.where == "coloured, linear probe"
+    assert answer.seeds == 2
+
+
 def test_a_finished_bench_starts_nothing(local, place):
     before = {path: path.stat().st_mtime_ns for path in (place / "local" / "results" / "records").iterdir()}
     assert f"{CELLS} of {CELLS} cells were finished before" in finish(place, "local")
