@@ -103,6 +103,7 @@ class Table:
     complete: int  # columns that every method has, over which ranks are averaged
     power: str
     teaches: bool  # the model is a teacher of other tables' methods
+    primary: bool = False  # holds a primary contrast of a plan
 
 
 @dataclass(frozen=True, slots=True)
