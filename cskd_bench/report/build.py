@@ -17,6 +17,7 @@ from cskd_bench.report import terminal
 from cskd_bench.report.compare import compare
 from cskd_bench.report.data import csv_table, plain_json
 from cskd_bench.report.figure import figure
+from cskd_bench.report.forest import forest
 from cskd_bench.report.latex import latex
 from cskd_bench.report.markdown import excerpt, markdown, with_excerpt
 from cskd_bench.report.page import page
@@ -25,9 +26,11 @@ from cskd_bench.report.published import Match, Published, match, read_published
 from cskd_bench.report.selection import LeftOut, select
 from cskd_bench.report.tables import Comparison
 
-FORMATS: Final = ("terminal", "md", "svg", "csv", "latex", "json", "html")
+FORMATS: Final = ("terminal", "md", "forest", "svg", "csv", "latex", "json", "html")
+COMMITTED: Final = ("md", "forest", "svg")  # what `check_report` holds to the records
 FILES: Final = {
     "md": "LEADERBOARD.md",
+    "forest": "primary.svg",
     "svg": "leaderboard.svg",
     "csv": "leaderboard.csv",
     "latex": "leaderboard.tex",
@@ -62,7 +65,7 @@ def build_report(
     """Read `results`/records and published.toml, write the leaderboard in each format into `output`.
 
     `terminal` writes nothing; call `Report.show`. `into`: a Markdown file whose part between two marks becomes the
-    tables that can be tested. A broken record is named in the report and left out.
+    primary contrasts and the tables that can be tested. A broken record is named in the report and left out.
     UserError: an unknown format, no records folder, an output folder that cannot be written, a file without marks.
     """
     for name in formats:
@@ -72,7 +75,7 @@ def build_report(
         comparison, rows, matches = _measure(results, include_dirty, published)
         rendered = {name: _render(name, results, comparison, rows, matches) for name in formats if name in FILES}
     if into is not None:
-        _write(into, with_excerpt(_read(into), excerpt(comparison), str(into)))
+        _write(into, _refreshed(into, comparison, output))
     files = {name: output / FILES[name] for name in rendered}
     for name, text in rendered.items():
         _write(files[name], text)
@@ -94,18 +97,25 @@ def _without_cycle_collection() -> Iterator[None]:
 def check_report(
     results: Path, output: Path | None = None, *, include_dirty: bool = False, into: Path | None = None
 ) -> None:
-    """UserError if the Markdown, the figure or the part of `into` is missing or is not what the records say now.
+    """UserError if the Markdown, a figure or the part of `into` is missing or is not what the records say now.
 
     `output` is the folder that the report was written into, by default `results`.
     """
     measured = _measure(results, include_dirty, published=True)
-    expected = {(output or results) / FILES[name]: _render(name, results, *measured) for name in ("md", "svg")}
+    folder = output or results
+    expected = {folder / FILES[name]: _render(name, results, *measured) for name in COMMITTED}
     if into is not None:
-        expected[into] = with_excerpt(_read(into), excerpt(measured[0]), str(into))
+        expected[into] = _refreshed(into, measured[0], folder)
     for path, text in expected.items():
         if _read(path) != text:
             todo = f"run `cskd-bench report{f' --into {into}' if path == into else ''}`"
             raise UserError(f"{path}: stale: the records in {results} say something else; {todo}")
+
+
+def _refreshed(into: Path, comparison: Comparison, output: Path) -> str:
+    """Return the text of `into` with its part replaced; its figure is named by the way from there to `output`."""
+    plot = Path(os.path.relpath(output.resolve() / FILES["forest"], into.resolve().parent)).as_posix()
+    return with_excerpt(_read(into), excerpt(comparison, plot), str(into))
 
 
 def _read(path: Path) -> str:
@@ -149,6 +159,8 @@ def _render(name: str, results: Path, comparison: Comparison, rows: list[Publish
     match name:
         case "md":
             return markdown(comparison, rows, matches)
+        case "forest":
+            return forest(comparison.primary)
         case "svg":
             return figure(comparison)
         case "csv":

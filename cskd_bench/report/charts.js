@@ -131,19 +131,32 @@ function costChart(data, column, quantity) {
 
 const short = (text, room = 26) => (text.length > room ? `${text.slice(0, room - 1)}…` : text);
 
+// Fill a place for figures, at once where its data are unpacked already (printing does not wait).
 function figures(place) {
+  if (place.classList.contains("drawn")) return;
+  const data = unpacked.get(packedTable(place.dataset.figures));
+  if (!data) {
+    evidence(place.dataset.figures).then(() => figures(place));
+    return;
+  }
   place.classList.add("drawn");
-  const data = evidence(place.dataset.figures);
+  if (place.dataset.kind === "differences") place.append(differenceFigure(data) ?? "");
+  else place.append(costFigure(data) ?? "", trainingFigure(data) ?? "");
+}
+
+function costFigure(data) {
   const quantity = data.methods.some((method) => method.cost["GPU-hours"] > 0) ? "GPU-hours" : "time";
+  if (!data.settings.some((_, column) => costChart(data, column, quantity))) return null;
   const holder = node("div");
   const choose = node("select", { "aria-label": "Column of the figure", change: () => show(choose.value) },
     data.settings.map((setting, index) => node("option", { value: index }, `${setting.task}, ${setting.column}`)));
   const show = (column) => holder.replaceChildren(costChart(data, column, quantity) ?? node("p", { class: "soft" }, "No cost was recorded here."));
-  if (data.settings.some((_, column) => costChart(data, column, quantity))) {
-    show(0);
-    place.append(node("figure", {}, node("figcaption", {}, node("b", {}, "Score against cost. "), "Bars: ± sd over seeds. ", choose), holder));
-  }
-  place.append(differenceFigure(data) ?? "");
+  show(0);
+  return node("figure", {}, node("figcaption", {}, node("b", {}, "Score against cost. "), "Bars: ± sd over seeds. ", choose), holder);
+}
+
+function trainingFigure(data) {
+  if (data.group !== "pretraining") return null;
   const curves = [];
   data.methods.forEach((method, row) => {
     const cells = data.settings.map((_, column) => data.cells[`${row}-${column}`]).filter(Boolean);
@@ -151,7 +164,7 @@ function figures(place) {
     const known = cell ? cell.records.map((record) => record.curve).filter((curve) => curve.epoch) : [];
     if (known.length) curves.push({ name: method.name, colour: method.colour, curve: meanCurve(known) });
   });
-  if (data.group === "pretraining" && curves.length) place.append(curveFigure(curves, "mean over seeds"));
+  return curves.length ? curveFigure(curves, "mean over seeds", data.settings[0].curve) : null;
 }
 
 // rows: [[label, difference]]; an interval per row around the line of no difference.
@@ -179,6 +192,7 @@ function forestChart(rows) {
   return svg;
 }
 
+const EXPLAINED = "Points, 95 % intervals, coloured where they are shown. ";
 // Paired differences of one method and what it is compared with, over all columns of a table.
 function differenceFigure(data) {
   const pairs = new Map();
@@ -190,20 +204,24 @@ function differenceFigure(data) {
     }
   }));
   const names = [...pairs.keys()].filter((name) => pairs.get(name).rows.filter(([, item]) => item.interval).length > 1);
-  if (!names.length) return null;
+  if (!names.length) {
+    const chart = forestChart([...pairs].flatMap(([name, { rows }]) => rows.map(([, item]) => [name, item])));
+    return chart && node("figure", {}, node("figcaption", {}, node("b", {}, "Paired differences. "), EXPLAINED), chart);
+  }
   const first = names.filter((name) => pairs.get(name).plain).pop() ?? names[names.length - 1];
   const holder = node("div");
   const show = (name) => holder.replaceChildren(forestChart(pairs.get(name).rows));
   const choose = node("select", { "aria-label": "Pair of the figure", change: () => show(choose.value) },
     names.map((name) => node("option", { value: name, selected: name === first ? "" : null }, name)));
   show(first);
-  return node("figure", {}, node("figcaption", {}, node("b", {}, "Paired differences. "), "Points, 95 % intervals, coloured where they hold after Holm. ", choose), holder);
+  return node("figure", {}, node("figcaption", {}, node("b", {}, "Paired differences. "), EXPLAINED, choose), holder);
 }
 
-function curveFigure(curves, note) {
+// `scored`: the curve of what the table scores, which is drawn first where it was recorded.
+function curveFigure(curves, note, scored) {
   const quantities = [...new Set(curves.flatMap((item) => Object.keys(item.curve)))].filter((name) => !["epoch", "fusion_ratio"].includes(name));
   const drawn = (name) => curves.some((item) => (item.curve[name] || []).filter((value) => value !== null).length > 1);
-  const first = ["ema_top1", "top1", "total", ...quantities].find((name) => quantities.includes(name) && drawn(name)) ?? quantities[0];
+  const first = [scored, "top1", "total", ...quantities].find((name) => quantities.includes(name) && drawn(name)) ?? quantities[0];
   const holder = node("div");
   const show = (name) => holder.replaceChildren(learningCurves(curves, name, `${CURVE_NAMES[name] || name} by epoch`));
   const choose = node("select", { "aria-label": "Quantity of the learning curves", change: () => show(choose.value) },

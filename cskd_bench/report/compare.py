@@ -20,7 +20,7 @@ from cskd_bench.report.selection import (
     method_order,
     setting_order,
 )
-from cskd_bench.report.tables import Comparison, Standing, Table, TableCell, TableCost, Verdict
+from cskd_bench.report.tables import Comparison, Standing, Table, TableCell, TableCost
 
 
 def compare(folder: Path, selection: Selection, plans: Sequence[RegisteredPlan] = ()) -> Comparison:
@@ -45,7 +45,8 @@ def compare(folder: Path, selection: Selection, plans: Sequence[RegisteredPlan] 
         sorted(left_out, key=lambda item: (item.name, item.reason)),
         selection.notes,
         records=sum(map(len, selection.cells.values())),
-        primary=[result for answer in answers for result in answer.results],
+        primary=[result for answer in answers for result in answer.results if result.family == "primary"],
+        exploratory=[result for answer in answers for result in answer.results if result.family == "exploratory"],
         gate_open=all(table.gate != "shut" for table in tables),
     )
 
@@ -119,8 +120,3 @@ def _standings(table: Table) -> dict[Method, Standing]:
         )
         for method in methods
     }
-
-
-def verdicts(tables: Iterable[Table], seeds: int = 1) -> list[Verdict]:
-    """Leaves with the formats that show it."""
-    return []

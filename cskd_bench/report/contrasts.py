@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cskd_bench.report import statistics
 from cskd_bench.report.plans import Contrast, RegisteredPlan
 from cskd_bench.report.selection import TableStudent
-from cskd_bench.report.tables import Estimated, PrimaryResult, TableCell
+from cskd_bench.report.tables import ContrastResult, Estimated, TableCell
 from cskd_bench.report.verdicts import Corrected, judge
 
 Matrix = tuple[NDArray[np.float32], NDArray[np.integer[Any]]]  # scores (S, E) in the order of the cell's seeds, labels
@@ -46,7 +46,7 @@ class PlanResult:
     """A plan's contrasts with their answers, and the cells of each, in the plan's order."""
 
     plan: RegisteredPlan
-    results: tuple[PrimaryResult, ...]
+    results: tuple[ContrastResult, ...]
     cells: tuple[tuple[TableCell, ...], ...]  # with the signs +, -, and for an interaction -, +; empty where missing
 
     @property
@@ -79,13 +79,13 @@ def answer_plan(
     return PlanResult(plan, tuple(answers[place] for place in range(len(plan.contrasts))), kept)
 
 
-def _gate(primary: Sequence[PrimaryResult]) -> float:
+def _gate(primary: Sequence[ContrastResult]) -> float:
     return max((1.0 if result.adjusted is None else result.adjusted for result in primary), default=0.0)
 
 
 def _answer_family(
     plan: RegisteredPlan, family: str, estimated: Sequence[Estimated | None], whys: Sequence[str], gate: float
-) -> dict[int, PrimaryResult]:
+) -> dict[int, ContrastResult]:
     """Judge the contrasts of one family by their places in the plan; one without records still counts in it."""
     places = [place for place, contrast in enumerate(plan.contrasts) if contrast.family == family]
     estimates = [found.estimate if (found := estimated[place]) else None for place in places]

@@ -11,6 +11,7 @@ from typing import Any, Final
 from cskd_bench.report.published import Match, Published
 from cskd_bench.report.rows import one_line
 from cskd_bench.report.tables import Comparison, Difference, Table, TableCell
+from cskd_bench.report.titles import titles
 
 CSV_HEAD: Final = [
     *("group", "student", "pretrain_data", "pretrain_recipe", "task", "version", "fingerprint", "protocol"),
@@ -63,8 +64,12 @@ def plain_json(comparison: Comparison, published: Sequence[Published], matches: 
     """Return every number of the report as JSON; cells and differences name methods and settings by place."""
     data = {
         "records": comparison.records,
-        "verdicts": [asdict(verdict) for verdict in comparison.verdicts],
-        "tables": [_table_json(table) for table in comparison.tables],
+        "primary": [asdict(result) for result in comparison.primary],
+        "exploratory": [asdict(result) for result in comparison.exploratory],
+        "gate_open": comparison.gate_open,
+        "tables": [
+            _table_json(table, title) for table, title in zip(comparison.tables, titles(comparison.tables), strict=True)
+        ],
         "published": [asdict(item) for item in published],
         "ours_and_published": [
             {
@@ -84,9 +89,11 @@ def plain_json(comparison: Comparison, published: Sequence[Published], matches: 
     return json.dumps(data, allow_nan=False) + "\n"
 
 
-def _table_json(table: Table) -> dict[str, Any]:
+def _table_json(table: Table, title: str) -> dict[str, Any]:
     return {
         "group": table.group,
+        "title": title,
+        "primary": table.primary,
         "student": asdict(table.student),
         "tests": table.tests,
         "power": table.power,
@@ -134,6 +141,9 @@ def _difference_json(item: Difference, table: Table) -> dict[str, Any]:
         "significant": item.significant,
         "bootstrap": item.bootstrap,
         "detectable": item.detectable,
+        "simultaneous": item.simultaneous,
+        "primary": item.primary,
+        "lead": item.is_lead,
         "pairs": [
             {
                 "seed": pair.seed,

@@ -1,29 +1,43 @@
 // ---------------------------------------------------------------- evidence of one cell
 
-function openEvidence(name) {
-  const [table, row, column] = name.split("-");
-  const data = evidence(table);
+async function openEvidence(button) {
+  const [table, row, column] = button.dataset.cell.split("-");
+  const data = await evidence(table);
   const cell = data.cells[`${row}-${column}`];
   const method = data.methods[row];
   const setting = data.settings[column];
-  const dialog = $("#evidence");
-  const children = [
-    node("header", {},
-      node("div", {},
-        node("h2", { id: "evidence-title" }, `${method.name} on ${setting.task}, ${setting.column}`),
-        node("p", { class: "soft" }, data.title)),
-      node("button", { class: "close", type: "button", "aria-label": "Close", click: () => dialog.close() }, "×")),
+  showDialog(button.closest("[id]").id, `${method.name} on ${setting.task}, ${setting.column}`, data.title, [
     summary(cell, setting),
     differences(data, cell, column),
     records(cell),
-    curves(cell, method),
+    curves(cell, method, setting),
     calibration(cell, method),
     classes(data, cell, row, column),
     pictures(cell),
     configuration(cell, setting),
-  ];
-  $(".sheet", dialog).replaceChildren(...children.filter(Boolean));
-  dialog.showModal();
+    ...changes(data, cell, row, column),
+  ]);
+}
+
+async function openContrast(anchor) {
+  const contrast = (await unpack($("#shared"))).primary.find((item) => item.anchor === anchor);
+  const [name, where] = contrast.facts.map(([, text]) => text);
+  showDialog(anchor, name, `primary contrast, ${where}`, [
+    node("p", {}, node("b", { "data-answer": contrast.kind }, contrast.answer), ` ${contrast.sentence}`),
+    node("dl", { class: "plain" }, contrast.facts.flatMap(([term, text]) => [node("dt", {}, term), node("dd", {}, text)])),
+  ]);
+}
+
+function showDialog(anchor, title, subtitle, children) {
+  const dialog = $("#evidence");
+  $(".sheet", dialog).replaceChildren(
+    node("header", {},
+      node("div", {}, node("h2", { id: "evidence-title" }, title), node("p", { class: "soft" }, subtitle)),
+      node("div", { class: "buttons" },
+        node("button", { class: "link", type: "button", "data-link": anchor, "aria-label": "Copy a link to this evidence" }, "link"),
+        node("button", { class: "close", type: "button", "aria-label": "Close", click: () => dialog.close() }, "×"))),
+    ...children.filter(Boolean));
+  if (!dialog.open) dialog.showModal();
   dialog.scrollTop = 0;
 }
 
@@ -47,14 +61,14 @@ function grid(heads, rows, leftColumns = []) {
 function differences(data, cell) {
   if (!cell.differences.length) return null;
   const rows = cell.differences.map((item) => [
-    `− ${data.methods[item.row].name}`, `${item.mark} ${points(item.mean)}`, between(item.interval, points), pValue(item.p), pValue(item.holm),
+    `− ${data.methods[item.row].name}`, `${shownMark(item.mark)} ${points(item.mean)}`, between(item.interval, points), pValue(item.p), pValue(item.holm),
     between(item.bootstrap, points), item.detectable === null ? "–" : percent(item.detectable, 1), `${item.seeds}`,
   ]);
   const pairs = cell.differences.map((item) => node("details", {},
     node("summary", {}, `Each seed against ${data.methods[item.row].name}`),
     grid(["seed", "difference", "only this right", "only baseline right", "exact McNemar p"],
       item.pairs.map(([seed, difference, ours, theirs, p]) => [`${seed}`, points(difference), ours === null ? "–" : `${ours}`, theirs === null ? "–" : `${theirs}`, pValue(p)]))));
-  return node("section", {}, node("h3", {}, "Paired differences, in points"), node("div", { class: "forest" }, forest(data, cell) ?? ""),
+  return node("section", {}, node("h3", {}, "Paired differences, in points"), node("div", { class: "intervals" }, forest(data, cell) ?? ""),
     grid(["", "difference", "95 % interval", "p", "p, Holm", "bootstrap", "detectable", "seeds"], rows),
     node("p", { class: "soft" }, `Interval and p over ${cell.differences[0].covers}. “?” cannot be tested: one seed, or no spread.`), pairs);
 }
@@ -87,10 +101,10 @@ function copyable(text) {
   return node("pre", {}, button, text);
 }
 
-function curves(cell, method) {
+function curves(cell, method, setting) {
   const spare = [method.colour, "soft", "more1", "more2", "more3", "more4"];
   const known = cell.records.filter((record) => record.curve.epoch).map((record, index) => ({ name: `seed ${record.seed}`, colour: spare[index % spare.length], curve: record.curve }));
-  return known.length ? node("section", {}, node("h3", {}, "Curves"), node("div", { class: "two" }, curveFigure(known.slice(0, 12), "one line per record"))) : null;
+  return known.length ? node("section", {}, node("h3", {}, "Curves"), node("div", { class: "two" }, curveFigure(known.slice(0, 12), "one line per record", setting.curve))) : null;
 }
 
 function calibration(cell, method) {
@@ -146,33 +160,34 @@ function configuration(cell, setting) {
     cell.config.map(([name, index]) => node("details", {}, node("summary", {}, name), node("pre", {}, shared(index)))));
 }
 
-// ---------------------------------------------------------------- wiring
+// The settings by which the first record of a cell differs from that of what the cell is compared with.
+function changes(data, cell, row, column) {
+  const ours = settingsOf(data, cell, row);
+  return cell.differences.map((item) => {
+    const other = data.cells[`${item.row}-${column}`];
+    const theirs = settingsOf(data, other, item.row);
+    const keys = [...new Set([...ours.keys(), ...theirs.keys()])].filter((name) => ours.get(name) !== theirs.get(name));
+    const name = data.methods[item.row].name;
+    return node("details", { class: "changes" }, node("summary", {}, `Differs from ${name} in ${keys.length} ${keys.length === 1 ? "setting" : "settings"}`),
+      grid(["setting", data.methods[row].name, name], keys.sort().map((key) => [key, ours.get(key) ?? "–", theirs.get(key) ?? "–"]), [1, 2]));
+  });
+}
 
-document.addEventListener("click", (event) => {
-  const cell = event.target.closest(".cell");
-  if (cell) openEvidence(cell.dataset.cell);
-  const header = event.target.closest("thead button");
-  if (header) sortBy(header.closest("th"));
-  const menu = $(".menu[open]");
-  if (menu && !menu.contains(event.target)) menu.open = false;
-  if (event.target.id === "evidence") event.target.close();
-});
-document.addEventListener("keydown", (event) => {
-  const menu = $(".menu[open]");
-  if (event.key === "Escape" && menu) { menu.open = false; $("summary", menu).focus(); }
-});
-$("#filter").addEventListener("input", applyFilter);
-$(".controls").addEventListener("submit", (event) => event.preventDefault());
-$$("input[name=method]").forEach((box) => box.addEventListener("change", applyFilter));
-$$("input[name=baseline]").forEach((radio) => radio.addEventListener("change", () => chooseBaseline(radio.value)));
-
-const seen = new IntersectionObserver((entries) => {
-  for (const entry of entries) {
-    if (!entry.isIntersecting) continue;
-    seen.unobserve(entry.target);
-    const place = $(".figures", entry.target);
-    if (!place.classList.contains("drawn")) figures(place);
+const ITS_OWN = new Set(["name", "seed", "run"]); // of every run, whatever it is compared with
+function settingsOf(data, cell, row) {
+  const found = new Map([["teacher as used", data.methods[row].teacher || "none"]]);
+  const add = (value, name) => {
+    if (value !== null && typeof value === "object" && !Array.isArray(value)) {
+      for (const [key, inner] of Object.entries(value)) add(inner, `${name}.${key}`);
+    } else found.set(name, JSON.stringify(value));
+  };
+  for (const [name, index] of cell.config) {
+    if (ITS_OWN.has(name)) continue;
+    try {
+      add(JSON.parse(shared(index)), name);
+    } catch {
+      found.set(name, shared(index));
+    }
   }
-}, { rootMargin: "300px" });
-$$("article.table").forEach((article) => seen.observe(article));
-addEventListener("beforeprint", () => $$(".figures:not(.drawn)").forEach(figures));
+  return found;
+}

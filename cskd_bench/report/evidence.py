@@ -10,7 +10,7 @@ from typing import Any, Final
 from cskd_bench.record import Record, SideFile
 from cskd_bench.report import words
 from cskd_bench.report.examples import read_side_file
-from cskd_bench.report.selection import METHOD_ORDER, Method, TableStudent
+from cskd_bench.report.selection import METHOD_ORDER, Method, Setting, TableStudent
 from cskd_bench.report.tables import Difference, Table, TableCell, TableCost
 
 PICTURES_PER_CELL: Final = 4
@@ -58,6 +58,11 @@ def colours_of(table: Table) -> dict[Method, str]:
     return colours
 
 
+def scored_curve(setting: Setting) -> str:
+    """Name the curve of what the column scores: the metric, of the weights that were scored."""
+    return f"ema_{setting.metric}" if setting.weights == "ema" else setting.metric
+
+
 def raw_cost(cost: TableCost) -> dict[str, float]:
     """Return the numbers behind the words of `words.cost`, by the same names."""
     return {
@@ -68,12 +73,12 @@ def raw_cost(cost: TableCost) -> dict[str, float]:
     }
 
 
-def evidence(table: Table, shared: Shared, trained: Trained) -> dict[str, Any]:
+def evidence(table: Table, title: str, shared: Shared, trained: Trained) -> dict[str, Any]:
     """Return what the page shows when a number is opened: its tests, records, costs and pictures."""
     place = {method: row for row, method in enumerate(table.methods)}
     columns = {setting: column for column, setting in enumerate(table.settings)}
     return {
-        "title": words.title(table),
+        "title": title,
         "group": table.group,
         "pretraining_cost": any((table.student, method) in trained for method in table.methods),
         "methods": [
@@ -98,6 +103,7 @@ def evidence(table: Table, shared: Shared, trained: Trained) -> dict[str, Any]:
                 "column": words.column(setting, table.settings),
                 "protocol": words.protocol(setting),
                 "metric": words.metric(setting),
+                "curve": scored_curve(setting),
                 "recipe": setting.recipe,
                 "image_size": setting.image_size,
                 "weights": setting.weights,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from cskd_bench.report import statistics
 from cskd_bench.report.contrasts import PlanResult, correct
-from cskd_bench.report.tables import Difference, PrimaryResult, Table, TableCell
+from cskd_bench.report.tables import ContrastResult, Difference, Table, TableCell
 
 
 def correct_tables(tables: Sequence[Table], answers: Sequence[PlanResult]) -> None:
@@ -25,7 +25,7 @@ def correct_tables(tables: Sequence[Table], answers: Sequence[PlanResult]) -> No
         table.power = _power(table)
 
 
-def _mark_primary(result: PrimaryResult, cells: Sequence[TableCell]) -> None:
+def _mark_primary(result: ContrastResult, cells: Sequence[TableCell]) -> None:
     """Give a table's difference the answer of the primary contrast that it is; of two plans' the more cautious."""
     if len(cells) != 2:
         return

@@ -3,10 +3,11 @@
 import re
 from collections.abc import Iterator, Sequence
 from typing import Final
+from urllib.parse import quote
 
 from cskd_bench.errors import UserError
 from cskd_bench.report import words
-from cskd_bench.report.compare import verdicts
+from cskd_bench.report.primary import DECLARED, EXPLORATORY, NO_PLAN, QUESTION, answer, gate
 from cskd_bench.report.published import Match, Published
 from cskd_bench.report.rows import (
     MATCH_HEAD,
@@ -22,9 +23,11 @@ from cskd_bench.report.rows import (
     standing_rows,
 )
 from cskd_bench.report.selection import Method
-from cskd_bench.report.tables import Comparison, Table, Verdict
+from cskd_bench.report.tables import Comparison, ContrastResult, Table
+from cskd_bench.report.titles import titles
 
 SEEDS_OF_A_CLAIM: Final = 3  # of both methods, before a README repeats a difference
+PLOT: Final = "primary.svg"
 BEGIN: Final = "<!-- cskd-bench report -->"
 END: Final = "<!-- end of cskd-bench report -->"
 
@@ -42,19 +45,21 @@ def _markdown_table(head: Sequence[str], rows: Iterator[Row] | list[Row]) -> str
 
 
 def markdown(comparison: Comparison, published: Sequence[Published], matches: Sequence[Match]) -> str:
-    """Return the whole report as GitHub-flavoured Markdown."""
-    parts = ["# Leaderboard", f"{words.LEGEND}\n\n{words.count(comparison.records, 'record')}."]
-    if comparison.verdicts:
-        parts.append(_verdicts(comparison.verdicts))
+    """Return the whole report as GitHub-flavoured Markdown; the figure of primary contrasts lies beside it."""
+    parts = ["# Leaderboard", _box(comparison.primary, PLOT)]
+    parts.append(f"{words.LEGEND}\n\n{words.count(comparison.records, 'record')}.")
     group = ""
-    for table in comparison.tables:
+    for table, title in zip(comparison.tables, titles(comparison.tables), strict=True):
         if table.group != group:
             group = table.group
             parts.append(f"## {group.capitalize()}")
-        parts.append(f"### {markdown_text(words.title(table))}")
-        parts.extend(_markdown_of(table))
+        parts.append(f"### {markdown_text(title)}")
+        parts.extend(_markdown_of(table, comparison))
     if not comparison.tables:
         parts.append("No record can be shown yet.")
+    if comparison.exploratory:
+        told = "\n".join(f"- {markdown_text(result.sentence)}" for result in comparison.exploratory)
+        parts.append(f"## Exploratory contrasts\n\n<details><summary>{DECLARED}</summary>\n\n{told}\n\n</details>")
     parts.extend(_markdown_published(published, matches))
     if comparison.notes:
         parts.append("## Notes\n\n" + "\n".join(f"- Kept apart: {markdown_text(note)}" for note in comparison.notes))
@@ -64,27 +69,33 @@ def markdown(comparison: Comparison, published: Sequence[Published], matches: Se
     return "\n\n".join(parts) + "\n"
 
 
-def excerpt(comparison: Comparison) -> str:
-    """Return the verdicts and the score tables in which differences rest on enough seeds, for a README."""
+def excerpt(comparison: Comparison, plot: str = PLOT) -> str:
+    """Return the primary contrasts and the score tables whose differences rest on enough seeds, for a README.
+
+    `plot` is where the figure of the primary contrasts lies, seen from the README.
+    """
     tested = [
-        table
-        for table in comparison.tables
+        f"### {table.group.capitalize()}: {markdown_text(title)}\n\n{_scores(table)}"
+        for table, title in zip(comparison.tables, titles(comparison.tables), strict=True)
         if any(
             item.interval and item.seeds >= SEEDS_OF_A_CLAIM
             for cell in table.cells.values()
             for item in cell.differences
         )
     ]
-    if not tested:
+    if not tested and not comparison.primary:
         return f"No difference is claimed yet: that takes {SEEDS_OF_A_CLAIM} pretraining seeds that two methods share."
-    parts = [
-        f"### {table.group.capitalize()}: {markdown_text(words.title(table))}\n\n{_scores(table)}" for table in tested
-    ]
-    return "\n\n".join([*parts, _verdicts(verdicts(tested, SEEDS_OF_A_CLAIM))])
+    return "\n\n".join([_box(comparison.primary, plot), *tested])
 
 
-def _verdicts(told: Sequence[Verdict]) -> str:
-    return "\n".join(f"- {markdown_text(words.verdict(verdict))}" for verdict in told)
+def _box(primary: Sequence[ContrastResult], plot: str) -> str:
+    """Return the primary contrasts as one quoted list with their figure below."""
+    lines = [f"> **{QUESTION}**", ">"]
+    if not primary:
+        return "\n".join([*lines, f"> {NO_PLAN}"])
+    lines.extend(f"> - **{answer(result)}**: {markdown_text(result.sentence)}" for result in primary)
+    alt = "Primary contrasts: differences in points with 95 % and simultaneous intervals, equivalence band shaded"
+    return "\n".join([*lines, "", f"![{alt}]({quote(plot)})"])
 
 
 def with_excerpt(text: str, part: str, where: str) -> str:
@@ -112,8 +123,21 @@ def _name(table: Table, method: Method) -> str:
     return markdown_text(words.method(method, table.methods))
 
 
-def _markdown_of(table: Table) -> Iterator[str]:
+def _markdown_of(table: Table, comparison: Comparison) -> Iterator[str]:
     yield _scores(table)
+    head = [markdown_text(text) for text in standing_head(table)]
+    yield _markdown_table(["method", *head], [[_name(table, m), *row] for m, row in standing_rows(table)])
+    found = list(_exploratory(table))
+    if found and comparison.primary:
+        yield f"<details><summary>{EXPLORATORY}</summary>\n\n{gate(comparison)}"
+        yield from found
+        yield "</details>"
+    else:
+        yield from found
+
+
+def _exploratory(table: Table) -> Iterator[str]:
+    """Yield the intervals and paired differences of a table."""
     intervals = [[_name(table, method), *row] for method, row in interval_rows(table)]
     if intervals:
         yield _markdown_table(["95 % interval of the mean", *_columns(table)], intervals)
@@ -122,8 +146,6 @@ def _markdown_of(table: Table) -> Iterator[str]:
     ]
     if differences:
         yield _markdown_table(["paired difference", *_columns(table)], differences)
-    head = [markdown_text(text) for text in standing_head(table)]
-    yield _markdown_table(["method", *head], [[_name(table, m), *row] for m, row in standing_rows(table)])
     if table.power:
         yield f"{table.power} Holm family: {table.tests} tests."
 

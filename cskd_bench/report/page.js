@@ -4,20 +4,34 @@
 
 const $ = (selector, root = document) => root.querySelector(selector);
 const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
-const parsed = new Map();
 
-function evidence(table) {
-  if (!parsed.has(table)) parsed.set(table, JSON.parse($(`script[data-evidence="${table}"]`).textContent));
-  return parsed.get(table);
+// ---------------------------------------------------------------- embedded data: JSON, gzip, base64
+
+const unpacked = new Map(); // element -> its data, once unpacked
+const unpacking = new Map(); // element -> the promise of it
+
+function unpack(element) {
+  if (!unpacking.has(element)) {
+    const bytes = Uint8Array.from(atob(element.textContent), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    unpacking.set(element, new Response(stream).json().then((data) => (unpacked.set(element, data), data)));
+  }
+  return unpacking.get(element);
 }
 
-let sharedTexts = null;
+const packedTable = (table) => $(`script[data-evidence="${table}"]`);
+// A table's evidence, together with what all tables share.
+async function evidence(table) {
+  const [data] = await Promise.all([unpack(packedTable(table)), unpack($("#shared"))]);
+  return data;
+}
+
 function shared(index) {
-  sharedTexts ??= JSON.parse($("#shared").textContent).sections;
+  const text = unpacked.get($("#shared")).sections[index];
   try {
-    return JSON.stringify(JSON.parse(sharedTexts[index]), null, 1);
+    return JSON.stringify(JSON.parse(text), null, 1);
   } catch {
-    return sharedTexts[index]; // a configuration may hold NaN, which is no JSON
+    return text; // a configuration may hold NaN, which is no JSON
   }
 }
 
@@ -49,6 +63,7 @@ function points(value, digits = 2) {
   if (Number(text) === 0) return (0).toFixed(digits);
   return (value > 0 ? "+" : "−") + text.replace("-", "");
 }
+const shownMark = (mark) => (mark === "=" ? "n.s." : mark);
 const between = (bounds, write) => (bounds ? `${write(bounds[0])} to ${write(bounds[1])}` : "–");
 const pValue = (p) => (p === null ? "–" : p < 1e-4 ? "< 0.0001" : p.toFixed(4));
 function duration(seconds) {
@@ -122,15 +137,16 @@ function applyFilter() {
   say(`${shown} ${shown === 1 ? "table" : "tables"} shown`);
 }
 
-function chooseBaseline(kind) {
+async function chooseBaseline(kind) {
   for (const article of $$("article.table")) {
-    const data = evidence(article.dataset.table);
+    const data = await evidence(article.dataset.table);
+    if ($("input[name=baseline]:checked").value !== kind) return; // another one was chosen meanwhile
     for (const button of $$(".cell", article)) {
       const [, row, column] = button.dataset.cell.split("-");
       const found = data.cells[`${row}-${column}`].differences.find((item) => data.methods[item.row].kind === kind);
       const text = $(".difference", button);
       text.dataset.mark = found ? found.mark : "";
-      text.textContent = found ? `${found.mark} ${points(found.mean)}` : "";
+      text.textContent = found ? `${shownMark(found.mark)} ${points(found.mean)}` : "";
     }
     for (const tally of $$(".tally", article)) {
       const [text, order] = data.methods[tally.closest("tr").dataset.row].tallies[kind] ?? ["–", ""];

@@ -131,7 +131,7 @@ Answer = Literal["higher", "lower", "equivalent", "open", "untested"]
 
 
 @dataclass(frozen=True, slots=True)
-class PrimaryResult:
+class ContrastResult:
     """What the records say about one contrast that a plan declares; intervals and means are fractions.
 
     `adjusted` and `equivalence_adjusted` are corrected over the plan's contrasts of this family, `simultaneous` holds
@@ -141,7 +141,6 @@ class PrimaryResult:
     plan: str
     name: str  # what is compared: `cskd − deit`
     where: str  # on what: `imagenette128, pretrain`
-    family: Literal["primary", "exploratory"]
     baseline_kind: str  # supervised, kd, deit, or cskd for an ablation: the colour in figures
     seeds: int
     mean: float | None  # None where no seed is shared
@@ -155,19 +154,7 @@ class PrimaryResult:
     detectable: float | None
     answer: Answer
     sentence: str  # the verdict, for people
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Leaves with the formats that show it."""
-
-    method: str
-    baseline: str
-    wins: int
-    ties: int
-    losses: int
-    mean: float
-    comparisons: int = 0
+    family: Literal["primary", "exploratory"] = "primary"
 
 
 @dataclass
@@ -178,6 +165,6 @@ class Comparison:
     left_out: list[LeftOut]
     notes: list[str]
     records: int
-    primary: list[PrimaryResult] = field(default_factory=list)  # in the order of the plans
-    verdicts: list[Verdict] = field(default_factory=list)
+    primary: list[ContrastResult] = field(default_factory=list)  # in the order of the plans
+    exploratory: list[ContrastResult] = field(default_factory=list)  # contrasts that plans declare behind these
     gate_open: bool = True  # every primary difference is shown, so exploratory marks count too; so without any plan

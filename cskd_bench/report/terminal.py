@@ -8,28 +8,29 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from cskd_bench.report import words
+from cskd_bench.report.primary import QUESTION, answer, gate
 from cskd_bench.report.published import Match
 from cskd_bench.report.rows import MATCH_HEAD, match_rows, one_line
 from cskd_bench.report.selection import Method, Setting
 from cskd_bench.report.tables import Comparison, Table, TableCell
+from cskd_bench.report.titles import titles
 
 SHOWN = 12  # left-out files that are named; the page names all
 CELL_WIDTH = 20
 COLOURS = {"↑": "green", "↓": "red"}
+ANSWER_COLOURS = {"higher": "bold green", "lower": "bold red"}
 
 
 def show(comparison: Comparison, matches: Sequence[Match], console: Console) -> None:
     """Print every table, ours beside published, and what was left out."""
     group = ""
-    for table in comparison.tables:
+    for table, title in zip(comparison.tables, titles(comparison.tables), strict=True):
         if table.group != group:
             group = table.group
             console.print(Text(f"\n{group.upper()}", style="bold"))
-        _show_table(table, console)
+        _show_table(table, title, console)
     if not comparison.tables:
         console.print("No record can be shown yet.")
-    for verdict in comparison.verdicts:
-        console.print(Text(one_line(words.verdict(verdict)), style="bold"))
     if matches:
         console.print(
             _view("Ours and published", MATCH_HEAD, [[Text(one_line(t)) for t in row] for row in match_rows(matches)])
@@ -44,9 +45,19 @@ def show(comparison: Comparison, matches: Sequence[Match], console: Console) -> 
             console.print(f"  and {len(comparison.left_out) - SHOWN} more; the page names all")
     if comparison.tables:
         console.print(Text(f"\n{words.LEGEND}", style="dim"))
+        _show_primary(comparison, console)
 
 
-def _show_table(table: Table, console: Console) -> None:
+def _show_primary(comparison: Comparison, console: Console) -> None:
+    """Print the answers last, where a terminal stands when a report is through."""
+    console.print(Text(f"\n{QUESTION}", style="bold"))
+    for result in comparison.primary:
+        line = Text(f"  {answer(result)}: ", style=ANSWER_COLOURS.get(result.answer, "bold"))
+        console.print(line.append(one_line(result.sentence), style="not bold default"))
+    console.print(Text(f"  {gate(comparison)}", style="dim"))
+
+
+def _show_table(table: Table, title: str, console: Console) -> None:
     """Print a table; methods that do not fit beside each other follow below."""
     labels = max(len(line) for setting in table.settings for line in _label(table, setting).plain.split("\n"))
     fitting = max(1, (console.width - min(labels, 32) - 4) // CELL_WIDTH)
@@ -54,7 +65,7 @@ def _show_table(table: Table, console: Console) -> None:
         methods = table.methods[start : start + fitting]
         rows = [*_score_rows(table, methods), *_summary_rows(table, methods)]
         head = ["", *(words.method(method, table.methods) for method in methods)]
-        console.print(_view(words.title(table), head, rows))
+        console.print(_view(title, head, rows))
     if table.power:
         console.print(Text(table.power, style="dim"))
 

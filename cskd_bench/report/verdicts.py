@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from cskd_bench.report import statistics, words
 from cskd_bench.report.plans import Contrast
-from cskd_bench.report.tables import Answer, Estimated, Interval, PrimaryResult
+from cskd_bench.report.tables import Answer, ContrastResult, Estimated, Interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Corrected:
 
 def judge(
     plan: str, contrast: Contrast, estimated: Estimated | None, corrected: Corrected, why: str = ""
-) -> PrimaryResult:
+) -> ContrastResult:
     """Return a contrast's answer at 5 %, with its interval; `why` says what is missing where nothing was estimated."""
     estimate = estimated.estimate if estimated else None
     level = statistics.LEVEL / corrected.family
@@ -26,7 +26,7 @@ def judge(
     simultaneous = estimate.interval(level) if estimate else None
     detectable = statistics.detectable(estimate, level) if estimate else None
     seeds = len(estimated.seeds) if estimated else 0
-    return PrimaryResult(
+    return ContrastResult(
         plan=plan,
         name=contrast.name,
         where=contrast.where,

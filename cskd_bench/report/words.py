@@ -2,7 +2,7 @@
 
 from cskd_bench.report.selection import Method, Setting, pretrain_epochs
 from cskd_bench.report.statistics import LEVEL
-from cskd_bench.report.tables import Difference, Table, TableCell, TableCost, Verdict
+from cskd_bench.report.tables import Difference, Table, TableCell, TableCost
 
 METRIC_WORDS = {"top1": "top-1", "mean_per_class": "mean per class", "box_ap": "box AP", "mask_ap": "mask AP"}
 PROTOCOL_WORDS = {
@@ -143,12 +143,3 @@ def count(number: int, noun: str) -> str:
 def tally(counts: tuple[int, int, int]) -> str:
     """Write wins, ties and losses."""
     return "/".join(map(str, counts))
-
-
-def verdict(value: Verdict) -> str:
-    """Say how CSKD stands against one baseline or ablation."""
-    return (
-        f"{value.method} against {value.baseline}: better on {value.wins}, worse on {value.losses}, "
-        f"undecided on {value.ties} of {count(value.comparisons, 'comparison')}; "
-        f"{points(value.mean)} points on average."
-    )

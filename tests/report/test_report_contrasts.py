@@ -172,10 +172,11 @@ def test_a_difference_in_differences_is_crossed_with_images_where_all_four_score
 def test_exploratory_contrasts_stand_behind_the_primary_ones(tmp_path):
     record = study(tmp_path)
     primary, behind = contrast(record, "kd", "supervised"), contrast(record, "cskd", "deit", family="exploratory")
-    first, second = compared(tmp_path, plan_of(primary, behind)).primary
+    comparison = compared(tmp_path, plan_of(primary, behind))
+    (first,), (second,) = comparison.primary, comparison.exploratory
     assert (first.answer, second.answer) == ("open", "open")
     assert second.adjusted == first.adjusted
-    (alone,) = compared(tmp_path, plan_of(behind)).primary
+    (alone,) = compared(tmp_path, plan_of(behind)).exploratory
     assert alone.answer == "higher", "a plan without primary contrasts has no gate"
 
 

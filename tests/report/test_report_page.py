@@ -79,6 +79,13 @@ def click(page, element):
     element.click()
 
 
+def until(page, condition):
+    """Wait for what the page does only after it has unpacked its data."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(page, 20).until(lambda _: condition())
+
+
 def test_groups_methods_and_columns_are_there(page):
     assert [heading.text for heading in find(page, "section.group > h2")] == [
         "Pretraining",
@@ -132,11 +139,12 @@ def test_the_baseline_of_the_differences_can_be_chosen(page, report):
 
     before = shown()
     page.execute_script("document.querySelector('input[name=baseline][value=supervised]').click()")
-    assert before and shown() != before
+    assert before
+    until(page, lambda: shown() != before)
     (table,) = [table for table in report.comparison.tables if table.group == "pretraining"]
     (cell,) = [cell for cell in table.cells.values() if cell.method.label == "cskd"]
     (difference,) = [item for item in cell.differences if item.baseline.kind == "supervised"]
-    assert shown() == f"{'↑' if difference.significant else '='} {100 * difference.mean:+.2f}"
+    assert shown() == f"{'↑' if difference.significant else 'n.s.'} {100 * difference.mean:+.2f}"
 
 
 def test_curves_with_gaps_are_drawn_and_a_curve_of_one_value_is_not_shown_first(page):
@@ -144,13 +152,16 @@ def test_curves_with_gaps_are_drawn_and_a_curve_of_one_value_is_not_shown_first(
     drawn = page.execute_script("""
         const last = { epoch: [1, 2, 3, 4], total: [3, 2, 1.5, 1], top1: [null, null, null, 0.6] };
         const curve = { ...last, ema_top1: [0.1, null, 0.4, 0.5] };
-        const figure = (curve) => curveFigure([{ name: "seed 0", colour: "cskd", curve }], "");
+        const figure = (curve, scored) => curveFigure([{ name: "seed 0", colour: "cskd", curve }], "", scored);
         const chosen = (figure) => figure.querySelector("select").value;
         const line = (figure) => figure.querySelector("path.line").getAttribute("d");
-        return [chosen(figure(curve)), line(figure(curve)), chosen(figure(last))];
+        const both = { ...curve, top1: [0.1, 0.2, 0.3, 0.6] };
+        return [chosen(figure(curve, "ema_top1")), line(figure(curve, "ema_top1")), chosen(figure(last, "top1")),
+          chosen(figure(both, "top1")), chosen(figure(both, "ema_top1"))];
     """)
     assert drawn[0] == "ema_top1" and drawn[1].count("L") == 2
     assert drawn[2] == "total"
+    assert drawn[3:] == ["top1", "ema_top1"], "the scored weights come first"
 
 
 def test_every_cell_opens_its_evidence_by_keyboard_and_closes_by_escape(page):
@@ -158,7 +169,7 @@ def test_every_cell_opens_its_evidence_by_keyboard_and_closes_by_escape(page):
     scroll_to(page, cell)
     cell.send_keys("\ue007")  # Enter
     dialog = find(page, "#evidence")[0]
-    assert dialog.is_displayed()
+    until(page, dialog.is_displayed)
     for text in ("cskd on imagenette128", "Paired differences", "p, Holm", "Records", "Calibration", "Configuration"):
         assert text in dialog.text
     assert len(dialog.find_elements("css selector", "svg")) >= 4
@@ -179,7 +190,8 @@ def test_a_table_without_the_chosen_baseline_shows_no_difference(page):
     assert page.execute_script("return document.querySelector('[name=baseline]:checked').value") == "deit"
     assert row.find_element("css selector", ".difference").get_attribute("textContent") == ""
     page.execute_script("document.querySelector('[name=baseline][value=supervised]').click()")
-    assert row.find_element("css selector", ".difference").get_attribute("textContent").endswith("+30.00")
+    shown = row.find_element("css selector", ".difference")
+    until(page, lambda: shown.get_attribute("textContent").endswith("+30.00"))
 
 
 def test_all_cells_open_without_an_error(page):
@@ -187,12 +199,14 @@ def test_all_cells_open_without_an_error(page):
     assert len(names) > 1
     for name in names:
         page.execute_script("document.querySelector(`[data-cell='${arguments[0]}']`).click()", name)
+        until(page, lambda: find(page, "#evidence[open] #evidence-title"))
         assert find(page, "#evidence-title")[0].text
         page.execute_script("document.querySelector('#evidence').close()")
 
 
 def test_detection_pictures_are_in_the_page(page):
     click(page, find(page, "#detection .cell")[0])
+    until(page, lambda: find(page, "#evidence img"))
     image = find(page, "#evidence img")[0]
     assert image.get_attribute("src").startswith("data:image/png;base64,")
     assert page.execute_script("return arguments[0].naturalWidth", image) == 1

@@ -1,0 +1,74 @@
+"""Primary contrasts in words: their answers, the line that heads a report, and which of them open the page."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from cskd_bench.report import words
+from cskd_bench.report.tables import Comparison, ContrastResult
+
+QUESTION: Final = "Does CSKD help your ViT on your task, by more than seed noise?"
+OPENING: Final = 4  # contrasts that fit on the first screen of a phone
+NO_PLAN: Final = "No plan with primary contrasts is registered, so everything below is exploratory."
+DECLARED: Final = "Contrasts that plans declare behind their primary ones"
+EXPLORATORY: Final = "Exploratory: every other comparison"
+MARKS: Final = {"higher": "↑", "lower": "↓", "equivalent": "≈", "open": "○", "untested": "?"}
+ANSWERS: Final = {
+    "higher": "higher",
+    "lower": "lower",
+    "equivalent": "equal within the band",
+    "open": "not shown",
+    "untested": "not tested",
+}
+NUMBERS: Final = [
+    "contrast",
+    "on",
+    "difference",
+    "95 % interval",
+    "simultaneous",
+    "p, corrected",
+    "seeds",
+    "answer",
+]
+
+
+def answer(result: ContrastResult) -> str:
+    """Write the answer in two or three words, with its mark: `↑ higher`."""
+    return f"{MARKS[result.answer]} {ANSWERS[result.answer]}"
+
+
+def gate(comparison: Comparison) -> str:
+    """Say what an exploratory mark is worth, given the primary contrasts."""
+    if not comparison.primary:
+        return NO_PLAN
+    if comparison.gate_open:
+        return "Every primary contrast is answered, so differences that hold in their table are marked ↑ ↓."
+    return (
+        "Not every primary contrast is answered, so no difference here counts as shown; "
+        "△ ▽ mark leads that hold in their table alone."
+    )
+
+
+def opening(results: Sequence[ContrastResult]) -> tuple[list[ContrastResult], list[ContrastResult]]:
+    """Split the contrasts into those of the first plan that fit on the first screen, and the rest."""
+    first = [result for result in results if result.plan == results[0].plan][:OPENING]
+    return first, [result for result in results if result not in first]
+
+
+def band(result: ContrastResult) -> str:
+    """Write the equivalence band, empty where the plan declares none."""
+    return "" if result.band is None else f"±{100 * result.band:.2f}"
+
+
+def numbers(result: ContrastResult) -> list[str]:
+    """Return a contrast's numbers, under `NUMBERS`."""
+    p_value = result.equivalence_adjusted if result.answer == "equivalent" else result.adjusted
+    return [
+        result.name,
+        result.where,
+        "–" if result.mean is None else words.points(result.mean),
+        words.interval(result.interval, signed=True) or "–",
+        words.interval(result.simultaneous, signed=True) or "–",
+        words.p_value(p_value),
+        f"{result.seeds}",
+        answer(result),
+    ]
