@@ -70,10 +70,12 @@ def markdown(comparison: Comparison, published: Sequence[Published], matches: Se
 
 
 def excerpt(comparison: Comparison, plot: str = PLOT) -> str:
-    """Return the primary contrasts and the score tables whose differences rest on enough seeds, for a README.
+    """Return the primary contrasts for a README; without any, the score tables whose differences rest on enough seeds.
 
     `plot` is where the figure of the primary contrasts lies, seen from the README.
     """
+    if comparison.primary:
+        return _box(comparison.primary, plot)
     tested = [
         f"### {table.group.capitalize()}: {markdown_text(title)}\n\n{_scores(table)}"
         for table, title in zip(comparison.tables, titles(comparison.tables), strict=True)
@@ -83,9 +85,9 @@ def excerpt(comparison: Comparison, plot: str = PLOT) -> str:
             for item in cell.differences
         )
     ]
-    if not tested and not comparison.primary:
+    if not tested:
         return f"No difference is claimed yet: that takes {SEEDS_OF_A_CLAIM} pretraining seeds that two methods share."
-    return "\n\n".join([_box(comparison.primary, plot), *tested])
+    return "\n\n".join([_box([], plot), *tested])
 
 
 def _box(primary: Sequence[ContrastResult], plot: str) -> str:
