@@ -191,6 +191,8 @@ def test_anchors_are_those_of_what_they_name_not_of_its_position(results):
     write_study(results, skills={"kd": 0.1, "cskd": 0.3}, tasks=("cifar10",), protocols=("knn",), model="a_vit")
     more_tables, more_cells = anchors()
     assert tables < more_tables and cells < more_cells and len(more_cells) == 8
+    write_study(results, skills={"kd": 0.1}, tasks=("a_task", "digits"), protocols=("knn",))
+    assert anchors()[0] == more_tables and more_cells < anchors()[1], "other rows and columns change no link"
     names = [*map(primary_anchor, make_answers())]
     assert len(set(names)) == len(names) and names[::-1] == [*map(primary_anchor, make_answers()[::-1])]
 
