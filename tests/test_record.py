@@ -97,7 +97,7 @@ def test_records_of_the_first_schema_are_read_as_todays_and_left_as_they_are():
     before = path.read_bytes()
     assert json.loads(before)["schema_version"] == 1
     record = read_record(path)
-    assert record.schema_version == 2
+    assert record.schema_version == 3
     assert record.cost.labelling_seconds == 812.0
     assert record.metrics["top1"] == 0.6436
     assert path.read_bytes() == before

@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -48,11 +49,11 @@ def _rerun(options: argparse.Namespace) -> int:
     given = Path(options.record)
     records = given.parent if given.is_file() else options.results / "records"
     chain = find_chain(records, options.record)
-    first = command_options(chain.pretraining.command)
+    first = command_options(chain.pretraining.argv)
     start = pretraining_again(chain.pretraining, first.config, [*first.set, *_data_root(first)], first.method)
     cells = Cells(None, [start], [])
     if chain.record is not chain.pretraining:
-        asked = command_options(chain.record.command)
+        asked = command_options(chain.record.argv)
         settings = [*asked.set, *_data_root(asked)]
         cells.transfer.append(transfer_again(chain.record, start.name, asked.task, settings, asked.tasks_dir))
     again = run_again(chain, cells, options.output, Console())
@@ -61,7 +62,7 @@ def _rerun(options: argparse.Namespace) -> int:
         return EXIT_INTERRUPTED
     compared = compare_again(chain, records, again, options.output / "results" / "records")
     show(compared, Console())
-    return 0 if compared.agrees else 1
+    return 1 if compared.verdict == "not confirmed" else 0
 
 
 def _data_root(options: argparse.Namespace) -> list[str]:
@@ -81,15 +82,14 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message or "it asks for help alone")
 
 
-def command_options(command: str) -> argparse.Namespace:
-    """Return the options of a record's command, whatever started it; UserError where this release cannot read it."""
+def command_options(words: Sequence[str]) -> argparse.Namespace:
+    """Return the options of a command's words, whatever started it; UserError where this release cannot read them."""
     parser: argparse.ArgumentParser = _Parser(add_help=False)
     verbs = parser.add_subparsers(required=True)
     for verb in (pretrain, transfer):
         verb.add(verbs)
     try:
-        words = shlex.split(command)
         start = next((number for number, word in enumerate(words) if word in ("pretrain", "transfer")), len(words))
         return parser.parse_args(words[start:])
-    except (UserError, ValueError) as error:
-        raise UserError(f"a record's command cannot be run again: {error}: {command}") from error
+    except UserError as error:
+        raise UserError(f"a record's command cannot be run again: {error}: {shlex.join(words)}") from error
