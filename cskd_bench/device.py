@@ -237,9 +237,9 @@ def gpu_hours(seconds: float, ranks: int, device: torch.device) -> float:
 
 
 class PeakMemory:
-    """The most bytes that were in use since this was made: on the device for CUDA, of the process otherwise.
+    """The most bytes that were in use since the last of these was made: on the device for CUDA, else of the process.
 
-    Worker processes that load images are not counted. It can be sent to other processes, which it does not measure.
+    Worker processes that load images are not counted.
     """
 
     def __init__(self, device: torch.device) -> None:
