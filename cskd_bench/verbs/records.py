@@ -1,4 +1,4 @@
-"""`cskd-bench records`: verify a records folder, or run a record's cell again and compare."""
+"""`cskd-bench records`: verify or list a records folder, or run a record's cell again and compare."""
 
 import argparse
 import shlex
@@ -14,22 +14,24 @@ from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, data_root
 
 def add(verbs: Verbs) -> None:
     """Describe the verb."""
-    verb = verbs.add_parser("records", help="verify a records folder, or run a record's cell again and compare")
+    verb = verbs.add_parser("records", help="verify or list a records folder, or run a record's cell again")
     actions = verb.add_subparsers(title="actions", required=True, metavar="ACTION")
-    verify = actions.add_parser("verify", help="check schema, hashes, names and duplicates")
+    verify = actions.add_parser("verify", help="check settings, hashes, names, duplicates and the manifest")
     verify.set_defaults(run=_verify)
+    manifest = actions.add_parser("manifest", help="list the SHA-256 of every file in records/MANIFEST")
+    manifest.set_defaults(run=_manifest)
     rerun = actions.add_parser("rerun", help="run the cell of a record again, its pretraining first, and compare")
     rerun.add_argument("record", help="its id, the start of it, or its file")
     rerun.add_argument("--output", type=Path, default=Path("rerun"), help="where to run (default: rerun); resumable")
     rerun.set_defaults(run=_rerun)
-    for action in (verify, rerun):
+    for action in (verify, manifest, rerun):
         action.add_argument(
             "--results", type=Path, default=Path("results"), help="folder of records (default: results)"
         )
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from cskd_bench.report.verify import verify_records
+    from cskd_bench.report.verify import foreign_records, verify_records
 
     folder = options.results / "records"
     problems = verify_records(folder)
@@ -37,7 +39,17 @@ def _verify(options: argparse.Namespace) -> int:
         print(f"{problem.file}: {problem.reason}")
     found = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     print(f"{folder}: {found} in {len([*folder.glob('*.json')])} records")
+    if foreign := foreign_records(folder):
+        print(f"{foreign} of them hold no settings of ours: what these make of them cannot be recomputed")
     return 1 if problems else 0
+
+
+def _manifest(options: argparse.Namespace) -> int:
+    from cskd_bench.report.manifest import MANIFEST, write_manifest
+
+    folder = options.results / "records"
+    print(f"{folder / MANIFEST}: {write_manifest(folder)} files")
+    return 0
 
 
 def _rerun(options: argparse.Namespace) -> int:
