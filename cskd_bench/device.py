@@ -1,12 +1,13 @@
 """The device: which one this process takes, in which arithmetic it computes, what it holds; only here is CUDA named."""
 
 import os
-import resource
-import sys
+import re
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from pathlib import Path
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from cskd_bench.errors import UserError
 
 _HALF: Final = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _SLOWER: Final = 1.5  # times fp32's time, from which on half precision is a mistake
+_CLEAR: Final = Path("/proc/self/clear_refs")
+_STATUS: Final = Path("/proc/self/status")
 _SIDE: Final = 256  # of the matrices that are multiplied: milliseconds even where every number is converted
 
 
@@ -157,6 +160,55 @@ def device_name(device: torch.device) -> str:
     return f"CPU, {torch.get_num_threads()} threads"
 
 
+class Accelerator(NamedTuple):
+    """A GPU and what drives it; empty on a CPU."""
+
+    gpus: tuple[str, ...] = ()
+    cuda: str = ""
+    cudnn: str = ""
+    driver: str = ""
+
+
+def accelerator(device: torch.device) -> Accelerator:
+    """Name the device's GPU, and the versions of CUDA, cuDNN and the driver."""
+    if device.type != "cuda":
+        return Accelerator()
+    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    return Accelerator((torch.cuda.get_device_name(device),), torch.version.cuda or "", str(cudnn or ""), _driver())
+
+
+def _driver() -> str:
+    """Return the version of NVIDIA's driver; empty where nothing tells it."""
+    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return told[0] if told else ""
+
+
+def rounds_to_tf32(device: torch.device) -> bool:
+    """Say whether torch, as it is set here, may round operands of products or convolutions to TF32."""
+    allowed = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
+    return bool(allowed) and "tf32" in precisions(device)
+
+
+def is_deterministic() -> bool:
+    """Say whether torch was told to use deterministic algorithms alone."""
+    return torch.are_deterministic_algorithms_enabled()
+
+
+def linear_algebra() -> str:
+    """Name the library of matrix products on the CPU, and the instructions that torch's own kernels use."""
+    told = torch.__config__.show()
+    mkl = re.search(r"Math Kernel Library Version (\S+)", told)
+    chosen = re.search(r"BLAS_INFO=(\w+)", told)
+    onednn = re.search(r"MKL-DNN (v[\d.]+)", told)
+    library = f"mkl {mkl[1]}" if mkl else chosen[1] if chosen else ""
+    parts = [library, f"oneDNN {onednn[1]}" if onednn else "", torch.backends.cpu.get_cpu_capability()]
+    return ", ".join(filter(None, parts))
+
+
 def describe_gpus() -> str:
     """Name the GPUs that this process sees and torch's CUDA version; empty where there are none."""
     found = []
@@ -184,12 +236,36 @@ def gpu_hours(seconds: float, ranks: int, device: torch.device) -> float:
     return seconds / 3600 * ranks if device.type == "cuda" else 0.0
 
 
-def peak_memory(device: torch.device) -> int:
-    """Return peak bytes: on the device for CUDA, of the process otherwise."""
+class PeakMemory:
+    """The most bytes that were in use since the last of these was made: on the device for CUDA, else of the process.
+
+    Worker processes that load images are not counted.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._began = _forget_peak(device)
+
+    def bytes(self) -> int:
+        """Return the peak; 0 where the system cannot forget what was used before."""
+        if not self._began:
+            return 0
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        lines = _STATUS.read_text().splitlines()
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+
+
+def _forget_peak(device: torch.device) -> bool:
+    """Let the peak of memory be what is in use now; return whether that was possible."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    scale = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    try:
+        _CLEAR.write_text("5")  # Linux: the high-water mark alone
+    except OSError:
+        return False
+    return True
 
 
 def slow_precision(device: torch.device, precision: str) -> str:

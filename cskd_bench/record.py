@@ -1,9 +1,7 @@
 """Records: one immutable JSON per result, written to a temporary name and renamed."""
 
-import contextlib
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -12,10 +10,10 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, ValidationError
 
 from cskd_bench.errors import UserError
 from cskd_bench.files import write_file
+from cskd_bench.record_migration import migrate
 from cskd_bench.schema import StrictModel, fingerprint
 
-SCHEMA_VERSION: Final = 2
-_LABELLING_NOTE = re.compile(r"labelling took (\d+) s")
+SCHEMA_VERSION: Final = 3
 
 
 class SideFile(StrictModel):
@@ -53,7 +51,10 @@ class ModelRef(StrictModel):
 
 
 class CheckpointRef(StrictModel):
-    """Which weights were scored: run name, raw or EMA, and the file's SHA-256."""
+    """Which weights were scored: run name, raw or EMA, and the file's SHA-256.
+
+    `pretrain_images`: the identity of the images of the pretraining, empty where it is not known.
+    """
 
     run: str
     weights: Literal["raw", "ema", "none"]
@@ -61,6 +62,7 @@ class CheckpointRef(StrictModel):
     pretrain_seed: int | None = None
     pretrain_recipe: str = ""
     pretrain_data: str = ""
+    pretrain_images: str = ""
 
 
 class CodeRef(StrictModel):
@@ -72,9 +74,10 @@ class CodeRef(StrictModel):
 
 
 class Cost(StrictModel):
-    """What it took: seconds of wall time, images per second in training, bytes at peak.
+    """What it took: seconds of wall time, images per second in training, bytes at peak. 0: not measured.
 
-    `labelling_seconds`: what the bank's labels took, once for all runs that read it.
+    `peak_memory_bytes`: the cell's own peak, of the main rank; on a CPU that of its process, without the workers that
+    load images. `labelling_seconds`: what the bank's labels took, once for all runs that read it.
     """
 
     seconds: NonNegativeFloat
@@ -84,12 +87,52 @@ class Cost(StrictModel):
     labelling_seconds: NonNegativeFloat = 0.0
 
 
-class Record(StrictModel):
-    """What ran, on what, with which result."""
+class Hardware(StrictModel):
+    """The machine that a cell ran on, as far as it decides numbers and cost; empty or 0 is not known, or not there.
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    `cpu_flags`: those that decide which kernels run. `gpus`: the main rank's. `tf32`: whether any product was allowed
+    to round its operands to TF32. `deterministic`: whether torch was told to refuse other algorithms. `threads`: of
+    each rank, on the CPU. `world`: the number of ranks. `host`: 8 hex digits that tell machines apart and name none.
+    """
+
+    cpu: str = ""
+    cpu_flags: tuple[str, ...] = ()
+    system: str = ""  # operating system and kernel
+    blas: str = ""
+    cuda: str = ""
+    cudnn: str = ""
+    driver: str = ""
+    gpus: tuple[str, ...] = ()
+    tf32: bool | None = None
+    deterministic: bool | None = None
+    threads: NonNegativeInt = 0
+    world: NonNegativeInt = 0
+    host: str = ""
+
+    @property
+    def known(self) -> bool:
+        """Whether a record says what it ran on."""
+        return bool(self.cpu)
+
+    @property
+    def speed(self) -> tuple[object, ...]:
+        """What the cost of a run depends on: costs are compared only where it is equal."""
+        return self.cpu, self.threads, self.gpus, self.world
+
+    @property
+    def arithmetic(self) -> tuple[object, ...]:
+        """What rounding depends on: only where it is equal are the same bits to be expected."""
+        return tuple(value for key, value in self if key not in ("system", "host"))
+
+
+class Record(StrictModel):
+    """What ran, on what, with which result. What a record of an older schema does not know is empty."""
+
+    schema_version: Literal[3] = SCHEMA_VERSION
     id: str
     created: str  # UTC, ISO 8601
+    started: str = ""  # likewise: when the first process that worked on the cell began it
+    resumptions: NonNegativeInt = 0  # how often it went on from a checkpoint
     task: TaskRef
     protocol: str  # pretrain, finetune, linear, knn, kshot, lowlabel, detect, evaluate
     method: MethodRef
@@ -105,8 +148,12 @@ class Record(StrictModel):
     pictures: tuple[SideFile, ...] = ()
     code: CodeRef
     versions: dict[str, str]
-    device: str
+    lock: str = ""  # the packages installed: `constraints@...` where they are those of constraints.txt
+    device: str  # in words
+    hardware: Hardware = Hardware()
     command: str
+    argv: tuple[str, ...] = ()  # the words of the command
+    labels_from: Literal["none", "teacher", "bank"] = "none"  # of the teacher, in this cell's own training
     cost: Cost
     note: str = ""
 
@@ -140,62 +187,11 @@ def read_record(path: Path) -> Record:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     try:
-        return Record.model_validate_json(_migrate(text))
+        return Record.model_validate_json(migrate(text))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise UserError(f"{path}: not a record: {key + ': ' if key else ''}{first['msg']}") from error
-
-
-def _migrate(text: bytes) -> bytes:
-    """Bring the JSON of an older record to today's schema and recipes; the file stays as it is.
-
-    1 to 2: what labelling a bank took moves from the note's words to cost.labelling_seconds.
-    """
-    first = b'"schema_version": 1' in text
-    if not first and b'"view_size": null' not in text:
-        return text
-    try:
-        data = json.loads(text)
-        if data["schema_version"] == 1:
-            found = _LABELLING_NOTE.search(data.get("note", ""))
-            data["cost"]["labelling_seconds"] = float(found[1]) if found else 0.0
-            data["schema_version"] = 2
-    except (ValueError, KeyError, TypeError):
-        return text  # whatever is wrong with it, validation names it
-    renamed = False
-    with contextlib.suppress(KeyError, TypeError, AttributeError):  # not of a run of ours, or damaged
-        renamed = _resolve_views(data)
-    return json.dumps(data).encode() if first or renamed else text
-
-
-def _resolve_views(data: dict[str, Any]) -> bool:
-    """Rename the recipes of a record of release 0.1.0 whose views were its teacher's and larger than stated.
-
-    That release left their size out, so that runs of other views shared a recipe. Only a recipe that its way of
-    naming gives is renamed; the id stays. Returns whether any was.
-    """
-    config, checkpoint, protocol = data["config"], data["checkpoint"], data["protocol"]
-    run = config if protocol == "pretrain" else config.get("pretrain")
-    if not run or run["method"]["kind"] == "supervised" or run["recipe"]["augment"]["view_size"] is not None:
-        return False
-    size = run["teacher"]["image_size"]
-    if size <= run["student"]["image_size"]:
-        return False
-    images = {key: value for key, value in run["data"].items() if key != "identity"}
-    parts = {"data": images, "student": run["student"], "recipe": run["recipe"]}
-    augment = {**run["recipe"]["augment"], "view_size": size}
-    then = fingerprint(parts)
-    now = fingerprint({**parts, "recipe": {**run["recipe"], "augment": augment}})
-    if checkpoint["pretrain_recipe"] != then:
-        return False
-    cell = {"protocol": protocol, "task": config.get("task")}
-    if "mmengine" in config:  # a detector's
-        cell["config"] = config["mmengine"]
-    renamed = {then: now, fingerprint({"pretrain": then, **cell}): fingerprint({"pretrain": now, **cell})}
-    checkpoint["pretrain_recipe"] = now
-    data["recipe"] = renamed.get(data["recipe"], data["recipe"])
-    return True
 
 
 def read_records(folder: Path) -> Iterator[tuple[Path, Record | UserError]]:

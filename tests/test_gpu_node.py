@@ -14,6 +14,7 @@ from helpers.tiny import PLAIN_VIEWS, write_run
 from PIL import Image
 
 from cskd_bench.record import read_record
+from cskd_bench.report.manifest import read_manifest, write_manifest
 
 pytestmark = pytest.mark.gate
 
@@ -235,6 +236,14 @@ def test_records_that_do_not_verify_are_refused(tmp_path, job):
     assert "holds no records" in unpack(job, tmp_path / "results", code=2)
 
 
+def test_a_manifest_that_is_here_lists_what_came(tmp_path, job):
+    records = tmp_path / "results" / "records"
+    records.mkdir(parents=True)
+    write_manifest(records)
+    unpack(job, tmp_path / "results")
+    assert len(read_manifest(records)) == len(list((job / "results" / "records").iterdir())) == 2
+
+
 def test_runs_that_are_here_stay_as_they_are(tmp_path, job):
     (job / "runs" / "a").mkdir(parents=True)
     assert "no such folder" not in unpack(job, tmp_path / "results", "--runs", tmp_path / "runs")
@@ -248,7 +257,8 @@ def job(tmp_path) -> Path:
     """What a job left: one record, unpacked."""
     records = tmp_path / "job" / "results" / "records"
     records.mkdir(parents=True)
-    old = json.loads((Path(__file__).parent / "fixtures" / "record_schema_1.json").read_text())
-    old["per_example"], old["pictures"] = None, []
-    (records / f"{old['id']}.json").write_text(json.dumps(old))
+    stored = Path(__file__).parents[1] / "results" / "first_look" / "records"
+    path = next(iter(sorted(stored.glob("*-knn-*.json"))))
+    for file in (path, stored / json.loads(path.read_text())["per_example"]["name"]):
+        shutil.copy(file, records)
     return tmp_path / "job"

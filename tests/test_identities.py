@@ -8,10 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cskd_bench.config import PretrainConfig
-from cskd_bench.record import Record, read_records, record_id
-from cskd_bench.schema import fingerprint, validate
-from cskd_bench.task import TaskSpec, load_task, task_files
+from cskd_bench.record import Record, read_records
+from cskd_bench.report.recompute import recompute
+from cskd_bench.task import load_task, task_files
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "fixtures" / "identities.json"
@@ -56,38 +55,6 @@ def write_golden() -> None:
     GOLDEN.write_text("{\n" + ",\n".join(parts) + "\n}\n")
 
 
-def pretraining(record: Record) -> PretrainConfig:
-    """Return the settings of a record's pretraining, in today's classes."""
-    held = record.config if record.protocol == "pretrain" else record.config["pretrain"]
-    kept = {key: value for key, value in held.items() if key != "variant"} | {"data": images(held)}
-    return validate(PretrainConfig, {"name": record.checkpoint.run, **kept}, record.id)
-
-
-def images(held: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in held["data"].items() if key != "identity"}
-
-
-def recomputed(record: Record) -> tuple[str, list[str]]:
-    """Return id and fingerprints as this release gives them to the settings that a record holds."""
-    run = pretraining(record)
-    if record.protocol == "pretrain":
-        identity, held = run.identity(), record.config
-        identity["data"]["identity"] = held["data"]["identity"]
-        identity |= {key: held[key] for key in ("variant",) if key in held}
-        words = [record.task.name, "pretrain", run.method.kind, run.student.name, f"s{run.seed}"]
-        task = fingerprint(run.data.model_dump(mode="json", exclude={"root"}))
-        return record_id(*words, identity), [run.recipe_fingerprint(), run.recipe_fingerprint(), task]
-    spec = validate(TaskSpec, record.config["task"], record.id)
-    cell: dict[str, Any] = {"protocol": record.protocol, "task": spec.identity()}
-    if record.protocol == "detect":
-        cell["config"] = record.config["mmengine"]
-    words = [spec.name, record.protocol, run.method.kind, record.checkpoint.run, f"s{record.seed}"]
-    scored = {"checkpoint": record.checkpoint.sha256, "seed": record.seed}
-    recipe = fingerprint({"pretrain": run.recipe_fingerprint(), **cell})
-    named = record_id(*words, {"pretrain": run.stated_recipe(), **cell, **scored})
-    return named, [recipe, run.recipe_fingerprint(), spec.fingerprint()]
-
-
 def test_no_stored_id_or_fingerprint_has_changed_or_gone():
     now = identities()["records"]
     assert len(golden()["records"]) > 200
@@ -116,8 +83,10 @@ def test_every_record_has_the_id_and_the_fingerprints_that_this_release_gives_it
     """
     assert len(stored()) > 200
     for record in stored().values():
-        fingerprints = [record.recipe, record.checkpoint.pretrain_recipe, record.task.fingerprint]
-        assert recomputed(record) == (record.id, fingerprints), record.id
+        again = recompute(record)
+        kept = record.id, record.recipe, record.checkpoint.pretrain_recipe, record.task.fingerprint
+        names = "id", "recipe", "checkpoint.pretrain_recipe", "task.fingerprint"
+        assert tuple(again[name] for name in names) == kept, record.id
 
 
 if __name__ == "__main__":

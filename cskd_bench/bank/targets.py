@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ class BankTargets:
     shift of the ratio by 1.6e-5. `teacher` names model and weights as a record does, for machines without the
     weights. `labelling_seconds` are not in the run's own seconds.
     """
+
+    labels_from: Literal["none", "teacher", "bank"] = "bank"
 
     def __init__(self, bank: Bank, config: PretrainConfig) -> None:
         self._bank = bank

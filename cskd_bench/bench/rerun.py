@@ -1,9 +1,9 @@
 """Run a record's cell again, from its own command, and hold the outcome to the record."""
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from rich.console import Console
@@ -26,6 +26,7 @@ from cskd_bench.schema import validate
 from cskd_bench.task import load_task
 
 Interval = tuple[float, float]
+Verdict = Literal["confirmed", "compatible", "not confirmed"]
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,12 @@ class Chain:
     @property
     def from_bank(self) -> bool:
         """Whether the student learnt from a bank's labels."""
-        return "from a bank" in self.pretraining.note
+        return self.pretraining.labels_from == "bank"
 
     @property
     def threads(self) -> int:
         """The CPU threads that the record ran with, 0 where it does not say; sums may round by them."""
-        found = re.fullmatch(r"CPU, (\d+) threads", self.record.device)
-        return int(found[1]) if found else 0
+        return self.record.hardware.threads
 
 
 def find_chain(folder: Path, name: str) -> Chain:
@@ -148,6 +148,7 @@ class Again:
     recorded: float
     again: float
     differs: str  # what was not the same before the run: images, teacher; empty where all was
+    alike: bool  # whether hardware and versions are the record's, so that the same bits are to be expected
     same_weights: bool | None  # of the checkpoint; None where no SHA-256 was kept
     same_predictions: tuple[int, int] | None  # how many of how many; None without both side files
     mean: Interval | None  # the 95 % interval that the report states for the cell
@@ -155,10 +156,25 @@ class Again:
     others: int  # of which there are so many
 
     @property
-    def agrees(self) -> bool:
-        """Whether the record is confirmed: all was the same before, and the score is, or differs as second runs do."""
-        close = self.tolerance is not None and abs(self.again - self.recorded) <= self.tolerance
-        return not self.differs and (self.again == self.recorded or close)
+    def same_bits(self) -> bool:
+        """Whether score, weights and predictions are the record's, as far as both runs kept them."""
+        predictions = self.same_predictions is None or self.same_predictions[0] == self.same_predictions[1]
+        return self.again == self.recorded and self.same_weights is not False and predictions
+
+    @property
+    def verdict(self) -> Verdict:
+        """Say what the second run shows of the record.
+
+        Confirmed: the same bits. Compatible: other bits on other hardware or versions, or on hardware that the record
+        does not name, and a score that differs by no more than second runs do. Neither where images or teacher differ.
+        """
+        if self.differs:
+            return "not confirmed"
+        if self.same_bits:
+            return "confirmed"
+        change = abs(self.again - self.recorded)
+        close = change == 0 or (self.tolerance is not None and change <= self.tolerance)
+        return "compatible" if close and not self.alike else "not confirmed"
 
 
 def compare_again(chain: Chain, records: Path, again: Chain, records_again: Path) -> Again:
@@ -185,6 +201,7 @@ def compare_again(chain: Chain, records: Path, again: Chain, records_again: Path
         recorded=record.value,
         again=second.metrics[record.task.metric],
         differs=" and ".join(_differing(chain, again)),
+        alike=_alike(record, second) and _alike(chain.pretraining, again.pretraining),
         same_weights=hashes[0] == hashes[1] if all(hashes) else None,
         same_predictions=_same_predictions(record, records, second, records_again),
         mean=mean,
@@ -200,6 +217,12 @@ def _differing(chain: Chain, again: Chain) -> Iterator[str]:
         yield "the images of the pretraining"
     if chain.pretraining.method.teacher != again.pretraining.method.teacher:
         yield "the teacher"
+
+
+def _alike(then: Record, now: Record) -> bool:
+    """Say whether two runs were made on hardware that is known and rounds alike, with the same versions."""
+    hardware = then.hardware.known and then.hardware.arithmetic == now.hardware.arithmetic
+    return hardware and then.versions == now.versions
 
 
 def _other_images(then: Record, now: Record) -> bool:
@@ -220,11 +243,21 @@ def show(again: Again, console: Console) -> None:
     if again.mean is not None:
         inside = "inside" if again.mean[0] <= again.again <= again.mean[1] else "outside"
         lines.append(f"95 % interval of the cell's mean, as reported: {words.interval(again.mean)} %; {inside}")
+    known = "those" if again.alike else "not those, or not known to be those,"
+    lines.append(f"hardware and versions: {known} of the record")
     if again.tolerance is not None:
         bound = f"{100 * again.tolerance:.2f} points, by the column's other {again.others} runs"
         lines.append(f"95 % of second runs differ by at most {bound}")
-    lines.append("the record is confirmed" if again.agrees else "the record is not confirmed")
+    lines.append(_conclusion(again))
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _conclusion(again: Again) -> str:
+    if again.verdict != "compatible":
+        return f"the record is {again.verdict}"
+    if again.tolerance is None:
+        return "the record is compatible: the same score from other bits"
+    return f"the record is compatible: within {100 * again.tolerance:.2f} points, which 95 % of second runs stay within"
 
 
 def _same_predictions(record: Record, records: Path, again: Record, records_again: Path) -> tuple[int, int] | None:

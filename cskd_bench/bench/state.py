@@ -92,7 +92,7 @@ class Found:
         if isinstance(cell, PretrainCell):
             wanted = (cell.config.data_name, "pretrain", cell.config.method.kind, model)
             found = [r for r in self.records if (r.task.name, r.protocol, r.method.kind, r.model.name) == wanted]
-            return [record for record in found if (record.cost.labelling_seconds > 0) == from_bank]
+            return [record for record in found if (record.labels_from == "bank") == from_bank]
         same = (cell.task.name, cell.protocol, model)
         return [r for r in self.records if (r.task.name, r.protocol, r.model.name) == same]
 

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions
@@ -85,8 +85,11 @@ class Outcome:
     curve: list[dict[str, float]] = field(default_factory=list)  # one entry per epoch
     seconds: float = 0.0
     images_per_second: float = 0.0
-    peak_memory_bytes: int = 0  # 0: what the process has needed so far
+    started: str = ""  # UTC, where that was an earlier process
+    resumptions: int = 0  # from checkpoints
+    labels_from: Literal["none", "teacher", "bank"] = "none"
     labelling_seconds: float = 0.0  # of the labels that were there before
+    tf32: bool = False  # whether any operand may have been rounded to TF32
     scored: int = 0  # images, where nothing is predicted of each
     note: str = ""
     config: dict[str, Any] = field(default_factory=dict)  # what the record's configuration holds besides

@@ -10,7 +10,7 @@ import torch
 
 from cskd_bench.cells.cell import Outcome
 from cskd_bench.cells.locks import run_lock
-from cskd_bench.cells.recording import Subject, keep
+from cskd_bench.cells.recording import Beginning, Subject, begin, keep
 from cskd_bench.config import PretrainConfig, method_label
 from cskd_bench.data.open import open_source
 from cskd_bench.data.randomness import Stream, integer_seed
@@ -18,7 +18,7 @@ from cskd_bench.data.sources import Source
 from cskd_bench.device import enough_memory
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.job import Fit, Job
-from cskd_bench.engine.provenance import code_ref, command_line, difference
+from cskd_bench.engine.provenance import command_line, difference
 from cskd_bench.engine.state import Stop, stop_signals
 from cskd_bench.engine.targets import NoTargets, TargetProvider, TeacherTargets
 from cskd_bench.engine.training import fit
@@ -32,7 +32,6 @@ from cskd_bench.models.teachers import is_another_teacher, teacher_identity
 from cskd_bench.models.weights import plain_state, save_tensors
 from cskd_bench.record import (
     CheckpointRef,
-    CodeRef,
     MethodRef,
     ModelRef,
     Record,
@@ -77,9 +76,9 @@ def _pretrain(
     record = ranks.on_main(lambda: _finished_record(folder, config, records) if is_finished(folder) else None)
     if record is not None:
         return record
-    code = code_ref()
+    beginning = begin(ranks)
     job = ranks.together(lambda: _job(config, folder, ranks, targets))
-    subject = _subject(config, job, code, command or command_line())
+    subject = _subject(config, job, beginning, command or command_line())
     ranks.on_main(lambda: _begin(job, records / f"{subject.id}.json"))
     result = fit(job, ranks, stop)
     return ranks.on_main(lambda: _finish(job, result, config, subject, ranks, records))
@@ -160,7 +159,7 @@ def initial_student(config: PretrainConfig) -> Student:
     return build_student(config.student, config.data.num_classes, METHODS[config.method.kind].heads)
 
 
-def _subject(config: PretrainConfig, job: Job, code: CodeRef, command: str) -> Subject:
+def _subject(config: PretrainConfig, job: Job, beginning: Beginning, command: str) -> Subject:
     """Say what a run's record is about; the SHA-256 is filled in when its weights are on disk."""
     kind, data_name, targets = config.method.kind, config.data_name, job.targets
     return Subject(
@@ -191,11 +190,12 @@ def _subject(config: PretrainConfig, job: Job, code: CodeRef, command: str) -> S
             pretrain_seed=config.seed,
             pretrain_recipe=config.recipe_fingerprint(),
             pretrain_data=data_name,
+            pretrain_images=job.identity["data"]["identity"],
         ),
         seed=config.seed,
         recipe=config.recipe_fingerprint(),
         config={"name": config.name, "run": config.run.model_dump(mode="json"), **job.identity},
-        code=code,
+        beginning=beginning,
         command=command,
     )
 
@@ -208,8 +208,11 @@ def _outcome(job: Job, result: Fit) -> Outcome:
         result.curve,
         seconds=result.seconds,
         images_per_second=result.images_per_second,
-        peak_memory_bytes=result.peak_memory_bytes,
+        started=result.started,
+        resumptions=result.resumptions,
+        labels_from=job.targets.labels_from,
         labelling_seconds=job.targets.labelling_seconds,
+        tf32=job.targets.labels_from == "teacher" and job.teacher_precision == "tf32",
         note=job.targets.note,
     )
 

@@ -1,15 +1,31 @@
 """From what a cell is and what it came to, to its record: the one place where records are made."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cskd_bench.cells.cell import Outcome
+from cskd_bench.cells.hardware import hardware
 from cskd_bench.cells.results import write_pictures, write_predictions
-from cskd_bench.device import device_name, gpu_hours, peak_memory
+from cskd_bench.device import PeakMemory, device_name, gpu_hours
 from cskd_bench.engine.distributed import Ranks
-from cskd_bench.engine.provenance import PACKAGES, now, versions
+from cskd_bench.engine.provenance import PACKAGES, code_ref, lock, now, versions
 from cskd_bench.record import CheckpointRef, CodeRef, Cost, MethodRef, ModelRef, Record, TaskRef, write_record
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """The code as it was when a cell began, which a long run outlives; the time (UTC), and memory counted from then."""
+
+    code: CodeRef
+    started: str
+    memory: PeakMemory
+
+
+def begin(ranks: Ranks) -> Beginning:
+    """Note what a record says of a cell's beginning; called before anything is built or computed for it."""
+    return Beginning(code_ref(), now(), PeakMemory(ranks.device))
 
 
 @dataclass(frozen=True)
@@ -25,16 +41,18 @@ class Subject:
     seed: int
     recipe: str
     config: dict[str, Any]
-    code: CodeRef  # as it was when the cell began: a long run outlives a checkout
+    beginning: Beginning
     command: str
 
 
 def keep(subject: Subject, outcome: Outcome, ranks: Ranks, records: Path) -> Record:
     """Write a cell's side files and record, and return the record; UserError where one of that id is there."""
-    predictions = outcome.predictions
+    predictions, beginning = outcome.predictions, subject.beginning
     record = Record(
         id=subject.id,
         created=now(),
+        started=min(filter(None, (outcome.started, beginning.started))),
+        resumptions=outcome.resumptions,
         task=subject.task,
         protocol=subject.protocol,
         method=subject.method,
@@ -48,15 +66,19 @@ def keep(subject: Subject, outcome: Outcome, ranks: Ranks, records: Path) -> Rec
         per_example=write_predictions(records, subject.id, predictions),
         curve=tuple(outcome.curve),
         pictures=write_pictures(records, subject.id, outcome.pictures),
-        code=subject.code,
+        code=beginning.code,
         versions=versions((*PACKAGES, *outcome.packages)),
+        lock=lock(),
         device=device_name(ranks.device),
+        hardware=hardware(ranks, tf32=outcome.tf32),
         command=subject.command,
+        argv=tuple(shlex.split(subject.command)),
+        labels_from=outcome.labels_from,
         cost=Cost(
             seconds=outcome.seconds,
             images_per_second=outcome.images_per_second,
             gpu_hours=gpu_hours(outcome.seconds, ranks.world, ranks.device),
-            peak_memory_bytes=outcome.peak_memory_bytes or peak_memory(ranks.device),
+            peak_memory_bytes=beginning.memory.bytes(),
             labelling_seconds=outcome.labelling_seconds,
         ),
         note=outcome.note,

@@ -16,9 +16,10 @@ from cskd_bench.detection.pictures import draw_pictures
 from cskd_bench.detection.score import average_precision
 from cskd_bench.detection.settings import has_masks, place
 from cskd_bench.detection.splits import describe_splits, open_splits
-from cskd_bench.device import peak_memory
-from cskd_bench.engine.provenance import DETECTION_PACKAGES
+from cskd_bench.device import rounds_to_tf32
+from cskd_bench.engine.provenance import DETECTION_PACKAGES, now
 from cskd_bench.errors import UserError
+from cskd_bench.files import write_file
 from cskd_bench.task import TaskSpec
 
 
@@ -36,6 +37,7 @@ def run(cell: DetectionCell) -> Outcome:
     place(config, train, test, folder, ranks=ranks, workers=cell.workers, precision=spec.detect.precision)
     runner = _built(cell, config)
     began, first_epoch = time.perf_counter(), _epochs_done(folder)
+    started, resumptions = ranks.on_main(lambda: _note_start(folder, first_epoch))
     epochs_here = config.train_cfg.max_epochs - first_epoch
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its tables at every evaluation
         runner.train()  # scores after the last epoch
@@ -54,7 +56,9 @@ def run(cell: DetectionCell) -> Outcome:
             curve=_curve(folder),
             seconds=seconds,
             images_per_second=len(runner.train_dataloader.dataset) * epochs_here / seconds,
-            peak_memory_bytes=peak_memory(ranks.device),
+            started=started,
+            resumptions=resumptions,
+            tf32=rounds_to_tf32(ranks.device),
             scored=scored,
             note=_note(cell, scored, left_out, unscored, first_epoch),
             config={"mmengine": cell.comparable},
@@ -132,6 +136,15 @@ def _epochs_done(folder: Path) -> int:
     if not pointer.exists():
         return 0
     return int(Path(pointer.read_text().strip()).stem.removeprefix("epoch_"))
+
+
+def _note_start(folder: Path, epochs_done: int) -> tuple[str, int]:
+    """Keep when the first process began and how often another went on from a whole epoch, and return both."""
+    path = folder / "starts.json"
+    started, resumptions = json.loads(path.read_text()) if epochs_done and path.exists() else (now(), 0)
+    resumptions += bool(epochs_done)
+    write_file(path, json.dumps([started, resumptions]).encode())
+    return started, resumptions
 
 
 def _curve(folder: Path) -> list[dict[str, float]]:

@@ -33,7 +33,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Fit:
-    """A finished run."""
+    """A finished run. `started` is when the first of its processes began, `resumptions` how often another went on."""
 
     student: Any
     ema: Any | None
@@ -41,4 +41,5 @@ class Fit:
     predictions: Predictions | None
     seconds: float
     images_per_second: float
-    peak_memory_bytes: int
+    started: str
+    resumptions: int

@@ -1,7 +1,9 @@
 """Where a number comes from: code, versions, command."""
 
+import hashlib
 import importlib.metadata
 import platform
+import re
 import shlex
 import sys
 from datetime import UTC, datetime
@@ -11,6 +13,7 @@ from typing import Any
 import cskd_bench
 from cskd_bench.commit import commit_of
 from cskd_bench.record import CodeRef
+from cskd_bench.schema import fingerprint
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "pillow")
 DETECTION_PACKAGES = ("mmdet", "mmengine", "mmcv", "mmcv-lite", "pycocotools")
@@ -31,6 +34,36 @@ def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def lock() -> str:
+    """Name the packages installed: by constraints.txt's content where the code lies beside it and each is as it says.
+
+    Else by a hash of all names and versions. `constraints@` or `installed@`, then 16 hex digits.
+    """
+    installed = _installed()
+    file = Path(cskd_bench.__file__).resolve().parent.parent / "constraints.txt"
+    text = file.read_text() if file.is_file() else ""
+    asked = [_pin(line) for line in text.splitlines() if "==" in line and not line.startswith("#")]
+    if asked and all(installed.get(name, version) == version for name, version in asked):
+        return f"constraints@{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return f"installed@{fingerprint(installed)}"
+
+
+def _installed() -> dict[str, str]:
+    """Return the version of every installed package, without the local part that names a build (`+cpu`)."""
+    found = ((item.name, item.version) for item in importlib.metadata.distributions() if item.name)
+    return {_plain(name): version.partition("+")[0] for name, version in found}
+
+
+def _pin(line: str) -> tuple[str, str]:
+    name, _, version = line.partition("==")
+    return _plain(name), version.partition(";")[0].strip().partition("+")[0]
+
+
+def _plain(name: str) -> str:
+    """Return the one spelling of a package's name."""
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
 def command_line() -> str:

@@ -15,7 +15,7 @@ from cskd_bench.engine.checkpoint import Checkpoint, load_chosen, load_latest, n
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.finite import refuse_non_finite_weights
 from cskd_bench.engine.logs import Meter
-from cskd_bench.engine.provenance import difference
+from cskd_bench.engine.provenance import difference, now
 from cskd_bench.errors import UserError
 
 
@@ -31,6 +31,8 @@ class Progress:
     epoch: Meter = field(default_factory=Meter)  # since the epoch began
     pending: dict[str, float] | None = None  # the finished epoch's entry of the curve, until it is scored
     skipped_updates: int = 0  # in a row, under a loss scale
+    started: str = ""  # UTC, when the first process began; empty in checkpoints that do not say it
+    resumptions: int = 0  # how often a process went on from a checkpoint
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def resume(folder: Path, identity: dict[str, Any], trained: Trained, ranks: Rank
     """
     checkpoint, notes = _chosen(folder / "checkpoints", ranks)
     if checkpoint is None:
-        return Progress(), notes
+        return Progress(started=now()), notes
     return ranks.together(lambda: _load(folder, identity, trained, checkpoint, notes))
 
 
@@ -102,6 +104,8 @@ def _load(
         Meter(state["epoch"]),
         state.get("pending"),
         state.get("skipped_updates", 0),
+        state.get("started", ""),
+        state.get("resumptions", 0) + 1,
     )
     return progress, [*notes, f"going on from step {checkpoint.step}"]
 
@@ -136,6 +140,8 @@ def save(
             "epoch": epoch,
             "pending": progress.pending,
             "skipped_updates": progress.skipped_updates,
+            "started": progress.started,
+            "resumptions": progress.resumptions,
         }
         averaged = trained.ema.module.state_dict() if trained.ema is not None else {}
         optimizers = {"optimizer": trained.optimizer.state_dict(), "scaler": trained.scaler.state_dict()}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
@@ -21,6 +21,7 @@ class TargetProvider(Protocol):
     note: str  # what a record should say about these targets
     labelling_seconds: float  # what they took before training, in a bank
     variant: str  # added to the method's name where these are not quite its own targets
+    labels_from: Literal["none", "teacher", "bank"]
 
     def look_up(self, keys: Sequence[ViewKey], ratio: float) -> Targets:
         """Return what is known of views by their keys, on the host; UserError where it is damaged or missing."""
@@ -39,6 +40,7 @@ class NoTargets:
     note = ""
     labelling_seconds = 0.0
     variant = ""
+    labels_from: Literal["none", "teacher", "bank"] = "none"
 
     def look_up(self, keys: Sequence[ViewKey], ratio: float) -> Targets:
         return Targets()
@@ -52,6 +54,7 @@ class TeacherTargets:
 
     labelling_seconds = 0.0
     variant = ""
+    labels_from: Literal["none", "teacher", "bank"] = "teacher"
 
     def __init__(self, teacher: Teacher, identity: str, method: MethodConfig) -> None:
         self._teacher = teacher

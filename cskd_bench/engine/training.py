@@ -30,7 +30,7 @@ from cskd_bench.data.engines import finish_batch, worker_views
 from cskd_bench.data.loader import Batch, ViewPlan, next_item, start_loader, train_loader
 from cskd_bench.data.mixing import resize_view
 from cskd_bench.data.randomness import Stream, integer_seed
-from cskd_bench.device import computing, enough_memory, exact_fp32, peak_memory, pins, seed_draws, slow_precision
+from cskd_bench.device import computing, enough_memory, exact_fp32, pins, seed_draws, slow_precision
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions
 from cskd_bench.engine.finite import Advice, FiniteWatch
@@ -61,7 +61,16 @@ def fit(job: Job, ranks: Ranks, stop: Stop | None = None) -> Fit:
     progress = run.progress
     rate = run.plan.steps * job.recipe.batch_size / max(progress.seconds, 1e-9)
     averaged = run.ema.module if run.ema is not None else None
-    return Fit(run.student, averaged, progress.curve, predictions, progress.seconds, rate, peak_memory(ranks.device))
+    return Fit(
+        run.student,
+        averaged,
+        progress.curve,
+        predictions,
+        progress.seconds,
+        rate,
+        progress.started,
+        progress.resumptions,
+    )
 
 
 class _Run:

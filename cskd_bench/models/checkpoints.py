@@ -89,6 +89,7 @@ def _load_run(folder: Path, weights: Weights, image_size: int | None) -> Loaded:
             pretrain_seed=config.seed,
             pretrain_recipe=config.recipe_fingerprint(),
             pretrain_data=config.data_name,
+            pretrain_images=summary.identity,
         ),
         method=summary.method,
         model=ModelRef(name=config.model_name, image_size=size, parameters=_count(student)),

@@ -1,12 +1,19 @@
-"""Check a records folder: schema, file names, side files and their hashes, duplicates."""
+"""Check a records folder: schema, names, settings, side files, hashes, duplicates, copies of seeds, the manifest."""
 
+import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from cskd_bench.errors import UserError
 from cskd_bench.record import Record, SideFile, read_records
-from cskd_bench.report.examples import read_examples, read_side_file
+from cskd_bench.report.examples import Examples, read_examples, read_side_file
+from cskd_bench.report.manifest import files_in, manifest_problems
+from cskd_bench.report.recompute import contradictions, recompute
 from cskd_bench.report.selection import method_of, replicate_of, setting_of, student_of
+
+ACCURACIES: Final = ("top1", "mean_per_class")  # metrics that say something of each image
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,13 +24,39 @@ class Problem:
     reason: str
 
 
+class _Seen:
+    """What earlier records of a folder were: cells, weights and predictions, each with the file that had them first."""
+
+    def __init__(self) -> None:
+        self._cells: dict[object, str] = {}
+        self._weights: dict[str, tuple[int, str]] = {}
+        self._predictions: dict[str, tuple[int, str]] = {}
+
+    def repeats(self, file: str, record: Record, examples: Examples | None) -> Iterator[str]:
+        """Say what a record has in common with an earlier one and should not have."""
+        cell = (student_of(record), setting_of(record), method_of(record), replicate_of(record), record.seed)
+        first = self._cells.setdefault(cell, file)
+        if first != file:
+            yield f"measures the same cell and seed as {first}"
+        seed = record.checkpoint.pretrain_seed
+        if seed is None:
+            return
+        shared = [("weights", self._weights, record.checkpoint.sha256)]
+        if examples is not None:
+            shared.append(("predictions", self._predictions, _digest(examples)))
+        for what, seen, digest in shared:
+            other, first = seen.setdefault(digest, (seed, file)) if digest else (seed, file)
+            if other != seed:
+                yield f"has the {what} of {first}, whose pretraining seed is {other}, not {seed}"
+
+
 def verify_records(folder: Path) -> list[Problem]:
     """Return every problem of a records folder, in file order; UserError if there is no such folder."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of records")
     problems: list[Problem] = []
-    first_of: dict[object, str] = {}
-    beside = sorted(path.name for path in folder.glob("[!.]*") if path.suffix != ".json")  # before the records are read
+    seen = _Seen()
+    beside = [path.name for path in files_in(folder) if path.suffix != ".json"]  # before the records are read
     referenced: set[str] = set()
     unread: list[str] = []
     for path, record in read_records(folder):
@@ -31,20 +64,19 @@ def verify_records(folder: Path) -> list[Problem]:
             unread.append(f"{path.stem}.")
             problems.append(Problem(path.name, _without_path(record, path)))
             continue
-        if record.id != path.stem:
-            problems.append(Problem(path.name, f"its id is {record.id!r}: the file was renamed or copied"))
-        if record.task.metric not in record.metrics:
-            problems.append(Problem(path.name, f"it has no metric {record.task.metric!r}"))
-        else:
-            problems.extend(Problem(path.name, reason) for reason in _side_file_problems(folder, record))
-        cell = (student_of(record), setting_of(record), method_of(record), replicate_of(record), record.seed)
-        first = first_of.setdefault(cell, path.name)
-        if first != path.name:
-            problems.append(Problem(path.name, f"measures the same cell and seed as {first}"))
+        examples, reasons = _side_files_of(folder, record)
+        reasons = [*_own_problems(path, record), *reasons, *seen.repeats(path.name, record, examples)]
+        problems.extend(Problem(path.name, reason) for reason in reasons)
         referenced.update(side.name for side in _side_files(record))
     stray = [name for name in beside if name not in referenced and not name.startswith(tuple(unread))]
     problems.extend(Problem(name, "no record refers to this side file") for name in stray)
+    problems.extend(Problem(name, reason) for name, reason in manifest_problems(folder))
     return problems
+
+
+def foreign_records(folder: Path) -> int:
+    """Return how many records of a folder hold no settings of ours, so that nothing of them can be recomputed."""
+    return sum(isinstance(record, Record) and _is_foreign(record) for _, record in read_records(folder))
 
 
 def _without_path(error: UserError, path: Path) -> str:
@@ -52,15 +84,39 @@ def _without_path(error: UserError, path: Path) -> str:
     return "its schema version is not known to this release" if "schema_version" in reason else reason
 
 
+def _own_problems(path: Path, record: Record) -> list[str]:
+    """Say what is wrong with a record whatever lies beside it."""
+    reasons = []
+    if record.id != path.stem:
+        reasons.append(f"its id is {record.id!r}: the file was renamed or copied")
+    if record.task.metric not in record.metrics:
+        reasons.append(f"it has no metric {record.task.metric!r}")
+    try:
+        reasons.extend(contradictions(record))
+    except UserError as error:
+        reasons.append(f"its settings cannot be read: {str(error).removeprefix(f'{record.id}: ')}")
+    return reasons
+
+
+def _is_foreign(record: Record) -> bool:
+    try:
+        return recompute(record) is None
+    except UserError:
+        return False
+
+
 def _side_files(record: Record) -> list[SideFile]:
     return [*([record.per_example] if record.per_example else []), *record.pictures]
 
 
-def _side_file_problems(folder: Path, record: Record) -> list[str]:
-    reasons = []
+def _side_files_of(folder: Path, record: Record) -> tuple[Examples | None, list[str]]:
+    """Return what a record's side file says of each image, and what is wrong with its side files."""
+    reasons, examples = [], None
     try:
-        if record.per_example is not None:
-            read_examples(folder, record)
+        if record.per_example is not None and record.task.metric in record.metrics:
+            examples = read_examples(folder, record)
+        elif record.task.metric in ACCURACIES and record.protocol != "detect":
+            reasons.append(f"its {record.task.metric} has no side file: what was predicted of each image is not there")
     except ValueError as error:
         reasons.append(str(error))
     for picture in record.pictures:
@@ -68,4 +124,12 @@ def _side_file_problems(folder: Path, record: Record) -> list[str]:
             read_side_file(folder, picture)
         except ValueError as error:
             reasons.append(str(error))
-    return reasons
+    return examples, reasons
+
+
+def _digest(examples: Examples) -> str:
+    """Return the SHA-256 of labels, predictions and confidences."""
+    digest = hashlib.sha256()
+    for array, kind in ((examples.label, "<i8"), (examples.predicted, "<i8"), (examples.confidence, "<f2")):
+        digest.update(array.astype(kind).tobytes())
+    return digest.hexdigest()

@@ -1,16 +1,15 @@
 """Timing sides next to each other: every round runs each side once, in alternating order."""
 
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from cskd_bench.device import device_name, synchronize
+from cskd_bench.machine import processor
 
 Clock = Literal["wall", "cpu"]
 
@@ -61,18 +60,8 @@ def machine(device: torch.device) -> dict[str, Any]:
     """Describe what the numbers were measured on."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     return {
-        "device": _processor() if device.type == "cpu" else device_name(device),
+        "device": processor() if device.type == "cpu" else device_name(device),
         "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
         "load_average_at_start": round(load, 2),
     }
-
-
-def _processor() -> str:
-    """Name the processor: Linux tells it in a file, elsewhere the platform module does."""
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -98,5 +98,6 @@ def tune(cell: ImageCell, chosen: np.ndarray, folder: Path, recipe: FinetuneConf
         curve=result.curve,
         seconds=result.seconds,
         images_per_second=result.images_per_second,
-        peak_memory_bytes=result.peak_memory_bytes,
+        started=result.started,
+        resumptions=result.resumptions,
     )

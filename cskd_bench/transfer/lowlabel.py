@@ -17,6 +17,7 @@ SHARED: Final = 8  # a batch that this divides can be shared by 2, 4 and 8 ranks
 def run(cell: ImageCell) -> Outcome:
     """Score every fraction (`top1_at_0.01`, ...); predictions, curve and headline are those of the last."""
     config, metrics, seconds = cell.spec.lowlabel, {}, 0.0
+    started, resumptions = "", 0
     for fraction in config.fractions:
         chosen = low_label_indices(cell.train.labels, fraction, cell.seed)
         outcome = _fit(cell, chosen, fraction)
@@ -25,13 +26,16 @@ def run(cell: ImageCell) -> Outcome:
         metrics[f"top1_at_{fraction:g}"] = predictions.top1
         metrics[f"mean_per_class_at_{fraction:g}"] = predictions.mean_per_class
         seconds += outcome.seconds
+        started = started or outcome.started
+        resumptions = max(resumptions, outcome.resumptions)  # the first is gone on from whenever a later one is
     return Outcome(
         outcome.predictions,
         metrics,
         outcome.curve,
         seconds=seconds,
         images_per_second=outcome.images_per_second,
-        peak_memory_bytes=outcome.peak_memory_bytes,
+        started=started,
+        resumptions=resumptions,
     )
 
 

@@ -7,14 +7,14 @@ from typing import Literal
 
 from cskd_bench.cells.cell import Cell
 from cskd_bench.cells.locks import run_lock
-from cskd_bench.cells.recording import Subject, keep
+from cskd_bench.cells.recording import Beginning, Subject, begin, keep
 from cskd_bench.cells.results import finished_record
 from cskd_bench.engine.distributed import Ranks
-from cskd_bench.engine.provenance import code_ref, command_line
+from cskd_bench.engine.provenance import command_line
 from cskd_bench.engine.state import Stop, stop_signals
 from cskd_bench.errors import UserError
 from cskd_bench.models.checkpoints import load_checkpoint
-from cskd_bench.record import CodeRef, Record, TaskRef
+from cskd_bench.record import Record, TaskRef
 from cskd_bench.schema import fingerprint
 from cskd_bench.task import TaskSpec
 from cskd_bench.transfer.protocols import PROTOCOLS, procedure
@@ -94,9 +94,10 @@ def transfer(
 
 def _run(cell: Cell, records: Path, command: str | None) -> Record:
     """Check a cell's data, run its protocol, and keep what it came to."""
-    ranks, code = cell.ranks, code_ref()
+    ranks = cell.ranks
+    beginning = begin(ranks)
     note = ranks.together(cell.check)
-    subject = ranks.on_main(lambda: _subject(cell, code, command or command_line()))
+    subject = ranks.on_main(lambda: _subject(cell, beginning, command or command_line()))
     ranks.on_main(lambda: cell.folder.mkdir(parents=True, exist_ok=True))
     outcome = procedure(cell.spec, cell.protocol).run(cell)
 
@@ -109,7 +110,7 @@ def _run(cell: Cell, records: Path, command: str | None) -> Record:
     return ranks.on_main(finish)
 
 
-def _subject(cell: Cell, code: CodeRef, command: str) -> Subject:
+def _subject(cell: Cell, beginning: Beginning, command: str) -> Subject:
     """Say what a cell's record is about; its images are named as they are now, before anything is computed."""
     spec, loaded = cell.spec, cell.model
     return Subject(
@@ -128,7 +129,7 @@ def _subject(cell: Cell, code: CodeRef, command: str) -> Subject:
         seed=cell.seed,
         recipe=fingerprint(cell.recipe),
         config={"task": spec.identity(), "data": {"identity": cell.images()}, "pretrain": loaded.pretrain_identity()},
-        code=code,
+        beginning=beginning,
         command=command,
     )
 

@@ -1,8 +1,9 @@
-"""`cskd-bench records`: verify a records folder, or run a record's cell again and compare."""
+"""`cskd-bench records`: verify or list a records folder, or run a record's cell again and compare."""
 
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,22 +14,24 @@ from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, data_root
 
 def add(verbs: Verbs) -> None:
     """Describe the verb."""
-    verb = verbs.add_parser("records", help="verify a records folder, or run a record's cell again and compare")
+    verb = verbs.add_parser("records", help="verify or list a records folder, or run a record's cell again")
     actions = verb.add_subparsers(title="actions", required=True, metavar="ACTION")
-    verify = actions.add_parser("verify", help="check schema, hashes, names and duplicates")
+    verify = actions.add_parser("verify", help="check settings, hashes, names, duplicates and the manifest")
     verify.set_defaults(run=_verify)
+    manifest = actions.add_parser("manifest", help="list the SHA-256 of every file in records/MANIFEST")
+    manifest.set_defaults(run=_manifest)
     rerun = actions.add_parser("rerun", help="run the cell of a record again, its pretraining first, and compare")
     rerun.add_argument("record", help="its id, the start of it, or its file")
     rerun.add_argument("--output", type=Path, default=Path("rerun"), help="where to run (default: rerun); resumable")
     rerun.set_defaults(run=_rerun)
-    for action in (verify, rerun):
+    for action in (verify, manifest, rerun):
         action.add_argument(
             "--results", type=Path, default=Path("results"), help="folder of records (default: results)"
         )
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from cskd_bench.report.verify import verify_records
+    from cskd_bench.report.verify import foreign_records, verify_records
 
     folder = options.results / "records"
     problems = verify_records(folder)
@@ -36,7 +39,17 @@ def _verify(options: argparse.Namespace) -> int:
         print(f"{problem.file}: {problem.reason}")
     found = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     print(f"{folder}: {found} in {len([*folder.glob('*.json')])} records")
+    if foreign := foreign_records(folder):
+        print(f"{foreign} of them hold no settings of ours: what these make of them cannot be recomputed")
     return 1 if problems else 0
+
+
+def _manifest(options: argparse.Namespace) -> int:
+    from cskd_bench.report.manifest import MANIFEST, write_manifest
+
+    folder = options.results / "records"
+    print(f"{folder / MANIFEST}: {write_manifest(folder)} files")
+    return 0
 
 
 def _rerun(options: argparse.Namespace) -> int:
@@ -48,11 +61,11 @@ def _rerun(options: argparse.Namespace) -> int:
     given = Path(options.record)
     records = given.parent if given.is_file() else options.results / "records"
     chain = find_chain(records, options.record)
-    first = command_options(chain.pretraining.command)
+    first = command_options(chain.pretraining.argv)
     start = pretraining_again(chain.pretraining, first.config, [*first.set, *_data_root(first)], first.method)
     cells = Cells(None, [start], [])
     if chain.record is not chain.pretraining:
-        asked = command_options(chain.record.command)
+        asked = command_options(chain.record.argv)
         settings = [*asked.set, *_data_root(asked)]
         cells.transfer.append(transfer_again(chain.record, start.name, asked.task, settings, asked.tasks_dir))
     again = run_again(chain, cells, options.output, Console())
@@ -61,7 +74,7 @@ def _rerun(options: argparse.Namespace) -> int:
         return EXIT_INTERRUPTED
     compared = compare_again(chain, records, again, options.output / "results" / "records")
     show(compared, Console())
-    return 0 if compared.agrees else 1
+    return 1 if compared.verdict == "not confirmed" else 0
 
 
 def _data_root(options: argparse.Namespace) -> list[str]:
@@ -81,15 +94,14 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message or "it asks for help alone")
 
 
-def command_options(command: str) -> argparse.Namespace:
-    """Return the options of a record's command, whatever started it; UserError where this release cannot read it."""
+def command_options(words: Sequence[str]) -> argparse.Namespace:
+    """Return the options of a command's words, whatever started it; UserError where this release cannot read them."""
     parser: argparse.ArgumentParser = _Parser(add_help=False)
     verbs = parser.add_subparsers(required=True)
     for verb in (pretrain, transfer):
         verb.add(verbs)
     try:
-        words = shlex.split(command)
         start = next((number for number, word in enumerate(words) if word in ("pretrain", "transfer")), len(words))
         return parser.parse_args(words[start:])
-    except (UserError, ValueError) as error:
-        raise UserError(f"a record's command cannot be run again: {error}: {command}") from error
+    except UserError as error:
+        raise UserError(f"a record's command cannot be run again: {error}: {shlex.join(words)}") from error

@@ -14,6 +14,7 @@ from cskd_bench.cli import main as cskd_bench
 from cskd_bench.errors import UserError
 from cskd_bench.files import write_file
 from cskd_bench.record import Record, read_records
+from cskd_bench.report.manifest import MANIFEST, files_in, write_manifest
 from cskd_bench.report.verify import verify_records
 
 
@@ -27,13 +28,15 @@ def unpack(source: Path, results: Path, runs: Path | None) -> None:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(f"{problems[0].file}: {problems[0].reason}{more}; nothing was copied")
     target = results / "records"
-    files = sorted((path for path in records.iterdir() if path.is_file()), key=lambda path: path.suffix == ".json")
+    files = sorted(files_in(records), key=lambda path: path.suffix == ".json")
     new = [path for path in files if not (target / path.name).exists()]
     for path in set(files) - set(new):
         if path.read_bytes() != (target / path.name).read_bytes():
             raise UserError(f"{path.name}: {target} has another one of this name and other content; nothing was copied")
     for path in new:
         write_file(target / path.name, path.read_bytes(), replace=False)
+    if (target / MANIFEST).exists():
+        write_manifest(target)
     here = [record for path, record in found.items() if path in new and isinstance(record, Record)]
     print(f"{target}: {len(here)} new records, {len(found) - len(here)} were there")
     devices = sorted({record.device for record in here})

@@ -75,7 +75,7 @@ class StopAt:
     def __init__(self, targets, step: int) -> None:
         self.grid, self._targets, self._left = targets.grid, targets, step
         self.teacher, self.note, self.variant = targets.teacher, targets.note, targets.variant
-        self.labelling_seconds = targets.labelling_seconds
+        self.labelling_seconds, self.labels_from = targets.labelling_seconds, targets.labels_from
 
     def look_up(self, keys, ratio):
         return self._targets.look_up(keys, ratio)

@@ -68,6 +68,7 @@ against = "supervised"
 task = "coloured"
 protocol = "linear"
 """
+OF_ONE_RUN = {"created", "started", "resumptions", "cost", "command", "argv", "code"}
 CELLS = 24  # 4 pretrainings; (finetune, linear, knn) and (linear, knn) of each
 
 
@@ -100,10 +101,10 @@ def finish(place: Path, output: str, *words: str, code: int = 0) -> str:
 
 
 def records(place: Path, output: str) -> dict[str, dict]:
-    """Every record, without times and folder names; the code may be committed meanwhile."""
+    """Every record, without times, interruptions and folder names; the code may be committed meanwhile."""
     found = {}
     for path in (place / output / "results" / "records").glob("*.json"):
-        record = read_record(path).model_dump(exclude={"created", "cost", "command", "code"})
+        record = read_record(path).model_dump(exclude=OF_ONE_RUN)
         found[path.stem] = record
     return found
 
@@ -296,6 +297,7 @@ def test_a_bench_with_banks_labels_each_view_once_and_records_the_same(place):
     assert taught.keys() == banked.keys() and len(taught) == 3
     for name, record in banked.items():
         assert record.pop("note") == "teacher labels from a bank" and taught[name].pop("note") == ""
+        assert record.pop("labels_from") == "bank" and taught[name].pop("labels_from") == "teacher"
         if record["method"]["kind"] != "kd":  # kd's soft targets are kept in float16
             assert record == taught[name]
     command = [*command, "--dry-run"]

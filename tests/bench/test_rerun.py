@@ -1,5 +1,6 @@
 """`cskd-bench records rerun`: a record's cell run again from the record alone, and held to it."""
 
+import io
 import json
 import math
 import shutil
@@ -8,14 +9,24 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from rich.console import Console
 from safetensors.torch import save_file
 from scipy import stats
 
-from cskd_bench.bench.rerun import Again, Chain, chain_of, compare_again, find_chain, pretraining_again, transfer_again
+from cskd_bench.bench.rerun import (
+    Again,
+    Chain,
+    chain_of,
+    compare_again,
+    find_chain,
+    pretraining_again,
+    show,
+    transfer_again,
+)
 from cskd_bench.cli import main
 from cskd_bench.config import load_config
 from cskd_bench.errors import UserError
-from cskd_bench.record import read_record, read_records
+from cskd_bench.record import Hardware, read_record, read_records
 from cskd_bench.report.statistics import second_run
 from cskd_bench.schema import shipped_file
 from cskd_bench.verbs.records import command_options
@@ -43,7 +54,8 @@ def place(tmp_path_factory):
     for path in (folder / "results" / "records").glob("*.json"):  # as the command line would have noted them
         record = json.loads(path.read_text())
         words = ["pretrain", *CONFIG, "--bank", "bank"] if record["protocol"] == "pretrain" else ["transfer", *knn]
-        path.write_text(json.dumps(record | {"command": " ".join(["cskd-bench", *words])}))
+        words = ["cskd-bench", *words]
+        path.write_text(json.dumps(record | {"command": " ".join(words), "argv": words}))
     return folder
 
 
@@ -109,11 +121,11 @@ def test_a_transfer_whose_pretraining_left_no_record_names_its_command(place):
 
 @pytest.mark.parametrize(
     "command",
-    ["cskd-bench explain", "", "cskd-bench pretrain a.toml --unheard of", "cskd-bench pretrain -h", "transfer 'open"],
+    ["cskd-bench explain", "", "cskd-bench pretrain a.toml --unheard of", "cskd-bench pretrain -h"],
 )
 def test_a_command_that_cannot_be_read_is_refused(command):
     with pytest.raises(UserError, match="a record's command cannot be run again"):
-        command_options(command)
+        command_options(command.split())
 
 
 def test_every_committed_record_of_the_evidence_can_be_run_again():
@@ -122,13 +134,13 @@ def test_every_committed_record_of_the_evidence_can_be_run_again():
     assert len(records) > 200
     for record in records:
         chain = chain_of(record, records)
-        asked = command_options(chain.pretraining.command)
+        asked = command_options(chain.pretraining.argv)
         cell = pretraining_again(chain.pretraining, asked.config, asked.set, asked.method)
         said = load_config(asked.config, asked.set, asked.method)
         assert said.identity() == cell.config.identity(), record.id
         assert said.name == cell.config.name == chain.pretraining.checkpoint.run
         if record is not chain.pretraining:
-            asked = command_options(record.command)
+            asked = command_options(record.argv)
             transfer_again(record, cell.name, asked.task, asked.set, asked.tasks_dir)
 
 
@@ -153,16 +165,52 @@ def test_another_teacher_is_refused(place):
         pretraining_again(record, Path("quickstart/student.toml"), [])
 
 
-def again(recorded, now, *, tolerance=None, differs=""):
-    return Again("top1", recorded, now, differs, None, None, None, tolerance, 3)
+def again(recorded, now, *, tolerance=None, differs="", alike=False, weights=None, predictions=None):
+    return Again("top1", recorded, now, differs, alike, weights, predictions, None, tolerance, 3)
 
 
-def test_a_record_is_confirmed_by_the_same_score_or_one_that_differs_as_second_runs_do():
-    assert again(0.5, 0.5).agrees
-    assert not again(0.5, 0.51).agrees
-    assert again(0.5, 0.51, tolerance=0.02).agrees
-    assert not again(0.5, 0.53, tolerance=0.02).agrees
-    assert not again(0.5, 0.5, differs="the images").agrees
+@pytest.mark.parametrize("alike", [True, False])
+def test_the_same_bits_confirm_a_record_and_other_images_never_do(alike):
+    assert again(0.5, 0.5, alike=alike, weights=True, predictions=(9, 9)).verdict == "confirmed"
+    assert again(0.5, 0.5, alike=alike).verdict == "confirmed"  # nothing else was kept
+    assert again(0.5, 0.5, alike=alike, differs="the images").verdict == "not confirmed"
+
+
+def test_other_bits_on_other_hardware_are_compatible_where_the_score_differs_as_second_runs_do():
+    assert again(0.5, 0.51).verdict == "not confirmed"
+    assert again(0.5, 0.51, tolerance=0.02).verdict == "compatible"
+    assert again(0.5, 0.53, tolerance=0.02).verdict == "not confirmed"
+    assert again(0.5, 0.5, weights=False).verdict == "compatible"
+    assert again(0.5, 0.5, tolerance=0.02, predictions=(8, 9)).verdict == "compatible"
+
+
+def test_other_bits_on_like_hardware_do_not_confirm_a_record():
+    assert again(0.5, 0.51, tolerance=0.02, alike=True).verdict == "not confirmed"
+    assert again(0.5, 0.5, tolerance=0.02, alike=True, weights=False).verdict == "not confirmed"
+    assert again(0.5, 0.5, tolerance=0.02, alike=True, predictions=(8, 9)).verdict == "not confirmed"
+
+
+def test_the_last_line_names_the_spread_that_a_compatible_score_stays_within():
+    said = io.StringIO()
+    show(again(0.5, 0.51, tolerance=0.02), Console(file=said, width=200))
+    last = said.getvalue().splitlines()[-1]
+    assert last == "the record is compatible: within 2.00 points, which 95 % of second runs stay within"
+
+
+def test_hardware_is_alike_where_it_is_known_and_rounds_alike_whatever_the_machine_is_called(place):
+    chain = find_chain(place / "results" / "records", "digits-knn")
+    record, records = chain.record, place / "results" / "records"
+
+    def alike(**changes):
+        hardware = record.hardware.model_copy(update=changes)
+        second = record.model_copy(update={"hardware": hardware})
+        return compare_again(chain, records, Chain(second, chain.pretraining), records).alike
+
+    assert record.hardware.known
+    assert alike() and alike(host="another", system="another")
+    assert not alike(cpu_flags=()) and not alike(threads=99) and not alike(gpus=("a GPU",))
+    nothing = record.model_copy(update={"hardware": Hardware()})
+    assert not compare_again(Chain(nothing, nothing), records, Chain(nothing, nothing), records).alike
 
 
 def test_what_second_runs_differ_by_is_students_t_of_two_runs_with_a_pooled_spread():
@@ -186,7 +234,7 @@ def test_a_wrong_record_does_not_widen_its_own_bounds(tmp_path):
     once_more = record.model_copy(update={"metrics": {**record.metrics, "top1": truth}})
     compared = compare_again(Chain(record, record), records, Chain(once_more, once_more), records)
     assert 0 < compared.tolerance < 0.25 and compared.others == 14
-    assert not compared.agrees
+    assert compared.verdict == "not confirmed"
 
 
 def test_other_images_or_another_teacher_are_named(place):
@@ -196,7 +244,7 @@ def test_other_images_or_another_teacher_are_named(place):
     data = {"data": {**chain.record.config["data"], "identity": "others"}}
     moved = chain.record.model_copy(update={"config": {**chain.record.config, **data}})
     compared = compare_again(chain, records, Chain(moved, changed), records)
-    assert compared.differs == "the images and the teacher" and not compared.agrees
+    assert compared.differs == "the images and the teacher" and compared.verdict == "not confirmed"
 
 
 def test_other_weights_of_the_teacher_are_refused(place, monkeypatch):

@@ -10,6 +10,8 @@ import pytest
 from helpers.processes import finish, kill
 from safetensors.torch import load_file, save_file
 
+from cskd_bench.engine.provenance import now
+
 pytestmark = pytest.mark.gate
 
 
@@ -21,6 +23,11 @@ def wait_for_checkpoint(run, process, at_least=1):
         assert process.poll() is None, finish(process, 30)
         time.sleep(0.02)
     raise AssertionError("no checkpoint appeared")
+
+
+def kept_record(run):
+    (file,) = (run.folder / "results" / "records").glob("*.json")
+    return json.loads(file.read_text())
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -45,8 +52,12 @@ def test_asked_to_stop_it_writes_a_checkpoint_and_exits_75(new_run, uninterrupte
     output, _ = finish(process)
     assert process.returncode == 75, output
     assert "the same command goes on from here" in output
+    stopped = now()
     new_run.finish("run.save_every=1000")
     same_end(new_run, uninterrupted)
+    whole, resumed = (kept_record(run) for run in (uninterrupted, new_run))
+    assert (whole["resumptions"], resumed["resumptions"]) == (0, 1)
+    assert resumed["started"] <= stopped <= resumed["created"]  # when the first process began
 
 
 def test_micro_batches_change_nothing_but_rounding(new_run, tmp_path):

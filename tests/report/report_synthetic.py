@@ -75,7 +75,7 @@ def make_record(**changes: Any) -> Record:
         checkpoint=CheckpointRef(
             run=run,
             weights=given["weights"],
-            sha256="0" * 64,
+            sha256=given.get("sha256", hashlib.sha256(run.encode()).hexdigest()),
             pretrain_seed=given["pretrain_seed"],
             pretrain_recipe=given["pretrain_recipe"],
             pretrain_data=given["pretrain_data"],

@@ -1,0 +1,99 @@
+"""What a record's own settings say of it once more: a setting, name, seed or number that was changed shows."""
+
+import re
+from collections.abc import Mapping
+from operator import attrgetter
+from typing import Any, Final
+
+from cskd_bench.config import PretrainConfig, method_label
+from cskd_bench.errors import UserError
+from cskd_bench.record import Record, record_id
+from cskd_bench.schema import fingerprint, validate
+from cskd_bench.task import TaskSpec
+
+_VARIANT: Final = re.compile(r" \(\d+ largest logits\)$")  # of labels from a bank; the settings do not hold it
+
+
+def contradictions(record: Record) -> list[str]:
+    """Say where a record is not what its own settings make it; UserError where these cannot be read."""
+    found = recompute(record) or {}
+    held = {name: attrgetter(name)(record) for name in found}
+    return [
+        f"its {name} is {held[name]}, its settings give {value}" for name, value in found.items() if held[name] != value
+    ]
+
+
+def recompute(record: Record) -> Mapping[str, object] | None:
+    """Return id, fingerprints, names and seeds as this release gives them to a record's settings, by their fields.
+
+    None for a record that does not hold the settings of a run or a task of ours. UserError where it does, and this
+    release cannot read them.
+    """
+    if record.protocol == "pretrain":
+        return _of_pretraining(record) if "method" in record.config and "student" in record.config else None
+    task, run = record.config.get("task"), record.config.get("pretrain")
+    if not isinstance(task, dict) or not isinstance(run, dict):
+        return None
+    return _of_transfer(record, validate(TaskSpec, task, record.id), pretraining(record) if run else None)
+
+
+def _of_pretraining(record: Record) -> dict[str, object]:
+    run, held = pretraining(record), record.config
+    identity = run.identity()
+    identity["data"]["identity"] = held["data"].get("identity")
+    identity |= {key: held[key] for key in ("variant",) if key in held}
+    if run.method.needs_teacher and run.teacher.weights:
+        identity["teacher"]["weights"] = record.method.teacher
+    words = [run.data_name, "pretrain", run.method.kind, run.student.name, f"s{run.seed}"]
+    recipe = run.recipe_fingerprint()
+    return {
+        "id": record_id(*words, identity),
+        "recipe": recipe,
+        "task.fingerprint": fingerprint(run.data.model_dump(mode="json", exclude={"root"})),
+        "task.name": run.data_name,
+        "seed": run.seed,
+        **_of_run(record, run),
+    }
+
+
+def _of_transfer(record: Record, spec: TaskSpec, run: PretrainConfig | None) -> dict[str, object]:
+    """Without a run of ours the id depends on the model's heads, which a record does not tell."""
+    cell: dict[str, Any] = {"protocol": record.protocol, "task": spec.identity()}
+    if "mmengine" in record.config:  # a detector's
+        cell["config"] = record.config["mmengine"]
+    found: dict[str, object] = {
+        "recipe": fingerprint({"pretrain": run.recipe_fingerprint() if run else "", **cell}),
+        "task.fingerprint": spec.fingerprint(),
+        "task.name": spec.name,
+        "task.version": spec.version,
+        "task.metric": spec.metric,
+    }
+    if run is None:
+        return found
+    words = [spec.name, record.protocol, run.method.kind, record.checkpoint.run, f"s{record.seed}"]
+    scored = {"checkpoint": record.checkpoint.sha256, "seed": record.seed}
+    named = record_id(*words, {"pretrain": run.stated_recipe(), **cell, **scored})
+    return {"id": named, **found, **_of_run(record, run)}
+
+
+def _of_run(record: Record, run: PretrainConfig) -> dict[str, object]:
+    """Return what is the same in the record of a run and in those of its transfers."""
+    variant = _VARIANT.search(record.method.label)
+    return {
+        "checkpoint.pretrain_recipe": run.recipe_fingerprint(),
+        "checkpoint.pretrain_seed": run.seed,
+        "checkpoint.pretrain_data": run.data_name,
+        "method.kind": run.method.kind,
+        "method.label": method_label(run.method) + (variant[0] if variant else ""),
+        "model.name": run.model_name,
+    }
+
+
+def pretraining(record: Record) -> PretrainConfig:
+    """Return the settings of a record's pretraining, in today's classes; UserError where they cannot be read."""
+    held = record.config if record.protocol == "pretrain" else record.config["pretrain"]
+    if not isinstance(held.get("data"), dict):
+        raise UserError(f"{record.id}: its settings name no data")
+    data = {key: value for key, value in held["data"].items() if key != "identity"}
+    kept = {key: value for key, value in held.items() if key != "variant"} | {"data": data}
+    return validate(PretrainConfig, {"name": record.checkpoint.run, **kept}, record.id)
