@@ -13,6 +13,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, ValidationError
 from cskd_bench.errors import UserError
 from cskd_bench.files import write_file
 from cskd_bench.schema import StrictModel, fingerprint
+from cskd_bench.task_identity import narrow_record
 
 SCHEMA_VERSION: Final = 2
 _LABELLING_NOTE = re.compile(r"labelling took (\d+) s")
@@ -148,12 +149,12 @@ def read_record(path: Path) -> Record:
 
 
 def _migrate(text: bytes) -> bytes:
-    """Bring the JSON of an older record to today's schema and recipes; the file stays as it is.
+    """Bring the JSON of an older record to today's schema, recipes and fingerprints; the file stays as it is.
 
     1 to 2: what labelling a bank took moves from the note's words to cost.labelling_seconds.
     """
-    first = b'"schema_version": 1' in text
-    if not first and b'"view_size": null' not in text:
+    first, transfer = b'"schema_version": 1' in text, b'"protocol": "pretrain"' not in text
+    if not first and not transfer and b'"view_size": null' not in text:
         return text
     try:
         data = json.loads(text)
@@ -166,6 +167,8 @@ def _migrate(text: bytes) -> bytes:
     renamed = False
     with contextlib.suppress(KeyError, TypeError, AttributeError):  # not of a run of ours, or damaged
         renamed = _resolve_views(data)
+    with contextlib.suppress(KeyError, TypeError, AttributeError):  # of a pretraining, or not ours
+        renamed = narrow_record(data) or renamed
     return json.dumps(data).encode() if first or renamed else text
 
 

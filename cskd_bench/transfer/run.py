@@ -117,7 +117,7 @@ def _subject(cell: Cell, code: CodeRef, command: str) -> Subject:
         task=TaskRef(
             name=spec.name,
             version=spec.version,
-            fingerprint=spec.fingerprint(),
+            fingerprint=spec.fingerprint(cell.protocol),
             metric=spec.metric,
             group=spec.group,
         ),
