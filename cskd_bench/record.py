@@ -162,14 +162,17 @@ def _migrate(text: bytes) -> bytes:
             found = _LABELLING_NOTE.search(data.get("note", ""))
             data["cost"]["labelling_seconds"] = float(found[1]) if found else 0.0
             data["schema_version"] = 2
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return text  # whatever is wrong with it, validation names it
     renamed = False
     with contextlib.suppress(KeyError, TypeError, AttributeError):  # not of a run of ours, or damaged
         renamed = _resolve_views(data)
-    with contextlib.suppress(KeyError, TypeError, AttributeError):  # of a pretraining, or not ours
+    with contextlib.suppress(KeyError, TypeError, AttributeError, RecursionError):  # of a pretraining, or not ours
         renamed = narrow_record(data) or renamed
-    return json.dumps(data).encode() if first or renamed else text
+    try:
+        return json.dumps(data).encode() if first or renamed else text
+    except RecursionError:
+        return text
 
 
 def _resolve_views(data: dict[str, Any]) -> bool:
