@@ -2,7 +2,8 @@
 
 1 to 2: what labelling a bank took moves from the note's words to `cost.labelling_seconds`.
 2 to 3: what the command, the note and the device say in words moves to `argv`, `labels_from` and `hardware.threads`.
-The peak of memory was the process's, not the cell's: it becomes 0, and the note says so.
+The peak of memory was the process's, not the cell's: it becomes 0, and the note says so. A transfer's recipe and task
+fingerprint held the whole task: they become those of what its protocol uses.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from cskd_bench.schema import fingerprint
+from cskd_bench.task_identity import narrow_record
 
 NO_PEAK: Final = "its peak of memory was that of all its process did, and is left out"
 
@@ -29,18 +31,23 @@ def migrate(text: bytes) -> bytes:
         data = json.loads(text)
         steps = [version for version in _STEPS if version >= data["schema_version"]]
         known = data["schema_version"] in _STEPS
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return text  # whatever is wrong with it, validation names it
     if not known:
         return text
-    damaged = contextlib.suppress(KeyError, TypeError, AttributeError)  # validation names that, too
+    damaged = contextlib.suppress(KeyError, TypeError, AttributeError, RecursionError)  # validation names it
     for version in steps:
         with damaged:
             _STEPS[version](data)
         data["schema_version"] = version + 1
     with damaged:  # or not of a run of ours
         _resolve_views(data)
-    return json.dumps(data).encode()
+    with damaged:  # or of a pretraining
+        narrow_record(data)
+    try:
+        return json.dumps(data).encode()
+    except RecursionError:
+        return text
 
 
 def _to_second(data: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from cskd_bench.config import AugmentConfig, DataConfig, OptimConfig, Probability, Recipe
 from cskd_bench.errors import UserError
 from cskd_bench.schema import StrictModel, apply_overrides, fingerprint, read_toml, shipped, validate
+from cskd_bench.task_identity import used_by
 
 Protocol = Literal["finetune", "linear", "knn", "kshot", "lowlabel", "detect", "evaluate"]
 Metric = Literal["top1", "mean_per_class", "box_ap"]
@@ -168,8 +169,11 @@ class TaskSpec(StrictModel):
                 raise ValueError(f'protocol "{protocol}" gives {" or ".join(_METRICS[protocol])}, not {self.metric}')
         return self
 
-    def identity(self) -> dict[str, Any]:
-        """Return what a score depends on, without where the files lie on this machine."""
+    def identity(self, protocol: str = "") -> dict[str, Any]:
+        """Return what a protocol's score depends on, without where the files lie on this machine.
+
+        Without a protocol: the whole task, with the settings of all its protocols.
+        """
         data = self.model_dump(mode="json", exclude={"description", "group"})
         used = set(self.protocols) | ({"finetune", "linear"} if "lowlabel" in self.protocols else set())
         for settings in set(get_args(Protocol)) - used:
@@ -179,11 +183,11 @@ class TaskSpec(StrictModel):
             detect["config"] = _name_config(Path(self.detect.config))
         for prose in ("splits", "source", "licence", "by_hand", "stands_for"):
             del data["data"][prose]
-        return data
+        return used_by(protocol, data) if protocol else data
 
-    def fingerprint(self) -> str:
-        """Name the task's content: results under different fingerprints are never averaged."""
-        return fingerprint(self.identity())
+    def fingerprint(self, protocol: str = "") -> str:
+        """Name the content that a protocol uses: results under different fingerprints are never averaged."""
+        return fingerprint(self.identity(protocol))
 
 
 def _name_config(config: Path) -> str:

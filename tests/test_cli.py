@@ -1,6 +1,7 @@
 """The command line: help without torch, one sentence and exit code 2 for bad input, nothing destroyed."""
 
 import json
+import re
 import shutil
 import sys
 import tomllib
@@ -226,7 +227,8 @@ def test_tasks_show_and_validate(capsys, tmp_path):
     assert main(["tasks", "show", "digits"]) == 0
     assert json.loads(capsys.readouterr().out)["name"] == "digits"
     assert main(["tasks", "validate"]) == 0
-    assert "digits: valid" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "digits: valid" in said and re.search(r"    knn +fingerprint [0-9a-f]{16}\n", said)
     (tmp_path / "odd.toml").write_text("protocols = []\n[data]\n")
     assert "odd.toml" in refused(capsys, "tasks", "validate", "--tasks-dir", str(tmp_path))
 

@@ -1,5 +1,7 @@
 """Identities: no stored id or fingerprint may change or go; fixtures/identities.json holds them all.
 
+`records` and `tasks` hold them by the whole task, as the files of records of schema 1 and 2 do; `recipes` and
+`protocols` hold what records are read as, by what each protocol uses.
 `python tests/test_identities.py` adds the new records and tasks to that file; what is in it stays.
 """
 
@@ -8,9 +10,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cskd_bench.record import Record, read_records
+from cskd_bench.report.compare import compare
+from cskd_bench.report.markdown import markdown
 from cskd_bench.report.recompute import recompute
+from cskd_bench.report.selection import select
+from cskd_bench.schema import fingerprint
 from cskd_bench.task import load_task, task_files
+from cskd_bench.task_identity import narrow_record
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "fixtures" / "identities.json"
@@ -28,45 +37,102 @@ def stored() -> dict[str, Record]:
     return {record.id: record for record in found if isinstance(record, Record)}
 
 
-def identities() -> dict[str, dict[str, list[Any]]]:
+@cache
+def files() -> dict[str, dict[str, Any]]:
+    """Return every kept record as its file says it, by its id."""
+    return {path.stem: json.loads(path.read_text()) for folder in KEPT.values() for path in folder.glob("*.json")}
+
+
+def identities() -> dict[str, dict[str, Any]]:
     """Return what the golden file holds, as the records and the shipped tasks say it now."""
-    tasks = [load_task(name) for name in task_files()]
+    tasks = {f"{task.name} v{task.version}": task for task in map(load_task, task_files())}
     return {
-        "records": {
-            name: [record.recipe, record.checkpoint.pretrain_recipe, record.task.fingerprint]
-            for name, record in stored().items()
+        "records": {name: whole_names(record) for name, record in stored().items()},
+        "tasks": {name: [task.fingerprint()] for name, task in tasks.items()},
+        "recipes": {name: [record.recipe, record.task.fingerprint] for name, record in stored().items()},
+        "protocols": {
+            name: {protocol: task.fingerprint(protocol) for protocol in task.protocols} for name, task in tasks.items()
         },
-        "tasks": {f"{task.name} v{task.version}": [task.fingerprint()] for task in tasks},
     }
 
 
-def golden() -> dict[str, dict[str, list[Any]]]:
-    return json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {"records": {}, "tasks": {}}
+def whole_names(record: Record) -> list[str]:
+    """Return recipe, pretraining's recipe and task fingerprint by the whole task: of a file that holds them so."""
+    pretrain = record.checkpoint.pretrain_recipe
+    if record.protocol == "pretrain":
+        return [record.recipe, pretrain, record.task.fingerprint]
+    task = record.config["task"]
+    return [fingerprint({"pretrain": pretrain, **cell_of(record, task)}), pretrain, fingerprint(task)]
+
+
+def cell_of(record: Record, task: dict[str, Any]) -> dict[str, Any]:
+    """Return a transfer's protocol, with a task's identity and, in detection, the detector's configuration."""
+    config = {"config": record.config["mmengine"]} if record.protocol == "detect" else {}
+    return {"protocol": record.protocol, "task": task, **config}
+
+
+def golden() -> dict[str, dict[str, Any]]:
+    empty: dict[str, dict[str, Any]] = {"records": {}, "tasks": {}, "recipes": {}, "protocols": {}}
+    return empty | (json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {})
 
 
 def write_golden() -> None:
     """Add what is new, one line each."""
     kept, now = golden(), identities()
     parts = []
-    for part in kept:
+    for part in now:
         entries = sorted((now[part] | kept[part]).items())
         lines = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in entries]
         parts.append(f' "{part}": {{\n' + ",\n".join(lines) + "\n }")
     GOLDEN.write_text("{\n" + ",\n".join(parts) + "\n}\n")
 
 
-def test_no_stored_id_or_fingerprint_has_changed_or_gone():
-    now = identities()["records"]
-    assert len(golden()["records"]) > 200
-    for name, kept in golden()["records"].items():
+@pytest.mark.parametrize("part", ["records", "recipes"])
+def test_no_stored_id_or_fingerprint_has_changed_or_gone(part):
+    now = identities()[part]
+    assert len(golden()[part]) > 200
+    for name, kept in golden()[part].items():
         assert now.get(name) == kept, name
 
 
-def test_no_shipped_task_is_another_one_under_the_version_that_it_had():
-    now = identities()["tasks"]
-    assert len(golden()["tasks"]) > 20
-    for name, kept in golden()["tasks"].items():
+def test_the_files_of_older_records_hold_the_names_of_the_whole_task_and_are_read_by_what_their_protocol_uses():
+    """But for two records of views of unstated size, which test_upgrade.py follows."""
+    changed = 0
+    for name, file in files().items():
+        if file["schema_version"] < 3 and not (KEPT["unstated"] / f"{name}.json").exists():
+            held = [file["recipe"], file["checkpoint"]["pretrain_recipe"], file["task"]["fingerprint"]]
+            assert held == golden()["records"][name], name
+            changed += held[0] != stored()[name].recipe and held[2] != stored()[name].task.fingerprint
+    assert changed == sum(file["protocol"] != "pretrain" for file in files().values()) - 1
+
+
+@pytest.mark.parametrize("part", ["tasks", "protocols"])
+def test_no_shipped_task_is_another_one_under_the_version_that_it_had(part):
+    now = identities()[part]
+    assert len(golden()[part]) > 20
+    for name, kept in golden()[part].items():
         assert now.get(name, kept) == kept, name
+
+
+@pytest.mark.parametrize("folder", [KEPT["results"], KEPT["results"].parents[0] / "first_look" / "records"])
+def test_names_by_what_is_used_keep_every_table(monkeypatch, folder):
+    """What is shown does not depend on how records are named, only on which of them share a name."""
+    selection = select(folder)
+    now, names = markdown(compare(folder, selection), [], []), {key[1].recipe for key in selection.cells}
+    monkeypatch.setattr("cskd_bench.task_identity.used_by", lambda protocol, task: task)
+    selection = select(folder)
+    assert {key[1].recipe for key in selection.cells} - names
+    assert markdown(compare(folder, selection), [], []) == now
+
+
+@pytest.mark.parametrize("key", ["recipe", "fingerprint"])
+def test_names_that_the_old_rule_does_not_give_stay(key):
+    """Such as those of another suite, or of settings that were edited."""
+    (path,) = KEPT["unstated"].glob("*-knn-*.json")
+    file = json.loads(path.read_text())
+    (file["task"] if key == "fingerprint" else file)[key] = "0123456789abcdef"
+    before = json.dumps(file)
+    assert not narrow_record(file) and json.dumps(file) == before
 
 
 def test_whatever_is_stored_or_shipped_is_in_the_golden_file():

@@ -71,6 +71,46 @@ def test_identity_ignores_prose_and_places_and_settings_that_are_not_used():
         assert load_task("cifar100", None, [change]).fingerprint() != task.fingerprint(), change
 
 
+IRRELEVANT = {  # settings of a task that a protocol's score does not depend on
+    "finetune": ["linear.max_iter=9", "knn.k=9", "protocols=['finetune']", "lowlabel.fractions=[0.5]"],
+    "linear": ["finetune.optim.lr=1.0", "knn.k=9", "data.val=other", "data.on_corrupt=skip", "protocols=['linear']"],
+    "knn": ["finetune.epochs=9", "linear.max_iter=9", "kshot.c=9.0"],
+    "kshot": ["linear.c_grid=[9.0]", "knn.k=9"],
+    "lowlabel": ["linear.max_iter=9", "knn.k=9", "protocols=['lowlabel']"],
+    "evaluate": ["finetune.epochs=9", "data.train=other", "data.val=other"],
+    "detect": ["finetune.epochs=9", "data.val=other"],
+}
+RELEVANT = {
+    "finetune": ["finetune.optim.lr=1.0", "data.train=other", "data.val=other"],
+    "linear": ["linear.max_iter=9", "data.train=other", "data.eval_crop=0.5"],
+    "knn": ["knn.k=9", "data.train=other"],
+    "kshot": ["kshot.c=9.0"],
+    "lowlabel": ["lowlabel.fractions=[0.5]", "finetune.epochs=9", "data.val=other"],
+    "evaluate": ["evaluate.real_labels=x.json", "data.num_classes=9"],
+    "detect": ["detect.epochs=9", "data.train=other"],
+}
+
+
+@pytest.mark.parametrize("protocol", RELEVANT)
+def test_what_names_a_score_is_what_its_protocol_uses(protocol):
+    name = {"evaluate": "imagenette128_c", "detect": "coco_mini"}.get(protocol, "cifar100")
+    named = load_task(name).fingerprint(protocol)
+    for change in IRRELEVANT[protocol]:
+        assert load_task(name, None, [change]).fingerprint(protocol) == named, change
+    always = ["version=9", "image_size=32", "data.test=other", "data.dataset=other"]
+    for change in [*always, *RELEVANT[protocol]]:
+        assert load_task(name, None, [change]).fingerprint(protocol) != named, change
+
+
+def test_low_label_training_uses_the_settings_of_the_classifier_that_it_names():
+    linear = ["lowlabel.classifier=linear"]
+    named = load_task("cifar100", None, linear).fingerprint("lowlabel")
+    assert load_task("cifar100").fingerprint("lowlabel") != named
+    for change in ("finetune.epochs=9", "data.val=other"):
+        assert load_task("cifar100", None, [*linear, change]).fingerprint("lowlabel") == named, change
+    assert load_task("cifar100", None, [*linear, "linear.max_iter=9"]).fingerprint("lowlabel") != named
+
+
 def test_an_unknown_task_or_key_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="no task 'cifar1000'; there are cifar10, cifar100"):
         load_task("cifar1000")

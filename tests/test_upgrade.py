@@ -13,6 +13,7 @@ from cskd_bench.config import load_config
 from cskd_bench.record import read_record, read_records
 from cskd_bench.report.selection import setting_of, student_of
 from cskd_bench.schema import fingerprint
+from cskd_bench.task_identity import narrow_record, used_by
 
 LEFT = Path(__file__).parent / "fixtures" / "release_0_1_0"
 
@@ -145,6 +146,7 @@ def test_the_recipe_of_a_detection_holds_its_configuration_too(unstated):
     kept["protocol"], kept["config"]["mmengine"] = "detect", cell["config"]
     kept["recipe"] = fingerprint({"pretrain": config.stated_recipe(), **cell})
     path.write_text(json.dumps(kept))
+    cell["task"] = used_by("detect", cell["task"])
     assert read_record(path).recipe == fingerprint({"pretrain": config.recipe_fingerprint(), **cell})
 
 
@@ -167,7 +169,7 @@ def test_a_pretraining_of_views_of_unstated_size_can_be_run_again(unstated):
 
 
 def test_records_of_another_recipe_are_left_as_they_are():
-    """Where the size was stated, or is the student's own, release 0.1.0 named the recipe as this one does."""
+    """Where the size was stated, or is the student's own, release 0.1.0 named the recipe of views as this one does."""
     stored = Path(__file__).resolve().parents[1] / "results" / "records"
     left = LEFT / "whole" / "results" / "records"
     for folder, least in ((stored, 200), (left, 1)):
@@ -175,6 +177,7 @@ def test_records_of_another_recipe_are_left_as_they_are():
         assert len(records) >= least
         for path, record in records:
             kept = json.loads(path.read_text())
+            assert record.protocol == "pretrain" or narrow_record(kept)
             assert record.recipe == kept["recipe"]
             assert record.checkpoint.pretrain_recipe == kept["checkpoint"]["pretrain_recipe"]
 

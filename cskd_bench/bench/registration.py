@@ -120,7 +120,7 @@ class _Resolver:
                 continue
             if asked.protocol not in spec.protocols or asked.protocol not in (self._plan.protocols or spec.protocols):
                 raise UserError(f"{key}: protocol: the plan does not run {asked.protocol!r} on {asked.task}")
-            return spec.name, spec.fingerprint()
+            return spec.name, spec.fingerprint(asked.protocol)
         raise UserError(f"{key}: task: {asked.task!r} is none of the plan's tasks")
 
     def _describe(self, task: str, asked: ContrastConfig, student: str) -> str:

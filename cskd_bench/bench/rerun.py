@@ -111,7 +111,7 @@ def transfer_again(
             break
     else:
         raise UserError(f"{record.id}: its command does not name its task: {record.command}")
-    if task.fingerprint() != record.task.fingerprint:
+    if task.fingerprint(record.protocol) != record.task.fingerprint:
         raise UserError(
             f"{record.id}: task {task.name} is another one today: version {task.version}, then {record.task.version}; "
             f"the record's commit is {record.code.commit or 'not known'}"

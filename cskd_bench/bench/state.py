@@ -123,7 +123,7 @@ def _failures(path: Path) -> list[dict[str, str]]:
 
 
 def _transfer_key(cell: TransferCell, sha256: str) -> tuple[str, str, str, str, int]:
-    return (cell.task.name, cell.task.fingerprint(), cell.protocol, sha256, cell.seed)
+    return (cell.task.name, cell.task.fingerprint(cell.protocol), cell.protocol, sha256, cell.seed)
 
 
 def _same_teacher(config: TeacherConfig, labelled_by: str) -> bool:

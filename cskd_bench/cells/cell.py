@@ -13,6 +13,7 @@ from cskd_bench.errors import Interrupted
 from cskd_bench.models.checkpoints import Loaded
 from cskd_bench.record import record_id
 from cskd_bench.task import TaskSpec
+from cskd_bench.task_identity import transfer_recipe
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,15 @@ class Cell(ABC):
     @cached_property
     def recipe(self) -> dict[str, Any]:
         """All that records must share to be compared, seed and method apart."""
-        pretrain = self.model.checkpoint.pretrain_recipe
-        return {"pretrain": pretrain, "protocol": self.protocol, "task": self.spec.identity(), **self.settings()}
+        pretrain, used = self.model.checkpoint.pretrain_recipe, self.spec.identity(self.protocol)
+        return transfer_recipe(pretrain, self.protocol, used, self.settings())
 
     @cached_property
     def name(self) -> str:
-        """The id of its record."""
+        """The id of its record; it holds the whole task, also what the protocol does not use."""
         loaded = self.model
         identity = {
-            **self.recipe,
-            "pretrain": loaded.stated_recipe(),
+            **transfer_recipe(loaded.stated_recipe(), self.protocol, self.spec.identity(), self.settings()),
             **loaded.weights_identity(),
             "seed": self.seed,
         }

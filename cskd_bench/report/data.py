@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
+from cskd_bench.report.columns import flatten
 from cskd_bench.report.published import Match, Published
 from cskd_bench.report.rows import one_line
 from cskd_bench.report.tables import Comparison, Difference, Table, TableCell
@@ -106,7 +107,7 @@ def _table_json(table: Table, title: str) -> dict[str, Any]:
             }
             for method in table.methods
         ],
-        "settings": [asdict(setting) for setting in table.settings],
+        "settings": [asdict(setting) | {"content": flatten(setting.content)} for setting in table.settings],
         "cells": [_cell_json(cell, table) for cell in table.cells.values()],
     }
 

@@ -116,7 +116,7 @@ def _scores(table: Table) -> str:
 
 def _columns(table: Table) -> list[str]:
     return [
-        markdown_text(f"{setting.task} v{setting.version}, {words.column(setting, table.settings)}")
+        markdown_text(f"{setting.task} v{setting.version}, {words.column(setting, table.settings, version=False)}")
         for setting in table.settings
     ]
 

@@ -3,13 +3,14 @@
 import re
 from collections.abc import Mapping
 from operator import attrgetter
-from typing import Any, Final
+from typing import Final
 
 from cskd_bench.config import PretrainConfig, method_label
 from cskd_bench.errors import UserError
 from cskd_bench.record import Record, record_id
 from cskd_bench.schema import fingerprint, validate
 from cskd_bench.task import TaskSpec
+from cskd_bench.task_identity import transfer_recipe
 
 _VARIANT: Final = re.compile(r" \(\d+ largest logits\)$")  # of labels from a bank; the settings do not hold it
 
@@ -58,21 +59,21 @@ def _of_pretraining(record: Record) -> dict[str, object]:
 
 def _of_transfer(record: Record, spec: TaskSpec, run: PretrainConfig | None) -> dict[str, object]:
     """Without a run of ours the id depends on the model's heads, which a record does not tell."""
-    cell: dict[str, Any] = {"protocol": record.protocol, "task": spec.identity()}
-    if "mmengine" in record.config:  # a detector's
-        cell["config"] = record.config["mmengine"]
+    protocol, pretrain = record.protocol, run.recipe_fingerprint() if run else ""
+    settings = {"config": record.config["mmengine"]} if "mmengine" in record.config else {}  # a detector's
     found: dict[str, object] = {
-        "recipe": fingerprint({"pretrain": run.recipe_fingerprint() if run else "", **cell}),
-        "task.fingerprint": spec.fingerprint(),
+        "recipe": fingerprint(transfer_recipe(pretrain, protocol, spec.identity(protocol), settings)),
+        "task.fingerprint": spec.fingerprint(protocol),
         "task.name": spec.name,
         "task.version": spec.version,
         "task.metric": spec.metric,
     }
     if run is None:
         return found
-    words = [spec.name, record.protocol, run.method.kind, record.checkpoint.run, f"s{record.seed}"]
+    words = [spec.name, protocol, run.method.kind, record.checkpoint.run, f"s{record.seed}"]
     scored = {"checkpoint": record.checkpoint.sha256, "seed": record.seed}
-    named = record_id(*words, {"pretrain": run.stated_recipe(), **cell, **scored})
+    whole = transfer_recipe(run.stated_recipe(), protocol, spec.identity(), settings)
+    named = record_id(*words, {**whole, **scored})
     return {"id": named, **found, **_of_run(record, run)}
 
 

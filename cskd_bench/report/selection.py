@@ -2,13 +2,15 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from cskd_bench.errors import UserError
 from cskd_bench.record import Record, read_records
+from cskd_bench.report.columns import Words, flatten, list_differences
+from cskd_bench.task_identity import used_by
 
 BASELINES: Final = ("supervised", "kd", "deit")
 STUDIED: Final = "cskd"  # the label that verdicts and figures are about
@@ -42,6 +44,7 @@ class Setting:
     recipe: str
     image_size: int
     weights: str
+    content: dict[str, Any] = field(default_factory=dict, compare=False)  # what `fingerprint` names, where it is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,16 @@ def setting_of(record: Record) -> Setting:
         recipe=record.recipe,
         image_size=record.model.image_size,
         weights=record.checkpoint.weights,
+        content=_content(record),
     )
+
+
+def _content(record: Record) -> dict[str, Any]:
+    """Return what the record's protocol used of its task; empty for a pretraining, and where the record has none."""
+    try:
+        return used_by(record.protocol, record.config["task"])
+    except (KeyError, TypeError, AttributeError):  # not of a transfer of ours
+        return {}
 
 
 def method_of(record: Record) -> Method:
@@ -140,7 +152,6 @@ def select(folder: Path, *, include_dirty: bool = False) -> Selection:
         else:
             name = path.name.encode("utf-8", "replace").decode()  # a file name need not be text
             selection.left_out.append(LeftOut(name, reason or ""))
-    usable = _newest_definitions(usable, selection.left_out)
     usable = _same_images(usable, selection.left_out)
     for record in _first_of_each_seed(usable, selection.left_out):
         key = (student_of(record), setting_of(record), method_of(record))
@@ -172,34 +183,10 @@ def _unusable(path: Path, record: Record | UserError, include_dirty: bool) -> st
     return None
 
 
-def _newest_definitions(records: list[Record], left_out: list[LeftOut]) -> list[Record]:
-    """Keep one definition of a task per table, protocol and image size: highest version, then newest record."""
-    definitions: dict[object, dict[tuple[int, str], str]] = defaultdict(dict)
-    places = []
-    for record in records:
-        place = (student_of(record), record.task.group, record.task.name, record.protocol, record.model.image_size)
-        places.append(place)
-        definition = (record.task.version, record.task.fingerprint)
-        definitions[place][definition] = max(definitions[place].get(definition, ""), record.created)
-    kept = []
-    for record, place in zip(records, places, strict=True):
-        known = definitions[place]
-        newest = max(known, key=lambda definition: (definition[0], known[definition], definition[1]))
-        if (record.task.version, record.task.fingerprint) == newest:
-            kept.append(record)
-        elif record.task.version != newest[0]:
-            reason = f"task {record.task.name} version {record.task.version}: version {newest[0]} stands beside it"
-            left_out.append(LeftOut(f"{record.id}.json", reason))
-        else:
-            reason = f"task {record.task.name} with content {record.task.fingerprint}: {newest[1]} is newer"
-            left_out.append(LeftOut(f"{record.id}.json", reason))
-    return kept
-
-
 def _same_images(records: list[Record], left_out: list[LeftOut]) -> list[Record]:
-    """Keep one content of the data per column: what most of its records saw, of equally many the newest."""
+    """Keep one content of the data per column: what most of its records saw, of equally many the oldest."""
     columns: dict[object, list[Record]] = defaultdict(list)
-    for record in sorted(records, key=lambda record: record.created, reverse=True):  # Counter keeps the first of equals
+    for record in sorted(records, key=lambda record: (record.created, record.id)):  # Counter keeps the first of equals
         columns[student_of(record), setting_of(record)].append(record)
     usual = {
         column: (
@@ -238,16 +225,29 @@ def _first_of_each_seed(records: list[Record], left_out: list[LeftOut]) -> list[
     return sorted(kept.values(), key=lambda record: (replicate_of(record), record.seed, record.id))
 
 
-def _kept_apart(cells: Iterable[tuple[TableStudent, Setting, Method]]) -> list[str]:
-    """Name the columns that differ in the recipe alone: they are shown side by side, never averaged."""
-    recipes: dict[tuple[str, str, str], set[str]] = defaultdict(set)
-    for student, setting, _ in cells:
-        recipes[student.model, setting.task, setting.protocol].add(f"{student.pretrain_recipe} {setting.recipe}")
+def _kept_apart(cells: Mapping[tuple[TableStudent, Setting, Method], list[Record]]) -> list[str]:
+    """Name the columns that differ in the recipe alone, and in what: they are shown side by side, never averaged."""
+    recipes: dict[tuple[str, str, str], dict[str, Words]] = defaultdict(dict)
+    for (student, setting, _), records in cells.items():
+        found = recipes[student.model, setting.task, setting.protocol]
+        found.setdefault(f"{student.pretrain_recipe} {setting.recipe}", _recipe_words(records[0], setting))
     return [
-        f"{model}, {task}, {protocol}: {len(found)} recipes, shown apart and never averaged"
+        f"{model}, {task}, {protocol}: {len(found)} recipes, shown apart and never averaged" + _in_what(found.values())
         for (model, task, protocol), found in sorted(recipes.items())
         if len(found) > 1
     ]
+
+
+def _in_what(recipes: Iterable[Words]) -> str:
+    differences = list_differences(list(recipes))
+    return f"; they differ in {differences}" if differences else ""
+
+
+def _recipe_words(record: Record, setting: Setting) -> Words:
+    """Return in words what a record's recipe names: of its pretraining and of its task."""
+    pretraining = {key: value for key, value in _pretraining(record).items() if key in ("data", "student", "recipe")}
+    words = flatten(pretraining if record.protocol == "pretrain" else {**setting.content, "pretrain": pretraining})
+    return {key: value for key, value in words.items() if not key.endswith("data.identity")}
 
 
 def method_order(method: Method) -> tuple[int, bool, str, tuple[object, ...]]:

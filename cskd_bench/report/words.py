@@ -1,5 +1,6 @@
 """Numbers and names as every format writes them; the formats only escape."""
 
+from cskd_bench.report.columns import differing, flatten, name_settings
 from cskd_bench.report.selection import Method, Setting, pretrain_epochs
 from cskd_bench.report.statistics import LEVEL
 from cskd_bench.report.tables import Difference, Table, TableCell, TableCost
@@ -87,19 +88,37 @@ def metric(setting: Setting) -> str:
     return METRIC_WORDS.get(setting.metric, setting.metric)
 
 
-def column(setting: Setting, settings: list[Setting]) -> str:
-    """Name a column below its task; whatever sets it apart from a like column is added."""
-    parts = [protocol(setting)]
+def column(setting: Setting, settings: list[Setting], *, version: bool = True) -> str:
+    """Name a column below its task; what sets it apart from like columns is added, in the words of its settings.
+
+    A hash is added where nothing else tells two apart. `version`: whether to add the task's, where it differs.
+    """
     same = [other for other in settings if (other.task, other.protocol) == (setting.task, setting.protocol)]
+    keys = differing([flatten(other.content) for other in same])
+    parts = _apart(setting, same, keys)
+    like = [other for other in same if other.version == setting.version and _apart(other, same, keys) == parts]
+    if len(like) > 1:
+        parts.append(f"recipe {setting.recipe[:6]}")
+        if len({other.recipe for other in like}) < len(like):
+            parts.append(f"content {setting.fingerprint[:6]}")
+    if version and len({other.version for other in same}) > 1:
+        parts.insert(0, f"v{setting.version}")
+    return ", ".join([protocol(setting), *parts])
+
+
+def _apart(setting: Setting, same: list[Setting], keys: list[str]) -> list[str]:
+    """Return what but the version sets a column apart from others of its task, whose contents differ in `keys`."""
+    parts = []
+    said = ["name", "version", "metric"]
     if len({other.image_size for other in same}) > 1:
         parts.append(f"{setting.image_size} px")
-    if len({other.recipe for other in same}) > 1:
-        parts.append(f"recipe {setting.recipe[:6]}")
+        said.append("image_size")
+    parts.extend(name_settings(flatten(setting.content), [key for key in keys if key not in said]))
     if len({other.weights for other in same}) > 1:
         parts.append(f"{setting.weights} weights")
     if setting.metric != "top1":
         parts.append(metric(setting))
-    return ", ".join(parts)
+    return parts
 
 
 def title(table: Table) -> str:

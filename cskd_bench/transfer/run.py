@@ -118,7 +118,7 @@ def _subject(cell: Cell, beginning: Beginning, command: str) -> Subject:
         task=TaskRef(
             name=spec.name,
             version=spec.version,
-            fingerprint=spec.fingerprint(),
+            fingerprint=spec.fingerprint(cell.protocol),
             metric=spec.metric,
             group=spec.group,
         ),

@@ -40,7 +40,9 @@ def _run(options: argparse.Namespace) -> int:
                 from cskd_bench.transfer.run import look_at_data
 
                 checked = f", {look_at_data(spec)}"
-            print(f"{spec.name}: valid, fingerprint {spec.fingerprint()}{checked}")
+            print(f"{spec.name}: valid{checked}")
+            for protocol in spec.protocols:
+                print(f"    {protocol:10} fingerprint {spec.fingerprint(protocol)}")
     elif options.name is None:
         raise UserError(f"tasks {options.action}: name a task")
     elif options.action == "show":

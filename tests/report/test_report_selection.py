@@ -53,6 +53,10 @@ def test_records_that_agree_share_a_cell(tmp_path):
         {"teacher": "regnety_160"},
         {"weights": "ema"},
         {"task": "flowers102"},
+        {"version": 2},
+        {"version": 2, "created": "2025-01-01T00:00:00Z"},
+        {"fingerprint": "e" * 16},
+        {"fingerprint": "e" * 16, "created": "2025-01-01T00:00:00Z"},
     ],
 )
 def test_records_that_differ_are_never_averaged(tmp_path, change):
@@ -64,8 +68,21 @@ def test_records_that_differ_are_never_averaged(tmp_path, change):
 
 def test_two_recipes_are_shown_apart_and_said_to_be(tmp_path):
     folder = write(tmp_path, make_record(seed=0), make_record(seed=1, recipe="c" * 16))
-    (note,) = select(folder).notes
-    assert "2 recipes" in note and "never averaged" in note
+    assert select(folder).notes == ["vit_tiny, digits, linear: 2 recipes, shown apart and never averaged"]
+
+
+@pytest.mark.parametrize("protocol", ["pretrain", "linear"])
+def test_what_two_recipes_differ_in_is_said(tmp_path, protocol):
+    """Of a transfer, what its task says and what its pretraining said, but not whose checkpoint and which images."""
+    recipes = [{"epochs": 15, "augment": {"mixup": 0.8}}, {"epochs": 100, "augment": {"mixup": 0.8}}]
+    records = []
+    for number, recipe in enumerate(recipes):
+        run = {"recipe": recipe, "data": {"root": "digits", "identity": str(number)}, "method": {"kind": number}}
+        config = run if protocol == "pretrain" else {"pretrain": run}
+        records.append(make_record(protocol=protocol, seed=number, config=config, pretrain_recipe=16 * str(number)))
+    (note,) = select(write(tmp_path, *records)).notes
+    prefix = "" if protocol == "pretrain" else "pretrain."
+    assert note.endswith(f"2 recipes, shown apart and never averaged; they differ in {prefix}recipe.epochs (15, 100)")
 
 
 @pytest.mark.parametrize(
@@ -74,9 +91,6 @@ def test_two_recipes_are_shown_apart_and_said_to_be(tmp_path):
         ({"dirty": True}, "uncommitted changes"),
         ({"commit": "", "dirty": True}, "not known (no commit)"),
         ({"commit": "", "dirty": False}, "not known (no commit)"),  # as release 0.1.0 wrote it outside a checkout
-        ({"version": 1}, "version 2 stands beside it"),
-        ({"version": 1, "created": "2026-09-09T00:00:00Z"}, "version 2 stands beside it"),
-        ({"version": 2, "fingerprint": "e" * 16, "created": "2025-01-01T00:00:00Z"}, "is newer"),
         ({"version": 2, "seed": 1, "created": "2026-05-01T00:00:00Z"}, "repeats seed 1"),
         ({"version": 2, "value": 76.3}, "not a fraction"),
         ({"version": 2, "seconds": 1e300}, "cost is impossible"),
@@ -264,6 +278,17 @@ def test_other_images_under_one_name_are_left_out_with_the_reason(tmp_path):
         "its images (aaaa cccc) are not those of its column's other records (aaaa bbbb)",
         "scored on 499 images, the other records of its column on 500",
     ]
+
+
+def test_of_two_contents_that_equally_many_records_saw_the_older_one_stays(tmp_path):
+    contents = {"2026-01-01": "aaaa", "2026-01-02": "bbbb", "2026-01-03": "aaaa", "2026-01-04": "bbbb"}
+    records = [
+        make_record(seed=seed, created=f"{day}T00:00:00Z", config={"data": {"identity": images}})
+        for seed, (day, images) in enumerate(contents.items())
+    ]
+    for order in (records, records[::-1]):
+        folder = write(tmp_path / order[0].id, *order)
+        assert [record.images for record in only_cell(select(folder))[1]] == ["aaaa", "aaaa"]
 
 
 @pytest.mark.parametrize("protocol", ["pretrain", "knn"])

@@ -211,7 +211,7 @@ def test_a_score_that_is_changed_with_its_side_file_is_found_by_the_manifest(res
         ("imagenette128-pretrain", "method.teacher", "another@0123", ["id"]),
         ("imagenette128-pretrain", "method.label", "cskd", ["method.label"]),
         ("flowers102_64-knn", "config.task.knn.k", 3, ["id", "recipe", "task.fingerprint"]),
-        ("flowers102_64-knn", "task.fingerprint", "0" * 16, ["task.fingerprint"]),
+        ("flowers102_64-knn", "task.fingerprint", "0" * 16, ["recipe", "task.fingerprint"]),  # as an older one's
         ("flowers102_64-knn", "task.version", 9, ["task.version"]),
         ("flowers102_64-knn", "checkpoint.sha256", "0" * 64, ["id"]),
         ("flowers102_64-knn", "checkpoint.pretrain_seed", 9, ["checkpoint.pretrain_seed"]),

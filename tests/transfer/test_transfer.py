@@ -75,7 +75,7 @@ def test_each_protocol_learns_colours_and_leaves_a_record(run, task, protocol):
     assert kept == record
     with np.load(run / "results" / "records" / record.per_example.name) as side:
         assert (side["label"] == side["predicted"]).mean() == record.value
-    assert record.task.fingerprint == task.fingerprint()
+    assert record.task.fingerprint == task.fingerprint(protocol)
     assert record.checkpoint.pretrain_seed == 0
     assert {path.name for path in (run / "work").iterdir()} <= {"features", "locks"}  # nothing half-done is left
 
@@ -84,6 +84,17 @@ def test_a_finished_cell_is_not_run_again(run, task):
     first = do(run, task, "knn")
     assert do(run, task, "knn") == first
     assert do(run, task, "knn", seed=1).id != first.id
+
+
+def test_a_setting_that_the_protocol_does_not_use_changes_the_id_but_not_what_a_score_is_compared_under(run, task):
+    """The id holds the whole task, as it always did; recipe and fingerprint hold what the probe used."""
+    first = do(run, task, "linear")
+    tuned = task.finetune.optim.model_copy(update={"lr": 1.0})
+    other = task.model_copy(update={"finetune": task.finetune.model_copy(update={"optim": tuned})})
+    again = do(run, other, "linear", run / "elsewhere")
+    assert again.id != first.id
+    assert (again.recipe, again.task) == (first.recipe, first.task)
+    assert again.config["task"]["finetune"]["optim"]["lr"] == 1.0
 
 
 def features(run, split, source):
