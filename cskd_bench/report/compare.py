@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cskd_bench.record import Record
 from cskd_bench.report import statistics
+from cskd_bench.report.costs import table_costs
 from cskd_bench.report.scores import ExampleScores, Matrices, Resampled, describe_examples, make_cell, resample
 from cskd_bench.report.selection import (
     BASELINES,
@@ -22,7 +22,7 @@ from cskd_bench.report.selection import (
     method_order,
     setting_order,
 )
-from cskd_bench.report.tables import Comparison, Difference, Pair, Standing, Table, TableCell, TableCost, Verdict
+from cskd_bench.report.tables import Comparison, Difference, Pair, Standing, Table, TableCell, Verdict
 
 
 def compare(folder: Path, selection: Selection) -> Comparison:
@@ -62,13 +62,15 @@ def _table(key: tuple[str, TableStudent], cells: list[TableCell], teachers: set[
     differences = [difference for cell in grid.values() for difference in cell.differences]
     tests = _correct(differences)
     complete = [setting for setting in settings if all((method, setting) in grid for method in methods)]
+    costs, cost_note = table_costs(methods, cells)
     return Table(
         group=group,
         student=student,
         methods=methods,
         settings=settings,
         cells=grid,
-        costs={method: _cost(cell.records for cell in cells if cell.method == method) for method in methods},
+        costs=costs,
+        cost_note=cost_note,
         standings=_standings(methods, complete, grid, baselines),
         baselines=baselines,
         ablations=ablations,
@@ -194,18 +196,6 @@ def _correct(differences: list[Difference]) -> int:
     for (difference, _), adjusted in zip(tested, statistics.holm([p for _, p in tested]), strict=True):
         difference.adjusted = adjusted
     return len(tested)
-
-
-def _cost(records_by_cell: Iterable[list[Record]]) -> TableCost:
-    costs = [record.cost for records in records_by_cell for record in records]
-    speeds = [cost.images_per_second for cost in costs if cost.images_per_second]
-    return TableCost(
-        seconds=standard.fmean(cost.seconds for cost in costs),
-        images_per_second=standard.fmean(speeds) if speeds else 0.0,
-        gpu_hours=standard.fmean(cost.gpu_hours for cost in costs),
-        peak_memory_bytes=max(cost.peak_memory_bytes for cost in costs),
-        labelling_seconds=standard.fmean(cost.labelling_seconds for cost in costs),
-    )
 
 
 def _standings(

@@ -124,6 +124,8 @@ def _markdown_of(table: Table) -> Iterator[str]:
         yield _markdown_table(["paired difference", *_columns(table)], differences)
     head = [markdown_text(text) for text in standing_head(table)]
     yield _markdown_table(["method", *head], [[_name(table, m), *row] for m, row in standing_rows(table)])
+    if table.cost_note:
+        yield table.cost_note
     if table.power:
         yield f"{table.power} Holm family: {table.tests} tests."
 

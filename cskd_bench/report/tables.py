@@ -68,7 +68,7 @@ class Difference:
 
 @dataclass(slots=True)
 class TableCost:
-    """What one run of a row takes, averaged over its records; zero where nothing was recorded."""
+    """What one run of a row takes, averaged over its records; zero where it is not shown."""
 
     seconds: float
     images_per_second: float
@@ -102,6 +102,7 @@ class Table:
     complete: int  # columns that every method has, over which ranks are averaged
     power: str
     teaches: bool  # the model is a teacher of other tables' methods
+    cost_note: str = ""  # why some or all costs are not shown
 
 
 @dataclass(frozen=True, slots=True)
