@@ -164,9 +164,9 @@ class Accelerator(NamedTuple):
     """A GPU and what drives it; empty on a CPU."""
 
     gpus: tuple[str, ...] = ()
-    cuda: str = ""
-    cudnn: str = ""
-    driver: str = ""
+    cuda_version: str = ""
+    cudnn_version: str = ""
+    driver_version: str = ""
 
 
 def accelerator(device: torch.device) -> Accelerator:

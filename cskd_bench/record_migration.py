@@ -50,6 +50,14 @@ def migrate(text: bytes) -> bytes:
         return text
 
 
+def command_words(command: str) -> list[str]:
+    """Split a command as a shell does; one that no shell would read has no words."""
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return []
+
+
 def _to_second(data: dict[str, Any]) -> None:
     found = _LABELLING.search(data.get("note", ""))
     data["cost"]["labelling_seconds"] = float(found[1]) if found else 0.0
@@ -57,7 +65,7 @@ def _to_second(data: dict[str, Any]) -> None:
 
 def _to_third(data: dict[str, Any]) -> None:
     note, threads = data.get("note", ""), _THREADS.fullmatch(data["device"])
-    data["argv"] = _words(data["command"])
+    data["argv"] = command_words(data["command"])
     data["labels_from"] = _labels_from(data["protocol"], note, data["method"].get("teacher", ""))
     data["hardware"] = {"threads": int(threads[1])} if threads else {}
     if data["protocol"] == "pretrain":
@@ -75,14 +83,6 @@ def _labels_from(protocol: str, note: str, teacher: str) -> str:
     if protocol != "pretrain":
         return "none"
     return "bank" if "from a bank" in note else "teacher" if teacher else "none"
-
-
-def _words(command: str) -> list[str]:
-    """Split a command as a shell does; one that no shell would read has no words."""
-    try:
-        return shlex.split(command)
-    except ValueError:
-        return []
 
 
 def _resolve_views(data: dict[str, Any]) -> None:

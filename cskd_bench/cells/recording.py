@@ -1,6 +1,5 @@
 """From what a cell is and what it came to, to its record: the one place where records are made."""
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from cskd_bench.device import PeakMemory, device_name, gpu_hours
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.provenance import PACKAGES, code_ref, lock, now, versions
 from cskd_bench.record import CheckpointRef, CodeRef, Cost, MethodRef, ModelRef, Record, TaskRef, write_record
+from cskd_bench.record_migration import command_words
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def keep(subject: Subject, outcome: Outcome, ranks: Ranks, records: Path) -> Rec
         device=device_name(ranks.device),
         hardware=hardware(ranks, tf32=outcome.tf32),
         command=subject.command,
-        argv=tuple(shlex.split(subject.command)),
+        argv=tuple(command_words(subject.command)),
         labels_from=outcome.labels_from,
         cost=Cost(
             seconds=outcome.seconds,

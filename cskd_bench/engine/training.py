@@ -58,19 +58,10 @@ def fit(job: Job, ranks: Ranks, stop: Stop | None = None) -> Fit:
             predictions = run.train(bar)
     if job.val is not None and predictions is None:  # a checkpoint of release 0.1.0 after the last step
         predictions = score_split(job, job.val, ranks, run.student)
-    progress = run.progress
-    rate = run.plan.steps * job.recipe.batch_size / max(progress.seconds, 1e-9)
+    done = run.progress
+    rate = run.plan.steps * job.recipe.batch_size / max(done.seconds, 1e-9)
     averaged = run.ema.module if run.ema is not None else None
-    return Fit(
-        run.student,
-        averaged,
-        progress.curve,
-        predictions,
-        progress.seconds,
-        rate,
-        progress.started,
-        progress.resumptions,
-    )
+    return Fit(run.student, averaged, done.curve, predictions, done.seconds, rate, done.started, done.resumptions)
 
 
 class _Run:

@@ -2,12 +2,12 @@
 
 import re
 import statistics as standard
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from cskd_bench.record import Record
 from cskd_bench.report import statistics
 from cskd_bench.report.contrasts import answer_plan
+from cskd_bench.report.costs import table_costs
 from cskd_bench.report.differences import baselines_of, compare_column, is_ablation
 from cskd_bench.report.families import correct_tables, tally
 from cskd_bench.report.plans import RegisteredPlan
@@ -20,7 +20,7 @@ from cskd_bench.report.selection import (
     method_order,
     setting_order,
 )
-from cskd_bench.report.tables import Comparison, Standing, Table, TableCell, TableCost
+from cskd_bench.report.tables import Comparison, Standing, Table, TableCell
 
 
 def compare(folder: Path, selection: Selection, plans: Sequence[RegisteredPlan] = ()) -> Comparison:
@@ -70,29 +70,19 @@ def _table(key: tuple[str, TableStudent], cells: list[TableCell], teachers: set[
         column = [grid[method, setting] for method in methods if (method, setting) in grid]
         compare_column(column, baselines + ablations, examples)
     complete = [setting for setting in settings if all((method, setting) in grid for method in methods)]
+    costs, cost_note = table_costs(methods, cells)
     return Table(
         group=group,
         student=student,
         methods=methods,
         settings=settings,
         cells=grid,
-        costs={method: _cost(cell.records for cell in cells if cell.method == method) for method in methods},
+        costs=costs,
+        cost_note=cost_note,
         baselines=baselines,
         ablations=ablations,
         complete=len(complete),
         teaches=student.model in teachers,
-    )
-
-
-def _cost(records_by_cell: Iterable[list[Record]]) -> TableCost:
-    costs = [record.cost for records in records_by_cell for record in records]
-    speeds = [cost.images_per_second for cost in costs if cost.images_per_second]
-    return TableCost(
-        seconds=standard.fmean(cost.seconds for cost in costs),
-        images_per_second=standard.fmean(speeds) if speeds else 0.0,
-        gpu_hours=standard.fmean(cost.gpu_hours for cost in costs),
-        peak_memory_bytes=max(cost.peak_memory_bytes for cost in costs),
-        labelling_seconds=standard.fmean(cost.labelling_seconds for cost in costs),
     )
 
 

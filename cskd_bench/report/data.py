@@ -98,6 +98,7 @@ def _table_json(table: Table, title: str) -> dict[str, Any]:
         "student": asdict(table.student),
         "tests": table.tests,
         "power": table.power,
+        "cost_note": table.cost_note,
         "methods": [
             {
                 "method": asdict(method),

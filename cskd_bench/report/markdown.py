@@ -129,6 +129,8 @@ def _markdown_of(table: Table, comparison: Comparison) -> Iterator[str]:
     yield _scores(table)
     head = [markdown_text(text) for text in standing_head(table)]
     yield _markdown_table(["method", *head], [[_name(table, m), *row] for m, row in standing_rows(table)])
+    if table.cost_note:
+        yield table.cost_note
     found = list(_exploratory(table))
     if found and comparison.primary:
         yield f"<details><summary>{EXPLORATORY}</summary>\n\n{gate(comparison)}"

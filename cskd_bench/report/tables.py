@@ -89,7 +89,7 @@ class Difference:
 
 @dataclass(slots=True)
 class TableCost:
-    """What one run of a row takes, averaged over its records; zero where nothing was recorded."""
+    """What one run of a row takes, averaged over its records; zero where it is not shown."""
 
     seconds: float
     images_per_second: float
@@ -123,6 +123,7 @@ class Table:
     standings: dict[Method, Standing] = field(default_factory=dict)
     tests: int = 0  # the size of the Holm family, without primary contrasts
     power: str = ""
+    cost_note: str = ""  # why some or all costs are not shown
     primary: bool = False  # a plan's primary contrast is in it
     gate: Literal["none", "open", "shut"] = "none"  # none: no plan with primary contrasts has this student
 

@@ -66,8 +66,8 @@ def _show_table(table: Table, title: str, console: Console) -> None:
         rows = [*_score_rows(table, methods), *_summary_rows(table, methods)]
         head = ["", *(words.method(method, table.methods) for method in methods)]
         console.print(_view(title, head, rows))
-    if table.power:
-        console.print(Text(table.power, style="dim"))
+    for sentence in filter(None, (table.cost_note, table.power)):
+        console.print(Text(sentence, style="dim"))
 
 
 def _score_rows(table: Table, methods: Sequence[Method]) -> Iterator[list[Text]]:

@@ -115,7 +115,7 @@ def _side_files_of(folder: Path, record: Record) -> tuple[Examples | None, list[
     try:
         if record.per_example is not None and record.task.metric in record.metrics:
             examples = read_examples(folder, record)
-        elif record.task.metric in ACCURACIES and record.protocol != "detect":
+        elif record.task.metric in ACCURACIES:
             reasons.append(f"its {record.task.metric} has no side file: what was predicted of each image is not there")
     except ValueError as error:
         reasons.append(str(error))

@@ -144,11 +144,11 @@ def duration(seconds: float) -> str:
 
 
 def cost(value: TableCost) -> dict[str, str]:
-    """Write the cost of one run by column; empty where nothing was recorded."""
+    """Write the cost of one run by column; empty where it is not shown."""
     labelling = f" + {duration(value.labelling_seconds)} labels" if value.labelling_seconds else ""
     return {
         "images/s": f"{value.images_per_second:,.0f}" if value.images_per_second else "",
-        "time": duration(value.seconds) + labelling,
+        "time": duration(value.seconds) + labelling if value.seconds else "",
         "GPU-hours": f"{value.gpu_hours:.2f}" if value.gpu_hours else "",
         "memory": f"{value.peak_memory_bytes / 2**30:.1f} GiB" if value.peak_memory_bytes else "",
     }

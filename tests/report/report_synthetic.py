@@ -13,6 +13,7 @@ from cskd_bench.record import (
     CheckpointRef,
     CodeRef,
     Cost,
+    Hardware,
     MethodRef,
     ModelRef,
     Record,
@@ -21,6 +22,7 @@ from cskd_bench.record import (
     record_id,
     write_record,
 )
+from cskd_bench.record_migration import command_words
 
 TEACHERS = {
     "supervised": "",
@@ -28,6 +30,7 @@ TEACHERS = {
     "deit": "tf_efficientnet_lite0",
     "cskd": "tf_efficientnet_lite0",
 }
+HARDWARE = Hardware(cpu="a processor", threads=2, world=1, tf32=False, deterministic=False, host="0" * 8)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 GROUPS = {"pretrain": "pretraining", "detect": "detection"}
 
@@ -52,6 +55,7 @@ def make_record(**changes: Any) -> Record:
     kind = given["label"].split(" ")[0]
     seed = given["seed"]
     run = given["run"] or f"runs/{kind}-{seed}"
+    command = given["command"] or f"cskd-bench transfer --task {given['task']} --checkpoint {run} --seed {seed}"
     identity = json.dumps({key: str(value) for key, value in given.items()}, sort_keys=True)
     name = record_id(given["task"][:40], given["protocol"], kind, f"s{seed}", identity)
     return Record(
@@ -90,13 +94,18 @@ def make_record(**changes: Any) -> Record:
         pictures=given["pictures"],
         code=CodeRef(version="0.1.0", commit=given.get("commit", COMMIT), dirty=given["dirty"]),
         versions={"python": "3.11.2", "torch": "2.13.0", "timm": "1.0.31"},
-        device="2 cores",
-        command=given["command"] or f"cskd-bench transfer --task {given['task']} --checkpoint {run} --seed {seed}",
+        device="CPU, 2 threads",
+        hardware=given.get("hardware", HARDWARE),
+        started=given["created"],
+        lock="installed@" + "0" * 16,
+        command=command,
+        argv=tuple(command_words(command)),
+        labels_from=given.get("labels_from", "none"),
         cost=Cost(
             seconds=given["seconds"],
             images_per_second=given.get("images_per_second", 431.0),
             gpu_hours=given.get("gpu_hours", 0.0),
-            peak_memory_bytes=1 << 30,
+            peak_memory_bytes=given.get("peak_memory_bytes", 1 << 30),
             labelling_seconds=given.get("labelling_seconds", 0.0),
         ),
         note=given["note"],
