@@ -12,6 +12,7 @@ from cskd_bench.cells.cell import Outcome
 from cskd_bench.cells.locks import run_lock
 from cskd_bench.cells.recording import Subject, keep
 from cskd_bench.config import PretrainConfig, method_label
+from cskd_bench.data.copies import number_images
 from cskd_bench.data.open import open_source
 from cskd_bench.data.randomness import Stream, integer_seed
 from cskd_bench.data.sources import Source
@@ -202,7 +203,7 @@ def _subject(config: PretrainConfig, job: Job, code: CodeRef, command: str) -> S
 
 def _outcome(job: Job, result: Fit) -> Outcome:
     last = result.curve[-1]
-    return Outcome(
+    outcome = Outcome(
         result.predictions,
         {"ema_top1": last["ema_top1"]} if "ema_top1" in last else {},
         result.curve,
@@ -212,6 +213,7 @@ def _outcome(job: Job, result: Fit) -> Outcome:
         labelling_seconds=job.targets.labelling_seconds,
         note=job.targets.note,
     )
+    return outcome.of_images(number_images(job.val) if job.val else None)
 
 
 def _finish(job: Job, result: Fit, config: PretrainConfig, subject: Subject, ranks: Ranks, records: Path) -> Record:
