@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions
 from cskd_bench.engine.state import Stop
@@ -42,6 +44,10 @@ class Cell(ABC):
     @abstractmethod
     def describe_images(self) -> str:
         """Say in a few words what the images are: sizes and classes."""
+
+    def number_images(self) -> np.ndarray | None:
+        """Number the images that are scored, (n,): equal numbers are the same image; None where all differ."""
+        return None
 
     def settings(self) -> dict[str, Any]:
         """Return what decides the score and is neither in the task nor in the checkpoint."""
@@ -95,6 +101,13 @@ class Outcome:
     config: dict[str, Any] = field(default_factory=dict)  # what the record's configuration holds besides
     packages: tuple[str, ...] = ()  # whose versions decide the score besides
     pictures: dict[str, bytes] = field(default_factory=dict)  # JPEGs for the report, by the ending of their file
+
+    def of_images(self, image: np.ndarray | None) -> "Outcome":
+        """Return the same with predictions whose images are numbered (n,): equal numbers are the same image."""
+        if self.predictions is None or image is None:
+            return self
+        assert len(image) == len(self.predictions.label)
+        return replace(self, predictions=replace(self.predictions, image=image))
 
     def noted(self, note: str) -> "Outcome":
         """Return the same with another sentence for the reader before its own."""

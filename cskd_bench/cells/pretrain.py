@@ -12,6 +12,7 @@ from cskd_bench.cells.cell import Outcome
 from cskd_bench.cells.locks import run_lock
 from cskd_bench.cells.recording import Beginning, Subject, begin, keep
 from cskd_bench.config import PretrainConfig, method_label
+from cskd_bench.data.copies import number_images
 from cskd_bench.data.open import open_source
 from cskd_bench.data.randomness import Stream, integer_seed
 from cskd_bench.data.sources import Source
@@ -202,7 +203,7 @@ def _subject(config: PretrainConfig, job: Job, beginning: Beginning, command: st
 
 def _outcome(job: Job, result: Fit) -> Outcome:
     last = result.curve[-1]
-    return Outcome(
+    outcome = Outcome(
         result.predictions,
         {"ema_top1": last["ema_top1"]} if "ema_top1" in last else {},
         result.curve,
@@ -215,6 +216,7 @@ def _outcome(job: Job, result: Fit) -> Outcome:
         tf32=job.targets.labels_from == "teacher" and job.teacher_precision == "tf32",
         note=job.targets.note,
     )
+    return outcome.of_images(number_images(job.val) if job.val else None)
 
 
 def _finish(job: Job, result: Fit, config: PretrainConfig, subject: Subject, ranks: Ranks, records: Path) -> Record:

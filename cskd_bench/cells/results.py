@@ -3,6 +3,7 @@
 import contextlib
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,17 +28,22 @@ def finished_record(path: Path, images: str, root: str) -> Record:
 
 
 def write_predictions(records: Path, name: str, predictions: Predictions | None) -> SideFile | None:
-    """Write label, predicted class and confidence of every example for a record that is about to be written."""
+    """Write label, predicted class and confidence of every example for a record that is about to be written.
+
+    Where some are of the same image, also the number of each one's.
+    """
     if predictions is None:
         return None
     buffer = io.BytesIO()
     kind = np.uint16 if predictions.label.max() < 2**16 else np.uint32
-    np.savez_compressed(
-        buffer,
-        label=predictions.label.astype(kind),
-        predicted=predictions.predicted.astype(kind),
-        confidence=predictions.confidence.astype(np.float16),
-    )
+    arrays: dict[str, Any] = {
+        "label": predictions.label.astype(kind),
+        "predicted": predictions.predicted.astype(kind),
+        "confidence": predictions.confidence.astype(np.float16),
+    }
+    if predictions.image is not None:
+        arrays["image"] = predictions.image.astype(np.uint32)
+    np.savez_compressed(buffer, **arrays)
     return _write_beside(records / f"{name}.examples.npz", buffer.getvalue())
 
 

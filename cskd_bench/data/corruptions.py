@@ -33,17 +33,17 @@ class CorruptedSource:
         amounts, self._corrupt = CORRUPTIONS[name]
         self._amount = amounts[int(severity) - 1]
         self._draws = list(CORRUPTIONS).index(name) * 5 + int(severity)
-        self._source = source
+        self.clean = source
         self.labels = source.labels
         self.classes = source.classes
         self.identity = digest(f"{source.identity} {corruption}".encode())
         self.stamp = stamp(source)
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self.clean)
 
     def load(self, index: int) -> Image.Image:
-        pixels = np.asarray(self._source.load(index), dtype=np.float32) / 255
+        pixels = np.asarray(self.clean.load(index), dtype=np.float32) / 255
         draws = generator(0, Stream.CORRUPT, index=index, repeat=self._draws)
         corrupted = self._corrupt(pixels, self._amount, draws).clip(0, 1)
         return Image.fromarray((corrupted * 255).round().astype(np.uint8))

@@ -23,7 +23,7 @@ def open_source(data: DataConfig, split: str) -> Source:
     if "+" in split:
         if repeated := sorted(part for part, times in Counter(split.split("+")).items() if times > 1):
             raise UserError(f"split {split!r} names {repeated[0]!r} twice")
-        return JoinedSource([open_source(data, part) for part in split.split("+")])
+        return JoinedSource([open_source(data, part) for part in split.split("+")], split.split("+"))
     if "@" in split:
         clean, _, corruption = split.partition("@")
         return CorruptedSource(open_source(data, clean), corruption)

@@ -161,10 +161,10 @@ class ArraySource:
 
 
 class JoinedSource:
-    """Several splits as one, in order: `train+val`."""
+    """Several splits as one, in order: `train+val`; `names` are theirs, as they were asked for."""
 
-    def __init__(self, parts: Sequence[Source]) -> None:
-        self.parts = parts
+    def __init__(self, parts: Sequence[Source], names: Sequence[str]) -> None:
+        self.parts, self.names = parts, names
         self._starts = np.cumsum([0, *map(len, parts)])
         self.labels = np.concatenate([part.labels for part in parts])
         self.classes = max((part.classes for part in parts), key=len)

@@ -22,6 +22,7 @@ class Predictions:
     label: np.ndarray  # (n,) int64
     predicted: np.ndarray  # (n,) int64
     confidence: np.ndarray  # (n,) float32, softmax probability of the predicted class
+    image: np.ndarray | None = None  # (n,) int64, equal numbers: the same underlying image; None: all different
 
     @property
     def top1(self) -> float:

@@ -96,15 +96,18 @@ def _difference(
 
 
 def _pair(seed: int, cell: TableCell, baseline: TableCell, examples: ExampleScores) -> Pair:
-    """Compare one seed; McNemar needs exactly one record on each side and the same images in the same order."""
+    """Compare one seed; McNemar needs exactly one record on each side and the same images in the same order.
+
+    An image counts for the model that gets more of its copies right.
+    """
     pair = Pair(seed, cell.scores[seed] - baseline.scores[seed])
     ours, theirs = cell.by_seed[seed], baseline.by_seed[seed]
     if len(ours) != 1 or len(theirs) != 1:
         return pair
     first, second = examples.of(ours[0]), examples.of(theirs[0])
-    if first is None or second is None or not np.array_equal(first.label, second.label):
+    if first is None or second is None or not np.array_equal(first.order, second.order):
         return pair
-    pair.only_this = int(np.count_nonzero(first.correct & ~second.correct))
-    pair.only_baseline = int(np.count_nonzero(second.correct & ~first.correct))
+    ahead = first.copies_right - second.copies_right
+    pair.only_this, pair.only_baseline = int(np.count_nonzero(ahead > 0)), int(np.count_nonzero(ahead < 0))
     pair.p_value = statistics.mcnemar(pair.only_this, pair.only_baseline)
     return pair

@@ -4,7 +4,7 @@ import hashlib
 import io
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +21,45 @@ _DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error)
 
 @dataclass(frozen=True)
 class Examples:
-    """What one model said about every test image."""
+    """What one model said about every example of a test set: an image, or one of several copies of it."""
 
     label: NDArray[np.integer[Any]]  # (E,)
     predicted: NDArray[np.integer[Any]]  # (E,)
     confidence: NDArray[np.floating[Any]]  # (E,)
+    image: NDArray[np.integer[Any]] | None = None  # (E,), 0 to I - 1 in order of appearance; None: E different images
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """Whether each image is classified rightly."""
+        """Whether each example is classified rightly."""
         return np.asarray(self.label == self.predicted, dtype=np.bool_)
 
+    @property
+    def order(self) -> NDArray[np.integer[Any]]:
+        """What two models must agree in to be paired: labels (E,), or labels and images (2, E)."""
+        return self.label if self.image is None else np.stack([self.label.astype(np.int64), self.image])
+
+    @property
+    def copies_right(self) -> NDArray[np.integer[Any]]:
+        """How many copies of each image are classified rightly, (I,)."""
+        right = self.correct.astype(np.int64)
+        return right if self.image is None else np.bincount(self.image, right).astype(np.int64)
+
     def scores(self, metric: str) -> NDArray[np.float32]:
-        """Return one number per image whose mean is the metric (`top1` or `mean_per_class`)."""
+        """Return one number per example whose mean is the metric (`top1` or `mean_per_class`)."""
         correct = self.correct.astype(np.float32)
         if metric != "mean_per_class":
             return correct
         count = np.bincount(self.label)
         weight = len(self.label) / (np.count_nonzero(count) * np.maximum(count, 1))
         return np.asarray(correct * weight[self.label], dtype=np.float32)
+
+    def scores_by_image(self, metric: str) -> NDArray[np.float32]:
+        """Return one number per image, (I,), whose mean is the metric: the mean over its copies, by their number."""
+        scores = self.scores(metric)
+        if self.image is None:
+            return scores
+        totals = np.bincount(self.image, scores)
+        return np.asarray(totals * (len(totals) / len(scores)), dtype=np.float32)
 
 
 def side_file_path(folder: Path, side: SideFile) -> Path:
@@ -69,11 +89,37 @@ def read_examples(folder: Path, record: Record) -> Examples:
     content = read_side_file(folder, record.per_example)
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            examples = Examples(arrays["label"], arrays["predicted"], arrays["confidence"])
+            examples = Examples(arrays["label"], arrays["predicted"], arrays["confidence"], arrays.get("image"))
     except (*_DAMAGED, *_DAMAGED_ARCHIVE) as error:
         raise ValueError(f"side file {record.per_example.name} is not a per-example file: {error}") from error
     _check(examples, record, record.per_example.name)
-    return examples
+    image = _derived_images(record, examples.label) if examples.image is None else examples.image
+    return replace(examples, image=_in_order_of_appearance(image))
+
+
+def _derived_images(record: Record, label: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]] | None:
+    """Number the images of an older record of a robustness task whose test parts have the same labels in one order.
+
+    Releases before did not write the numbers. The parts of such a task are the same images under several corruptions.
+    """
+    task = record.config.get("task")
+    data = task.get("data") if isinstance(task, dict) else None
+    test = data.get("test") if isinstance(data, dict) else None
+    parts = test.count("+") + 1 if isinstance(test, str) else 1
+    if record.task.group != "robustness" or parts < 2 or len(label) % parts:
+        return None
+    by_part = label.reshape(parts, -1)
+    return np.tile(np.arange(by_part.shape[1]), parts) if (by_part == by_part[0]).all() else None
+
+
+def _in_order_of_appearance(image: NDArray[np.integer[Any]] | None) -> NDArray[np.integer[Any]] | None:
+    """Return the same images numbered from 0 in the order of their first example; None where all are different."""
+    if image is None:
+        return None
+    _, first, number = np.unique(image, return_index=True, return_inverse=True)
+    if len(first) == len(image):
+        return None
+    return np.asarray(np.argsort(np.argsort(first))[number], dtype=np.int64)
 
 
 def _check(examples: Examples, record: Record, name: str) -> None:
@@ -82,6 +128,8 @@ def _check(examples: Examples, record: Record, name: str) -> None:
         raise ValueError(f"side file {name} holds arrays of different lengths")
     if label.dtype.kind not in "iu" or predicted.dtype.kind not in "iu" or confidence.dtype.kind != "f":
         raise ValueError(f"side file {name} holds arrays of the wrong type")
+    if examples.image is not None and (examples.image.dtype.kind not in "iu" or examples.image.shape != label.shape):
+        raise ValueError(f"side file {name} holds numbers of images that are not one integer for each example")
     if not np.isfinite(confidence).all():
         raise ValueError(f"side file {name} holds a confidence that is not a number")
     if len(label) != record.examples or not len(label):

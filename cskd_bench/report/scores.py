@@ -35,19 +35,23 @@ class ExampleScores:
         return self._read[record.id]
 
     def matrix(self, cell: TableCell) -> tuple[NDArray[np.float32], NDArray[np.integer[Any]]] | None:
-        """Return scores (S, E) in seed order and the labels (E,); None unless every record has them, in one order."""
+        """Return scores (S, I) by image, in seed order, and the order of the examples, which pairs must agree in.
+
+        None unless every record has examples, in one order. Copies of an image are averaged: they are no test images
+        of their own.
+        """
         known = {record.id: self.of(record) for record in cell.records}
-        label = next((examples.label for examples in known.values() if examples is not None), None)
+        order = next((examples.order for examples in known.values() if examples is not None), None)
         rows = []
         for records in cell.by_seed.values():
             scores = []
             for record in records:
                 examples = known[record.id]
-                if examples is None or label is None or not np.array_equal(label, examples.label):
+                if examples is None or order is None or not np.array_equal(order, examples.order):
                     return None
-                scores.append(examples.scores(record.task.metric))
+                scores.append(examples.scores_by_image(record.task.metric))
             rows.append(np.mean(scores, axis=0, dtype=np.float32))
-        return None if label is None else (np.stack(rows), label)
+        return None if order is None else (np.stack(rows), order)
 
 
 def make_cell(method: Method, setting: Setting, records: list[Record]) -> TableCell:

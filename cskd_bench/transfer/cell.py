@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cskd_bench.cells.cell import Cell
+from cskd_bench.data.copies import number_images
 from cskd_bench.data.open import open_split
 from cskd_bench.data.sources import Source
 from cskd_bench.engine.evaluate import Predictions
@@ -42,6 +43,10 @@ class ImageCell(Cell):
     def images(self) -> str:
         """Return the identity of both splits."""
         return f"{self.train.identity} {self.test.identity}"
+
+    def number_images(self) -> np.ndarray | None:
+        """Number the images of test; the parts of a robustness task show the same images."""
+        return number_images(self.test, parts_alike=self.spec.group == "robustness")
 
     def check(self) -> str:
         """Return a note on images that are in both splits; UserError as `check_splits` raises it."""

@@ -102,7 +102,7 @@ def _run(cell: Cell, records: Path, command: str | None) -> Record:
     outcome = procedure(cell.spec, cell.protocol).run(cell)
 
     def finish() -> Record:
-        record = keep(subject, outcome.noted(note), ranks, records)
+        record = keep(subject, outcome.of_images(cell.number_images()).noted(note), ranks, records)
         if not cell.keeps_folder:
             shutil.rmtree(cell.folder, ignore_errors=True)
         return record

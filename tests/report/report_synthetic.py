@@ -154,7 +154,12 @@ def make_curve(epochs: int, final: float, kind: str, seed: int) -> tuple[dict[st
 
 
 def add_examples(
-    folder: Path, name: str, label: np.ndarray, predicted: np.ndarray, confidence: np.ndarray | None = None
+    folder: Path,
+    name: str,
+    label: np.ndarray,
+    predicted: np.ndarray,
+    confidence: np.ndarray | None = None,
+    image: np.ndarray | None = None,
 ) -> SideFile:
     """Write a per-example side file and return its reference."""
     confidence = np.full(len(label), 0.5) if confidence is None else confidence
@@ -164,6 +169,7 @@ def add_examples(
         label=label.astype(np.int32),
         predicted=predicted.astype(np.int32),
         confidence=confidence.astype(np.float16),
+        **({} if image is None else {"image": image}),
     )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(file.getvalue())

@@ -290,6 +290,7 @@ def test_evaluation_restricts_the_logits_to_the_tasks_classes(tmp_path, weights)
     with np.load(tmp_path / "results" / "records" / record.per_example.name) as side:
         assert set(side["predicted"]) <= {0, 1}
         right = side["predicted"] == side["label"]
+        assert side["image"].tolist() == 4 * list(range(8))  # eight images, each in four parts
     assert record.value == right.mean()
     assert record.metrics["top1_fog"] == right[:16].mean()
     assert record.metrics["top1_snow"] == right[16:24].mean()
