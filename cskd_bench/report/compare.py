@@ -116,6 +116,7 @@ def _compare_column(column: list[TableCell], others: list[Method], examples: Exa
             if other in by_method and _is_compared(cell.method, other):
                 difference = _difference(cell, by_method[other], spread, matrices, resampled, examples)
                 cell.differences.extend([difference] if difference else [])
+    examples.forget()
 
 
 def _spread_of_column(column: list[TableCell]) -> tuple[float, int]:
