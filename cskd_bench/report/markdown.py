@@ -13,6 +13,7 @@ from cskd_bench.report.rows import (
     MATCH_HEAD,
     PUBLISHED_HEAD,
     Row,
+    cost_note,
     difference_rows,
     interval_rows,
     match_rows,
@@ -124,6 +125,8 @@ def _markdown_of(table: Table, comparison: Comparison) -> Iterator[str]:
     yield _scores(table)
     head = [markdown_text(text) for text in standing_head(table)]
     yield _markdown_table(["method", *head], [[_name(table, m), *row] for m, row in standing_rows(table)])
+    if note := cost_note(table):
+        yield markdown_text(note)
     found = list(_exploratory(table))
     if found and comparison.primary:
         yield f"<details><summary>{EXPLORATORY}</summary>\n\n{gate(comparison)}"

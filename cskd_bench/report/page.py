@@ -17,7 +17,7 @@ from cskd_bench.report.evidence import Shared, Trained, colours_of, evidence, ra
 from cskd_bench.report.forest import STYLE, forest_part
 from cskd_bench.report.primary import EXPLORATORY, NO_PLAN, NUMBERS, QUESTION, answer, band, gate, numbers, opening
 from cskd_bench.report.published import Match, Published
-from cskd_bench.report.rows import MATCH_HEAD, PUBLISHED_HEAD, match_rows, published_rows
+from cskd_bench.report.rows import MATCH_HEAD, PUBLISHED_HEAD, cost_note, match_rows, published_rows
 from cskd_bench.report.selection import BASELINES, Setting
 from cskd_bench.report.tables import Comparison, Difference, PrimaryResult, Table, TableCell
 from cskd_bench.report.titles import titles
@@ -169,6 +169,7 @@ def _table(number: int, table: Table, title: str, shared: Shared, trained: Train
         "tallied": any(standing.tally for standing in table.standings.values()),
         "ranked": any(standing.rank is not None for standing in table.standings.values()),
         "complete": table.complete,
+        "cost_note": cost_note(table),
         "compared": any(cell.differences for cell in table.cells.values()),
         "power": _unbroken(table.power),
         "tests": table.tests,

@@ -59,6 +59,11 @@ def standing_rows(table: Table) -> Iterator[tuple[Method, Row]]:
         yield method, row
 
 
+def cost_note(table: Table) -> str:
+    """Return what is to be known about a table's costs, empty where they can be compared as they stand."""
+    return str(getattr(table, "cost_note", ""))
+
+
 def standing_head(table: Table) -> Row:
     """Return the column names of `standing_rows`."""
     ranked = any(standing.rank is not None for standing in table.standings.values())

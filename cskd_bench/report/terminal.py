@@ -10,7 +10,7 @@ from rich.text import Text
 from cskd_bench.report import words
 from cskd_bench.report.primary import QUESTION, answer, gate
 from cskd_bench.report.published import Match
-from cskd_bench.report.rows import MATCH_HEAD, match_rows, one_line
+from cskd_bench.report.rows import MATCH_HEAD, cost_note, match_rows, one_line
 from cskd_bench.report.selection import Method, Setting
 from cskd_bench.report.tables import Comparison, Table, TableCell
 from cskd_bench.report.titles import titles
@@ -66,6 +66,8 @@ def _show_table(table: Table, title: str, console: Console) -> None:
         rows = [*_score_rows(table, methods), *_summary_rows(table, methods)]
         head = ["", *(words.method(method, table.methods) for method in methods)]
         console.print(_view(title, head, rows))
+    if note := cost_note(table):
+        console.print(Text(one_line(note), style="dim"))
     if table.power:
         console.print(Text(table.power, style="dim"))
 
