@@ -1,7 +1,6 @@
 """Per-example side files: read, checked against their record, and turned into scores that average to its metric."""
 
 import hashlib
-import io
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cskd_bench.record import Record, SideFile
+from cskd_bench.report.npz import read_arrays
 
 AGREEMENT = 1e-4  # a metric and its side file may differ by rounding, not by more
 
@@ -65,6 +65,8 @@ class Examples:
 def side_file_path(folder: Path, side: SideFile) -> Path:
     """Return where a side file lies; ValueError if its name leaves the folder."""
     path = folder / side.name
+    if side.name == path.name != ".." and not path.is_symlink():  # the usual case, without a look at every folder above
+        return path
     if Path(side.name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"side file {side.name!r} lies outside the records folder")
     return path
@@ -88,8 +90,10 @@ def read_examples(folder: Path, record: Record) -> Examples:
         raise ValueError("the record names no per-example file")
     content = read_side_file(folder, record.per_example)
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            examples = Examples(arrays["label"], arrays["predicted"], arrays["confidence"], arrays.get("image"))
+        label, predicted, confidence, image = read_arrays(content, ("label", "predicted", "confidence"), "image")
+        if label is None or predicted is None or confidence is None:
+            raise KeyError("label, predicted or confidence")
+        examples = Examples(label, predicted, confidence, image)
     except (*_DAMAGED, *_DAMAGED_ARCHIVE) as error:
         raise ValueError(f"side file {record.per_example.name} is not a per-example file: {error}") from error
     _check(examples, record, record.per_example.name)

@@ -130,7 +130,7 @@ def _markdown_of(table: Table, comparison: Comparison) -> Iterator[str]:
     head = [markdown_text(text) for text in standing_head(table)]
     yield _markdown_table(["method", *head], [[_name(table, m), *row] for m, row in standing_rows(table)])
     if table.cost_note:
-        yield table.cost_note
+        yield markdown_text(table.cost_note)
     found = list(_exploratory(table))
     if found and comparison.primary:
         yield f"<details><summary>{EXPLORATORY}</summary>\n\n{gate(comparison)}"

@@ -169,6 +169,7 @@ def _table(number: int, table: Table, title: str, shared: Shared, trained: Train
         "tallied": any(standing.tally for standing in table.standings.values()),
         "ranked": any(standing.rank is not None for standing in table.standings.values()),
         "complete": table.complete,
+        "cost_note": table.cost_note,
         "compared": any(cell.differences for cell in table.cells.values()),
         "power": _unbroken(table.power),
         "tests": table.tests,

@@ -34,6 +34,10 @@ class ExampleScores:
                 self._left_out.append(LeftOut(f"{record.id}.json", f"shown, but not in tests over examples: {error}"))
         return self._read[record.id]
 
+    def forget(self) -> None:
+        """Let go of what was read, but for what is broken: a record stands in one column, and files are large."""
+        self._read = {name: None for name, found in self._read.items() if found is None}
+
     def matrix(self, cell: TableCell) -> tuple[NDArray[np.float32], NDArray[np.integer[Any]]] | None:
         """Return scores (S, I) by image, in seed order, and the order of the examples, which pairs must agree in.
 

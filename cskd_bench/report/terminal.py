@@ -67,7 +67,7 @@ def _show_table(table: Table, title: str, console: Console) -> None:
         head = ["", *(words.method(method, table.methods) for method in methods)]
         console.print(_view(title, head, rows))
     for sentence in filter(None, (table.cost_note, table.power)):
-        console.print(Text(sentence, style="dim"))
+        console.print(Text(one_line(sentence), style="dim"))
 
 
 def _score_rows(table: Table, methods: Sequence[Method]) -> Iterator[list[Text]]:

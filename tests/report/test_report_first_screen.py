@@ -65,11 +65,15 @@ BOXES = """return [...document.querySelectorAll(arguments[0])].map((element) => 
 })"""
 
 
+@pytest.mark.parametrize("longer", [0, 30])
 @pytest.mark.parametrize(("width", "height"), [(1440, 900), (390, 844)])
-def test_question_answers_and_plot_stand_on_the_first_screen(page, address, width, height):
+def test_question_answers_and_plot_stand_on_the_first_screen(page, address, width, height, longer):
+    """Also where sentences are longer than these; a phone then shows their beginning."""
     size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     page.get(address)
+    lengthen = "document.querySelectorAll('.told').forEach((told) => told.append(' more'.repeat(arguments[0])))"
+    page.execute_script(lengthen, longer)
     boxes = page.execute_script(BOXES, "h1, .masthead .answers li, .masthead svg.forest, .masthead svg.forest circle")
     assert len(boxes) == 1 + 4 + 1 + 4
     for left, top, right, bottom in boxes:

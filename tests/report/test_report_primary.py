@@ -5,6 +5,8 @@ import io
 import json
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import fields
+from types import SimpleNamespace
 
 import pytest
 from markdown_it import MarkdownIt
@@ -13,12 +15,13 @@ from report_synthetic import make_record, write_study
 from rich.console import Console
 
 from cskd_bench.record import write_record
-from cskd_bench.report import build
+from cskd_bench.report import build, terminal
 from cskd_bench.report.anchors import cell_anchor, primary_anchor, table_anchor
 from cskd_bench.report.build import build_report, check_report
 from cskd_bench.report.compare import compare
 from cskd_bench.report.forest import forest
-from cskd_bench.report.markdown import BEGIN, END
+from cskd_bench.report.markdown import BEGIN, END, markdown
+from cskd_bench.report.page import page
 from cskd_bench.report.primary import MARKS, OPENING, opening
 from cskd_bench.report.selection import select
 from cskd_bench.report.titles import titles
@@ -148,6 +151,18 @@ def test_markdown_opens_with_one_box_and_one_figure_and_folds_the_rest(results, 
     assert "no difference here counts as shown" in folded
     assert "| paired difference |" not in text.replace(folded, "")
     assert "<table>" in html[html.index("<details>") : html.index("</details>")], "tables in a fold are rendered"
+
+
+def test_a_note_on_costs_stands_below_its_table_as_text(results):
+    comparison = compare(results / "records", select(results / "records"))
+    (table,) = comparison.tables
+    values = {field.name: getattr(table, field.name) for field in fields(table)}
+    comparison.tables = [SimpleNamespace(**{**values, "cost_note": "Two kinds of <b>hardware</b>"})]
+    shown = io.StringIO()
+    terminal.show(comparison, [], Console(file=shown, width=200))
+    assert "Two kinds of <b>hardware</b>" in shown.getvalue()
+    for text in (markdown(comparison, [], []), page(results / "records", comparison, [], [])):
+        assert "Two kinds of &lt;b&gt;hardware" in text
 
 
 def test_a_stale_figure_of_primary_contrasts_is_noticed(results, answered):
