@@ -61,7 +61,7 @@ function grid(heads, rows, leftColumns = []) {
 function differences(data, cell) {
   if (!cell.differences.length) return null;
   const rows = cell.differences.map((item) => [
-    `− ${data.methods[item.row].name}`, `${shownMark(item.mark)} ${points(item.mean)}`, between(item.interval, points), pValue(item.p), pValue(item.holm),
+    `− ${data.methods[item.row].name}`, `${shownMark(item.mark)} ${points(item.mean)}`, between(item.interval, points), between(item.simultaneous, points), pValue(item.p), pValue(item.holm),
     between(item.bootstrap, points), item.detectable === null ? "–" : percent(item.detectable, 1), `${item.seeds}`,
   ]);
   const pairs = cell.differences.map((item) => node("details", {},
@@ -69,7 +69,7 @@ function differences(data, cell) {
     grid(["seed", "difference", "only this right", "only baseline right", "exact McNemar p"],
       item.pairs.map(([seed, difference, ours, theirs, p]) => [`${seed}`, points(difference), ours === null ? "–" : `${ours}`, theirs === null ? "–" : `${theirs}`, pValue(p)]))));
   return node("section", {}, node("h3", {}, "Paired differences, in points"), node("div", { class: "intervals" }, forest(data, cell) ?? ""),
-    grid(["", "difference", "95 % interval", "p", "p, Holm", "bootstrap", "detectable", "seeds"], rows),
+    grid(["", "difference", "95 % interval", "simultaneous", "p", "p, corrected", "bootstrap", "detectable", "seeds"], rows),
     node("p", { class: "soft" }, `Interval and p over ${cell.differences[0].covers}. “?” cannot be tested: one seed, or no spread.`), pairs);
 }
 

@@ -149,6 +149,7 @@ def _shown_difference(item: Difference, place: dict[Any, int]) -> dict[str, Any]
         "mean": item.mean,
         "seeds": item.seeds,
         "interval": item.interval,
+        "simultaneous": item.simultaneous,
         "covers": item.interval_kind,
         "bootstrap": item.bootstrap,
         "p": item.p_value,

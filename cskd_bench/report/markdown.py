@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from cskd_bench.errors import UserError
 from cskd_bench.report import words
-from cskd_bench.report.primary import DECLARED, EXPLORATORY, NO_PLAN, QUESTION, answer, gate
+from cskd_bench.report.primary import DECLARED, EXPLORATORY, GATES, NO_PLAN, QUESTION, answer
 from cskd_bench.report.published import Match, Published
 from cskd_bench.report.rows import (
     MATCH_HEAD,
@@ -127,13 +127,13 @@ def _name(table: Table, method: Method) -> str:
 
 def _markdown_of(table: Table, comparison: Comparison) -> Iterator[str]:
     yield _scores(table)
-    head = [markdown_text(text) for text in standing_head(table)]
-    yield _markdown_table(["method", *head], [[_name(table, m), *row] for m, row in standing_rows(table)])
+    if head := [markdown_text(text) for text in standing_head(table)]:
+        yield _markdown_table(["method", *head], [[_name(table, m), *row] for m, row in standing_rows(table)])
     if table.cost_note:
         yield markdown_text(table.cost_note)
     found = list(_exploratory(table))
     if found and comparison.primary:
-        yield f"<details><summary>{EXPLORATORY}</summary>\n\n{gate(comparison)}"
+        yield f"<details><summary>{EXPLORATORY}</summary>\n\n{GATES[table.gate]}"
         yield from found
         yield "</details>"
     else:

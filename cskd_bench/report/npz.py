@@ -15,15 +15,15 @@ LOCAL_HEADER: Final = 30  # bytes before a member's name and extra field
 MAGIC: Final = b"\x93NUMPY\x01\x00"
 
 
-def read_arrays(content: bytes, names: Sequence[str], optional: str) -> list[NDArray[Any] | None]:
-    """Return the named arrays, then the optional one, None where the file has none of its name.
+def read_arrays(content: bytes, names: Sequence[str], optional: str = "") -> list[NDArray[Any] | None]:
+    """Return the named arrays, then the optional one if asked for, None where the file has none of its name.
 
     Whatever `np.load` would raise for a damaged file is raised here too.
     """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         known = {info.filename: info for info in archive.infolist()}
     wanted = [*names, *([optional] if f"{optional}.npy" in known else [])]
-    missing: list[None] = [None] * (len(names) + 1 - len(wanted))
+    missing: list[None] = [None] if optional and optional not in wanted else []
     found = [_plain_array(content, known[f"{name}.npy"]) for name in wanted]
     if all(array is not None for array in found):
         return [*found, *missing]

@@ -15,7 +15,7 @@ from cskd_bench.report import words
 from cskd_bench.report.anchors import cell_anchor, primary_anchor, table_anchor
 from cskd_bench.report.evidence import Shared, Trained, colours_of, evidence, raw_cost, tally_order
 from cskd_bench.report.forest import STYLE, forest_part
-from cskd_bench.report.primary import EXPLORATORY, NO_PLAN, NUMBERS, QUESTION, answer, band, gate, numbers, opening
+from cskd_bench.report.primary import EXPLORATORY, GATES, NO_PLAN, NUMBERS, QUESTION, answer, band, numbers, opening
 from cskd_bench.report.published import Match, Published
 from cskd_bench.report.rows import MATCH_HEAD, PUBLISHED_HEAD, match_rows, published_rows
 from cskd_bench.report.selection import BASELINES, Setting
@@ -51,6 +51,7 @@ def page(folder: Path, comparison: Comparison, published: Sequence[Published], m
     groups: dict[str, list[dict[str, Any]]] = {}
     for table in tables:
         groups.setdefault(table["group"], []).append(table)
+    declared = [_contrast(result) for result in (*comparison.primary, *comparison.exploratory)]
     return environment.get_template("page.html.j2").render(
         groups=groups,
         facts=_facts(comparison),
@@ -64,7 +65,7 @@ def page(folder: Path, comparison: Comparison, published: Sequence[Published], m
         published_head=PUBLISHED_HEAD,
         notes=comparison.notes,
         left_out=comparison.left_out,
-        shared=packed({"sections": shared.texts, "primary": [_contrast(result) for result in comparison.primary]}),
+        shared=packed({"sections": shared.texts, "primary": declared}),
         style=Markup(style),
         script=Markup(script),
         style_hash=_csp_hash(style),
@@ -107,7 +108,9 @@ def _primary(comparison: Comparison) -> dict[str, Any]:
         "question": QUESTION,
         "no_plan": NO_PLAN,
         "exploratory": EXPLORATORY if comparison.primary else "Exploratory: paired differences",
-        "gate": gate(comparison) if comparison.primary else "",
+        "planned": bool(comparison.primary),
+        "declared": [_contrast(result) for result in comparison.exploratory],
+        "declared_plot": Markup(forest_part(comparison.exploratory, comparison.exploratory)),
         **{name: [_contrast(result) for result in results] for name, results in shown.items()},
         **{f"{name}_plot": Markup(forest_part(results, comparison.primary)) for name, results in shown.items()},
     }
@@ -170,6 +173,7 @@ def _table(number: int, table: Table, title: str, shared: Shared, trained: Train
         "ranked": any(standing.rank is not None for standing in table.standings.values()),
         "complete": table.complete,
         "cost_note": table.cost_note,
+        "gate": GATES[table.gate],
         "compared": any(cell.differences for cell in table.cells.values()),
         "power": _unbroken(table.power),
         "tests": table.tests,

@@ -12,6 +12,14 @@ NO_PLAN: Final = "No plan with primary contrasts is registered, so everything be
 DECLARED: Final = "Contrasts that plans declare behind their primary ones"
 EXPLORATORY: Final = "Exploratory: every other comparison"
 MARKS: Final = {"higher": "↑", "lower": "↓", "equivalent": "≈", "open": "○", "untested": "?"}
+GATES: Final = {  # by `Table.gate`
+    "none": "No plan declares primary contrasts for this student, so these tests stand alone.",
+    "open": "Every primary difference of the plan is shown, so differences that hold in this table are marked ↑ ↓.",
+    "shut": (
+        "Not every primary difference of the plan is shown, so no other difference counts as shown. "
+        "△ ▽ mark leads that hold in this table alone."
+    ),
+}
 ANSWERS: Final = {
     "higher": "higher",
     "lower": "lower",
@@ -37,15 +45,10 @@ def answer(result: ContrastResult) -> str:
 
 
 def gate(comparison: Comparison) -> str:
-    """Say what an exploratory mark is worth, given the primary contrasts."""
+    """Say what exploratory marks are worth in the whole report, given the primary contrasts."""
     if not comparison.primary:
         return NO_PLAN
-    if comparison.gate_open:
-        return "Every primary contrast is answered, so differences that hold in their table are marked ↑ ↓."
-    return (
-        "Not every primary contrast is answered, so no difference here counts as shown; "
-        "△ ▽ mark leads that hold in their table alone."
-    )
+    return GATES["open" if comparison.gate_open else "shut"]
 
 
 def opening(results: Sequence[ContrastResult]) -> tuple[list[ContrastResult], list[ContrastResult]]:

@@ -9,6 +9,12 @@ from cskd_bench.report.selection import Method
 from cskd_bench.report.tables import Table
 
 Row = list[str]
+COST_HEADS: Final = {
+    "images/s": "images/s",
+    "time": "time per run",
+    "GPU-hours": "GPU-hours",
+    "memory": "peak memory",
+}
 
 
 def one_line(text: str) -> str:
@@ -55,7 +61,8 @@ def standing_rows(table: Table) -> Iterator[tuple[Method, Row]]:
         standing = table.standings[method]
         row = [f"{standing.rank:.2f}"] if standing.rank is not None else []
         row.extend(words.tally(standing.tally[base]) if base in standing.tally else "–" for base in table.baselines)
-        row.extend(text or "–" for text in words.cost(table.costs[method]).values())
+        costs = words.cost(table.costs[method])
+        row.extend(costs[name] or "–" for name in _costs_shown(table))
         yield method, row
 
 
@@ -65,11 +72,14 @@ def standing_head(table: Table) -> Row:
     return [
         *([f"average rank over {words.count(table.complete, 'column')}"] if ranked else []),
         *(f"against {words.method(base, table.methods)}" for base in table.baselines),
-        "images/s",
-        "time per run",
-        "GPU-hours",
-        "peak memory",
+        *(COST_HEADS[name] for name in _costs_shown(table)),
     ]
+
+
+def _costs_shown(table: Table) -> list[str]:
+    """Return the costs that any row has."""
+    costs = [words.cost(cost) for cost in table.costs.values()]
+    return [name for name in COST_HEADS if any(cost[name] for cost in costs)]
 
 
 MATCH_HEAD: Final = ["task", "method", "student", "ours", "published", "tolerance", "agrees", "source"]

@@ -8,7 +8,9 @@ from scipy import stats
 from cskd_bench.errors import UserError
 from cskd_bench.report import words
 from cskd_bench.report.compare import compare
+from cskd_bench.report.markdown import markdown
 from cskd_bench.report.plans import Arm, Contrast, RegisteredPlan, read_plans
+from cskd_bench.report.primary import GATES
 from cskd_bench.report.selection import select, student_of
 
 CELLS = {  # label: scores by seed
@@ -130,6 +132,8 @@ def test_nothing_holds_behind_a_gate_that_is_shut_but_leads_are_told(tmp_path):
     assert found["cskd", "deit"].holm < 0.05 < found["cskd", "deit"].adjusted
     (table,) = comparison.tables
     assert table.gate == "shut" and not comparison.gate_open
+    text = markdown(comparison, [], [])
+    assert GATES["shut"] in text and "| cskd − deit | △ +7.15 [" in text
     assert words.mark(differences(compared(tmp_path))["cskd", "deit"]) == "↑", "without a plan it is shown"
 
 
@@ -176,6 +180,8 @@ def test_exploratory_contrasts_stand_behind_the_primary_ones(tmp_path):
     (first,), (second,) = comparison.primary, comparison.exploratory
     assert (first.answer, second.answer) == ("open", "open")
     assert second.adjusted == first.adjusted
+    told = markdown(comparison, [], []).partition("## Exploratory contrasts")[2]
+    assert "- cskd − deit on digits, linear probe: not shown to differ, +7.15 points" in told
     (alone,) = compared(tmp_path, plan_of(behind)).exploratory
     assert alone.answer == "higher", "a plan without primary contrasts has no gate"
 
