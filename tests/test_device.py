@@ -10,7 +10,16 @@ import cskd_bench
 from cskd_bench import device
 from cskd_bench.config import TeacherConfig
 from cskd_bench.data.loader import eval_loader
-from cskd_bench.device import check_precision, computing, default_device, exact_fp32, pins
+from cskd_bench.device import (
+    PeakMemory,
+    accelerator,
+    check_precision,
+    computing,
+    default_device,
+    exact_fp32,
+    pins,
+    rounds_to_tf32,
+)
 from cskd_bench.errors import UserError
 from cskd_bench.models.folding import fold_batch_norms
 from cskd_bench.models.labeller import labelling_teacher
@@ -185,3 +194,39 @@ def test_tf32_without_its_units_is_refused_rather_than_replaced(monkeypatch, tin
 def test_gpu_hours_are_those_of_gpus():
     assert device.gpu_hours(7200, 4, torch.device("cuda")) == 8
     assert device.gpu_hours(7200, 4, torch.device("cpu")) == 0
+
+
+GPU = torch.device("cuda", 0)
+
+
+def test_a_gpus_peak_is_counted_from_the_cells_start(monkeypatch):
+    reset, peaks = [], [7]
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda where: peaks[0] if where == GPU else 0)
+    memory = PeakMemory(GPU)
+    assert reset == [GPU] and memory.bytes() == 7
+
+
+@pytest.mark.parametrize("code", [0, 9])
+def test_a_gpu_is_named_with_its_versions_and_a_driver_that_is_not_told_is_empty(monkeypatch, tmp_path, code):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda where: f"GPU {where.index}")
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\necho 570.86.15\necho 570.86.15\nexit {code}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    driver = "" if code else "570.86.15"
+    assert accelerator(GPU) == (("GPU 0",), "12.8", "91002", driver)
+    assert accelerator(torch.device("cpu")) == ((), "", "", "")
+
+
+def test_tf32_is_told_where_it_is_allowed_on_units_that_there_are(careless, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    for units, told in (((9, 0), True), ((7, 5), False)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda where, units=units: units)
+        assert rounds_to_tf32(GPU) is told
+    assert not rounds_to_tf32(torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda where: (9, 0))
+    with exact_fp32():
+        assert not rounds_to_tf32(GPU)

@@ -19,6 +19,7 @@ from cskd_bench.detection.annotations import find_split
 from cskd_bench.detection.digits import make_digits
 from cskd_bench.detection.score import average_precision
 from cskd_bench.engine.distributed import Ranks
+from cskd_bench.engine.provenance import now
 from cskd_bench.engine.state import Stop
 from cskd_bench.errors import Interrupted, UserError
 from cskd_bench.record import write_record
@@ -225,6 +226,7 @@ def test_a_killed_run_continues_exactly(cell, vit_file, whole_run, tmp_path, mon
     resumed = detect(spec, vit_file, tmp_path / "parts")
     last = 2 if moment == "while the last is scored" else 1
     assert resumed.note.endswith(f"; resumed after epoch {last}; seconds count from there")
+    assert (whole.resumptions, resumed.resumptions) == (0, 1)
     assert resumed.metrics == whole.metrics and resumed.curve == whole.curve and resumed.id == whole.id
     expected, found = final_weights(place), final_weights(tmp_path / "parts")
     assert expected.keys() == found.keys()
@@ -247,8 +249,10 @@ def test_a_run_that_is_asked_to_stop_ends_after_its_step_and_continues_exactly(c
         with pytest.raises(Interrupted, match="the same command goes on"):
             detect(spec, vit_file, tmp_path / "parts", stop=stop)
     assert steps == [0, 1, 0]
+    stopped = now()
     resumed = detect(spec, vit_file, tmp_path / "parts")
     assert resumed.metrics == whole.metrics and resumed.curve == whole.curve and resumed.id == whole.id
+    assert resumed.resumptions == 1 and resumed.started <= stopped
 
 
 @pytest.mark.parametrize(
