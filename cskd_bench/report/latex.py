@@ -38,9 +38,8 @@ def _primary(comparison: Comparison) -> str:
     if not comparison.primary:
         return f"% {NO_PLAN}"
     caption = (
-        "Primary contrasts: difference in points with its simultaneous interval. "
-        r"$\uparrow$ higher, $\downarrow$ lower, $\approx$ equal within the band, $\circ$ not shown, ? not tested. "
-        f"{latex_text(gate(comparison))}"
+        "Primary contrasts: difference in points over $n$ seeds, with its simultaneous interval. "
+        r"$\uparrow$ higher, $\downarrow$ lower, $\approx$ equal within the band, $\circ$ not shown, ? not tested."
     )
     body = [
         r"\begin{tabular}{@{}l@{\ \ }r@{\ \ }r@{\ \ }c@{}}",
@@ -55,11 +54,8 @@ def _primary(comparison: Comparison) -> str:
 
 
 def _contrast(result: ContrastResult) -> str:
-    seeds = words.count(result.seeds, "seed")
-    name = (
-        r"\parbox[t]{0.45\columnwidth}{\raggedright "
-        rf"{breakable(result.name)}\newline{{\scriptsize {breakable(result.where)}, {seeds}}}}}"
-    )
+    where = rf"\scriptsize {breakable(result.where)}, $n={result.seeds}$\rule[-4pt]{{0pt}}{{4pt}}"
+    name = rf"\parbox[t]{{0.5\columnwidth}}{{\raggedright {breakable(result.name)}\newline{{{where}}}}}"
     difference = "--" if result.mean is None else latex_text(words.points(result.mean))
     interval = latex_text(words.interval(result.simultaneous or result.interval, signed=True)) or "--"
     return rf"{name} & {difference} & {interval} & {latex_text(MARKS[result.answer])} \\"
@@ -79,7 +75,7 @@ def _scores(table: Table, title: str, label: str) -> Iterator[str]:
                 row.append(rf"\textbf{{{text}}}" if cell and cell.best else text)
             rows.append(row)
         head = ["method", *(_column(setting, table) for setting in settings)]
-        caption = f"{breakable(f'{table.group}: {title}')}{_part(number)}."
+        caption = f"{breakable(f'{table.group.capitalize()}: {title}')}{_part(number)}."
         yield from _tabular(head, rows, caption, f"{label}{_suffix(number)}")
 
 
@@ -94,7 +90,11 @@ def _differences(table: Table, title: str, label: str, comparison: Comparison) -
     for number, places in enumerate(_chunks(columns, DIFFERENCES)):
         head = ["difference", *(_column(table.settings[place], table) for place in places)]
         rows = [[latex_text(name), *(latex_text(row[place]) for place in places)] for name, row in pairs]
-        caption = f"{kind}. {breakable(f'{table.group}: {title}')}{_part(number)}. {latex_text(table.power)}"
+        caption = (
+            f"{kind}. {breakable(f'{table.group.capitalize()}: {title}')}{_part(number)}. {latex_text(table.power)}"
+        )
+        if comparison.primary and not number:
+            caption += f" {latex_text(gate(comparison))}"
         yield from _tabular(head, rows, caption.strip(), f"{label}-differences{_suffix(number)}")
 
 
@@ -128,7 +128,7 @@ def _float(kind: str, width: str, size: str, caption: str, label: str, body: Seq
         [
             rf"\begin{{{kind}}}",
             rf"{size}\sloppy",
-            r"\centering",
+            r"\centering\setlength{\abovecaptionskip}{0pt}\setlength{\belowcaptionskip}{4pt}",
             rf"\caption{{{caption}}}",
             rf"\label{{{label}}}",
             fitted,

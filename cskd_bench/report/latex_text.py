@@ -63,12 +63,14 @@ def latex_text(text: str) -> str:
 
 def breakable(text: str) -> str:
     """Escape a name for a narrow column: it may break after punctuation and within long words."""
-    words = ""
+    words, before = "", " "
     for part in re.findall(rf"[^\W_]{{1,{RUN}}}|\s+|.", one_line(text)):
         if part.isspace():
             words += " "
         else:
-            words += (r"\allowbreak{}" if words and not words.endswith(" ") else "") + latex_text(part)
+            within = not before.isspace() and part not in ",.:;)" and (part.isalnum() or not before.isalnum())
+            words += (r"\allowbreak{}" if within else "") + latex_text(part)
+        before = part
     return words
 
 

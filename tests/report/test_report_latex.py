@@ -126,5 +126,6 @@ def test_letters_that_pdflatex_lacks_are_written_readably(name, text):
 
 
 def test_long_names_may_break():
-    assert breakable("deit_tiny") == r"deit\allowbreak{}\_\allowbreak{}tiny"
+    assert breakable("deit_tiny") == r"deit\_\allowbreak{}tiny"
+    assert breakable("a: b=3, (c)") == r"a: b=\allowbreak{}3, (\allowbreak{}c)", "no line begins with punctuation"
     assert breakable("abcdefghij kl") == r"abcdefgh\allowbreak{}ij kl"
