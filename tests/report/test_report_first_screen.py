@@ -91,6 +91,7 @@ def test_question_answers_and_plot_stand_on_the_first_screen(page, address, widt
 def test_texts_of_the_plot_do_not_run_into_each_other_or_out_of_it(page):
     boxes = page.execute_script(BOXES, ".masthead svg.forest text")
     (plot,) = page.execute_script(BOXES, ".masthead svg.forest")
+    assert len(boxes) > 12
     for number, (left, top, right, bottom) in enumerate(boxes):
         assert plot[0] <= left and right <= plot[2]
         for other in boxes[number + 1 :]:
@@ -152,7 +153,7 @@ def test_a_link_is_copied_or_shown(page, address):
             find(page, f"#{table} .link") and find(page, f"#{table} .link")[0].text == "copied"
         )
 
-    until(page, told)
+    assert until(page, told)
 
 
 def test_the_evidence_names_the_settings_that_differ_from_the_baseline(page):
