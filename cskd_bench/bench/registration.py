@@ -30,9 +30,9 @@ def register_plan(
     path = results / PLANS / f"{file.stem}.json"
     if path.exists():
         kept = read_plan(path)
-        if (kept.contrasts, kept.students) != (resolved.contrasts, resolved.students):
+        if any(getattr(kept, key) != getattr(resolved, key) for key in ("contrasts", "students", "seeds")):
             raise UserError(
-                f"{path}: this plan was registered on {kept.registered[:10]} with other contrasts, students or "
+                f"{path}: this plan was registered on {kept.registered[:10]} with other contrasts, seeds, students or "
                 "settings; restore what was asked, or give the changed plan another file name or --results folder"
             )
         return path
@@ -59,6 +59,7 @@ def resolve_plan(
         registered=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=code_ref().commit,
         note=plan.about,
+        seeds=plan.seeds,
         contrasts=tuple(contrasts),
         students=tuple(sorted(tables)),
     )

@@ -1,7 +1,7 @@
 """Contrasts: signed sums of cells over the seeds that all of them have, and what a plan's own came to."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,18 @@ Matrix = tuple[NDArray[np.float32], NDArray[np.integer[Any]]]  # scores (S, E) i
 Term = tuple[TableCell, int]  # a cell and its sign
 
 
-def estimate_contrast(terms: Sequence[Term], matrix_of: Callable[[TableCell], Matrix | None]) -> Estimated | None:
+def estimate_contrast(
+    terms: Sequence[Term],
+    matrix_of: Callable[[TableCell], Matrix | None],
+    asked: Collection[int] | None = None,
+) -> Estimated | None:
     """Estimate a signed sum of cells, paired by seed and, where all scored the same images, by image.
 
-    The spread is the contrast's own, with its own degrees of freedom: no other method's. None without a seed that all
-    cells have.
+    The spread is the contrast's own, with its own degrees of freedom: no other method's. Only the seeds `asked` for
+    count, by default all. None without a seed that all cells have.
     """
-    seeds = tuple(seed for seed in terms[0][0].scores if all(seed in cell.scores for cell, _ in terms))
+    shared = set.intersection(*(set(cell.scores) for cell, _ in terms))
+    seeds = tuple(seed for seed in terms[0][0].scores if seed in shared and (asked is None or seed in asked))
     if not seeds:
         return None
     by_seed = tuple(math.fsum(sign * cell.scores[seed] for cell, sign in terms) for seed in seeds)
@@ -71,7 +76,7 @@ def answer_plan(
     (serial gatekeeping). Equivalence is corrected in families of its own.
     """
     found = [_find_terms(contrast, cells) for contrast in plan.contrasts]
-    estimated = [estimate_contrast(terms, matrix_of) if terms else None for terms, _ in found]
+    estimated = [estimate_contrast(terms, matrix_of, plan.seeds) if terms else None for terms, _ in found]
     whys = [why for _, why in found]
     primary = _answer_family(plan, "primary", estimated, whys, gate=0.0)
     answers = primary | _answer_family(plan, "exploratory", estimated, whys, _gate(list(primary.values())))
@@ -88,7 +93,8 @@ def _answer_family(
 ) -> dict[int, ContrastResult]:
     """Judge the contrasts of one family by their places in the plan; one without records still counts in it."""
     places = [place for place, contrast in enumerate(plan.contrasts) if contrast.family == family]
-    estimates = [found.estimate if (found := estimated[place]) else None for place in places]
+    whole = [found is not None and len(found.seeds) == len(plan.seeds) for found in estimated]
+    estimates = [found.estimate if whole[place] and (found := estimated[place]) else None for place in places]
     bands = [plan.contrasts[place].band for place in places]
     differences = correct([estimate.p_value() if estimate else None for estimate in estimates])
     declared = [number for number, band in enumerate(bands) if band is not None]
@@ -102,7 +108,7 @@ def _answer_family(
     for number, place in enumerate(places):
         holm = differences[number]
         corrected = Corrected(None if holm is None else max(holm, gate), equal[number], len(places))
-        answers[place] = judge(plan.plan, plan.contrasts[place], estimated[place], corrected, whys[place])
+        answers[place] = judge(plan, plan.contrasts[place], estimated[place], corrected, whys[place])
     return answers
 
 

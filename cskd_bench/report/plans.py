@@ -73,6 +73,7 @@ class RegisteredPlan(StrictModel):
     registered: str  # UTC
     commit: str
     note: str = ""
+    seeds: tuple[int, ...]  # of pretraining: a contrast is tested once all of them are there, on them alone
     contrasts: tuple[Contrast, ...]
     students: tuple[tuple[str, str, str], ...]  # model, pretraining data, pretraining recipe
 

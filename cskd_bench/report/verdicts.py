@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cskd_bench.report import statistics, words
-from cskd_bench.report.plans import Contrast
+from cskd_bench.report.plans import Contrast, RegisteredPlan
 from cskd_bench.report.tables import Answer, ContrastResult, Estimated, Interval
 
 
@@ -17,17 +17,21 @@ class Corrected:
 
 
 def judge(
-    plan: str, contrast: Contrast, estimated: Estimated | None, corrected: Corrected, why: str = ""
+    plan: RegisteredPlan, contrast: Contrast, estimated: Estimated | None, corrected: Corrected, why: str = ""
 ) -> ContrastResult:
-    """Return a contrast's answer at 5 %, with its interval; `why` says what is missing where nothing was estimated."""
+    """Return a contrast's answer at 5 %, with its interval; `why` says what is missing where nothing was estimated.
+
+    It is not tested before all seeds of the plan are there: who looks at each new seed finds more than there is.
+    """
     estimate = estimated.estimate if estimated else None
     level = statistics.LEVEL / corrected.family
-    answer = _answer(estimate, corrected)
+    left = len(plan.seeds) - (len(estimated.seeds) if estimated else 0)
+    answer = "untested" if left else _answer(estimate, corrected)
     simultaneous = estimate.interval(level) if estimate else None
     detectable = statistics.detectable(estimate, level) if estimate else None
     seeds = len(estimated.seeds) if estimated else 0
     return ContrastResult(
-        plan=plan,
+        plan=plan.plan,
         name=contrast.name,
         where=contrast.where,
         family=contrast.family,
@@ -43,7 +47,7 @@ def judge(
         equivalence_adjusted=corrected.equivalence,
         detectable=detectable,
         answer=answer,
-        sentence=_say(contrast, answer, corrected, estimate, simultaneous, seeds, detectable, why),
+        sentence=_say(contrast, answer, corrected, estimate, simultaneous, (seeds, left), detectable, why),
     )
 
 
@@ -62,15 +66,20 @@ def _say(
     corrected: Corrected,
     estimate: statistics.EstimatedMean | None,
     simultaneous: Interval | None,
-    seeds: int,
+    seeds_left: tuple[int, int],
     detectable: float | None,
     why: str,
 ) -> str:
     """Write the verdict: `cskd − deit on imagenette128, pretrain: not shown to differ, −0.14 points [...], 3 seeds.`"""
     subject = f"{contrast.name} on {contrast.where}"
+    seeds, left = seeds_left
     if estimate is None:
         return f"{subject}: not tested, {why or 'no seed is shared'}."
     measured = f"{words.points(estimate.mean)} points"
+    if left:
+        return (
+            f"{subject}: {measured} so far, {seeds} of {words.count(seeds + left, 'seed')}; tested once all are there."
+        )
     if answer == "untested":
         needed = "one seed" if seeds == 1 else f"{seeds} seeds that all differ by the same"
         return f"{subject}: {measured}, not tested ({needed}; a test needs a spread between seeds)."

@@ -49,11 +49,16 @@ def contrast(record, first, second, **changes):
     return Contrast(first=arm(record, first), second=arm(record, second), **task | named | changes)
 
 
-def plan_of(*contrasts, name="plan"):
+def plan_of(*contrasts, name="plan", seeds=(0, 1, 2, 3)):
     """Return a plan that covers the students of its contrasts."""
     students = {(one.model, one.pretrain_data, one.pretrain_recipe) for c in contrasts for one in (c.first, c.second)}
     return RegisteredPlan(
-        plan=name, registered="2026-01-01T00:00:00+00:00", commit="", contrasts=contrasts, students=tuple(students)
+        plan=name,
+        registered="2026-01-01T00:00:00+00:00",
+        commit="",
+        seeds=seeds,
+        contrasts=contrasts,
+        students=tuple(students),
     )
 
 
@@ -150,6 +155,27 @@ def test_a_primary_contrast_without_records_keeps_its_place_in_the_family_and_th
     assert comparison.tables[0].gate == "shut"
 
 
+def test_a_contrast_is_not_tested_before_all_its_seeds_are_there(tmp_path):
+    """Who looks at each new seed, and stops when a test succeeds, finds more than there is."""
+    record = study(tmp_path)
+    comparison = compared(tmp_path, plan_of(contrast(record, "cskd", "deit"), seeds=(0, 1, 2, 3, 4)))
+    (result,) = comparison.primary
+    assert result.answer == "untested" and result.adjusted is None
+    assert result.sentence == (
+        "cskd − deit on digits, linear probe: +7.15 points so far, 4 of 5 seeds; tested once all are there."
+    )
+    assert words.mark(differences(comparison)["cskd", "deit"]) == "△", "the gate is shut until then"
+
+
+def test_seeds_that_were_not_registered_do_not_count_in_a_contrast(tmp_path):
+    record = study(tmp_path)
+    comparison = compared(tmp_path, plan_of(contrast(record, "cskd", "deit"), seeds=(0, 1, 2)))
+    (result,) = comparison.primary
+    reference = stats.ttest_rel(CELLS["cskd"][:3], CELLS["deit"][:3])
+    assert result.seeds == 3 and result.p_value == pytest.approx(reference.pvalue)
+    assert not differences(comparison)["cskd", "deit"].primary, "the table's own difference rests on four seeds"
+
+
 def test_a_difference_in_differences_pairs_all_four_cells_by_seed(tmp_path):
     """What CSKD gains on DeiT with one student, less what it gains with another."""
     record = study(tmp_path)
@@ -169,7 +195,7 @@ def test_a_difference_in_differences_is_crossed_with_images_where_all_four_score
     first = next(record for record in select(tmp_path / "records").cells.values())[0]
     wide, narrow = (first, records[0]) if first.model.name != "vit_narrow" else (records[0], first)
     asked = contrast(wide, "cskd", "deit", minus=(arm(narrow, "cskd"), arm(narrow, "deit")))
-    (result,) = compared(tmp_path, plan_of(asked)).primary
+    (result,) = compared(tmp_path, plan_of(asked, seeds=(0, 1, 2))).primary
     assert result.interval_kind == "seeds and test images"
 
 
@@ -215,8 +241,8 @@ def test_a_variant_of_a_bank_and_the_hash_of_a_teacher_do_not_hide_a_method(tmp_
     asked = contrast(record, "kd", "supervised")
     taught = make_record(label="kd", seed=0, value=0.5).method.teacher
     asked = asked.model_copy(update={"first": arm(record, "kd", teacher=taught)})
-    (result,) = compared(tmp_path, plan_of(asked)).primary
-    assert result.seeds == 3
+    (result,) = compared(tmp_path, plan_of(asked, seeds=(0, 1, 2))).primary
+    assert result.seeds == 3 and result.answer != "untested"
 
 
 def test_two_teachers_of_one_name_are_not_mixed_up(tmp_path):
