@@ -126,7 +126,8 @@ def test_a_transfer_killed_twice_leaves_the_record_of_an_undisturbed_one(place, 
     finished(start(*undisturbed))
     ((_, one),) = read_records(tmp_path / "killed" / "records")
     ((_, other),) = read_records(tmp_path / "undisturbed" / "records")
-    varying = {"created", "cost", "command"}
+    varying = {"created", "started", "resumptions", "cost", "command", "argv"}
+    assert (one.resumptions, other.resumptions) == (2, 0)
     assert one.model_dump(exclude=varying) == other.model_dump(exclude=varying)  # its curve and predictions included
 
 

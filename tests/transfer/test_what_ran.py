@@ -10,13 +10,16 @@ import torch
 from helpers.tiny import save_model, teacher, write_run
 
 from cskd_bench import device
+from cskd_bench.cells.cell import Outcome
 from cskd_bench.cells.pretrain import pretrain
 from cskd_bench.config import load_config
 from cskd_bench.device import PeakMemory
 from cskd_bench.engine import provenance
 from cskd_bench.engine.distributed import Ranks
+from cskd_bench.engine.evaluate import Predictions
 from cskd_bench.machine import host, processor_flags
 from cskd_bench.task import load_task
+from cskd_bench.transfer import lowlabel
 from cskd_bench.transfer.run import transfer
 
 CPU = torch.device("cpu")
@@ -131,3 +134,15 @@ def test_a_lock_is_that_of_the_constraints_where_these_are_installed(monkeypatch
     assert with_them.startswith("constraints@")
     (tmp_path / "constraints.txt").write_text("some_thing==1.1\n")
     assert provenance.lock() == without
+
+
+def test_a_run_of_several_fractions_counts_each_resumption_once(monkeypatch):
+    """The first fraction is gone on from whenever a later one is; the first to begin says when the cell began."""
+    nothing = np.zeros(1, np.int64)
+    predictions = Predictions(nothing, nothing, np.ones(1, np.float32))
+    fits = [Outcome(predictions, started="2026-01-01", resumptions=2), Outcome(predictions, started="2026-01-02")]
+    monkeypatch.setattr(lowlabel, "low_label_indices", lambda *_: nothing)
+    monkeypatch.setattr(lowlabel, "_fit", lambda *_: fits.pop(0))
+    settings = SimpleNamespace(lowlabel=SimpleNamespace(fractions=(0.1, 0.5)))
+    outcome = lowlabel.run(SimpleNamespace(spec=settings, train=SimpleNamespace(labels=nothing), seed=0))
+    assert (outcome.started, outcome.resumptions) == ("2026-01-01", 2)
