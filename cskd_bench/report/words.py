@@ -1,9 +1,9 @@
 """Numbers and names as every format writes them; the formats only escape."""
 
 from cskd_bench.report.columns import differing, flatten, name_settings
-from cskd_bench.report.selection import Method, Setting, pretrain_epochs
+from cskd_bench.report.selection import Method, Setting
 from cskd_bench.report.statistics import LEVEL
-from cskd_bench.report.tables import Difference, Table, TableCell, TableCost
+from cskd_bench.report.tables import Difference, TableCell, TableCost
 
 METRIC_WORDS = {"top1": "top-1", "mean_per_class": "mean per class", "box_ap": "box AP", "mask_ap": "mask AP"}
 PROTOCOL_WORDS = {
@@ -119,21 +119,6 @@ def _apart(setting: Setting, same: list[Setting], keys: list[str]) -> list[str]:
     if setting.metric != "top1":
         parts.append(metric(setting))
     return parts
-
-
-def title(table: Table) -> str:
-    """Name a table by its student and how that was pretrained."""
-    data = f", pretrained on {pretraining(table)}" if table.student.pretrain_data else ""
-    recipe = f", recipe {table.student.pretrain_recipe[:8]}" if table.student.pretrain_recipe else ""
-    teacher = " (teacher)" if table.teaches else ""
-    return f"{table.student.model}{teacher}{data}{recipe}"
-
-
-def pretraining(table: Table) -> str:
-    """Name the pretraining data, with the epochs where all records agree: `imagenette128 for 15 epochs`."""
-    epochs = {found for cell in table.cells.values() for record in cell.records if (found := pretrain_epochs(record))}
-    schedule = f" for {count(max(epochs), 'epoch')}" if len(epochs) == 1 else ""
-    return f"{table.student.pretrain_data}{schedule}"
 
 
 def duration(seconds: float) -> str:
