@@ -27,7 +27,7 @@ class ContrastConfig(StrictModel):
 
     method: str
     against: str
-    protocol: Literal["pretrain"] | Protocol = "pretrain"
+    protocol: Literal["pretrain", Protocol] = "pretrain"
     task: str = ""  # one of the plan's tasks; empty for pretraining
     student: str = ""
     other_student: str = ""
@@ -38,6 +38,8 @@ class ContrastConfig(StrictModel):
     def _possible(self) -> "ContrastConfig":
         if self.method == self.against:
             raise ValueError(f"{self.method} against itself says nothing")
+        if self.other_student and self.other_student == self.student:
+            raise ValueError("other_student: name another student than `student`; a difference less itself is 0")
         if (self.protocol == "pretrain") == bool(self.task):
             raise ValueError("task: name one of the plan's tasks with a protocol of it, or neither for pretraining")
         return self
@@ -71,6 +73,11 @@ class Benchmark(StrictModel):
         labels = [method_label(method) for method in self.methods]
         if len(set(labels)) < len(labels):
             raise ValueError("methods: the same method stands twice")
+        declared = [
+            contrast.model_copy(update={"on": "", "band": None}) for contrast in (*self.primary, *self.exploratory)
+        ]
+        if len(set(declared)) < len(declared):
+            raise ValueError("primary and exploratory: the same contrast stands twice; each counts in the correction")
         return self
 
 
@@ -204,9 +211,14 @@ def place_cells(cells: Cells, runs: Path, results: Path, tasks_dir: Path | None 
     return Cells(teacher, pretrain, transfer)
 
 
-def pretrain_cells(plan: Benchmark, student: str, where: Path, overrides: Sequence[str]) -> list[PretrainCell]:
-    """Return a student's cells, all with views of the largest size that one of its methods needs."""
-    _check_file(student, where, "students")
+def pretrain_cells(
+    plan: Benchmark, student: str, where: Path, overrides: Sequence[str], key: str = "students"
+) -> list[PretrainCell]:
+    """Return a student's cells, all with views of the largest size that one of its methods needs.
+
+    `key` is what names the student in the plan, for the UserError where its file is not there.
+    """
+    _check_file(student, where, key)
     runs = [(method.model_dump(mode="json"), seed) for seed in plan.seeds for method in plan.methods]
     cells = [_pretrain_cell(student, method, seed, overrides) for method, seed in runs]
     sizes = {cell.config.view_size for cell in cells}

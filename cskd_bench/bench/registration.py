@@ -48,9 +48,9 @@ def resolve_plan(
     families: tuple[tuple[Family, tuple[ContrastConfig, ...]], ...]
     families = ("primary", plan.primary), ("exploratory", plan.exploratory)
     contrasts = [
-        resolver.resolve(contrast, family, f"{where}: {family} {number}")
+        resolver.resolve(contrast, family, f"{where}: {family}.{number}")
         for family, declared in families
-        for number, contrast in enumerate(declared, 1)
+        for number, contrast in enumerate(declared)
     ]
     arms = [_arm(cell) for student in plan.students for cell in resolver.cells(student)]
     tables = {(arm.model, arm.pretrain_data, arm.pretrain_recipe) for arm in arms}
@@ -72,24 +72,28 @@ class _Resolver:
         self._plan, self._where, self._tasks_dir, self._overrides = plan, where, tasks_dir, overrides
         self._cells: dict[str, list[PretrainCell]] = {}
 
-    def cells(self, student: str) -> list[PretrainCell]:
-        """Return a student's pretraining cells under the plan's methods."""
+    def cells(self, student: str, key: str = "students") -> list[PretrainCell]:
+        """Return a student's pretraining cells under the plan's methods; `key` is what names it in the plan."""
         if student not in self._cells:
-            self._cells[student] = pretrain_cells(self._plan, student, self._where, self._overrides)
+            self._cells[student] = pretrain_cells(self._plan, student, self._where, self._overrides, key)
         return self._cells[student]
 
     def resolve(self, asked: ContrastConfig, family: Family, key: str) -> Contrast:
         """Return one contrast in the words of its records; UserError names what the plan does not have."""
         student = asked.student or self._plan.students[0]
         if student not in self._plan.students:
-            raise UserError(f"{key}: student: {student!r} is none of the plan's students")
+            known = ", ".join(self._plan.students)
+            raise UserError(f"{key}: student: {student!r} is none of the plan's students; these are {known}")
         if not asked.student and len(self._plan.students) > 1:
             raise UserError(f"{key}: student: the plan has {len(self._plan.students)}; name the one that is meant")
         first, second = self._find_arm(student, asked.method, key), self._find_arm(student, asked.against, key)
         minus = None
         if asked.other_student:
             other = asked.other_student
-            minus = self._find_arm(other, asked.method, key), self._find_arm(other, asked.against, key)
+            role = "other_student"
+            minus = self._find_arm(other, asked.method, key, role), self._find_arm(other, asked.against, key, role)
+            if minus == (first, second):
+                raise UserError(f"{key}: other_student: {other} pretrains as {student} does, so nothing is left")
         task, fingerprint = self._task(asked, key) if asked.task else (first.pretrain_data, "")
         where = asked.on or self._describe(task, asked, student)
         return Contrast(
@@ -105,8 +109,8 @@ class _Resolver:
             family=family,
         )
 
-    def _find_arm(self, student: str, label: str, key: str) -> Arm:
-        cells = self.cells(student)
+    def _find_arm(self, student: str, label: str, key: str, role: str = "student") -> Arm:
+        cells = self.cells(student, role)
         for cell in cells:
             if method_label(cell.config.method) == label:
                 return _arm(cell)
@@ -122,7 +126,8 @@ class _Resolver:
             if asked.protocol not in spec.protocols or asked.protocol not in (self._plan.protocols or spec.protocols):
                 raise UserError(f"{key}: protocol: the plan does not run {asked.protocol!r} on {asked.task}")
             return spec.name, spec.fingerprint(asked.protocol)
-        raise UserError(f"{key}: task: {asked.task!r} is none of the plan's tasks")
+        known = f"these are {', '.join(self._plan.tasks)}" if self._plan.tasks else "it has none"
+        raise UserError(f"{key}: task: {asked.task!r} is none of the plan's tasks; {known}")
 
     def _describe(self, task: str, asked: ContrastConfig, student: str) -> str:
         protocol = "pretraining" if asked.protocol == "pretrain" else PROTOCOL_WORDS[asked.protocol]

@@ -12,21 +12,48 @@ def add(verbs: Verbs) -> None:
     """Describe the verb."""
     verb = verbs.add_parser("bench", help="run a whole plan: methods x students x tasks x protocols x seeds")
     verb.add_argument("plan", type=Path, help="a TOML, as in configs/benchmarks/")
-    verb.add_argument("--dry-run", action="store_true", help="show every cell with its state, size and cost, and stop")
-    verb.add_argument("--register", action="store_true", help="keep the plan's contrasts in results/plans, and stop")
+    verb.add_argument("--dry-run", action="store_true", help="list the cells with state, size and cost, and stop")
+    verb.add_argument(
+        "--register",
+        action="store_true",
+        help="write the plan's contrasts to RESULTS/plans, as every bench does first, and stop",
+    )
     verb.add_argument("--executor", choices=("local", "ray", "slurm"), default="local", help="default: local")
     verb.add_argument("--parallel", type=positive, default=1, help="cells at a time (default: 1)")
-    verb.add_argument("--threads", type=whole, default=0, help="CPU threads a cell (default: torch's own)")
-    verb.add_argument("--gpus", type=share, default=0, help="GPUs a cell, under ray (0.5: two share one) and slurm")
+    verb.add_argument("--threads", type=whole, default=0, help="CPU threads per cell (default: torch's own)")
+    verb.add_argument("--gpus", type=share, default=0, help="GPUs per cell, under ray (0.5: two share one) and slurm")
     verb.add_argument("--ray-address", default="", help="a Ray cluster (auto, or HOST:PORT); default: one started here")
-    verb.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE", help="e.g. slurm_partition=gpu")
+    verb.add_argument(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a parameter for submitit, e.g. slurm_partition=gpu",
+    )
     verb.add_argument("--tasks-dir", type=Path, help="a folder with task files of your own")
     verb.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override the students' pretraining"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a setting of the students' pretraining, e.g. recipe.epochs=5",
     )
-    verb.add_argument("--bank", type=Path, help="folder of banks: each view is labelled once for all methods")
+    verb.add_argument(
+        "--bank", type=Path, help="folder of label banks: the teacher labels each view once for all methods"
+    )
     add_places(verb)
     verb.set_defaults(run=_run)
+
+
+def _show_contrasts(registered: Path) -> None:
+    """Print what a registered plan asks."""
+    from cskd_bench.report.plans import read_plan
+
+    plan = read_plan(registered)
+    print(f"{registered}: registered on {plan.registered[:10]}, for seeds {', '.join(map(str, plan.seeds))}")
+    for contrast in plan.contrasts:
+        band = "" if contrast.band is None else f", band ±{100 * contrast.band:g} points"
+        print(f"  {contrast.family}: {contrast.name} on {contrast.where}{band}")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -48,7 +75,7 @@ def _run(options: argparse.Namespace) -> int:
     if not options.dry_run:
         registered = register_plan(file, options.results, options.tasks_dir, options.set)
         if options.register:
-            print(f"{registered}: registered" if registered else f"{file}: has no contrasts to register")
+            _show_contrasts(registered) if registered else print(f"{file}: has no contrasts to register")
             return 0
     if options.dry_run:
         from cskd_bench.bench.dryrun import show_plan

@@ -14,15 +14,21 @@ from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, data_root
 
 def add(verbs: Verbs) -> None:
     """Describe the verb."""
-    verb = verbs.add_parser("records", help="verify or list a records folder, or run a record's cell again")
+    verb = verbs.add_parser("records", help="verify or list a folder of records, or repeat a recorded run")
     actions = verb.add_subparsers(title="actions", required=True, metavar="ACTION")
-    verify = actions.add_parser("verify", help="check settings, hashes, names, duplicates and the manifest")
+    verify = actions.add_parser(
+        "verify", help="name every problem of a folder of records; exit code 1 where there is one"
+    )
     verify.set_defaults(run=_verify)
-    manifest = actions.add_parser("manifest", help="list the SHA-256 of every file in records/MANIFEST")
+    manifest = actions.add_parser(
+        "manifest", help="write the SHA-256 of every record and side file to RESULTS/records/MANIFEST"
+    )
     manifest.set_defaults(run=_manifest)
-    rerun = actions.add_parser("rerun", help="run the cell of a record again, its pretraining first, and compare")
-    rerun.add_argument("record", help="its id, the start of it, or its file")
-    rerun.add_argument("--output", type=Path, default=Path("rerun"), help="where to run (default: rerun); resumable")
+    rerun = actions.add_parser(
+        "rerun", help="repeat a recorded run, its pretraining first, and say whether it reproduces"
+    )
+    rerun.add_argument("record", help="a record's id, the start of it, or its file")
+    rerun.add_argument("--output", type=Path, default=Path("rerun"), help="where it runs, and goes on (default: rerun)")
     rerun.set_defaults(run=_rerun)
     for action in (verify, manifest, rerun):
         action.add_argument(

@@ -82,7 +82,9 @@ def test_registering_runs_nothing(tmp_path, capsys):
     file = write(tmp_path, f'method = "cskd"\nagainst = "supervised"\n{FIRST}')
     places = ["--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")]
     assert main(["bench", str(file), "--register", *places]) == 0
-    assert "mine.json: registered" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "mine.json: registered on 20" in out and "for seeds 1, 2, 3\n" in out
+    assert "  primary: cskd − supervised on imagenette128, pretraining, cskd_5ep_teacher64\n" in out
     assert [path.name for path in (tmp_path / "results").rglob("*.json")] == ["mine.json"]
     assert not (tmp_path / "runs").exists()
 
@@ -90,8 +92,11 @@ def test_registering_runs_nothing(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("contrast", "sentence"),
     [
-        ('method = "cskd"\nagainst = "supervised"\n', r"primary 1: student: the plan has 2; name the one"),
-        ('method = "cskd"\nagainst = "supervised"\nstudent = "other.toml"\n', r"'other.toml' is none of the plan's"),
+        ('method = "cskd"\nagainst = "supervised"\n', r"primary\.0: student: the plan has 2; name the one"),
+        (
+            'method = "cskd"\nagainst = "supervised"\nstudent = "other.toml"\n',
+            r"'other.toml' is none of the plan's students; these are configs/imagenette64/cskd_5ep_teacher64.toml, ",
+        ),
         (
             f'method = "cskd"\nagainst = "deit"\n{FIRST}',
             r"has no method 'deit'; its methods are supervised, cskd, cskd \(",
@@ -105,9 +110,23 @@ def test_registering_runs_nothing(tmp_path, capsys):
         ),
         (
             f'method = "cskd"\nagainst = "supervised"\nprotocol = "linear"\ntask = "cars"\n{FIRST}',
-            r"task: 'cars' is none of the plan's tasks",
+            r"task: 'cars' is none of the plan's tasks; these are digits",
         ),
         (f'method = "cskd"\nagainst = "supervised"\nband = -1\n{FIRST}', r"primary.0.band"),
+        (
+            f'method = "cskd"\nagainst = "supervised"\ntask = "digits"\nprotocol = "lin"\n{FIRST}',
+            r"primary\.0\.protocol: input should be 'pretrain', 'finetune'",
+        ),
+        (f'method = "cskd"\nagainst = "supervised"\nother_{FIRST}{FIRST}', r"other_student: name another student"),
+        (
+            f'method = "cskd"\nagainst = "supervised"\nother_student = "no.toml"\n{FIRST}',
+            r"mine.toml: other_student: no file 'no.toml'",
+        ),
+        (
+            f'method = "cskd"\nagainst = "supervised"\n{FIRST}[[exploratory]]\nmethod = "cskd"\n'
+            f'against = "supervised"\nband = 1.0\n{FIRST}',
+            r"the same contrast stands twice",
+        ),
     ],
 )
 def test_a_contrast_that_the_plans_records_cannot_answer_is_refused_before_anything_runs(tmp_path, contrast, sentence):
