@@ -22,8 +22,8 @@ async function openEvidence(button) {
 async function openContrast(anchor) {
   const contrast = (await unpack($("#shared"))).primary.find((item) => item.anchor === anchor);
   const [name, where] = contrast.facts.map(([, text]) => text);
-  showDialog(anchor, name, `primary contrast, ${where}`, [
-    node("p", {}, node("b", { "data-answer": contrast.kind }, contrast.answer), ` ${contrast.sentence}`),
+  showDialog(anchor, name, `${contrast.family} contrast, ${where}`, [
+    node("p", {}, node("b", { "data-answer": contrast.kind }, contrast.verdict), ` ${contrast.told}`),
     node("dl", { class: "plain" }, contrast.facts.flatMap(([term, text]) => [node("dt", {}, term), node("dd", {}, text)])),
   ]);
 }

@@ -56,8 +56,8 @@ def _correct_rest(table: Table, gate: float) -> None:
 
 
 def _power(table: Table) -> str:
-    """Say from what difference on the corrected tests of a table find it four times in five."""
-    differences = [item for cell in table.cells.values() for item in cell.differences]
+    """Say which difference the exploratory tests of a table find four times in five."""
+    differences = [item for cell in table.cells.values() for item in cell.differences if not item.primary]
     if not differences:
         return ""
     seen = [item for item in differences if item.detectable is not None]
@@ -67,8 +67,8 @@ def _power(table: Table) -> str:
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     typical = standard.median(item.detectable or 0.0 for item in seen)
     return (
-        f"With {seeds} seeds, 80 % power only from {100 * typical:.1f} points on (median of {len(seen)} tests, "
-        "after correction); smaller differences are usually missed."
+        f"Detectable with 80 % power and {seeds} seeds: {100 * typical:.1f} points (median of {len(seen)} tests, "
+        "after correction). Smaller differences are usually missed."
     )
 
 

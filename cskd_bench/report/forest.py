@@ -5,7 +5,7 @@ from html import escape
 from typing import Final
 
 from cskd_bench.report import words
-from cskd_bench.report.plot import Scale, interval_line, line, reach, shorten, text, tick_label
+from cskd_bench.report.plot import Scale, interval_line, line, reach, shorten_middle, text, tick_label
 from cskd_bench.report.primary import ANSWERS, NO_PLAN, answer, band
 from cskd_bench.report.rows import one_line
 from cskd_bench.report.tables import ContrastResult
@@ -16,6 +16,9 @@ RIGHT: Final = 428
 ROW: Final = 54  # height of one contrast: its name and answer, where and over how many seeds, its intervals
 PLOT: Final = (34, 52)  # where a row's plot lies in it
 TOP: Final = 4
+LETTERS: Final = 52  # of a row's bold first line, in a wide font
+SMALL: Final = 52  # a longer second line is written smaller
+KEY: Final = 58  # height below the rows: ticks and two lines of key
 STYLE: Final = """
 .forest { --paper: #fbfaf7; --ink: #1d1c1a; --soft: #6a675f; --rule: #dedad0; --band: #e9e3d3;
   --supervised: #77746c; --kd: #a8781b; --deit: #2f6c9e; --cskd: #b23a2e; }
@@ -25,7 +28,7 @@ STYLE: Final = """
   --supervised: #777; --kd: #a8781b; --deit: #2f6c9e; --cskd: #b23a2e; } }
 .forest text { font: 12.5px "Inter", "Helvetica Neue", "Segoe UI", Arial, "Liberation Sans", sans-serif;
   fill: var(--ink); }
-.forest .soft { fill: var(--soft); } .forest .name { font-weight: 600; }
+.forest .soft { fill: var(--soft); } .forest .small { font-size: 10.8px; } .forest .name { font-weight: 600; }
 .forest .paper { fill: var(--paper); } .forest .band { fill: var(--band); }
 .forest .rule { stroke: var(--rule); } .forest .zero { stroke: var(--soft); }
 .forest .supervised { --c: var(--supervised); } .forest .kd { --c: var(--kd); }
@@ -46,7 +49,7 @@ def forest_part(rows: Sequence[ContrastResult], primary: Sequence[ContrastResult
     """Return the figure of some contrasts on the scale of all; without `style` it takes the page's."""
     scale = _scale(primary)
     bottom = TOP + ROW * len(rows)
-    height = bottom + 42 if rows else 40
+    height = bottom + KEY if rows else 40
     drawn = [part for number, result in enumerate(rows) for part in _row(result, scale, TOP + ROW * number)]
     title = "Primary contrasts: difference in points with 95 % and simultaneous intervals"
     return "\n".join(
@@ -80,19 +83,24 @@ def _axis(scale: Scale, rows: Sequence[ContrastResult], bottom: int) -> list[str
     for tick in scale.ticks():
         anchor = "start" if scale(tick) < LEFT + 8 else "end" if scale(tick) > RIGHT - 8 else "middle"
         parts.append(text(scale(tick), bottom + 14, tick_label(tick), "soft", anchor))
-    shade = "; shaded: equal" if any(result.band is not None for result in rows) else ""
-    key = f"points; thick 95 %, thin simultaneous{shade}; filled: shown"
-    return [*parts, text(LEFT, bottom + 34, key, "soft")]
+    shade = "; shaded: counts as equal" if any(result.band is not None for result in rows) else ""
+    return [
+        *parts,
+        text(LEFT, bottom + 33, f"points, right: the first is better; filled: shown{shade}", "soft small"),
+        text(LEFT, bottom + 49, "thick: 95 % interval; thin: 95 % for all contrasts at once", "soft small"),
+    ]
 
 
 def _row(result: ContrastResult, scale: Scale, top: int) -> list[str]:
     """Return a contrast: its words, its band and ticks, and over them its intervals and its point."""
     shown = result.answer in ("higher", "lower", "equivalent")
     told = f"equal within {band(result)}" if result.answer == "equivalent" else ANSWERS[result.answer]
+    where = shorten_middle(result.where, 60)
+    kind = "soft small" if len(where) > SMALL else "soft"
     parts = [
-        text(LEFT, top + 14, shorten(result.name, 42), "name"),
+        text(LEFT, top + 14, shorten_middle(result.name, LETTERS - len(told)), "name"),
         text(RIGHT, top + 14, told, "name" if shown else "soft", "end"),
-        text(LEFT, top + 29, f"{shorten(result.where, 50)}, {words.count(result.seeds, 'seed')}", "soft"),
+        text(LEFT, top + 29, f"{where}, {words.count(result.seeds, 'seed')}", kind),
     ]
     if result.band is not None:
         low, high = scale(-100 * result.band), scale(100 * result.band)

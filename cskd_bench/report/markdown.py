@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from cskd_bench.errors import UserError
 from cskd_bench.report import words
-from cskd_bench.report.primary import DECLARED, EXPLORATORY, GATES, NO_PLAN, QUESTION, answer
+from cskd_bench.report.primary import DECLARED, EXPLORATORY, GATES, NO_PLAN, QUESTION, notes, summary, told, verdict
 from cskd_bench.report.published import Match, Published
 from cskd_bench.report.rows import (
     MATCH_HEAD,
@@ -46,7 +46,7 @@ def _markdown_table(head: Sequence[str], rows: Iterator[Row] | list[Row]) -> str
 
 def markdown(comparison: Comparison, published: Sequence[Published], matches: Sequence[Match]) -> str:
     """Return the whole report as GitHub-flavoured Markdown; the figure of primary contrasts lies beside it."""
-    parts = ["# Leaderboard", _box(comparison.primary, PLOT)]
+    parts = ["# Leaderboard", _box(comparison.primary, PLOT), *_plans(comparison.primary)]
     parts.append(f"{words.LEGEND}\n\n{words.count(comparison.records, 'record')}.")
     group = ""
     for table, title in zip(comparison.tables, titles(comparison.tables), strict=True):
@@ -58,8 +58,8 @@ def markdown(comparison: Comparison, published: Sequence[Published], matches: Se
     if not comparison.tables:
         parts.append("No record can be shown yet.")
     if comparison.exploratory:
-        told = "\n".join(f"- {markdown_text(result.sentence)}" for result in comparison.exploratory)
-        parts.append(f"## Exploratory contrasts\n\n<details><summary>{DECLARED}</summary>\n\n{told}\n\n</details>")
+        inside = "\n\n".join(["\n".join(_answers(comparison.exploratory)), *_plans(comparison.exploratory)])
+        parts.append(f"## Exploratory contrasts\n\n<details><summary>{DECLARED}</summary>\n\n{inside}\n\n</details>")
     parts.extend(_markdown_published(published, matches))
     if comparison.notes:
         parts.append("## Notes\n\n" + "\n".join(f"- Kept apart: {markdown_text(note)}" for note in comparison.notes))
@@ -95,9 +95,19 @@ def _box(primary: Sequence[ContrastResult], plot: str) -> str:
     lines = [f"> **{QUESTION}**", ">"]
     if not primary:
         return "\n".join([*lines, f"> {NO_PLAN}"])
-    lines.extend(f"> - **{answer(result)}**: {markdown_text(result.sentence)}" for result in primary)
+    if text := summary(primary):
+        lines += [f"> {text}", ">"]
+    lines.extend(f"> {line}" for line in _answers(primary))
     alt = "Primary contrasts: differences in points with 95 % and simultaneous intervals, equivalence band shaded"
     return "\n".join([*lines, "", f"![{alt}]({quote(plot)})"])
+
+
+def _answers(results: Sequence[ContrastResult]) -> list[str]:
+    return [f"- **{markdown_text(verdict(result))}**: {markdown_text(told(result))}" for result in results]
+
+
+def _plans(results: Sequence[ContrastResult]) -> list[str]:
+    return [markdown_text(note) for note in notes(results)]
 
 
 def with_excerpt(text: str, part: str, where: str) -> str:

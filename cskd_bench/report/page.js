@@ -63,7 +63,7 @@ function points(value, digits = 2) {
   if (Number(text) === 0) return (0).toFixed(digits);
   return (value > 0 ? "+" : "−") + text.replace("-", "");
 }
-const shownMark = (mark) => (mark === "=" ? "n.s." : mark);
+const shownMark = (mark) => (mark === "○" ? "n.s." : mark);
 const between = (bounds, write) => (bounds ? `${write(bounds[0])} to ${write(bounds[1])}` : "–");
 const pValue = (p) => (p === null ? "–" : p < 1e-4 ? "< 0.0001" : p.toFixed(4));
 function duration(seconds) {

@@ -15,7 +15,20 @@ from cskd_bench.report import words
 from cskd_bench.report.anchors import cell_anchor, primary_anchor, table_anchor
 from cskd_bench.report.evidence import Shared, Trained, colours_of, evidence, raw_cost, tally_order
 from cskd_bench.report.forest import STYLE, forest_part
-from cskd_bench.report.primary import EXPLORATORY, GATES, NO_PLAN, NUMBERS, QUESTION, answer, band, numbers, opening
+from cskd_bench.report.primary import (
+    EXPLORATORY,
+    GATES,
+    NO_PLAN,
+    NUMBERS,
+    QUESTION,
+    band,
+    notes,
+    numbers,
+    opening,
+    summary,
+    told,
+    verdict,
+)
 from cskd_bench.report.published import Match, Published
 from cskd_bench.report.rows import MATCH_HEAD, PUBLISHED_HEAD, match_rows, published_rows
 from cskd_bench.report.selection import BASELINES, Setting
@@ -23,7 +36,7 @@ from cskd_bench.report.tables import Comparison, ContrastResult, Difference, Tab
 from cskd_bench.report.titles import titles
 
 SCRIPTS: Final = ("page.js", "charts.js", "evidence.js", "links.js")
-NOT_SHOWN: Final = {"=": "n.s."}  # in full where there is room for a word
+NOT_SHOWN: Final = {"○": "n.s."}  # in full where there is room for a word
 HERE: Final = Path(__file__).resolve().parent
 
 
@@ -106,6 +119,9 @@ def _primary(comparison: Comparison) -> dict[str, Any]:
     shown = {"opening": first, "further": rest}
     return {
         "question": QUESTION,
+        "summary": summary(comparison.primary),
+        "plans": notes(comparison.primary),
+        "declared_plans": notes(comparison.exploratory),
         "no_plan": NO_PLAN,
         "exploratory": EXPLORATORY if comparison.primary else "Exploratory: paired differences",
         "planned": bool(comparison.primary),
@@ -120,12 +136,13 @@ def _contrast(result: ContrastResult) -> dict[str, Any]:
     """Return a contrast as its evidence shows it."""
     facts = [*zip(NUMBERS[:-1], numbers(result), strict=False), ("band of equivalence", band(result))]
     smallest = "" if result.detectable is None else f"{100 * result.detectable:.1f} points"
-    facts += [("found with 80 % probability", smallest), ("interval over", result.interval_kind), ("plan", result.plan)]
+    facts += [("detectable with 80 % power", smallest), ("interval over", result.interval_kind), ("plan", result.note)]
     return {
         "anchor": primary_anchor(result),
         "kind": result.answer,
-        "answer": answer(result),
-        "sentence": result.sentence,
+        "verdict": verdict(result),
+        "told": told(result),
+        "family": result.family,
         "facts": [fact for fact in facts if fact[1]],
     }
 

@@ -79,3 +79,11 @@ def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") 
 def shorten(words: str, most: int) -> str:
     """Cut text that would run out of its room."""
     return words if len(words) <= most else f"{words[: most - 1]}…"
+
+
+def shorten_middle(words: str, most: int) -> str:
+    """Cut text that would run out of its room in the middle: both ends of a contrast's name matter."""
+    if len(words) <= most:
+        return words
+    end = (most - 1) // 2
+    return f"{words[: most - 1 - end]}…{words[-end:]}"

@@ -9,7 +9,7 @@ from cskd_bench.report.tables import Comparison, ContrastResult
 QUESTION: Final = "Does CSKD help your ViT on your task, by more than seed noise?"
 OPENING: Final = 4  # contrasts that fit on the first screen of a phone
 NO_PLAN: Final = "No plan with primary contrasts is registered, so everything below is exploratory."
-DECLARED: Final = "Contrasts that plans declare behind their primary ones"
+DECLARED: Final = "Contrasts that plans declare as exploratory"
 EXPLORATORY: Final = "Exploratory: every other comparison"
 MARKS: Final = {"higher": "↑", "lower": "↓", "equivalent": "≈", "open": "○", "untested": "?"}
 GATES: Final = {  # by `Table.gate`
@@ -17,7 +17,7 @@ GATES: Final = {  # by `Table.gate`
     "open": "Every primary difference of the plan is shown, so differences that hold in this table are marked ↑ ↓.",
     "shut": (
         "Not every primary difference of the plan is shown, so no other difference counts as shown. "
-        "△ ▽ mark leads that hold in this table alone."
+        "△ ▽ mark leads: they hold within one table alone."
     ),
 }
 ANSWERS: Final = {
@@ -42,6 +42,30 @@ NUMBERS: Final = [
 def answer(result: ContrastResult) -> str:
     """Write the answer in two or three words, with its mark: `↑ higher`."""
     return f"{MARKS[result.answer]} {ANSWERS[result.answer]}"
+
+
+def verdict(result: ContrastResult) -> str:
+    """Write the answer in full, with its mark: `○ not shown to differ, nor to be equal within ±0.5 points`."""
+    return f"{MARKS[result.answer]} {result.verdict}"
+
+
+def told(result: ContrastResult) -> str:
+    """Write what stands beside the verdict: `cskd − deit on imagenette128, pretrain, −0.14 points [...], 3 seeds.`"""
+    return f"{result.name} on {result.where}, {result.detail}"
+
+
+def summary(results: Sequence[ContrastResult]) -> str:
+    """Say how many primary contrasts have which answer; empty for fewer than two."""
+    if len(results) < 2:
+        return ""
+    answers = [result.answer for result in results]
+    counted = [f"{answers.count(kind)} {words_of}" for kind, words_of in ANSWERS.items() if kind in answers]
+    return f"Of {len(results)} primary contrasts: {', '.join(counted)}."
+
+
+def notes(results: Sequence[ContrastResult]) -> list[str]:
+    """Return what the plans of some contrasts say of them, each plan once."""
+    return list(dict.fromkeys(result.note for result in results))
 
 
 def gate(comparison: Comparison) -> str:

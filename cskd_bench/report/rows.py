@@ -9,6 +9,7 @@ from cskd_bench.report.selection import Method
 from cskd_bench.report.tables import Table
 
 Row = list[str]
+PRIMARY: Final = "primary"  # in place of a difference that the primary contrasts tell
 COST_HEADS: Final = {
     "images/s": "images/s",
     "time": "time per run",
@@ -43,15 +44,15 @@ def interval_rows(table: Table) -> Iterator[tuple[Method, Row]]:
 
 
 def difference_rows(table: Table) -> Iterator[tuple[Method, Method, Row]]:
-    """Yield each method and what it is compared with, and the paired differences over the columns."""
+    """Yield each method and what it is compared with, and the differences over the columns but the primary ones."""
     for method in table.methods:
         for baseline in table.baselines + table.ablations:
             row = []
             for setting in table.settings:
                 cell = table.cells.get((method, setting))
                 found = [d for d in cell.differences if d.baseline == baseline] if cell else []
-                row.append(words.difference(found[0]) if found else "–")
-            if any(text != "–" for text in row):
+                row.append("–" if not found else PRIMARY if found[0].primary else words.difference(found[0]))
+            if any(text not in ("–", PRIMARY) for text in row):
                 yield method, baseline, row
 
 
@@ -71,7 +72,7 @@ def standing_head(table: Table) -> Row:
     ranked = any(standing.rank is not None for standing in table.standings.values())
     return [
         *([f"average rank over {words.count(table.complete, 'column')}"] if ranked else []),
-        *(f"against {words.method(base, table.methods)}" for base in table.baselines),
+        *(f"↑/○/↓ against {words.method(base, table.methods)}" for base in table.baselines),
         *(COST_HEADS[name] for name in _costs_shown(table)),
     ]
 

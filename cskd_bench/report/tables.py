@@ -154,7 +154,10 @@ class ContrastResult:
     equivalence_adjusted: float | None
     detectable: float | None
     answer: Answer
-    sentence: str  # the verdict, for people
+    sentence: str  # contrast, verdict and numbers, for people
+    verdict: str  # the answer in the sentence's words: `not shown to differ, nor to be equal within ±0.5 points`
+    detail: str  # the sentence's numbers, or why there are none
+    note: str  # the plan, when it was registered, and its own sentence on its contrasts
     family: Literal["primary", "exploratory"] = "primary"
 
 

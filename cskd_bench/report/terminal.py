@@ -8,7 +8,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from cskd_bench.report import words
-from cskd_bench.report.primary import QUESTION, answer, gate
+from cskd_bench.report.primary import QUESTION, gate, summary, told, verdict
 from cskd_bench.report.published import Match
 from cskd_bench.report.rows import MATCH_HEAD, match_rows, one_line
 from cskd_bench.report.selection import Method, Setting
@@ -52,8 +52,10 @@ def _show_primary(comparison: Comparison, console: Console) -> None:
     """Print the answers last, where a terminal stands when a report is through."""
     console.print(Text(f"\n{QUESTION}", style="bold"))
     for result in comparison.primary:
-        line = Text(f"  {answer(result)}: ", style=ANSWER_COLOURS.get(result.answer, "bold"))
-        console.print(line.append(one_line(result.sentence), style="not bold default"))
+        line = Text(f"  {one_line(verdict(result))}: ", style=ANSWER_COLOURS.get(result.answer, "bold"))
+        console.print(line.append(one_line(told(result)), style="not bold default"))
+    if text := summary(comparison.primary):
+        console.print(Text(f"  {text}", style="bold"))
     console.print(Text(f"  {gate(comparison)}", style="dim"))
 
 

@@ -30,6 +30,8 @@ def judge(
     simultaneous = estimate.interval(level) if estimate else None
     detectable = statistics.detectable(estimate, level) if estimate else None
     seeds = len(estimated.seeds) if estimated else 0
+    verdict = _verdict(answer, contrast.band, corrected)
+    detail = _detail(answer, estimate, simultaneous, (seeds, left), detectable, why)
     return ContrastResult(
         plan=plan.plan,
         name=contrast.name,
@@ -47,7 +49,10 @@ def judge(
         equivalence_adjusted=corrected.equivalence,
         detectable=detectable,
         answer=answer,
-        sentence=_say(contrast, answer, corrected, estimate, simultaneous, (seeds, left), detectable, why),
+        sentence=f"{contrast.name} on {contrast.where}: {verdict}, {detail}",
+        verdict=verdict,
+        detail=detail,
+        note=f"Plan {plan.plan}, registered {plan.registered[:10]}. {plan.note}".strip(),
     )
 
 
@@ -60,38 +65,40 @@ def _answer(estimate: statistics.EstimatedMean | None, corrected: Corrected) -> 
     return "equivalent" if equal else "open"
 
 
-def _say(
-    contrast: Contrast,
+def _verdict(answer: Answer, declared: float | None, corrected: Corrected) -> str:
+    """Write the answer as part of a sentence: `not shown to differ`."""
+    band = "" if declared is None else f"±{100 * declared:g} points"
+    match answer:
+        case "higher" | "lower":
+            equal = corrected.equivalence is not None and corrected.equivalence < statistics.LEVEL
+            return f"{answer}{f', but within {band}' if equal else ''}"
+        case "equivalent":
+            return f"equal within {band}"
+        case "untested":
+            return "not tested"
+        case _:
+            return f"not shown to differ{f', nor to be equal within {band}' if band else ''}"
+
+
+def _detail(
     answer: Answer,
-    corrected: Corrected,
     estimate: statistics.EstimatedMean | None,
     simultaneous: Interval | None,
     seeds_left: tuple[int, int],
     detectable: float | None,
     why: str,
 ) -> str:
-    """Write the verdict: `cskd − deit on imagenette128, pretrain: not shown to differ, −0.14 points [...], 3 seeds.`"""
-    subject = f"{contrast.name} on {contrast.where}"
+    """Write the numbers, or why there are none: `−0.14 points [−3.60, +3.32], 3 seeds.`"""
     seeds, left = seeds_left
     if estimate is None:
-        return f"{subject}: not tested, {why or 'no seed is shared'}."
+        return f"{why or 'no seed is shared'}."
     measured = f"{words.points(estimate.mean)} points"
     if left:
-        return (
-            f"{subject}: {measured} so far, {seeds} of {words.count(seeds + left, 'seed')}; tested once all are there."
-        )
+        return f"{measured} so far, {seeds} of {words.count(seeds + left, 'seed')}; tested once all are there."
     if answer == "untested":
         needed = "one seed" if seeds == 1 else f"{seeds} seeds that all differ by the same"
-        return f"{subject}: {measured}, not tested ({needed}; a test needs a spread between seeds)."
-    measured += f" {words.interval(simultaneous, signed=True)}, {words.count(seeds, 'seed')}"
-    band = "" if contrast.band is None else f"±{100 * contrast.band:g} points"
-    match answer:
-        case "higher" | "lower":
-            equal = corrected.equivalence is not None and corrected.equivalence < statistics.LEVEL
-            return f"{subject}: {answer}{f', but within {band}' if equal else ''}, {measured}."
-        case "equivalent":
-            return f"{subject}: equal within {band}, {measured}."
-        case _:
-            nor = f", nor to be equal within {band}" if band else ""
-            power = "" if detectable is None else f" 80 % power only from {100 * detectable:.1f} points on."
-            return f"{subject}: not shown to differ{nor}, {measured}.{power}"
+        return f"{measured}, {needed}; a test needs a spread between seeds."
+    power = ""
+    if answer == "open" and detectable is not None:
+        power = f" Detectable with 80 % power: {100 * detectable:.1f} points."
+    return f"{measured} {words.interval(simultaneous, signed=True)}, {words.count(seeds, 'seed')}.{power}"

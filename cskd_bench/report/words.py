@@ -16,11 +16,12 @@ PROTOCOL_WORDS = {
     "linear": "linear probe",
 }
 LEGEND = (
-    "Scores in percent: mean ± standard deviation over pretraining seeds (number of seeds). Bold: not shown to be "
-    "worse than the best; nothing where nothing is shown. Differences are paired by seed, in points, with intervals "
-    f"that hold for all tests of the family at once. ↑ ↓: shown at {LEVEL:.0%} after Holm's correction. "
-    "△ ▽: a lead, exploratory, that waits for the plan's primary contrasts. =: not shown to differ. "
-    "docs/statistics.md explains each number."
+    "Scores in percent: mean ± standard deviation over pretraining seeds (number of seeds). "
+    "Bold: not shown to be worse than the best of its column; a column where nothing is shown has no bold. "
+    "Differences are paired by seed, in points, with intervals that hold for all tests of the family at once. "
+    f"↑ ↓: shown at {LEVEL:.0%} after Holm's correction. "
+    "△ ▽: a lead, exploratory, that waits for the plan's primary contrasts. ○: not shown to differ. "
+    "?: not tested. ↑/○/↓: in how many columns. docs/statistics.md explains each number."
 ).replace("5%", "5 %")
 
 
@@ -45,14 +46,14 @@ def interval(bounds: tuple[float, float] | None, *, signed: bool = False) -> str
 
 
 def mark(difference: Difference) -> str:
-    """Return the mark of a difference: ↑ ↓ shown, △ ▽ a lead behind a shut gate, = not shown, ? not testable."""
+    """Return the mark of a difference: ↑ ↓ shown, △ ▽ a lead behind a shut gate, ○ not shown, ? not testable."""
     if difference.p_value is None:
         return "?"
     if difference.significant:
         return "↑" if difference.mean > 0 else "↓"
     if difference.is_lead:
         return "△" if difference.mean > 0 else "▽"
-    return "="
+    return "○"
 
 
 def difference(value: Difference) -> str:

@@ -11,12 +11,12 @@ def make_primary(**changes: Any) -> ContrastResult:
         **{"plan": "evidence_cpu", "name": "cskd − deit", "where": "imagenette128, pretrain", "baseline_kind": "deit"},
         **{"seeds": 5, "mean": 0.0294, "interval": (0.012, 0.047), "simultaneous": (0.006, 0.053)},
         **{"interval_kind": "seeds and test images", "p_value": 0.001, "adjusted": 0.004, "band": 0.005},
-        **{"equivalence_adjusted": 0.98, "detectable": 0.018, "answer": "higher"},
-        "sentence": "cskd is higher than deit on imagenette128 (pretrain): +2.94 points, simultaneous interval +0.60 "
-        "to +5.30, p = 0.004 over 4 contrasts, 5 seeds.",
+        **{"equivalence_adjusted": 0.98, "detectable": 0.018, "answer": "higher", "verdict": "higher"},
+        **{"detail": "+2.94 points [+0.60, +5.30], 5 seeds.", "note": "Plan evidence_cpu, registered 2026-01-02."},
         **changes,
     }
-    return ContrastResult(**given)
+    sentence = f"{given['name']} on {given['where']}: {given['verdict']}, {given['detail']}"
+    return ContrastResult(**{"sentence": sentence, **given})
 
 
 def make_answers() -> list[ContrastResult]:
@@ -34,8 +34,8 @@ def make_answers() -> list[ContrastResult]:
             adjusted=1.0,
             equivalence_adjusted=0.02,
             answer="equivalent",
-            sentence="cskd and cskd (decay=local) are equal within 0.50 points on imagenette128 (pretrain): "
-            "+0.04 points, simultaneous interval −0.45 to +0.49, p = 0.020 over 4 contrasts, 5 seeds.",
+            verdict="equal within ±0.5 points",
+            detail="+0.04 points [−0.45, +0.49], 5 seeds.",
         ),
         make_primary(
             name="cskd − kd",
@@ -43,8 +43,8 @@ def make_answers() -> list[ContrastResult]:
             **opened,
             adjusted=0.41,
             answer="open",
-            sentence="Whether cskd is better or worse than kd on imagenette128 (pretrain) is not shown: −0.60 points, "
-            "simultaneous interval −2.80 to +1.60, 5 seeds; 1.8 points would be found with 80 % probability.",
+            verdict="not shown to differ, nor to be equal within ±0.5 points",
+            detail="−0.60 points [−2.80, +1.60], 5 seeds. Detectable with 80 % power: 1.8 points.",
         ),
         make_primary(
             name="cskd − supervised",
@@ -52,14 +52,15 @@ def make_answers() -> list[ContrastResult]:
             where="cifar10_jpeg, kNN",
             **lower,
             answer="lower",
-            sentence="cskd is lower than supervised on cifar10_jpeg (kNN): −2.10 points, simultaneous interval −3.60 "
-            "to −0.60, p = 0.009 over 4 contrasts, 5 seeds.",
+            verdict="lower",
+            detail="−2.10 points [−3.60, −0.60], 5 seeds.",
         ),
         make_primary(
             name="cskd − deit",
             where="flowers102, linear probe",
             **none,
             answer="untested",
-            sentence="cskd and deit share no seed on flowers102 (linear probe), so nothing is tested.",
+            verdict="not tested",
+            detail="no seed is shared.",
         ),
     ]

@@ -129,9 +129,9 @@ def test_nothing_holds_behind_a_gate_that_is_shut_but_leads_are_told(tmp_path):
     comparison = compared(tmp_path, plan_of(contrast(record, "kd", "supervised")))
     found = differences(comparison)
     assert [words.mark(found[pair]) for pair in (("kd", "supervised"), ("cskd", "deit"), ("deit", "kd"))] == [
-        "=",
+        "○",
         "△",
-        "=",
+        "○",
     ]
     assert not any(item.significant for item in found.values())
     assert found["cskd", "deit"].holm < 0.05 < found["cskd", "deit"].adjusted
@@ -162,7 +162,7 @@ def test_a_contrast_is_not_tested_before_all_its_seeds_are_there(tmp_path):
     (result,) = comparison.primary
     assert result.answer == "untested" and result.adjusted is None
     assert result.sentence == (
-        "cskd − deit on digits, linear probe: +7.15 points so far, 4 of 5 seeds; tested once all are there."
+        "cskd − deit on digits, linear probe: not tested, +7.15 points so far, 4 of 5 seeds; tested once all are there."
     )
     assert words.mark(differences(comparison)["cskd", "deit"]) == "△", "the gate is shut until then"
 
@@ -207,7 +207,8 @@ def test_exploratory_contrasts_stand_behind_the_primary_ones(tmp_path):
     assert (first.answer, second.answer) == ("open", "open")
     assert second.adjusted == first.adjusted
     told = markdown(comparison, [], []).partition("## Exploratory contrasts")[2]
-    assert "- cskd − deit on digits, linear probe: not shown to differ, +7.15 points" in told
+    assert "- **○ not shown to differ**: cskd − deit on digits, linear probe, +7.15 points" in told
+    assert f"\n{second.note}\n" in told, "what the plan says of itself"
     (alone,) = compared(tmp_path, plan_of(behind)).exploratory
     assert alone.answer == "higher", "a plan without primary contrasts has no gate"
 
@@ -227,7 +228,7 @@ def test_within_a_declared_band_two_methods_are_equal_and_the_sentence_says_so(t
     start = f"kd − supervised on digits, linear probe: {words_of_it}{words.points(result.mean)} points ["
     assert result.sentence.startswith(start) and "4 seeds." in result.sentence
     if answer == "open":
-        assert result.sentence.endswith(f"80 % power only from {100 * result.detectable:.1f} points on.")
+        assert result.sentence.endswith(f"Detectable with 80 % power: {100 * result.detectable:.1f} points.")
 
 
 def test_a_shown_difference_within_the_band_is_called_both(tmp_path):

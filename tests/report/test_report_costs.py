@@ -121,6 +121,6 @@ def test_the_sentence_stands_below_the_table_and_no_cost_has_a_column(tmp_path):
     for text in (markdown(comparison, [], []), said.getvalue()):
         assert text.count("Costs are not shown: its runs were made on different hardware.") == 1
     (table,) = comparison.tables
-    assert standing_head(table) == ["against deit"]
+    assert standing_head(table) == ["↑/○/↓ against deit"]
     assert all(len(row) == 1 for _, row in standing_rows(table))
     assert "GiB" not in said.getvalue()

@@ -17,6 +17,8 @@ pytestmark = [
     pytest.mark.gate,
     pytest.mark.skipif(find_browser() is None, reason="chromium and chromedriver are not installed"),
 ]
+LONG = "cskd (decay=local, spatial_loss=soft, spatial_weight=0.25) − deit"
+EQUAL = {"answer": "equivalent", "verdict": "equal within ±0.5 points"}
 SKILLS = {"supervised": 0.0, "deit": 0.2, "cskd": 0.7, "cskd (decay=local)": 0.2}
 
 
@@ -32,8 +34,10 @@ def address(tmp_path_factory):
     write_study(folder, skills=SKILLS, tasks=["imagenette128"], protocols=("pretrain",))
     write_study(folder, skills=SKILLS, tasks=["cifar10", "flowers102"], protocols=("knn", "linear"))
     comparison = compare(folder / "records", select(folder / "records"))
-    comparison.primary = [*make_answers(), make_primary(plan="another", where="cifar10, kNN")]
+    comparison.primary = [*make_answers(), make_primary(plan="another", name=LONG, where=f"{LONG}, kNN", **EQUAL)]
     comparison.gate_open = False
+    for table in comparison.tables:
+        table.gate = "shut"
     path = folder / "page.html"
     path.write_text(render(folder / "records", comparison, [], []))
     return path.as_uri()
@@ -88,10 +92,14 @@ def test_question_answers_and_plot_stand_on_the_first_screen(page, address, widt
     assert font > 9.5
 
 
-def test_texts_of_the_plot_do_not_run_into_each_other_or_out_of_it(page):
-    boxes = page.execute_script(BOXES, ".masthead svg.forest text")
-    (plot,) = page.execute_script(BOXES, ".masthead svg.forest")
-    assert len(boxes) > 12
+@pytest.mark.parametrize("place", [".masthead", "#primary"])
+def test_texts_of_the_plot_do_not_run_into_each_other_or_out_of_it(page, place):
+    """Also where a name is long: both of its ends are kept."""
+    boxes = page.execute_script(BOXES, f"{place} svg.forest text")
+    (plot,) = page.execute_script(BOXES, f"{place} svg.forest")
+    assert len(boxes) > 10
+    if place == "#primary":
+        assert any(text.text.endswith("0.25) − deit") for text in find(page, "#primary svg.forest text"))
     for number, (left, top, right, bottom) in enumerate(boxes):
         assert plot[0] <= left and right <= plot[2]
         for other in boxes[number + 1 :]:
@@ -109,6 +117,12 @@ def test_the_other_plans_contrasts_follow_on_the_same_scale(page):
     assert len(find(page, "h1")) == 1 and "Does CSKD help" in find(page, "h1")[0].text
 
 
+def test_one_line_counts_the_answers_and_the_plan_says_when_it_was_registered(page):
+    told = "Of 6 primary contrasts: 1 higher, 1 lower, 2 equal within the band, 1 not shown, 1 not tested."
+    assert find(page, ".masthead .summary")[0].text == told
+    assert find(page, ".masthead .facts")[0].text.endswith("Plan evidence_cpu, registered 2026-01-02.")
+
+
 def test_scores_are_visible_and_other_comparisons_are_folded_and_called_exploratory(page):
     folds = find(page, "article.table details.exploratory")
     assert len(folds) == len(find(page, "article.table")) == 2
@@ -117,7 +131,7 @@ def test_scores_are_visible_and_other_comparisons_are_folded_and_called_explorat
     assert find(page, "#classification td .score")[0].is_displayed()
     page.execute_script("arguments[0].open = true; arguments[0].scrollIntoView()", folds[1])
     until(page, lambda: folds[1].find_elements("css selector", "svg"))
-    assert "no difference here counts as shown" in folds[1].text and "Paired differences" in folds[1].text
+    assert "no other difference counts as shown" in folds[1].text and "Paired differences" in folds[1].text
     grey = [line for line in find(page, ".difference") if "n.s." in line.get_attribute("textContent")]
     assert grey, "what is not shown says so"
 

@@ -126,7 +126,7 @@ def test_the_terminal_shows_scores_differences_and_what_was_left_out(results):
     build_report(results, results / "out", formats=["terminal"]).show(Console(file=file, width=120))
     text = file.getvalue()
     assert "everything below is exploratory" in text and "broken.json" in text
-    assert re.search(r"[↑=] \+\d\.\d\d supervised", text)
+    assert re.search(r"[↑○] \+\d\.\d\d supervised", text)
     assert not (results / "out").exists()
 
 

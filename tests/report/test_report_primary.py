@@ -125,10 +125,9 @@ def test_every_format_tells_the_answers(results, answered):
     texts = {name: path.read_text() for name, path in report.files.items()}
     readme = (results / "README.md").read_text()
     for item in answered:
-        start = item.sentence[:30]
-        assert start in shown.getvalue() and start in texts["html"]
-        for text in (texts["md"], readme):
-            assert f"{MARKS[item.answer]} " in text and start in text
+        start, verdict = f"{item.name} on ", f"{MARKS[item.answer]} {item.verdict}"
+        for text in (shown.getvalue(), texts["html"], texts["md"], readme):
+            assert start in text and verdict in text and "Of 5 primary contrasts: 1 higher, 1 lower, " in text
     assert [item["answer"] for item in json.loads(texts["json"])["primary"]] == [item.answer for item in answered]
     assert json.loads(texts["json"])["gate_open"] is False
     assert texts["forest"] == forest(answered)
