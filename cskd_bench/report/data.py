@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
+from cskd_bench.report import words
 from cskd_bench.report.columns import flatten
 from cskd_bench.report.published import Match, Published
 from cskd_bench.report.rows import one_line
@@ -17,7 +18,8 @@ from cskd_bench.report.titles import titles
 CSV_HEAD: Final = [
     *("group", "student", "pretrain_data", "pretrain_recipe", "task", "version", "fingerprint", "protocol"),
     *("recipe", "image_size", "weights", "metric", "method", "teacher", "mean", "sd", "seeds", "low", "high"),
-    *("baseline", "difference", "difference_low", "difference_high", "pairs", "p_value", "p_holm", "significant"),
+    *("baseline", "difference", "difference_low", "difference_high", "pairs", "p_value", "p_corrected", "significant"),
+    *("simultaneous_low", "simultaneous_high", "mark", "primary"),
 ]
 
 
@@ -54,11 +56,12 @@ def _csv_rows(table: Table, cell: TableCell) -> Iterator[list[object]]:
         *(cell.interval or (None, None)),
     ]
     if not cell.differences:
-        yield [*start, *[None] * 8]
+        yield [*start, *[None] * 12]
     for item in cell.differences:
         low, high = item.interval or (None, None)
         name = csv_text(item.baseline.label)
-        yield [*start, name, item.mean, low, high, item.seeds, item.p_value, item.adjusted, item.significant]
+        tested = [item.mean, low, high, item.seeds, item.p_value, item.adjusted, item.significant]
+        yield [*start, name, *tested, *(item.simultaneous or (None, None)), words.mark(item), item.primary]
 
 
 def plain_json(comparison: Comparison, published: Sequence[Published], matches: Sequence[Match]) -> str:
@@ -95,6 +98,7 @@ def _table_json(table: Table, title: str) -> dict[str, Any]:
         "group": table.group,
         "title": title,
         "primary": table.primary,
+        "gate": table.gate,
         "student": asdict(table.student),
         "tests": table.tests,
         "power": table.power,
@@ -103,7 +107,9 @@ def _table_json(table: Table, title: str) -> dict[str, Any]:
             {
                 "method": asdict(method),
                 "average_rank": table.standings[method].rank,
-                "win_tie_loss": {base.label: list(counts) for base, counts in table.standings[method].tally.items()},
+                "higher_open_lower": {
+                    base.label: list(counts) for base, counts in table.standings[method].tally.items()
+                },
                 "cost": asdict(table.costs[method]),
             }
             for method in table.methods
@@ -139,7 +145,8 @@ def _difference_json(item: Difference, table: Table) -> dict[str, Any]:
         "interval": item.interval,
         "interval_covers": item.interval_kind,
         "p_value": item.p_value,
-        "p_holm": item.adjusted,
+        "p_corrected": item.adjusted,
+        "mark": words.mark(item),
         "significant": item.significant,
         "bootstrap": item.bootstrap,
         "detectable": item.detectable,

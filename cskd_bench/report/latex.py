@@ -6,7 +6,7 @@ from typing import Final, TypeVar
 from cskd_bench.report import words
 from cskd_bench.report.anchors import table_anchor
 from cskd_bench.report.latex_text import breakable, latex_text
-from cskd_bench.report.primary import EXPLORATORY, MARKS, NO_PLAN, gate
+from cskd_bench.report.primary import EXPLORATORY, GATES, MARKS, NO_PLAN
 from cskd_bench.report.rows import Row, difference_rows, one_line
 from cskd_bench.report.selection import Setting
 from cskd_bench.report.tables import Comparison, ContrastResult, Table
@@ -38,7 +38,7 @@ def _primary(comparison: Comparison) -> str:
     if not comparison.primary:
         return f"% {NO_PLAN}"
     caption = (
-        "Primary contrasts: difference in points over $n$ seeds, with its simultaneous interval. "
+        "Primary contrasts: difference in points over $n$ seeds. The 95\\% intervals hold for all contrasts at once. "
         r"$\uparrow$ higher, $\downarrow$ lower, $\approx$ equal within the band, $\circ$ not shown, ? not tested."
     )
     body = [
@@ -55,7 +55,7 @@ def _primary(comparison: Comparison) -> str:
 
 def _contrast(result: ContrastResult) -> str:
     where = rf"\scriptsize {breakable(result.where)}, $n={result.seeds}$\rule[-4pt]{{0pt}}{{4pt}}"
-    name = rf"\parbox[t]{{0.5\columnwidth}}{{\raggedright {breakable(result.name)}\newline{{{where}}}}}"
+    name = rf"\parbox[t]{{0.54\columnwidth}}{{\raggedright {breakable(result.name)}\newline{{{where}}}}}"
     difference = "--" if result.mean is None else latex_text(words.points(result.mean))
     interval = latex_text(words.interval(result.simultaneous or result.interval, signed=True)) or "--"
     return rf"{name} & {difference} & {interval} & {latex_text(MARKS[result.answer])} \\"
@@ -94,7 +94,7 @@ def _differences(table: Table, title: str, label: str, comparison: Comparison) -
             f"{kind}. {breakable(f'{table.group.capitalize()}: {title}')}{_part(number)}. {latex_text(table.power)}"
         )
         if comparison.primary and not number:
-            caption += f" {latex_text(gate(comparison))}"
+            caption += f" {latex_text(GATES[table.gate])}"
         yield from _tabular(head, rows, caption.strip(), f"{label}-differences{_suffix(number)}")
 
 

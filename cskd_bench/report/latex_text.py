@@ -6,7 +6,7 @@ from typing import Final
 
 from cskd_bench.report.rows import one_line
 
-RUN: Final = 8  # letters and digits after which a long name may break
+RUN: Final = 20  # letters and digits without a place to break; TeX hyphenates words by itself
 
 _ESCAPED: Final = {
     "\\": r"\textbackslash{}",

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from cskd_bench.errors import UserError
 from cskd_bench.record import write_record
+from cskd_bench.report import words
 from cskd_bench.report.build import FILES, build_report, check_report
 from cskd_bench.report.data import CSV_HEAD, csv_text
 from cskd_bench.report.latex_text import breakable, latex_text
@@ -106,6 +107,9 @@ def test_every_format_is_written_and_tells_the_same_numbers(results):
         assert all(mean in texts[name] for name in ("md", "latex")) and mean in page
     rows = list(csv.DictReader(io.StringIO(texts["csv"])))
     assert {float(row["mean"]) for row in rows} == {cell.mean for cell in cells}
+    differences = [item for cell in cells for item in cell.differences]
+    told = [(row["mark"], row["simultaneous_low"], row["primary"]) for row in rows if row["baseline"]]
+    assert told == [(words.mark(item), str(item.simultaneous[0]), "False") for item in differences]
     data = json.loads(texts["json"])
     assert {cell["mean"] for table in data["tables"] for cell in table["cells"]} == {cell.mean for cell in cells}
 
@@ -116,7 +120,7 @@ def test_best_values_are_bold_and_differences_are_marked(results):
     best = [cell for table in report.comparison.tables for cell in table.cells.values() if cell.best]
     assert bold == [f"{100 * cell.mean:.2f}" for cell in best] and len(bold) == 5
     assert all(rf"\textbf{{{value} $\pm$" in texts["latex"] for value in bold)
-    assert re.search(r"cskd − deit \| [↑=] \+", texts["md"])
+    assert re.search(r"cskd − deit \| [↑○] \+", texts["md"])
     assert r"\toprule" in texts["latex"] and r"\bottomrule" in texts["latex"]
 
 

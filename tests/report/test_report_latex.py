@@ -13,6 +13,7 @@ from cskd_bench.record import write_record
 from cskd_bench.report.compare import compare
 from cskd_bench.report.latex import latex
 from cskd_bench.report.latex_text import breakable, latex_text
+from cskd_bench.report.primary import GATES
 from cskd_bench.report.selection import select
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,6 +105,7 @@ def test_the_primary_table_comes_first_in_the_width_of_a_column_and_every_table_
     first = text[: text.index(r"\end{table}")]
     for item in comparison.primary:
         assert breakable(item.name) in first
+    assert latex_text(GATES["none"]) in text and latex_text(GATES["shut"]) not in text, "these tables have no plan"
     assert r"$\uparrow$" in first and "{[}+0.60, +5.30{]}" in first
 
 
@@ -128,4 +130,6 @@ def test_letters_that_pdflatex_lacks_are_written_readably(name, text):
 def test_long_names_may_break():
     assert breakable("deit_tiny") == r"deit\_\allowbreak{}tiny"
     assert breakable("a: b=3, (c)") == r"a: b=\allowbreak{}3, (\allowbreak{}c)", "no line begins with punctuation"
-    assert breakable("abcdefghij kl") == r"abcdefgh\allowbreak{}ij kl"
+    assert breakable("Pretraining " + 25 * "a") == rf"Pretraining {20 * 'a'}\allowbreak{{}}{5 * 'a'}", (
+        "words stay whole"
+    )
