@@ -22,6 +22,9 @@ def correct_tables(tables: Sequence[Table], answers: Sequence[PlanResult]) -> No
         _correct_rest(table, max(gates, default=0.0))
         if gates:
             table.gate = "open" if max(gates) < statistics.LEVEL else "shut"
+        if table.gate == "shut":  # bold would call the others worse, and no other difference counts as shown
+            for cell in table.cells.values():
+                cell.best = False
         table.power = _power(table)
 
 

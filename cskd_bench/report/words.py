@@ -17,7 +17,7 @@ PROTOCOL_WORDS = {
 }
 LEGEND = (
     "Scores in percent: mean ± standard deviation over pretraining seeds (number of seeds). "
-    "Bold: not shown to be worse than the best of its column; a column where nothing is shown has no bold. "
+    "Bold: not shown to be worse than the best of its column; a column where nothing is shown has none. "
     "Differences are paired by seed, in points, with intervals that hold for all tests of the family at once. "
     f"↑ ↓: shown at {LEVEL:.0%} after Holm's correction. "
     "△ ▽: a lead, exploratory, that waits for the plan's primary contrasts. ○: not shown to differ. "

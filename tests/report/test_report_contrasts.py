@@ -139,7 +139,10 @@ def test_nothing_holds_behind_a_gate_that_is_shut_but_leads_are_told(tmp_path):
     assert table.gate == "shut" and not comparison.gate_open
     text = markdown(comparison, [], [])
     assert GATES["shut"] in text and "| cskd − deit | △ +7.15 [" in text
-    assert words.mark(differences(compared(tmp_path))["cskd", "deit"]) == "↑", "without a plan it is shown"
+    assert not any(cell.best for cell in comparison.tables[0].cells.values()), "bold would call the others worse"
+    alone = compared(tmp_path)
+    assert words.mark(differences(alone)["cskd", "deit"]) == "↑", "without a plan it is shown"
+    assert any(cell.best for cell in alone.tables[0].cells.values())
 
 
 def test_a_primary_contrast_without_records_keeps_its_place_in_the_family_and_the_gate_shut(tmp_path):
