@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -310,6 +311,9 @@ def test_files_that_are_gone_or_not_listed_are_found(results):
     assert Problem(path.name, gone) in problems and Problem(side.name, gone) in problems
     (new,) = [problem for problem in problems if problem.reason != gone]
     assert new.file == f"{record.id}.json" and "does not list it" in new.reason
+    with pytest.raises(UserError, match=r"is gone since it was listed in MANIFEST; put the file back"):
+        write_manifest(path.parent)  # leaving out a run that came out badly is a change too
+    (path.parent / MANIFEST).unlink()
     write_manifest(path.parent)
     assert verify_records(path.parent) == []
 
@@ -323,9 +327,29 @@ def test_a_changed_file_does_not_come_into_the_manifest(results):
     assert (path.parent / MANIFEST).read_bytes() == before
 
 
-def test_a_manifest_that_cannot_be_read_is_a_sentence(results):
-    (results / "records" / MANIFEST).write_text("nonsense\n")
-    assert main(["records", "verify", "--results", str(results)]) == 2
+@pytest.mark.parametrize(
+    "lines",
+    ["nonsense\n", "{last}\n{other}  {name}\n", "{other}  ../{name}\n", "{other}  {name}\n{last}\n", "{cut}"],
+    ids=["no line", "twice, ours last", "another folder", "twice, ours first", "cut off"],
+)
+def test_a_manifest_that_cannot_be_read_or_says_two_things_is_a_sentence(results, capsys, lines):
+    path = results / "records" / MANIFEST
+    last = path.read_text().splitlines()[-1]
+    path.write_text(lines.format(last=last, name=last[66:], other="0" * 64, cut=last[:40]))
+    for action in ("verify", "manifest"):
+        assert main(["records", action, "--results", str(results)]) == 2
+        assert "MANIFEST: line " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["two\nlines.npz", "b\x0bell.npz", b"no text \xff.npz"])
+def test_a_name_that_no_line_holds_does_not_come_into_the_manifest(folder, capsys, name):
+    Path(os.fsdecode(os.fsencode(folder) + b"/" + os.fsencode(name))).write_bytes(b"")
+    with pytest.raises(UserError, match="MANIFEST cannot list the file "):
+        write_manifest(folder)
+    assert any(problem.reason == "no record refers to this side file" for problem in verify_records(folder))
+    assert main(["records", "verify", "--results", str(folder.parent)]) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].endswith(".npz: no record refers to this side file") and told[0].isprintable()
 
 
 def test_records_without_settings_of_ours_are_counted_and_no_problem(folder, results, capsys):
