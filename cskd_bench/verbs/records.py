@@ -39,7 +39,7 @@ def _verify(options: argparse.Namespace) -> int:
     for problem in problems:
         print(one_line(f"{problem.file}: {problem.reason}"))  # a file name need not be text
     found = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    print(f"{folder}: {found} in {len([*folder.glob('*.json')])} records")
+    print(f"{folder}: {found} in {len([*folder.glob('[!.]*.json')])} records")
     if foreign := foreign_records(folder):
         print(f"{foreign} of them hold no settings of ours: what these make of them cannot be recomputed")
     return 1 if problems else 0
