@@ -195,8 +195,8 @@ def read_record(path: Path) -> Record:
 
 
 def read_records(folder: Path) -> Iterator[tuple[Path, Record | UserError]]:
-    """Yield every record of a folder in name order; a broken file is yielded as its error."""
-    for path in sorted(folder.glob("*.json")):
+    """Yield every record of a folder in name order; a broken file is yielded as its error, a hidden one is none."""
+    for path in sorted(folder.glob("[!.]*.json")):
         try:
             yield path, read_record(path)
         except UserError as error:

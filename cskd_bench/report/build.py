@@ -61,18 +61,20 @@ def build_report(
     include_dirty: bool = False,
     published: bool = True,
     into: Path | None = None,
+    processes: int = 1,
 ) -> Report:
     """Read `results`/records and published.toml, write the leaderboard in each format into `output`.
 
     `terminal` writes nothing; call `Report.show`. `into`: a Markdown file whose part between two marks becomes the
     primary contrasts and the tables that can be tested. A broken record is named in the report and left out.
+    `processes`: how many forked ones may share the work, where there is much; see `compare`.
     UserError: an unknown format, no records folder, an output folder that cannot be written, a file without marks.
     """
     for name in formats:
         if name not in FORMATS:
             raise UserError(f"no report format {name!r}; there are {', '.join(FORMATS)}")
     with _without_cycle_collection():
-        comparison, rows, matches = _measure(results, include_dirty, published)
+        comparison, rows, matches = _measure(results, include_dirty, published, processes)
         rendered = {name: _render(name, results, comparison, rows, matches) for name in formats if name in FILES}
     if into is not None:
         _write(into, _refreshed(into, comparison, output))
@@ -95,13 +97,18 @@ def _without_cycle_collection() -> Iterator[None]:
 
 
 def check_report(
-    results: Path, output: Path | None = None, *, include_dirty: bool = False, into: Path | None = None
+    results: Path,
+    output: Path | None = None,
+    *,
+    include_dirty: bool = False,
+    into: Path | None = None,
+    processes: int = 1,
 ) -> None:
     """UserError if the Markdown, a figure or the part of `into` is missing or is not what the records say now.
 
     `output` is the folder that the report was written into, by default `results`.
     """
-    measured = _measure(results, include_dirty, published=True)
+    measured = _measure(results, include_dirty, published=True, processes=processes)
     folder = output or results
     expected = {folder / FILES[name]: _render(name, results, *measured) for name in COMMITTED}
     if into is not None:
@@ -125,9 +132,11 @@ def _read(path: Path) -> str:
         raise UserError(f"{path}: cannot be read: {error}") from error
 
 
-def _measure(results: Path, include_dirty: bool, published: bool) -> tuple[Comparison, list[Published], list[Match]]:
+def _measure(
+    results: Path, include_dirty: bool, published: bool, processes: int
+) -> tuple[Comparison, list[Published], list[Match]]:
     records = results / "records"
-    comparison = compare(records, select(records, include_dirty=include_dirty), read_plans(results))
+    comparison = compare(records, select(records, include_dirty=include_dirty), read_plans(results), processes)
     rows: list[Published] = []
     source = results / "published.toml"
     if published and source.exists():

@@ -8,7 +8,7 @@ from pathlib import Path
 from cskd_bench.report import statistics
 from cskd_bench.report.contrasts import answer_plan
 from cskd_bench.report.costs import table_costs
-from cskd_bench.report.differences import baselines_of, compare_column, is_ablation
+from cskd_bench.report.differences import baselines_of, is_ablation
 from cskd_bench.report.families import correct_tables, tally
 from cskd_bench.report.plans import RegisteredPlan
 from cskd_bench.report.scores import ExampleScores, make_cell
@@ -20,18 +20,23 @@ from cskd_bench.report.selection import (
     method_order,
     setting_order,
 )
+from cskd_bench.report.shared_columns import Column, compare_columns
 from cskd_bench.report.tables import Comparison, Standing, Table, TableCell
 
 
-def compare(folder: Path, selection: Selection, plans: Sequence[RegisteredPlan] = ()) -> Comparison:
-    """Compute every table and every contrast of the plans; side files are read from the records' folder."""
-    left_out = list(selection.left_out)
-    examples = ExampleScores(folder, left_out)
+def compare(folder: Path, selection: Selection, plans: Sequence[RegisteredPlan] = (), processes: int = 1) -> Comparison:
+    """Compute every table and every contrast of the plans; side files are read from the records' folder.
+
+    `processes`: how many may share the columns, where there are many examples. They are forked, which a process with
+    threads of its own should not ask for.
+    """
+    examples = ExampleScores(folder)
     by_table: dict[tuple[str, TableStudent], list[TableCell]] = {}
     for (student, setting, method), records in selection.cells.items():
         by_table.setdefault((setting.group, student), []).append(make_cell(method, setting, records))
     teachers = {re.split("[@ ]", method.teacher)[0] for _, _, method in selection.cells}
-    tables = [_table(key, cells, teachers, examples) for key, cells in by_table.items()]
+    tables = [_table(key, cells, teachers) for key, cells in by_table.items()]
+    compare_columns([column for table in tables for column in _columns(table)], examples, processes)
     of_student: dict[TableStudent, list[TableCell]] = {}
     for (_, student), cells in by_table.items():
         of_student.setdefault(student, []).extend(cells)
@@ -42,7 +47,7 @@ def compare(folder: Path, selection: Selection, plans: Sequence[RegisteredPlan] 
     tables.sort(key=_table_order)
     return Comparison(
         tables,
-        sorted(left_out, key=lambda item: (item.name, item.reason)),
+        sorted([*selection.left_out, *examples.broken.values()], key=lambda item: (item.name, item.reason)),
         selection.notes,
         records=sum(map(len, selection.cells.values())),
         primary=[result for answer in answers for result in answer.results if result.family == "primary"],
@@ -58,7 +63,16 @@ def _table_order(table: Table) -> tuple[object, ...]:
     return group, table.teaches, not table.primary, student.model, student.pretrain_data, student.pretrain_recipe
 
 
-def _table(key: tuple[str, TableStudent], cells: list[TableCell], teachers: set[str], examples: ExampleScores) -> Table:
+def _columns(table: Table) -> list[Column]:
+    """Return the columns of a table, its cells in the order of its rows."""
+    others = table.baselines + table.ablations
+    return [
+        Column([table.cells[m, setting] for m in table.methods if (m, setting) in table.cells], others)
+        for setting in table.settings
+    ]
+
+
+def _table(key: tuple[str, TableStudent], cells: list[TableCell], teachers: set[str]) -> Table:
     group, student = key
     methods = sorted({cell.method for cell in cells}, key=method_order)
     settings = sorted({cell.setting for cell in cells}, key=setting_order)
@@ -66,9 +80,6 @@ def _table(key: tuple[str, TableStudent], cells: list[TableCell], teachers: set[
     grid = {(m, s): found[m, s] for m in methods for s in settings if (m, s) in found}
     baselines = baselines_of(methods)
     ablations = [method for method in methods if any(is_ablation(method, plain) for plain in methods)]
-    for setting in settings:
-        column = [grid[method, setting] for method in methods if (method, setting) in grid]
-        compare_column(column, baselines + ablations, examples)
     complete = [setting for setting in settings if all((method, setting) in grid for method in methods)]
     costs, cost_note = table_costs(methods, cells)
     return Table(

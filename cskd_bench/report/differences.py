@@ -42,7 +42,6 @@ def compare_column(column: list[TableCell], others: list[Method], examples: Exam
             if other in by_method and _is_compared(cell.method, other):
                 difference = _difference(cell, by_method[other], matrices, resampled, examples)
                 cell.differences.extend([difference] if difference else [])
-    examples.forget()
 
 
 def _is_compared(method: Method, other: Method) -> bool:

@@ -30,12 +30,15 @@ def recompute(record: Record) -> Mapping[str, object] | None:
     None for a record that does not hold the settings of a run or a task of ours. UserError where it does, and this
     release cannot read them.
     """
-    if record.protocol == "pretrain":
-        return _of_pretraining(record) if "method" in record.config and "student" in record.config else None
+    if "method" in record.config and "student" in record.config:
+        return _of_pretraining(record)
     task, run = record.config.get("task"), record.config.get("pretrain")
     if not isinstance(task, dict) or not isinstance(run, dict):
         return None
-    return _of_transfer(record, validate(TaskSpec, task, record.id), pretraining(record) if run else None)
+    spec = validate(TaskSpec, task, record.id)
+    if record.protocol not in spec.protocols:
+        raise UserError(f"{record.id}: its task has no protocol {record.protocol!r}")
+    return _of_transfer(record, spec, pretraining(record) if run else None)
 
 
 def _of_pretraining(record: Record) -> dict[str, object]:
@@ -52,6 +55,11 @@ def _of_pretraining(record: Record) -> dict[str, object]:
         "recipe": recipe,
         "task.fingerprint": fingerprint(run.data.model_dump(mode="json", exclude={"root"})),
         "task.name": run.data_name,
+        "task.version": 1,
+        "task.metric": "top1",
+        "task.group": "pretraining",
+        "protocol": "pretrain",
+        "model.image_size": run.student.image_size,
         "seed": run.seed,
         **_of_run(record, run),
     }
@@ -74,25 +82,29 @@ def _of_transfer(record: Record, spec: TaskSpec, run: PretrainConfig | None) -> 
     scored = {"checkpoint": record.checkpoint.sha256, "seed": record.seed}
     whole = transfer_recipe(run.stated_recipe(), protocol, spec.identity(), settings)
     named = record_id(*words, {**whole, **scored})
-    return {"id": named, **found, **_of_run(record, run)}
+    size = spec.image_size or run.student.image_size
+    return {"id": named, "model.image_size": size, **found, **_of_run(record, run)}
 
 
 def _of_run(record: Record, run: PretrainConfig) -> dict[str, object]:
     """Return what is the same in the record of a run and in those of its transfers."""
     variant = _VARIANT.search(record.method.label)
+    weights = "".join(record.method.teacher.partition("@")[1:])  # their hash: the settings do not hold it
     return {
         "checkpoint.pretrain_recipe": run.recipe_fingerprint(),
         "checkpoint.pretrain_seed": run.seed,
         "checkpoint.pretrain_data": run.data_name,
         "method.kind": run.method.kind,
         "method.label": method_label(run.method) + (variant[0] if variant else ""),
+        "method.teacher": run.teacher.name + weights if run.method.needs_teacher else "",
+        "method.config": run.method.model_dump(mode="json"),
         "model.name": run.model_name,
     }
 
 
 def pretraining(record: Record) -> PretrainConfig:
     """Return the settings of a record's pretraining, in today's classes; UserError where they cannot be read."""
-    held = record.config if record.protocol == "pretrain" else record.config["pretrain"]
+    held = record.config if "student" in record.config else record.config["pretrain"]
     if not isinstance(held.get("data"), dict):
         raise UserError(f"{record.id}: its settings name no data")
     data = {key: value for key, value in held["data"].items() if key != "identity"}

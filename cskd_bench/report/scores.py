@@ -15,28 +15,25 @@ from cskd_bench.report.tables import TableCell
 
 
 class ExampleScores:
-    """Per-example scores of records, read once; a record whose side file is broken has none."""
+    """Per-example scores of records, read once; a record whose side file is broken has none, and `broken` says why."""
 
-    def __init__(self, folder: Path, left_out: list[LeftOut]) -> None:
-        self._folder = folder
-        self._left_out = left_out
-        self._read: dict[str, Examples | None] = {}
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.broken: dict[str, LeftOut] = {}  # by id
+        self._read: dict[str, Examples] = {}
 
     def of(self, record: Record) -> Examples | None:
         """Return a record's examples, None without a usable side file."""
-        if record.per_example is None:
+        if record.per_example is None or record.id in self.broken:
             return None
         if record.id not in self._read:
             try:
-                self._read[record.id] = read_examples(self._folder, record)
+                self._read[record.id] = read_examples(self.folder, record)
             except ValueError as error:
-                self._read[record.id] = None
-                self._left_out.append(LeftOut(f"{record.id}.json", f"shown, but not in tests over examples: {error}"))
+                reason = f"shown, but not in tests over examples: {error}"
+                self.broken[record.id] = LeftOut(f"{record.id}.json", reason)
+                return None
         return self._read[record.id]
-
-    def forget(self) -> None:
-        """Let go of what was read, but for what is broken: a record stands in one column, and files are large."""
-        self._read = {name: None for name, found in self._read.items() if found is None}
 
     def matrix(self, cell: TableCell) -> tuple[NDArray[np.float32], NDArray[np.integer[Any]]] | None:
         """Return scores (S, I) by image, in seed order, and the order of the examples, which pairs must agree in.

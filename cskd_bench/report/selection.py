@@ -250,17 +250,17 @@ def _recipe_words(record: Record, setting: Setting) -> Words:
     return {key: value for key, value in words.items() if not key.endswith("data.identity")}
 
 
-def method_order(method: Method) -> tuple[int, bool, str, tuple[object, ...]]:
-    """Sort methods as tables show them: by kind, the plain one first."""
+def method_order(method: Method) -> tuple[object, ...]:
+    """Sort methods as tables show them: by kind, the plain one first. No two methods are equal."""
     kind = METHOD_ORDER.index(method.kind) if method.kind in METHOD_ORDER else len(METHOD_ORDER)
-    return kind, method.label != method.kind, method.label, _natural(method.teacher)
+    return kind, method.label != method.kind, method.label, _natural(method.teacher), method.kind, method.teacher
 
 
 def setting_order(setting: Setting) -> tuple[object, ...]:
-    """Sort columns by task, then protocol."""
+    """Sort columns by task, then protocol. No two settings are equal, whatever order a set gives them in."""
     protocols = PROTOCOL_ORDER.index(setting.protocol) if setting.protocol in PROTOCOL_ORDER else len(PROTOCOL_ORDER)
     protocol = (protocols, setting.protocol, setting.image_size, setting.recipe, setting.weights)
-    return _natural(setting.task), setting.version, *protocol
+    return _natural(setting.task), setting.version, *protocol, setting.task, setting.metric, setting.fingerprint
 
 
 def _natural(text: str) -> tuple[object, ...]:

@@ -1,19 +1,15 @@
 """Check a records folder: schema, names, settings, side files, hashes, duplicates, copies of seeds, the manifest."""
 
-import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final
 
 from cskd_bench.errors import UserError
 from cskd_bench.record import Record, SideFile, read_records
-from cskd_bench.report.examples import Examples, read_examples, read_side_file
+from cskd_bench.report.copies import Seen
+from cskd_bench.report.examples import ACCURACIES, Examples, read_examples, read_side_file
 from cskd_bench.report.manifest import files_in, manifest_problems
 from cskd_bench.report.recompute import contradictions, recompute
-from cskd_bench.report.selection import method_of, replicate_of, setting_of, student_of
-
-ACCURACIES: Final = ("top1", "mean_per_class")  # metrics that say something of each image
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,38 +20,12 @@ class Problem:
     reason: str
 
 
-class _Seen:
-    """What earlier records of a folder were: cells, weights and predictions, each with the file that had them first."""
-
-    def __init__(self) -> None:
-        self._cells: dict[object, str] = {}
-        self._weights: dict[str, tuple[int, str]] = {}
-        self._predictions: dict[str, tuple[int, str]] = {}
-
-    def repeats(self, file: str, record: Record, examples: Examples | None) -> Iterator[str]:
-        """Say what a record has in common with an earlier one and should not have."""
-        cell = (student_of(record), setting_of(record), method_of(record), replicate_of(record), record.seed)
-        first = self._cells.setdefault(cell, file)
-        if first != file:
-            yield f"measures the same cell and seed as {first}"
-        seed = record.checkpoint.pretrain_seed
-        if seed is None:
-            return
-        shared = [("weights", self._weights, record.checkpoint.sha256)]
-        if examples is not None:
-            shared.append(("predictions", self._predictions, _digest(examples)))
-        for what, seen, digest in shared:
-            other, first = seen.setdefault(digest, (seed, file)) if digest else (seed, file)
-            if other != seed:
-                yield f"has the {what} of {first}, whose pretraining seed is {other}, not {seed}"
-
-
 def verify_records(folder: Path) -> list[Problem]:
     """Return every problem of a records folder, in file order; UserError if there is no such folder."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of records")
     problems: list[Problem] = []
-    seen = _Seen()
+    seen = Seen()
     beside = [path.name for path in files_in(folder) if path.suffix != ".json"]  # before the records are read
     referenced: set[str] = set()
     unread: list[str] = []
@@ -91,11 +61,20 @@ def _own_problems(path: Path, record: Record) -> list[str]:
         reasons.append(f"its id is {record.id!r}: the file was renamed or copied")
     if record.task.metric not in record.metrics:
         reasons.append(f"it has no metric {record.task.metric!r}")
+    if not _is_utc(record.created):  # of a repeated seed the oldest counts
+        reasons.append(f"its created is {record.created!r}, not a time in UTC (ISO 8601)")
     try:
         reasons.extend(contradictions(record))
     except UserError as error:
         reasons.append(f"its settings cannot be read: {str(error).removeprefix(f'{record.id}: ')}")
     return reasons
+
+
+def _is_utc(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).utcoffset() == timedelta(0)
+    except ValueError:
+        return False
 
 
 def _is_foreign(record: Record) -> bool:
@@ -125,11 +104,3 @@ def _side_files_of(folder: Path, record: Record) -> tuple[Examples | None, list[
         except ValueError as error:
             reasons.append(str(error))
     return examples, reasons
-
-
-def _digest(examples: Examples) -> str:
-    """Return the SHA-256 of labels, predictions and confidences."""
-    digest = hashlib.sha256()
-    for array, kind in ((examples.label, "<i8"), (examples.predicted, "<i8"), (examples.confidence, "<f2")):
-        digest.update(array.astype(kind).tobytes())
-    return digest.hexdigest()

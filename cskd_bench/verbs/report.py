@@ -1,9 +1,13 @@
 """`cskd-bench report`: tables, figures and one offline page from the records."""
 
 import argparse
+import os
 from pathlib import Path
+from typing import Final
 
 from cskd_bench.verbs.common import Verbs
+
+MOST_PROCESSES: Final = 4  # each may hold the side files of one column
 
 
 def add(verbs: Verbs) -> None:
@@ -20,11 +24,13 @@ def add(verbs: Verbs) -> None:
 def _run(options: argparse.Namespace) -> int:
     from cskd_bench.report.build import build_report, check_report
 
+    processes = min(MOST_PROCESSES, os.cpu_count() or 1)
+    include_dirty, into = options.include_dirty, options.into
     if options.check:
-        check_report(options.results, options.output, include_dirty=options.include_dirty, into=options.into)
+        check_report(options.results, options.output, include_dirty=include_dirty, into=into, processes=processes)
         return 0
     output = options.output or options.results
-    report = build_report(options.results, output, include_dirty=options.include_dirty, into=options.into)
+    report = build_report(options.results, output, include_dirty=include_dirty, into=into, processes=processes)
     report.show()
     for path in report.files.values():
         print(path)

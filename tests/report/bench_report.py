@@ -1,6 +1,6 @@
 """Measure how long invented records take to become a report, beside reading their bytes, and to open in a browser.
 
-    python tests/report/bench_report.py [RECORDS] [--side-files] [--folder FOLDER]
+    python tests/report/bench_report.py [RECORDS] [--side-files] [--folder FOLDER] [--processes N]
 
 A benchmark, not a test: it asserts nothing. With --side-files every record has one of 10,000 test images.
 """
@@ -8,6 +8,7 @@ A benchmark, not a test: it asserts nothing. With --side-files every record has 
 import argparse
 import io
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -100,13 +101,15 @@ def read_bytes(results: Path) -> tuple[float, float]:
     return size / 1e6, time.perf_counter() - started
 
 
-def report_once(results: Path, output: Path) -> None:
-    """Build all formats and print the time and the peak memory of this process."""
+def report_once(results: Path, output: Path, processes: int) -> None:
+    """Build all formats and print the time of all processes and their peak memory."""
     started, worked = time.perf_counter(), time.process_time()
-    report = build_report(results, output, formats=FORMATS)
+    report = build_report(results, output, formats=FORMATS, processes=processes)
     wall, processor = time.perf_counter() - started, time.process_time() - worked
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    told = f"{wall:.2f} s ({processor:.2f} s of one core), {memory:.2f} GB at most"
+    own, forked = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    memory = own.ru_maxrss / 1e6, forked.ru_maxrss / 1e6
+    told = f"{wall:.2f} s ({processor + forked.ru_utime + forked.ru_stime:.2f} s of processor time)"
+    told += f", {memory[0]:.2f} GB at most, {memory[1]:.2f} GB in a forked process"
     print(f"{report.comparison.records} records to all formats: {told}", flush=True)
 
 
@@ -116,10 +119,11 @@ def main() -> None:
     parser.add_argument("records", type=int, nargs="?", default=10_000)
     parser.add_argument("--side-files", action="store_true", help="every record with 10,000 test images")
     parser.add_argument("--folder", type=Path, help="keep the invented records here, and take them from here")
+    parser.add_argument("--processes", type=int, default=min(4, os.cpu_count() or 1), help="default: as the command")
     parser.add_argument("--once", action="store_true", help="only build the report of --folder")
     arguments = parser.parse_args()
     if arguments.once:
-        report_once(arguments.folder, arguments.folder / "out")
+        report_once(arguments.folder, arguments.folder / "out", arguments.processes)
         return
     with tempfile.TemporaryDirectory() as temporary:
         results = arguments.folder or Path(temporary)
@@ -129,7 +133,8 @@ def main() -> None:
         size, seconds = read_bytes(results)
         print(f"reading {size:.0f} MB takes {seconds:.2f} s")
         for _ in range(3):
-            subprocess.run([sys.executable, __file__, "--once", "--folder", str(results)], check=True)
+            once = ["--once", "--folder", str(results), "--processes", str(arguments.processes)]
+            subprocess.run([sys.executable, __file__, *once], check=True)
         for name, file in FILES.items():
             print(f"  {name:6} {(results / 'out' / file).stat().st_size / 1e6:6.2f} MB")
         if find_browser():

@@ -143,7 +143,7 @@ def test_models_whose_images_are_grouped_otherwise_are_not_paired(tmp_path):
     mixed = add_record(tmp_path, "cskd", 2, [label, label, np.full(6, 0.5), None])
     (table,) = compare(tmp_path, select(tmp_path)).tables
     _, cskd = table.cells.values()
-    assert mixed in cskd.records and ExampleScores(tmp_path, []).matrix(cskd) is None
+    assert mixed in cskd.records and ExampleScores(tmp_path).matrix(cskd) is None
 
 
 @pytest.mark.parametrize(

@@ -64,18 +64,18 @@ def test_a_damaged_file_raises_as_with_numpy():
             read_arrays(bytes(content), NAMES)
 
 
-def test_what_was_read_is_let_go_of_and_what_is_broken_is_told_once(tmp_path):
+def test_side_files_are_read_once_and_what_is_broken_is_told_once(tmp_path):
     label = np.zeros(4, dtype=np.int32)
     whole = make_record(seed=0, value=1.0, examples=4, per_example=add_examples(tmp_path, "a.npz", label, label))
     broken = make_record(seed=1, value=1.0, examples=4, per_example=add_examples(tmp_path, "b.npz", label, label))
     (tmp_path / "b.npz").write_bytes(b"")
-    left_out = []
-    examples = ExampleScores(tmp_path, left_out)
+    examples = ExampleScores(tmp_path)
     first = examples.of(whole)
     assert first is not None and examples.of(whole) is first and examples.of(broken) is None
-    examples.forget()
-    assert examples.of(whole) is not first, "read again"
-    assert examples.of(broken) is None and len(left_out) == 1
+    (left_out,) = examples.broken.values()
+    assert left_out.name == f"{broken.id}.json" and "has changed" in left_out.reason
+    (tmp_path / "b.npz").unlink()
+    assert examples.of(broken) is None and [*examples.broken.values()] == [left_out], "not looked for again"
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "link", "..", "folder/../../secret"])

@@ -360,7 +360,7 @@ def test_a_broken_side_file_costs_the_tests_over_examples_but_not_the_score(tmp_
     ("arrays", "reason"),
     [
         ({"label": np.zeros(3), "predicted": np.zeros(4)}, "different lengths"),
-        ({"label": np.zeros(4), "predicted": np.zeros(4)}, "gives top1 1.0000, the record 0.9000"),
+        ({"label": np.zeros(4), "predicted": np.zeros(4)}, "gives top1 1.000000, the record 0.900000"),
         ({"label": np.zeros(9), "predicted": np.zeros(9)}, "holds 9 examples, the record 4"),
     ],
 )

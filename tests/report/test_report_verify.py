@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -183,6 +184,16 @@ def test_a_changed_score_contradicts_its_side_file(results):
     assert "gives top1" in reason and "the record 0.9000" in reason
 
 
+@pytest.mark.parametrize(("metric", "by"), [("top1", 9e-5), ("mean_per_class", 0.2)])
+def test_a_score_that_is_changed_by_less_than_an_image_contradicts_its_side_file_and_so_does_another(
+    results, metric, by
+):
+    path = only(results, "flowers102_64-knn")
+    change(path, f"metrics.{metric}", read_record(path).metrics[metric] + by)
+    (reason,) = reasons(results, path)
+    assert f"gives {metric} 0." in reason
+
+
 def test_a_score_that_is_changed_with_its_side_file_is_found_by_the_manifest(results):
     path = only(results, "flowers102_64-knn")
     record = json.loads(path.read_text())
@@ -194,6 +205,7 @@ def test_a_score_that_is_changed_with_its_side_file_is_found_by_the_manifest(res
     np.savez_compressed(content, **better)
     side.write_bytes(content.getvalue())
     change(path, "metrics.top1", 1.0, listed=True)
+    change(path, "metrics.mean_per_class", 1.0, listed=True)
     change(path, "per_example.sha256", hashlib.sha256(content.getvalue()).hexdigest(), listed=True)
     changed = f"it has changed since {MANIFEST} was written"
     assert verify_records(path.parent) == [Problem(side.name, changed), Problem(path.name, changed)]
@@ -208,8 +220,19 @@ def test_a_score_that_is_changed_with_its_side_file_is_found_by_the_manifest(res
         ("imagenette128-pretrain", "config.seed", 9, ["id", "seed", "checkpoint.pretrain_seed"]),
         ("imagenette128-pretrain", "config.recipe.epochs", 7, ["id", "recipe", "checkpoint.pretrain_recipe"]),
         ("imagenette128-pretrain", "recipe", "0" * 16, ["recipe"]),
-        ("imagenette128-pretrain", "method.teacher", "another@0123", ["id"]),
+        ("imagenette128-pretrain", "method.teacher", "another@0123", ["id", "method.teacher"]),
         ("imagenette128-pretrain", "method.label", "cskd", ["method.label"]),
+        ("imagenette128-pretrain", "method.config", {"kind": "deit"}, ["method.config"]),
+        ("imagenette128-pretrain", "protocol", "evaluate", ["protocol"]),
+        ("imagenette128-pretrain", "task.metric", "ema_top1", ["task.metric"]),
+        ("imagenette128-pretrain", "task.group", "robustness", ["task.group"]),
+        ("imagenette128-pretrain", "task.version", 2, ["task.version"]),
+        ("imagenette128-pretrain", "model.image_size", 96, ["model.image_size"]),
+        ("imagenette128-pretrain", "created", "1999", ["created"]),
+        ("imagenette128-pretrain", "created", "2020-01-01T00:00:00-09:00", ["created"]),
+        ("flowers102_64-knn", "protocol", "pretrain", ["settings cannot be read"]),
+        ("flowers102_64-knn", "model.image_size", 96, ["model.image_size"]),
+        ("flowers102_64-knn", "config.pretrain.teacher.name", "another", ["method.teacher"]),
         ("flowers102_64-knn", "config.task.knn.k", 3, ["id", "recipe", "task.fingerprint"]),
         ("flowers102_64-knn", "task.fingerprint", "0" * 16, ["recipe", "task.fingerprint"]),  # as an older one's
         ("flowers102_64-knn", "task.version", 9, ["task.version"]),
@@ -260,7 +283,8 @@ def test_the_predictions_of_a_cloned_seed_are_found_whatever_its_weights_are_cal
     path = only(results, "flowers102_64-knn")
     copy = clone(path, {"sha256": "7" * 64})
     second = max(path, copy)
-    (said,) = reasons(results, second)
+    shared, said = reasons(results, second)
+    assert shared.startswith("its side file ") and shared.endswith(f" is that of {min(path, copy).name}")
     assert said.startswith(f"has the predictions of {min(path, copy).name}, whose pretraining seed is ")
 
 
@@ -310,6 +334,9 @@ def test_files_that_are_gone_or_not_listed_are_found(results):
     assert Problem(path.name, gone) in problems and Problem(side.name, gone) in problems
     (new,) = [problem for problem in problems if problem.reason != gone]
     assert new.file == f"{record.id}.json" and "does not list it" in new.reason
+    with pytest.raises(UserError, match=r"is gone since it was listed in MANIFEST; put the file back"):
+        write_manifest(path.parent)  # leaving out a run that came out badly is a change too
+    (path.parent / MANIFEST).unlink()
     write_manifest(path.parent)
     assert verify_records(path.parent) == []
 
@@ -323,9 +350,29 @@ def test_a_changed_file_does_not_come_into_the_manifest(results):
     assert (path.parent / MANIFEST).read_bytes() == before
 
 
-def test_a_manifest_that_cannot_be_read_is_a_sentence(results):
-    (results / "records" / MANIFEST).write_text("nonsense\n")
-    assert main(["records", "verify", "--results", str(results)]) == 2
+@pytest.mark.parametrize(
+    "lines",
+    ["nonsense\n", "{last}\n{other}  {name}\n", "{other}  ../{name}\n", "{other}  {name}\n{last}\n", "{cut}"],
+    ids=["no line", "twice, ours last", "another folder", "twice, ours first", "cut off"],
+)
+def test_a_manifest_that_cannot_be_read_or_says_two_things_is_a_sentence(results, capsys, lines):
+    path = results / "records" / MANIFEST
+    last = path.read_text().splitlines()[-1]
+    path.write_text(lines.format(last=last, name=last[66:], other="0" * 64, cut=last[:40]))
+    for action in ("verify", "manifest"):
+        assert main(["records", action, "--results", str(results)]) == 2
+        assert "MANIFEST: line " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["two\nlines.npz", "b\x0bell.npz", b"no text \xff.npz"])
+def test_a_name_that_no_line_holds_does_not_come_into_the_manifest(folder, capsys, name):
+    Path(os.fsdecode(os.fsencode(folder) + b"/" + os.fsencode(name))).write_bytes(b"")
+    with pytest.raises(UserError, match="MANIFEST cannot list the file "):
+        write_manifest(folder)
+    assert any(problem.reason == "no record refers to this side file" for problem in verify_records(folder))
+    assert main(["records", "verify", "--results", str(folder.parent)]) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].endswith(".npz: no record refers to this side file") and told[0].isprintable()
 
 
 def test_records_without_settings_of_ours_are_counted_and_no_problem(folder, results, capsys):
