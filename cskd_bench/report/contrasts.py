@@ -1,7 +1,7 @@
 """Contrasts: signed sums of cells over the seeds that all of them have, and what a plan's own came to."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,16 @@ Matrix = tuple[NDArray[np.float32], NDArray[np.integer[Any]]]  # scores (S, E) i
 Term = tuple[TableCell, int]  # a cell and its sign
 
 
-def estimate_contrast(terms: Sequence[Term], matrix_of: Callable[[TableCell], Matrix | None]) -> Estimated | None:
+def estimate_contrast(
+    terms: Sequence[Term], matrix_of: Callable[[TableCell], Matrix | None], among: Collection[int] = ()
+) -> Estimated | None:
     """Estimate a signed sum of cells, paired by seed and, where all scored the same images, by image.
 
-    The spread is the contrast's own, with its own degrees of freedom: no other method's. None without a seed that all
-    cells have.
+    The spread is the contrast's own, with its own degrees of freedom: no other method's. `among`: the seeds that count,
+    where not all do. None without a seed that all cells have.
     """
-    seeds = tuple(seed for seed in terms[0][0].scores if all(seed in cell.scores for cell, _ in terms))
+    shared = (seed for seed in terms[0][0].scores if all(seed in cell.scores for cell, _ in terms))
+    seeds = tuple(seed for seed in shared if not among or seed in among)
     if not seeds:
         return None
     by_seed = tuple(math.fsum(sign * cell.scores[seed] for cell, sign in terms) for seed in seeds)
@@ -68,10 +71,10 @@ def answer_plan(
     """Test a plan's contrasts: the primary ones first, corrected among themselves, then the exploratory ones.
 
     The exploratory ones are corrected among themselves too, and none holds unless every primary difference does
-    (serial gatekeeping). Equivalence is corrected in families of its own.
+    (serial gatekeeping), be it a difference or equality. Equality is corrected in families of its own.
     """
     found = [_find_terms(contrast, cells) for contrast in plan.contrasts]
-    estimated = [estimate_contrast(terms, matrix_of) if terms else None for terms, _ in found]
+    estimated = [estimate_contrast(terms, matrix_of, plan.seeds) if terms else None for terms, _ in found]
     whys = [why for _, why in found]
     primary = _answer_family(plan, "primary", estimated, whys, gate=0.0)
     answers = primary | _answer_family(plan, "exploratory", estimated, whys, _gate(list(primary.values())))
@@ -86,7 +89,10 @@ def _gate(primary: Sequence[ContrastResult]) -> float:
 def _answer_family(
     plan: RegisteredPlan, family: str, estimated: Sequence[Estimated | None], whys: Sequence[str], gate: float
 ) -> dict[int, ContrastResult]:
-    """Judge the contrasts of one family by their places in the plan; one without records still counts in it."""
+    """Judge the contrasts of one family by their places in the plan; one without records still counts in it.
+
+    No p-value, of a difference or of equality, is smaller than the gate's.
+    """
     places = [place for place, contrast in enumerate(plan.contrasts) if contrast.family == family]
     estimates = [found.estimate if (found := estimated[place]) else None for place in places]
     bands = [plan.contrasts[place].band for place in places]
@@ -101,7 +107,10 @@ def _answer_family(
     answers = {}
     for number, place in enumerate(places):
         holm = differences[number]
-        corrected = Corrected(None if holm is None else max(holm, gate), equal[number], len(places))
+        same = equal[number]
+        corrected = Corrected(
+            None if holm is None else max(holm, gate), None if same is None else max(same, gate), len(places)
+        )
         answers[place] = judge(plan.plan, plan.contrasts[place], estimated[place], corrected, whys[place])
     return answers
 

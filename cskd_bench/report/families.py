@@ -34,6 +34,8 @@ def _mark_primary(result: ContrastResult, cells: Sequence[TableCell]) -> None:
         for difference in cell.differences:
             if difference.baseline != other.method or result.adjusted is None:
                 continue
+            if difference.seeds != result.seeds:  # the table has seeds that the plan does not ask for
+                continue
             if difference.primary and (difference.adjusted or 0.0) >= result.adjusted:
                 continue
             difference.primary = True
