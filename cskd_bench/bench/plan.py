@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import NonNegativeInt, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from cskd_bench.config import MethodConfig, PretrainConfig, load_config, method_label
 from cskd_bench.config_files import find_config, method_of, read_config
@@ -31,7 +31,7 @@ class ContrastConfig(StrictModel):
     task: str = ""  # one of the plan's tasks; empty for pretraining
     student: str = ""
     other_student: str = ""
-    band: PositiveFloat | None = None
+    band: float | None = Field(None, gt=0, le=100)
     on: str = ""  # on what, in words; default: data or task, and protocol
 
     @model_validator(mode="after")

@@ -1,5 +1,6 @@
 """Registration: a plan's contrasts, resolved to what records will say of themselves, kept before anything runs."""
 
+import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from cskd_bench.files import write_file
 from cskd_bench.report.plans import PLANS, Arm, Contrast, Family, RegisteredPlan, read_plan
 from cskd_bench.report.selection import as_set_up
 from cskd_bench.report.words import PROTOCOL_WORDS
+from cskd_bench.schema import validate
 from cskd_bench.task import load_task
 
 
@@ -28,15 +30,16 @@ def register_plan(
         return None
     resolved = resolve_plan(plan, file, tasks_dir, overrides)
     path = results / PLANS / f"{file.stem}.json"
-    if path.exists():
-        kept = read_plan(path)
-        if any(getattr(kept, key) != getattr(resolved, key) for key in ("contrasts", "students", "seeds")):
-            raise UserError(
-                f"{path}: this plan was registered on {kept.registered[:10]} with other contrasts, seeds, students or "
-                "settings; restore what was asked, or give the changed plan another file name or --results folder"
-            )
-        return path
-    write_file(path, (resolved.model_dump_json(indent=1) + "\n").encode())
+    if not path.exists():
+        with contextlib.suppress(FileExistsError):  # of two benches that begin at once, one registers
+            write_file(path, (resolved.model_dump_json(indent=1) + "\n").encode(), replace=False)
+            return path
+    kept = read_plan(path)
+    if any(getattr(kept, key) != getattr(resolved, key) for key in ("contrasts", "students", "seeds")):
+        raise UserError(
+            f"{path}: this plan was registered on {kept.registered[:10]} with other contrasts, seeds, students or "
+            "settings; restore what was asked, or give the changed plan another file name or --results folder"
+        )
     return path
 
 
@@ -54,15 +57,16 @@ def resolve_plan(
     ]
     arms = [_arm(cell) for student in plan.students for cell in resolver.cells(student)]
     tables = {(arm.model, arm.pretrain_data, arm.pretrain_recipe) for arm in arms}
-    return RegisteredPlan(
-        plan=where.stem,
-        registered=datetime.now(UTC).isoformat(timespec="seconds"),
-        commit=code_ref().commit,
-        note=plan.about,
-        seeds=plan.seeds,
-        contrasts=tuple(contrasts),
-        students=tuple(sorted(tables)),
-    )
+    resolved = {
+        "plan": where.stem,
+        "registered": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": code_ref().commit,
+        "note": plan.about,
+        "contrasts": tuple(contrasts),
+        "students": tuple(sorted(tables)),
+        "seeds": tuple(sorted(plan.seeds)),
+    }
+    return validate(RegisteredPlan, resolved, str(where))
 
 
 class _Resolver:
@@ -96,18 +100,19 @@ class _Resolver:
                 raise UserError(f"{key}: other_student: {other} pretrains as {student} does, so nothing is left")
         task, fingerprint = self._task(asked, key) if asked.task else (first.pretrain_data, "")
         where = asked.on or self._describe(task, asked, student)
-        return Contrast(
-            name=f"{asked.method} − {asked.against}",
-            where=where,
-            first=first,
-            second=second,
-            minus=minus,
-            task=task,
-            protocol=asked.protocol,
-            fingerprint=fingerprint,
-            band=None if asked.band is None else asked.band / 100,
-            family=family,
-        )
+        resolved = {
+            "name": f"{asked.method} − {asked.against}",
+            "where": where,
+            "first": first,
+            "second": second,
+            "minus": minus,
+            "task": task,
+            "protocol": asked.protocol,
+            "fingerprint": fingerprint,
+            "band": None if asked.band is None else asked.band / 100,
+            "family": family,
+        }
+        return validate(Contrast, resolved, key)
 
     def _find_arm(self, student: str, label: str, key: str, role: str = "student") -> Arm:
         cells = self.cells(student, role)

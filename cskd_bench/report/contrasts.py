@@ -73,7 +73,7 @@ def answer_plan(
     """Test a plan's contrasts: the primary ones first, corrected among themselves, then the exploratory ones.
 
     The exploratory ones are corrected among themselves too, and none holds unless every primary difference does
-    (serial gatekeeping). Equivalence is corrected in families of its own.
+    (serial gatekeeping), be it a difference or equality. Equality is corrected in families of its own.
     """
     found = [_find_terms(contrast, cells) for contrast in plan.contrasts]
     estimated = [estimate_contrast(terms, matrix_of, plan.seeds) if terms else None for terms, _ in found]
@@ -91,7 +91,10 @@ def _gate(primary: Sequence[ContrastResult]) -> float:
 def _answer_family(
     plan: RegisteredPlan, family: str, estimated: Sequence[Estimated | None], whys: Sequence[str], gate: float
 ) -> dict[int, ContrastResult]:
-    """Judge the contrasts of one family by their places in the plan; one without records still counts in it."""
+    """Judge the contrasts of one family by their places in the plan; one without records still counts in it.
+
+    No p-value, of a difference or of equality, is smaller than the gate's.
+    """
     places = [place for place, contrast in enumerate(plan.contrasts) if contrast.family == family]
     whole = [found is not None and len(found.seeds) == len(plan.seeds) for found in estimated]
     estimates = [found.estimate if whole[place] and (found := estimated[place]) else None for place in places]
@@ -107,7 +110,10 @@ def _answer_family(
     answers = {}
     for number, place in enumerate(places):
         holm = differences[number]
-        corrected = Corrected(None if holm is None else max(holm, gate), equal[number], len(places))
+        same = equal[number]
+        corrected = Corrected(
+            None if holm is None else max(holm, gate), None if same is None else max(same, gate), len(places)
+        )
         answers[place] = judge(plan, plan.contrasts[place], estimated[place], corrected, whys[place])
     return answers
 

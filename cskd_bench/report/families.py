@@ -35,7 +35,9 @@ def _mark_primary(result: ContrastResult, cells: Sequence[TableCell]) -> None:
     first, second = cells
     for cell, other in ((first, second), (second, first)):
         for difference in cell.differences:
-            if difference.baseline != other.method or result.adjusted is None or difference.seeds != result.seeds:
+            if difference.baseline != other.method or result.adjusted is None:
+                continue
+            if difference.seeds != result.seeds:  # the table has seeds that the plan does not ask for
                 continue
             if difference.primary and (difference.adjusted or 0.0) >= result.adjusted:
                 continue

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from cskd_bench.errors import UserError
 from cskd_bench.report.selection import Method, TableStudent
@@ -46,8 +46,16 @@ class Contrast(StrictModel):
     task: str
     protocol: str
     fingerprint: str = ""  # of the task; empty for pretraining
-    band: float | None = None  # a share: differences within ± this count as equal
+    band: float | None = Field(None, gt=0, le=1)  # a share: differences within ± this count as equal
     family: Family = "primary"
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Contrast":
+        if self.first == self.second or self.minus == (self.first, self.second):
+            raise ValueError(
+                f"{self.name} on {self.where} is zero whatever the runs say: it takes something from itself"
+            )
+        return self
 
     @property
     def terms(self) -> list[tuple[Arm, int]]:
@@ -77,6 +85,13 @@ class RegisteredPlan(StrictModel):
     contrasts: tuple[Contrast, ...]
     students: tuple[tuple[str, str, str], ...]  # model, pretraining data, pretraining recipe
 
+    @model_validator(mode="after")
+    def _apart(self) -> "RegisteredPlan":
+        named = [(one.name, one.where) for one in self.contrasts]
+        if twice := next((one for one in named if named.count(one) > 1), None):
+            raise ValueError(f"{' on '.join(twice)} stands twice; ask it once, or tell two apart with `on`")
+        return self
+
     def covers(self, student: TableStudent) -> bool:
         """Say whether a table is of one of the plan's students."""
         return (student.model, student.pretrain_data, student.pretrain_recipe) in self.students
@@ -90,13 +105,17 @@ def read_plans(results: Path) -> list[RegisteredPlan]:
 def read_plan(path: Path) -> RegisteredPlan:
     """Read one registered plan; UserError names the file and what is wrong with it."""
     try:
-        return RegisteredPlan.model_validate_json(path.read_bytes())
+        plan = RegisteredPlan.model_validate_json(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}: not a registered plan: {key + ': ' if key else ''}{first['msg']}") from error
+        what = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{path}: not a registered plan: {key + ': ' if key else ''}{what}") from error
+    if plan.plan != path.stem:
+        raise UserError(f"{path}: its plan is {plan.plan!r}: the file was renamed or copied")
+    return plan
 
 
 def _without_hash(teacher: str) -> str:

@@ -1,11 +1,13 @@
 """A plan's contrasts are kept before anything runs, in the words of its records, and never change afterwards."""
 
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
 from test_identities import stored
 
+from cskd_bench.bench import registration
 from cskd_bench.bench.plan import load_plan
 from cskd_bench.bench.registration import register_plan, resolve_plan
 from cskd_bench.cli import main
@@ -67,6 +69,43 @@ def test_a_plan_is_registered_once_and_a_changed_one_is_refused(tmp_path):
     with pytest.raises(UserError, match="other contrasts, seeds, students or settings"):
         register_plan(file, results)
     assert path.read_bytes() == kept
+
+
+def test_seeds_are_registered_and_none_is_added_once_there_are_answers(tmp_path):
+    file, results = write(tmp_path, f'method = "cskd"\nagainst = "supervised"\n{FIRST}'), tmp_path / "results"
+    path = register_plan(file, results)
+    assert read_plans(results)[0].seeds == (1, 2, 3)
+    file.write_text(file.read_text().replace("seeds = [1, 2, 3]", "seeds = [3, 2, 1]"))
+    assert register_plan(file, results) == path, "their order says nothing"
+    file.write_text(file.read_text().replace("seeds = [3, 2, 1]", "seeds = [1, 2, 3, 4]"))
+    with pytest.raises(UserError, match="with other contrasts, seeds"):
+        register_plan(file, results)
+
+
+@pytest.mark.parametrize("changed", ["", "band = 0.5\n"])
+def test_of_two_benches_that_register_at_once_the_first_one_counts(tmp_path, monkeypatch, changed):
+    words = f'method = "cskd"\nagainst = "supervised"\n{FIRST}'
+    file, results = write(tmp_path, words), tmp_path / "results"
+    write_whole = registration.write_file
+
+    def be_late(path, content, **how):
+        monkeypatch.setattr(registration, "write_file", write_whole)
+        (tmp_path / "other").mkdir()
+        register_plan(write(tmp_path / "other", words + changed), results)
+        write_whole(path, content, **how)
+
+    monkeypatch.setattr(registration, "write_file", be_late)
+    with pytest.raises(UserError, match="with other contrasts") if changed else contextlib.nullcontext():
+        register_plan(file, results)
+    assert read_plans(results)[0].contrasts[0].band == (0.005 if changed else None)
+
+
+def test_a_dry_run_registers_nothing(tmp_path, capsys):
+    file = write(tmp_path, f'method = "cskd"\nagainst = "supervised"\n{FIRST}')
+    before = sorted(tmp_path.rglob("*"))
+    places = ["--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")]
+    assert main(["bench", str(file), "--dry-run", *places]) == 0 and capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_plan_without_contrasts_registers_nothing(tmp_path, capsys):

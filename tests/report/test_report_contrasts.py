@@ -1,10 +1,13 @@
 """A plan's contrasts: primary ones first, the rest behind their gate, interactions, equivalence, sentences."""
 
+import json
+
 import numpy as np
 import pytest
 from report_synthetic import make_record, write_record, write_study
 from scipy import stats
 
+from cskd_bench.cli import main
 from cskd_bench.errors import UserError
 from cskd_bench.report import words
 from cskd_bench.report.compare import compare
@@ -258,6 +261,47 @@ def test_two_teachers_of_one_name_are_not_mixed_up(tmp_path):
     asked = contrast(record, "kd", "supervised").model_copy(update={"first": arm(record, "kd", teacher="lite0")})
     (result,) = compared(tmp_path, plan_of(asked)).primary
     assert "not tested, kd on mnist_5k: its records differ: 2 cells" in result.sentence
+
+
+def test_exploratory_equality_stands_behind_the_gate_too(tmp_path):
+    record = study(tmp_path)
+    near = contrast(record, "kd", "supervised", family="exploratory", band=0.05)
+    shut, opened = contrast(record, "cskd (decay=local)", "kd"), contrast(record, "cskd", "deit")
+    (result,) = compared(tmp_path, plan_of(shut, near)).exploratory
+    assert result.answer == "open" and result.equivalence_adjusted > 0.05
+    (result,) = compared(tmp_path, plan_of(opened, near)).exploratory
+    assert result.answer == "equivalent"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"band": 0}, "contrasts.0.band: Input should be greater than 0"),
+        ({"band": -0.01}, "contrasts.0.band: "),
+        ({"band": 1.7e308}, "contrasts.0.band: "),
+        ({"band": float("nan")}, "contrasts.0.band: "),
+        ({"second": "first"}, r"contrasts.0: cskd − deit on .* is zero whatever the runs say"),
+        ({"minus": "both"}, r"contrasts.0: cskd − deit on .* is zero whatever the runs say"),
+        ("twice", "cskd − deit on digits, linear probe stands twice; ask it once"),
+        ("copied", "its plan is 'plan': the file was renamed or copied"),
+    ],
+)
+def test_a_plan_that_was_edited_into_nonsense_is_a_sentence(tmp_path, capsys, changes, reason):
+    record = study(tmp_path)
+    data = json.loads(plan_of(contrast(record, "cskd", "deit")).model_dump_json())
+    (one,) = data["contrasts"]
+    if changes == "twice":
+        data["contrasts"] = [one, one]
+    elif isinstance(changes, dict):
+        meant = {"first": one["first"], "both": [one["first"], one["second"]]}
+        one |= {key: meant.get(value, value) if isinstance(value, str) else value for key, value in changes.items()}
+    (tmp_path / "plans").mkdir()
+    path = tmp_path / "plans" / ("other.json" if changes == "copied" else "plan.json")
+    path.write_text(json.dumps(data))
+    with pytest.raises(UserError, match=rf"{path.name}: .*{reason}"):
+        read_plans(tmp_path)
+    assert main(["report", "--results", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_file_that_is_no_plan_is_named(tmp_path):
