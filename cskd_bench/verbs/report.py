@@ -13,11 +13,13 @@ MOST_PROCESSES: Final = 4  # each may hold the side files of one column
 def add(verbs: Verbs) -> None:
     """Describe the verb."""
     verb = verbs.add_parser("report", help="tables, figures and one offline page from the records")
-    verb.add_argument("--results", type=Path, default=Path("results"), help="folder of records (default: results)")
+    verb.add_argument(
+        "--results", type=Path, default=Path("results"), help="folder of records and plans (default: results)"
+    )
     verb.add_argument("--output", type=Path, help="where to write (default: the results folder)")
-    verb.add_argument("--include-dirty", action="store_true", help="use records of changed or unknown code")
-    verb.add_argument("--into", type=Path, help="a Markdown file with marks, such as a README, to put the tables into")
-    verb.add_argument("--check", action="store_true", help="write nothing; fail where the report is not the records'")
+    verb.add_argument("--include-dirty", action="store_true", help="use records of uncommitted or unknown code too")
+    verb.add_argument("--into", type=Path, help="a README with two marks, to put the primary contrasts between")
+    verb.add_argument("--check", action="store_true", help="write nothing; exit code 2 where the report is stale")
     verb.set_defaults(run=_run)
 
 

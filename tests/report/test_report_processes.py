@@ -112,7 +112,7 @@ def results(tmp_path):
         for task in ("digits", "faces")
     )
     (tmp_path / "plans").mkdir()
-    known = {"registered": "2026-01-01T00:00:00+00:00", "commit": "", "contrasts": contrasts}
+    known = {"registered": "2026-01-01T00:00:00+00:00", "commit": "", "seeds": (0, 1, 2), "contrasts": contrasts}
     plan = RegisteredPlan(plan="mine", students=(("vit_tiny", "mnist_5k", "b" * 16),), **known)
     (tmp_path / "plans" / "mine.json").write_text(plan.model_dump_json())
     return tmp_path
