@@ -22,6 +22,7 @@ from cskd_bench.report.latex import latex
 from cskd_bench.report.markdown import excerpt, markdown, with_excerpt
 from cskd_bench.report.page import page
 from cskd_bench.report.plans import read_plans
+from cskd_bench.report.processes import share
 from cskd_bench.report.published import Match, Published, match, read_published
 from cskd_bench.report.selection import LeftOut, select
 from cskd_bench.report.tables import Comparison
@@ -37,6 +38,8 @@ FILES: Final = {
     "json": "leaderboard.json",
     "html": "leaderboard.html",
 }
+RENDERING: Final = {"html": 15, "json": 3, "md": 1, "forest": 0, "svg": 1, "csv": 1, "latex": 1}  # shares of the time
+WORTH_SHARING: Final = 2000  # records; the formats of fewer are rendered in a fifth of a second
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,13 @@ def build_report(
             raise UserError(f"no report format {name!r}; there are {', '.join(FORMATS)}")
     with _without_cycle_collection():
         comparison, rows, matches = _measure(results, include_dirty, published, processes)
-        rendered = {name: _render(name, results, comparison, rows, matches) for name in formats if name in FILES}
+        names = [name for name in formats if name in FILES]
+        texts = share(
+            lambda number: _render(names[number], results, comparison, rows, matches),
+            [RENDERING[name] for name in names],
+            processes if comparison.records >= WORTH_SHARING else 1,
+        )
+    rendered = dict(zip(names, texts, strict=True))
     if into is not None:
         _write(into, _refreshed(into, comparison, output))
     files = {name: output / FILES[name] for name in rendered}

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cskd_bench.report import statistics
+from cskd_bench.report.examples import same_order
 from cskd_bench.report.plans import Contrast, RegisteredPlan
 from cskd_bench.report.selection import TableStudent
 from cskd_bench.report.tables import ContrastResult, Estimated, TableCell
@@ -16,15 +17,13 @@ from cskd_bench.report.verdicts import Corrected, judge
 
 Matrix = tuple[NDArray[np.float32], NDArray[np.integer[Any]]]  # scores (S, E) in the order of the cell's seeds, labels
 Term = tuple[TableCell, int]  # a cell and its sign
+Crossing = Callable[[Sequence[Term], Sequence[int]], statistics.EstimatedMean | None]
 
 
-def estimate_contrast(
-    terms: Sequence[Term],
-    matrix_of: Callable[[TableCell], Matrix | None],
-    asked: Collection[int] | None = None,
-) -> Estimated | None:
+def estimate_contrast(terms: Sequence[Term], cross: Crossing, asked: Collection[int] | None = None) -> Estimated | None:
     """Estimate a signed sum of cells, paired by seed and, where all scored the same images, by image.
 
+    `cross` estimates it over seeds and images; it returns None where the cells did not all score the same images.
     The spread is the contrast's own, with its own degrees of freedom: no other method's. Only the seeds `asked` for
     count, by default all. None without a seed that all cells have.
     """
@@ -33,17 +32,27 @@ def estimate_contrast(
     if not seeds:
         return None
     by_seed = tuple(math.fsum(sign * cell.scores[seed] for cell, sign in terms) for seed in seeds)
-    matrices = [matrix_of(cell) for cell, _ in terms]
-    label = matrices[0][1] if matrices[0] is not None else None
-    paired: NDArray[np.float64] | None = None
-    for (cell, sign), matrix in zip(terms, matrices, strict=True):
-        if matrix is None or label is None or not np.array_equal(matrix[1], label):
-            return Estimated(seeds, by_seed, statistics.over_seeds(by_seed), "seeds, on this test set", False)
-        known = list(cell.scores)
-        part = sign * matrix[0][[known.index(seed) for seed in seeds]].astype(np.float64)
-        paired = part if paired is None else paired + part
-    assert paired is not None
-    return Estimated(seeds, by_seed, statistics.over_seeds_and_examples(paired), "seeds and test images", True)
+    crossed = cross(terms, seeds)
+    if crossed is None:
+        return Estimated(seeds, by_seed, statistics.over_seeds(by_seed), "seeds, on this test set", False)
+    return Estimated(seeds, by_seed, crossed, "seeds and test images", True)
+
+
+def cross_matrices(matrix_of: Callable[[TableCell], Matrix | None]) -> Crossing:
+    """Return what estimates signed sums of any cells, also of several tables."""
+
+    def cross(terms: Sequence[Term], seeds: Sequence[int]) -> statistics.EstimatedMean | None:
+        matrices = [matrix_of(cell) for cell, _ in terms]
+        label = matrices[0][1] if matrices[0] is not None else None
+        paired = np.zeros(())
+        for (cell, sign), matrix in zip(terms, matrices, strict=True):
+            if matrix is None or label is None or not same_order(matrix[1], label):
+                return None
+            known = list(cell.scores)
+            paired = paired + sign * matrix[0][[known.index(seed) for seed in seeds]].astype(np.float64)
+        return statistics.over_seeds_and_examples(paired)
+
+    return cross
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +85,8 @@ def answer_plan(
     (serial gatekeeping), be it a difference or equality. Equality is corrected in families of its own.
     """
     found = [_find_terms(contrast, cells) for contrast in plan.contrasts]
-    estimated = [estimate_contrast(terms, matrix_of, plan.seeds) if terms else None for terms, _ in found]
+    cross = cross_matrices(matrix_of)
+    estimated = [estimate_contrast(terms, cross, plan.seeds) if terms else None for terms, _ in found]
     whys = [why for _, why in found]
     primary = _answer_family(plan, "primary", estimated, whys, gate=0.0)
     answers = primary | _answer_family(plan, "exploratory", estimated, whys, _gate(list(primary.values())))

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cskd_bench.report import statistics
+from cskd_bench.report import bootstrap, statistics
 from cskd_bench.report.contrasts import estimate_contrast
-from cskd_bench.report.scores import ExampleScores, Matrices, Resampled, describe_examples, resample
+from cskd_bench.report.examples import same_order
+from cskd_bench.report.scores import ColumnProducts, ExampleScores, Resampled, describe_examples, resample
 from cskd_bench.report.selection import BASELINES, Method, method_order
 from cskd_bench.report.tables import Difference, Pair, TableCell
 
@@ -31,16 +32,16 @@ def is_ablation(method: Method, plain: Method) -> bool:
 def compare_column(column: list[TableCell], others: list[Method], examples: ExampleScores) -> None:
     """Add what the side files know to each cell, then its differences to the baselines and ablations among others."""
     matrices = {cell.method: found for cell in column if (found := examples.matrix(cell)) is not None}
-    resampled = resample(matrices)
+    resampled, products = resample(matrices), ColumnProducts(matrices)
     for cell in column:
         if cell.method in matrices:
-            describe_examples(cell, matrices[cell.method][0], resampled[cell.method], examples)
-    _mark_best(column, matrices)
+            describe_examples(cell, products, resampled[cell.method], examples)
+    _mark_best(column, products)
     by_method = {cell.method: cell for cell in column}
     for cell in column:
         for other in others:
             if other in by_method and _is_compared(cell.method, other):
-                difference = _difference(cell, by_method[other], matrices, resampled, examples)
+                difference = _difference(cell, by_method[other], products, resampled, examples)
                 cell.differences.extend([difference] if difference else [])
 
 
@@ -51,7 +52,7 @@ def _is_compared(method: Method, other: Method) -> bool:
     return method_order(other) < method_order(method) and other.teacher in ("", method.teacher)
 
 
-def _mark_best(column: list[TableCell], matrices: Matrices) -> None:
+def _mark_best(column: list[TableCell], products: ColumnProducts) -> None:
     """Mark the methods that are not shown to be worse than the best of a column; none where nothing is shown.
 
     Which method is the best is seen in the same data, so each test is corrected for all pairs of the column.
@@ -60,7 +61,7 @@ def _mark_best(column: list[TableCell], matrices: Matrices) -> None:
     level = statistics.LEVEL / max(math.comb(len(column), 2), 1)
 
     def is_worse(cell: TableCell) -> bool:
-        found = estimate_contrast([(best, 1), (cell, -1)], lambda one: matrices.get(one.method))
+        found = estimate_contrast([(best, 1), (cell, -1)], products.cross)
         p_value = found.estimate.p_value() if found and found.estimate.mean > 0 else None
         return p_value is not None and p_value < level
 
@@ -70,18 +71,16 @@ def _mark_best(column: list[TableCell], matrices: Matrices) -> None:
 
 
 def _difference(
-    cell: TableCell, baseline: TableCell, matrices: Matrices, resampled: Resampled, examples: ExampleScores
+    cell: TableCell, baseline: TableCell, products: ColumnProducts, resampled: Resampled, examples: ExampleScores
 ) -> Difference | None:
-    found = estimate_contrast([(cell, 1), (baseline, -1)], lambda one: matrices.get(one.method))
+    found = estimate_contrast([(cell, 1), (baseline, -1)], products.cross)
     if found is None:
         return None
-    bootstrap = None
+    interval = None
     if found.crossed:
         mine = [list(cell.scores).index(seed) for seed in found.seeds]
         yours = [list(baseline.scores).index(seed) for seed in found.seeds]
-        bootstrap = statistics.bootstrap_interval(
-            resampled[cell.method][:, mine] - resampled[baseline.method][:, yours]
-        )
+        interval = bootstrap.bootstrap_interval(resampled[cell.method][:, mine] - resampled[baseline.method][:, yours])
     return Difference(
         baseline=baseline.method,
         mean=math.fsum(found.by_seed) / len(found.by_seed),
@@ -89,7 +88,7 @@ def _difference(
         interval=found.estimate.interval(),
         interval_kind=found.kind,
         p_value=found.estimate.p_value(),
-        bootstrap=bootstrap,
+        bootstrap=interval,
         pairs=[_pair(seed, cell, baseline, examples) for seed in found.seeds],
         estimate=found.estimate,
     )
@@ -105,9 +104,10 @@ def _pair(seed: int, cell: TableCell, baseline: TableCell, examples: ExampleScor
     if len(ours) != 1 or len(theirs) != 1:
         return pair
     first, second = examples.of(ours[0]), examples.of(theirs[0])
-    if first is None or second is None or not np.array_equal(first.order, second.order):
+    if first is None or second is None or not same_order(first.order, second.order):
         return pair
-    ahead = first.copies_right - second.copies_right
-    pair.only_this, pair.only_baseline = int(np.count_nonzero(ahead > 0)), int(np.count_nonzero(ahead < 0))
+    ours_right, theirs_right = first.copies_right, second.copies_right
+    pair.only_this = int(np.count_nonzero(ours_right > theirs_right))
+    pair.only_baseline = int(np.count_nonzero(ours_right < theirs_right))
     pair.p_value = statistics.mcnemar(pair.only_this, pair.only_baseline)
     return pair

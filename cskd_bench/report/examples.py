@@ -4,6 +4,7 @@ import hashlib
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +32,20 @@ class Examples:
     confidence: NDArray[np.floating[Any]]  # (E,)
     image: NDArray[np.integer[Any]] | None = None  # (E,), 0 to I - 1 in order of appearance; None: E different images
 
-    @property
+    @cached_property
     def correct(self) -> NDArray[np.bool_]:
         """Whether each example is classified rightly."""
         return np.asarray(self.label == self.predicted, dtype=np.bool_)
 
-    @property
+    @cached_property
     def order(self) -> NDArray[np.integer[Any]]:
         """What two models must agree in to be paired: labels (E,), or labels and images (2, E)."""
         return self.label if self.image is None else np.stack([self.label.astype(np.int64), self.image])
 
-    @property
-    def copies_right(self) -> NDArray[np.integer[Any]]:
-        """How many copies of each image are classified rightly, (I,)."""
-        right = self.correct.astype(np.int64)
-        return right if self.image is None else np.bincount(self.image, right).astype(np.int64)
+    @cached_property
+    def copies_right(self) -> NDArray[np.integer[Any]] | NDArray[np.bool_]:
+        """How many copies of each image are classified rightly, (I,); with one copy of each, whether it is."""
+        return self.correct if self.image is None else np.bincount(self.image, self.correct).astype(np.int64)
 
     def scores(self, metric: str) -> NDArray[np.float32]:
         """Return one number per example whose mean is the metric (`top1` or `mean_per_class`)."""
@@ -63,6 +63,11 @@ class Examples:
             return scores
         totals = np.bincount(self.image, scores)
         return np.asarray(totals * (len(totals) / len(scores)), dtype=np.float32)
+
+
+def same_order(first: NDArray[np.integer[Any]], second: NDArray[np.integer[Any]]) -> bool:
+    """Say whether two models scored the same images in the same order, by their `Examples.order`."""
+    return first is second or np.array_equal(first, second)
 
 
 def side_file_path(folder: Path, side: SideFile) -> Path:
@@ -149,6 +154,7 @@ def _check(examples: Examples, record: Record, name: str) -> None:
     if label.min() < 0 or label.max() > 1_000_000:
         raise ValueError(f"side file {name} holds impossible labels")
     for metric in (name for name in ACCURACIES if name in record.metrics):
-        score, held = float(examples.scores(metric).mean(dtype=np.float64)), record.metrics[metric]
-        if abs(score - held) > AGREEMENT:
-            raise ValueError(f"side file {name} gives {metric} {score:.6f}, the record {held:.6f}")
+        share = np.count_nonzero(examples.correct) / len(label)
+        score = share if metric == "top1" else float(examples.scores(metric).mean(dtype=np.float64))
+        if abs(score - record.metrics[metric]) > AGREEMENT:
+            raise ValueError(f"side file {name} gives {metric} {score:.6f}, the record {record.metrics[metric]:.6f}")

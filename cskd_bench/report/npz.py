@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LOCAL_HEADER: Final = 30  # bytes before a member's name and extra field
+REPEATED: Final = "label.npy"  # the same bytes in all records of a task, unpacked once
 MAGIC: Final = b"\x93NUMPY\x01\x00"
 
 
@@ -38,13 +39,18 @@ def _plain_array(content: bytes, member: zipfile.ZipInfo) -> NDArray[Any] | None
         return None
     start += LOCAL_HEADER + sum(struct.unpack_from("<HH", content, start + 26))
     packed = content[start : start + member.compress_size]
-    if member.compress_type == zipfile.ZIP_DEFLATED:
-        data = zlib.decompressobj(-15).decompress(packed, member.file_size)
-    elif member.compress_type == zipfile.ZIP_STORED:
+    unpack = _unpack_again if member.filename == REPEATED else _unpack
+    return unpack(packed, member.compress_type, member.file_size, member.CRC)
+
+
+def _unpack(packed: bytes, compression: int, size: int, checksum: int) -> NDArray[Any] | None:
+    if compression == zipfile.ZIP_DEFLATED:
+        data = zlib.decompressobj(-15).decompress(packed, size)
+    elif compression == zipfile.ZIP_STORED:
         data = packed
     else:
         return None
-    if len(data) != member.file_size or zlib.crc32(data) != member.CRC or data[:8] != MAGIC:
+    if len(data) != size or zlib.crc32(data) != checksum or data[:8] != MAGIC:
         return None
     end = 10 + int.from_bytes(data[8:10], "little")
     header = _header(data[:end])
@@ -52,6 +58,9 @@ def _plain_array(content: bytes, member: zipfile.ZipInfo) -> NDArray[Any] | None
         return None
     dtype, length = header
     return np.frombuffer(data, dtype, offset=end) if len(data) == end + length * dtype.itemsize else None
+
+
+_unpack_again = lru_cache(maxsize=2)(_unpack)
 
 
 @lru_cache(maxsize=256)

@@ -1,6 +1,7 @@
 """Cells and what their side files add: scores per test image, resampled test sets, calibration, classes."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cskd_bench.record import Record
-from cskd_bench.report import statistics
-from cskd_bench.report.examples import Examples, read_examples
+from cskd_bench.report import bootstrap, statistics
+from cskd_bench.report.examples import Examples, read_examples, same_order
 from cskd_bench.report.selection import LeftOut, Method, Setting, replicate_of
 from cskd_bench.report.tables import TableCell
 
@@ -48,10 +49,10 @@ class ExampleScores:
             scores = []
             for record in records:
                 examples = known[record.id]
-                if examples is None or order is None or not np.array_equal(order, examples.order):
+                if examples is None or order is None or not same_order(order, examples.order):
                     return None
                 scores.append(examples.scores_by_image(record.task.metric))
-            rows.append(np.mean(scores, axis=0, dtype=np.float32))
+            rows.append(scores[0] if len(scores) == 1 else np.mean(scores, axis=0, dtype=np.float32))
         return None if order is None else (np.stack(rows), order)
 
 
@@ -75,6 +76,37 @@ def _of_shares(interval: tuple[float, float] | None) -> tuple[float, float] | No
 
 
 Matrices = dict[Method, tuple[NDArray[np.float32], NDArray[np.integer[Any]]]]
+
+
+class ColumnProducts:
+    """Sums of products of a column's scores, out of which any signed sum of its cells is estimated."""
+
+    def __init__(self, matrices: Matrices) -> None:
+        self._rows: dict[Method, tuple[int, int]] = {}  # the set of images that a method scored, its first row there
+        orders: list[NDArray[np.integer[Any]]] = []
+        sets: list[list[NDArray[np.float32]]] = []
+        for method, (scores_SE, order) in matrices.items():
+            number = next((n for n, known in enumerate(orders) if same_order(known, order)), len(orders))
+            if number == len(orders):
+                orders.append(order)
+                sets.append([])
+            self._rows[method] = number, sum(map(len, sets[number]))
+            sets[number].append(scores_SE)
+        self._products = [statistics.sum_products(np.concatenate(scores)) for scores in sets]
+
+    def cross(self, terms: Sequence[tuple[TableCell, int]], seeds: Sequence[int]) -> statistics.EstimatedMean | None:
+        """Estimate a signed sum of cells over seeds and images; None where they did not all score the same images."""
+        rows = [self._rows[cell.method] for cell, _ in terms if cell.method in self._rows]
+        if len(rows) < len(terms) or len({number for number, _ in rows}) > 1:
+            return None
+        products = self._products[rows[0][0]]
+        signs_TS = np.zeros((len(seeds), len(products.sums_S)))
+        for (cell, sign), (_, first) in zip(terms, rows, strict=True):
+            known = list(cell.scores)
+            signs_TS[range(len(seeds)), [first + known.index(seed) for seed in seeds]] += sign
+        return products.combine(signs_TS).estimate()
+
+
 Resampled = dict[Method, NDArray[np.floating[Any]]]
 
 
@@ -83,19 +115,19 @@ def resample(matrices: Matrices) -> Resampled:
     resampled: Resampled = {}
     for size in {scores_SE.shape[1] for scores_SE, _ in matrices.values()}:
         same = {method: scores_SE for method, (scores_SE, _) in matrices.items() if scores_SE.shape[1] == size}
-        means_RS = statistics.bootstrap_examples(np.concatenate(list(same.values())))
+        means_RS = bootstrap.bootstrap_examples(np.concatenate(list(same.values())))
         ends = np.cumsum([len(scores_SE) for scores_SE in same.values()])
         resampled.update(zip(same, np.split(means_RS, ends[:-1], axis=1), strict=True))
     return resampled
 
 
 def describe_examples(
-    cell: TableCell, scores_SE: NDArray[np.float32], means_RS: NDArray[np.floating[Any]], examples: ExampleScores
+    cell: TableCell, products: ColumnProducts, means_RS: NDArray[np.floating[Any]], examples: ExampleScores
 ) -> None:
     """Add what a cell's predictions say: an interval over seeds and images, calibration, scores by class."""
-    cell.bootstrap = statistics.bootstrap_interval(means_RS)
-    estimate = statistics.over_seeds_and_examples(scores_SE.astype(np.float64))
-    if (interval := _of_shares(estimate.interval())) is not None:
+    cell.bootstrap = bootstrap.bootstrap_interval(means_RS)
+    estimate = products.cross([(cell, 1)], list(cell.scores))
+    if estimate is not None and (interval := _of_shares(estimate.interval())) is not None:
         cell.interval, cell.interval_kind = interval, "seeds and test images"
     elif cell.seeds == 1:
         cell.interval, cell.interval_kind = cell.bootstrap, "test images only, one seed"

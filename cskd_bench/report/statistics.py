@@ -18,9 +18,9 @@ Floats = NDArray[np.floating[Any]]
 
 LEVEL: Final = 0.05
 POWER: Final = 0.8
-RESAMPLES: Final = 1000
 CALIBRATION_BINS: Final = 15
 NO_SPREAD: Final = 1e-12
+CHUNK: Final = 1 << 14  # examples whose products are summed at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +95,17 @@ def _half_width(seed_variance: float, freedom: int, example_variance: float, lev
     if example_variance == 0:
         return seeds
     images = float(special.ndtri(1 - level / 2)) * math.sqrt(example_variance)
-    low, high = max(seeds, images), seeds + images
-    for _ in range(40):
-        middle = (low + high) / 2
-        if _tail(middle, seed_variance, freedom, example_variance) > level:
-            low = middle
-        else:
-            high = middle
-    return high
+    ratio, weights = _chi_square(freedom)
+    sigma = np.sqrt(seed_variance * ratio + example_variance)
+    distance, end = max(seeds, images), seeds + images
+    for _ in range(50):  # Newton's method: the p-value is convex, so that no step from below goes beyond its goal
+        z = distance / sigma
+        slope = float(weights @ (np.exp(-z * z / 2) / sigma)) * math.sqrt(2 / math.pi)
+        step = (float(weights @ (2 * special.ndtr(-z))) - level) / slope
+        distance = min(distance + step, end)
+        if step < 1e-13 * distance:
+            break
+    return distance
 
 
 def spread(values: Sequence[float]) -> float | None:
@@ -150,52 +153,50 @@ def over_seeds_and_examples(scores_SE: Floats) -> EstimatedMean:
     var(mean) = MS_seed / (S E) + max(MS_example - MS_residual, 0) / (S E). The first part holds the luck of
     seeds and of single predictions; the second what the methods make of these images and not of others.
     """
+    return sum_products(scores_SE).estimate()
+
+
+@dataclass(frozen=True, slots=True)
+class Products:
+    """All that an analysis of variance needs of scores (S, E): the sums of rows and of products of two rows."""
+
+    examples: int
+    sums_S: Floats
+    products_SS: Floats
+
+    def combine(self, signs_TS: Floats) -> "Products":
+        """Return the same of T signed sums of rows, such as paired differences, without a look at the scores."""
+        return Products(self.examples, signs_TS @ self.sums_S, signs_TS @ self.products_SS @ signs_TS.T)
+
+    def estimate(self) -> EstimatedMean:
+        """Estimate the mean of all rows over seeds and examples; see `over_seeds_and_examples`."""
+        return _crossed_estimate(self.examples, self.sums_S, self.products_SS)
+
+
+def sum_products(scores_SE: Floats) -> Products:
+    """Sum the rows of scores and the products of any two of them, in double precision."""
     seeds, examples = scores_SE.shape
-    seed_means, example_means = scores_SE.mean(1), scores_SE.mean(0)
+    sums_S, products_SS = np.zeros(seeds), np.zeros((seeds, seeds))
+    for start in range(0, examples, CHUNK):
+        part = scores_SE[:, start : start + CHUNK].astype(np.float64)
+        sums_S += part.sum(1)
+        products_SS += part @ part.T
+    return Products(examples, sums_S, products_SS)
+
+
+def _crossed_estimate(examples: int, sums_S: Floats, products_SS: Floats) -> EstimatedMean:
+    seeds, seed_means = len(sums_S), sums_S / examples
     by_seed = over_seeds(seed_means.tolist())
     if by_seed.seed_variance is None or examples < 2:
         return by_seed
+    of_mean = seeds * examples * by_seed.mean**2
     squares_seed = examples * float(((seed_means - by_seed.mean) ** 2).sum())
-    squares_example = seeds * float(((example_means - by_seed.mean) ** 2).sum())
-    squares_all = float(((scores_SE - by_seed.mean) ** 2).sum())
+    squares_example = float(products_SS.sum()) / seeds - of_mean
+    squares_all = float(np.trace(products_SS)) - of_mean
     ms_example = squares_example / (examples - 1)
     ms_residual = (squares_all - squares_seed - squares_example) / ((seeds - 1) * (examples - 1))
     example_variance = max(ms_example - ms_residual, 0.0) / (seeds * examples)
     return EstimatedMean(by_seed.mean, by_seed.seed_variance, by_seed.freedom, example_variance)
-
-
-def bootstrap_examples(scores_SE: Floats, resamples: int = RESAMPLES) -> Floats:
-    """Return each row's mean on `resamples` resampled test sets, (R, S); one test set serves all rows."""
-    weights_RE = _resampled_test_sets(scores_SE.shape[1], resamples)
-    means_RS = np.empty((resamples, len(scores_SE)))
-    scores_ES = np.ascontiguousarray(scores_SE.T, dtype=np.float32)
-    chunk = max(1, 4_000_000 // scores_SE.shape[1])
-    for start in range(0, resamples, chunk):
-        means_RS[start : start + chunk] = weights_RE[start : start + chunk].astype(np.float32) @ scores_ES
-    means_RS /= scores_SE.shape[1]
-    return means_RS
-
-
-@lru_cache(maxsize=2)
-def _resampled_test_sets(examples: int, resamples: int) -> NDArray[np.uint8]:
-    """Return how often each image is drawn into each resampled test set, (R, E); the same on every call."""
-    generator = np.random.default_rng((0, examples))
-    weights_RE = np.empty((resamples, examples), dtype=np.uint8)
-    for row in weights_RE:
-        row[:] = np.bincount(generator.integers(0, examples, examples), minlength=examples)
-    return weights_RE
-
-
-def bootstrap_interval(means_RS: Floats, seed: int = 0, level: float = LEVEL) -> tuple[float, float]:
-    """Return the percentile interval when seeds are resampled as well as test sets.
-
-    `means_RS` holds per-seed means (or paired differences) on R resampled test sets.
-    """
-    resamples, seeds = means_RS.shape
-    drawn_RS = np.random.default_rng((seed, seeds)).integers(0, seeds, (resamples, seeds))
-    means = np.take_along_axis(means_RS, drawn_RS, axis=1).mean(1)
-    low, high = np.quantile(means, [level / 2, 1 - level / 2])
-    return float(low), float(high)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -251,15 +252,28 @@ class Calibration:
 
 def calibration(confidence_E: Floats, correct_E: NDArray[np.bool_], bins: int = CALIBRATION_BINS) -> Calibration:
     """Return the expected calibration error over equal-width bins (k/bins, (k+1)/bins] (Guo et al., 2017)."""
-    confidence = confidence_E.astype(np.float64)
+    confidence, total_N, right_N = _by_value(confidence_E, correct_E)
     index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    count = np.bincount(index, minlength=bins)
+    count = np.bincount(index, total_N, bins)
     filled = np.maximum(count, 1)
-    mean_confidence = np.bincount(index, confidence, bins) / filled
-    accuracy = np.bincount(index, correct_E.astype(np.float64), bins) / filled
-    share = count / max(len(confidence), 1)
+    mean_confidence = np.bincount(index, confidence * total_N, bins) / filled
+    accuracy = np.bincount(index, right_N, bins) / filled
+    share = count / max(len(confidence_E), 1)
     error = float((share * np.abs(mean_confidence - accuracy)).sum())
     return Calibration(error, tuple(share.tolist()), tuple(mean_confidence.tolist()), tuple(accuracy.tolist()))
+
+
+def _by_value(
+    confidence_E: Floats, correct_E: NDArray[np.bool_]
+) -> tuple[Floats, NDArray[np.number[Any]], NDArray[np.number[Any]]]:
+    """Return the values of confidences with how many examples have each, and how many of these are correct."""
+    if confidence_E.dtype != np.float16:
+        return confidence_E.astype(np.float64), np.ones(len(confidence_E)), correct_E.astype(np.float64)
+    bits_E = confidence_E.view(np.uint16)  # few values: counting them is quicker than computing with each
+    total_N = np.bincount(bits_E)
+    right_N = np.bincount(np.compress(correct_E, bits_E), minlength=len(total_N))
+    (bits_N,) = total_N.nonzero()
+    return bits_N.astype(np.uint16).view(np.float16).astype(np.float64), total_N[bits_N], right_N[bits_N]
 
 
 def per_class(label_E: NDArray[np.integer[Any]], correct_E: NDArray[np.bool_]) -> Floats:

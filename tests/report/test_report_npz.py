@@ -43,6 +43,16 @@ def test_small_files_of_the_suite_take_the_short_way(monkeypatch):
     assert [array.tolist() for array in read_arrays(content, NAMES)] == [[0, 1, 2, 3, 4]] * 3
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_labels_that_all_records_share_are_unpacked_once(save):
+    first, second, other = (
+        read_arrays(saved(save, label=np.full(50, label), predicted=np.arange(50), confidence=np.zeros(50)), NAMES)
+        for label in (1, 1, 2)
+    )
+    assert first[0] is second[0] and first[1] is not second[1]
+    assert other[0].tolist() == [2] * 50 and not first[0].flags.writeable
+
+
 def test_what_is_unusual_is_left_to_numpy():
     arrays = {"label": np.zeros((2, 3)), "predicted": np.array(3), "confidence": np.array(["a", "b"])}
     found = read_arrays(saved(np.savez, **arrays), NAMES)

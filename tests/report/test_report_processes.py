@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from report_synthetic import write_study
 
-from cskd_bench.report import shared_columns
+from cskd_bench.report import build, shared_columns
 from cskd_bench.report.build import FILES, build_report
 from cskd_bench.report.plans import Arm, Contrast, RegisteredPlan
 from cskd_bench.report.processes import share
@@ -51,7 +51,7 @@ def test_what_a_killed_or_failed_process_did_not_send_is_computed_here(work, cap
 
 def test_an_error_that_every_process_meets_is_raised_here():
     with pytest.raises(ZeroDivisionError):
-        share(lambda number: 1 // (number - 3), [9, 8, 7, 1], processes=2)
+        share(lambda number: 1 // (number - 1), [9, 8, 7, 1], processes=2)
 
 
 @pytest.mark.timeout(60)
@@ -149,6 +149,15 @@ def test_every_format_is_the_same_to_the_byte_however_many_processes_share_it(re
     assert len(found["left_out"]) == 2, "each broken side file is named once"
     kinds = {cell["interval_covers"] for table in found["tables"] for cell in table["cells"]}
     assert kinds == {"seeds and test images", "seeds, on this test set"}
+
+
+def test_formats_of_many_records_are_shared_too(results, forks, monkeypatch):
+    expected = files_of(results)
+    monkeypatch.setattr(shared_columns, "WORTH_SHARING", 1 << 60)
+    monkeypatch.setattr(build, "WORTH_SHARING", 48)
+    assert files_of(results, processes=2) == expected and len(forks) == 1
+    monkeypatch.setattr(build, "WORTH_SHARING", 49)
+    assert files_of(results, processes=2) == expected and len(forks) == 1
 
 
 def test_small_reports_start_no_process(results, forks, monkeypatch):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 from sklearn.calibration import calibration_curve
 
-from cskd_bench.report import statistics
+from cskd_bench.report import bootstrap, statistics
 
 SCRIPT = Path(__file__).resolve().parents[2] / "support" / "simulate_tests.py"
 simulated = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
@@ -88,6 +88,30 @@ def test_the_interval_holds_the_means_that_the_test_does_not_refute(seed_varianc
     assert edge.p_value() == pytest.approx(0.05, rel=1e-3)
 
 
+@given(st.integers(0, 1000), st.integers(2, 5), st.integers(2, 40))
+def test_a_contrast_of_sums_of_products_is_that_of_the_scores_themselves(seed, seeds, examples):
+    scores = np.random.default_rng(seed).integers(0, 2, (2 * seeds, examples)).astype(np.float32)
+    signs = np.hstack([np.eye(seeds), -np.eye(seeds)])
+    found = statistics.sum_products(scores).combine(signs).estimate()
+    paired = scores[:seeds].astype(np.float64) - scores[seeds:]
+    slow = (paired - paired.mean()) ** 2
+    by_seed, by_example = paired.mean(1) - paired.mean(), paired.mean(0) - paired.mean()
+    assert found.mean == pytest.approx(paired.mean(), abs=1e-12)
+    if found.seed_variance:
+        ms_example = seeds * (by_example**2).sum() / (examples - 1)
+        residual = slow.sum() - examples * (by_seed**2).sum() - seeds * (by_example**2).sum()
+        expected = max(ms_example - residual / ((seeds - 1) * (examples - 1)), 0) / (seeds * examples)
+        assert found.example_variance == pytest.approx(expected, abs=1e-12)
+        assert found.seed_variance == pytest.approx((by_seed**2).sum() / (seeds - 1) / seeds, abs=1e-12)
+
+
+def test_products_are_summed_over_all_examples_of_a_large_test_set(monkeypatch):
+    scores = np.random.default_rng(0).random((3, 1000))
+    monkeypatch.setattr(statistics, "CHUNK", 64)
+    found = statistics.sum_products(scores)
+    assert found.products_SS == pytest.approx(scores @ scores.T) and found.sums_S == pytest.approx(scores.sum(1))
+
+
 def test_without_variation_between_examples_the_crossed_test_is_the_test_over_seeds():
     scores = np.repeat([[0.1], [0.3], [0.2]], 50, axis=1)
     crossed, seeds = statistics.over_seeds_and_examples(scores), statistics.over_seeds([0.1, 0.3, 0.2])
@@ -137,7 +161,7 @@ def test_ranks_are_those_of_the_library(scores):
 
 def test_bootstrap_over_examples_matches_drawing_every_image():
     scores = np.random.default_rng(0).random((2, 30))
-    means = statistics.bootstrap_examples(scores, 4000)
+    means = bootstrap.bootstrap_examples(scores, 4000)
     drawn = np.random.default_rng(1).integers(0, 30, (4000, 30))
     slow = np.stack([scores[:, images].mean(1) for images in drawn])
     assert means.mean(0) == pytest.approx(scores.mean(1), abs=0.005)
@@ -148,15 +172,46 @@ def test_bootstrap_over_examples_matches_drawing_every_image():
 
 def test_models_meet_the_same_resampled_test_sets_whoever_is_beside_them():
     scores = np.random.default_rng(0).random((3, 900))
-    together = statistics.bootstrap_examples(scores, 100)
-    assert together[:, :1] == pytest.approx(statistics.bootstrap_examples(scores[:1], 100), abs=1e-6)
+    together = bootstrap.bootstrap_examples(scores, 100)
+    assert together[:, :1] == pytest.approx(bootstrap.bootstrap_examples(scores[:1], 100), abs=1e-6)
+
+
+def test_large_test_sets_are_resampled_as_small_ones_are(monkeypatch):
+    """Their weights are kept as bytes and multiplied part by part."""
+    scores = np.random.default_rng(0).random((3, 5000)).astype(np.float32)
+    expected = bootstrap.bootstrap_examples(scores)
+    monkeypatch.setattr(bootstrap, "KEPT_WEIGHTS", 0)
+    bootstrap._resampled_test_sets.cache_clear()
+    assert bootstrap._resampled_test_sets(5000, 1000).dtype == np.uint8
+    assert bootstrap.bootstrap_examples(scores) == pytest.approx(expected, abs=1e-6)
+    bootstrap._resampled_test_sets.cache_clear()
+
+
+@given(st.integers(1, 5), st.integers(2, 60), st.integers(0, 3), st.floats(0.001, 0.4))
+def test_a_bootstrap_interval_is_the_quantiles_of_the_resampled_means(seeds, resamples, seed, level):
+    means = np.random.default_rng(seeds).random((resamples, seeds))
+    drawn = np.random.default_rng((seed, seeds)).integers(0, seeds, means.shape)
+    resampled = [means[row, places].mean() for row, places in enumerate(drawn)]
+    expected = np.quantile(resampled, [level / 2, 1 - level / 2])
+    assert bootstrap.bootstrap_interval(means, seed, level) == pytest.approx(tuple(expected), rel=1e-12)
+    assert bootstrap.bootstrap_interval(means.T.copy().T, seed, level) == pytest.approx(tuple(expected), rel=1e-12)
 
 
 def test_bootstrap_interval_over_seeds_is_that_of_all_possible_resamples():
     means = np.tile([0.1, 0.2, 0.6], (20_000, 1))
     every = [np.mean(drawn) for drawn in itertools.product([0.1, 0.2, 0.6], repeat=3)]
     expected = np.quantile(every, [0.025, 0.975], method="inverted_cdf")
-    assert statistics.bootstrap_interval(means) == pytest.approx(tuple(expected))
+    assert bootstrap.bootstrap_interval(means) == pytest.approx(tuple(expected))
+
+
+@given(st.lists(st.tuples(st.floats(0, 1, width=16), st.booleans()), min_size=1, max_size=50))
+def test_calibration_of_half_precision_confidences_is_that_of_the_same_numbers(answers):
+    confidence = np.array([value for value, _ in answers], np.float16)
+    correct = np.array([right for _, right in answers])
+    found = statistics.calibration(confidence, correct)
+    expected = statistics.calibration(confidence.astype(np.float64), correct)
+    for name in ("error", "share", "confidence", "accuracy"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), abs=1e-12)
 
 
 def test_calibration_error_and_bins_by_hand():
@@ -295,7 +350,7 @@ def test_the_plain_bootstrap_is_too_narrow_for_three_seeds_which_is_why_no_mark_
     random = np.random.default_rng(5)
     missed = []
     for _ in range(300):
-        means = statistics.bootstrap_examples(simulate(random, 3, 100, 0.0, 0.1, 0.0), 200)
-        low, high = statistics.bootstrap_interval(means)
+        means = bootstrap.bootstrap_examples(simulate(random, 3, 100, 0.0, 0.1, 0.0), 200)
+        low, high = bootstrap.bootstrap_interval(means)
         missed.append(not low <= 0 <= high)
     assert np.mean(missed) > 0.1
