@@ -170,7 +170,14 @@ def test_every_cell_opens_its_evidence_by_keyboard_and_closes_by_escape(page):
     cell.send_keys("\ue007")  # Enter
     dialog = find(page, "#evidence")[0]
     until(page, dialog.is_displayed)
-    for text in ("cskd on imagenette128", "Paired differences", "p, corrected", "Records", "Calibration", "Configuration"):
+    for text in (
+        "cskd on imagenette128",
+        "Paired differences",
+        "p, corrected",
+        "Records",
+        "Calibration",
+        "Configuration",
+    ):
         assert text in dialog.text
     assert len(dialog.find_elements("css selector", "svg")) >= 4
     assert "CKF ratio r" in dialog.text
