@@ -158,3 +158,10 @@ def test_settings_of_the_files_method_stay_under_the_same_method_alone(tmp_path)
 def test_every_shipped_configuration_is_valid(path):
     method = "" if "[method]" in path.read_text() else "cskd"
     assert isinstance(load_config(path, method=method), PretrainConfig)
+
+
+def test_values_that_are_nested_too_deeply_are_a_sentence(tmp_path):
+    deep = "a = " + "[" * 5000
+    with pytest.raises(UserError, match=r"run.toml: not valid TOML: its values are nested too deeply"):
+        load_config(write(tmp_path, deep))
+    assert apply_overrides({}, [deep.replace(" ", "")]) == {"a": "[" * 5000}

@@ -99,7 +99,7 @@ class RegisteredPlan(StrictModel):
 
 def read_plans(results: Path) -> list[RegisteredPlan]:
     """Read every registered plan of a results folder in name order; UserError names a file that is none."""
-    return [read_plan(path) for path in sorted((results / PLANS).glob("[!.]*.json"))]
+    return [read_plan(path) for path in sorted((results / PLANS).glob("*.json"))]
 
 
 def read_plan(path: Path) -> RegisteredPlan:

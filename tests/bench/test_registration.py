@@ -100,6 +100,13 @@ def test_of_two_benches_that_register_at_once_the_first_one_counts(tmp_path, mon
     assert read_plans(results)[0].contrasts[0].band == (0.005 if changed else None)
 
 
+def test_a_contrast_of_one_seed_is_refused(tmp_path):
+    file = write(tmp_path, f'method = "cskd"\nagainst = "supervised"\n{FIRST}')
+    file.write_text(file.read_text().replace("seeds = [1, 2, 3]", "seeds = [1]"))
+    with pytest.raises(UserError, match="seeds: a contrast is tested by the spread between seeds"):
+        register_plan(file, tmp_path / "results")
+
+
 def test_a_dry_run_registers_nothing(tmp_path, capsys):
     file = write(tmp_path, f'method = "cskd"\nagainst = "supervised"\n{FIRST}')
     before = sorted(tmp_path.rglob("*"))
