@@ -47,7 +47,7 @@ def resolve_plan(
     plan: Benchmark, where: Path, tasks_dir: Path | None = None, overrides: Sequence[str] = ()
 ) -> RegisteredPlan:
     """Return a plan's contrasts in the words of its records; UserError names the contrast that cannot be."""
-    if len(plan.seeds) < 2:
+    if (plan.primary or plan.exploratory) and len(plan.seeds) < 2:
         raise UserError(f"{where}: seeds: a contrast is tested by the spread between seeds; name two or more")
     resolver = _Resolver(plan, where, tasks_dir, overrides)
     families: tuple[tuple[Family, tuple[ContrastConfig, ...]], ...]
