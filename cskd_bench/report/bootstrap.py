@@ -9,12 +9,15 @@ from numpy.typing import NDArray
 from cskd_bench.report.statistics import LEVEL, Floats
 
 RESAMPLES: Final = 1000
+BASE: Final = 4096  # of the two counts in one number
 KEPT_WEIGHTS: Final = 1 << 24  # 64 MB of resampled test sets are kept as the numbers that are multiplied
 
 
 def bootstrap_examples(scores_SE: Floats, resamples: int = RESAMPLES) -> Floats:
     """Return each row's mean on `resamples` resampled test sets, (R, S); one test set serves all rows."""
     weights_RE = _resampled_test_sets(scores_SE.shape[1], resamples)
+    if weights_RE.dtype == np.float32 and np.array_equal(scores_SE, scores_SE.astype(np.bool_)):
+        return np.asarray(_count_right(scores_SE, weights_RE) / scores_SE.shape[1])
     means_RS = np.empty((resamples, len(scores_SE)))
     scores_ES = np.ascontiguousarray(scores_SE.T, dtype=np.float32)
     chunk = max(1, 4_000_000 // scores_SE.shape[1])
@@ -22,6 +25,37 @@ def bootstrap_examples(scores_SE: Floats, resamples: int = RESAMPLES) -> Floats:
         means_RS[start : start + chunk] = weights_RE[start : start + chunk].astype(np.float32, copy=False) @ scores_ES
     means_RS /= scores_SE.shape[1]
     return means_RS
+
+
+def _count_right(right_SE: Floats, weights_RE: NDArray[Any]) -> NDArray[np.float64]:
+    """Return how many drawn images each row of zeros and ones gets right, (R, S), exactly.
+
+    Two rows are multiplied as one: the first, plus 4096 times the second. Both counts of so few images that each is
+    below 4096 fit into the 24 bits of a single.
+    """
+    half = (len(right_SE) + 1) // 2
+    first_ES, second_ES = right_SE[:half].T, np.zeros((right_SE.shape[1], half), dtype=np.float32)
+    second_ES[:, : len(right_SE) - half] = right_SE[half:].T
+    both_ES = np.ascontiguousarray(first_ES + BASE * second_ES, dtype=np.float32)
+    counts_RS = np.zeros((len(weights_RE), 2 * half), dtype=np.float64)
+    for part in _parts(*weights_RE.shape):
+        found_RS = weights_RE[:, part] @ both_ES[part]
+        second_RS = np.floor(found_RS / BASE)
+        counts_RS[:, half:] += second_RS
+        counts_RS[:, :half] += found_RS - BASE * second_RS
+    return counts_RS[:, : len(right_SE)]
+
+
+@lru_cache(maxsize=2)
+def _parts(resamples: int, examples: int) -> list[slice]:
+    """Cut the images of a test set so that no resampled one draws BASE or more from a part."""
+    weights_RE = _resampled_test_sets(examples, resamples)
+    size = BASE // 2
+    while True:
+        parts = [slice(start, start + size) for start in range(0, examples, size)]
+        if all(weights_RE[:, part].sum(1).max() < BASE for part in parts):
+            return parts
+        size //= 2
 
 
 @lru_cache(maxsize=2)

@@ -176,6 +176,26 @@ def test_models_meet_the_same_resampled_test_sets_whoever_is_beside_them():
     assert together[:, :1] == pytest.approx(bootstrap.bootstrap_examples(scores[:1], 100), abs=1e-6)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 5, 8])
+@pytest.mark.parametrize("examples", [1, 900, 5000])
+def test_images_that_models_get_right_are_counted_exactly(rows, examples):
+    scores = (np.random.default_rng(rows).random((rows, examples)) < 0.9).astype(np.float32)
+    scores[-1] = 1
+    weights = bootstrap._resampled_test_sets(examples, 50).astype(np.int64)
+    expected = weights @ scores.T.astype(np.int64) / examples
+    assert np.array_equal(bootstrap.bootstrap_examples(scores, 50), expected)
+
+
+def test_no_part_of_a_test_set_holds_more_images_than_are_counted_exactly(monkeypatch):
+    weights = np.full((2, 3000), 100, np.float32)
+    monkeypatch.setattr(bootstrap, "_resampled_test_sets", lambda *_: weights)
+    bootstrap._parts.cache_clear()
+    parts = bootstrap._parts(2, 3000)
+    bootstrap._parts.cache_clear()
+    assert max(weights[:, part].sum(1).max() for part in parts) < bootstrap.BASE
+    assert sorted(place for part in parts for place in range(3000)[part]) == list(range(3000))
+
+
 def test_large_test_sets_are_resampled_as_small_ones_are(monkeypatch):
     """Their weights are kept as bytes and multiplied part by part."""
     scores = np.random.default_rng(0).random((3, 5000)).astype(np.float32)
