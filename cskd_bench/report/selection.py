@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -184,33 +184,34 @@ def _unusable(path: Path, record: Record | UserError, include_dirty: bool) -> st
 
 
 def _same_images(records: list[Record], left_out: list[LeftOut]) -> list[Record]:
-    """Keep one content of the data per column: what most of its records saw, of equally many the oldest."""
+    """Keep one content of the data per column: what its oldest record saw, which newer ones never replace."""
     columns: dict[object, list[Record]] = defaultdict(list)
-    for record in sorted(records, key=lambda record: (record.created, record.id)):  # Counter keeps the first of equals
+    for record in sorted(records, key=lambda record: (record.created, record.id)):
         columns[student_of(record), setting_of(record)].append(record)
-    usual = {
-        column: (
-            _most_common(record.examples for record in found),
-            _most_common(record.images for record in found if record.images),
-        )
-        for column, found in columns.items()
-    }
+    first = {column: _first_content(found) for column, found in columns.items()}
     kept = []
     for record in records:
-        count, images = usual[student_of(record), setting_of(record)]
+        count, images = first[student_of(record), setting_of(record)]
         if record.examples != count:
-            reason = f"scored on {record.examples:,} images, the other records of its column on {count:,}"
+            reason = f"scored on {record.examples:,} images, the oldest records of its column on {count:,}"
             left_out.append(LeftOut(f"{record.id}.json", reason))
         elif record.images not in ("", images):
-            reason = f"its images ({record.images}) are not those of its column's other records ({images})"
+            reason = f"its images ({record.images}) are not those of its column's oldest records ({images})"
             left_out.append(LeftOut(f"{record.id}.json", reason))
         else:
             kept.append(record)
     return kept
 
 
-def _most_common(values: Iterable[Any]) -> Any:
-    found = Counter(values).most_common(1)
+def _first_content(records: Sequence[Record]) -> tuple[int, str]:
+    """Return number and identity of the images of the oldest record, of several at once what most of them saw."""
+    count = _most_common([record.examples for record in records if record.created == records[0].created])
+    named = [record for record in records if record.images and record.examples == count]
+    return count, _most_common([record.images for record in named if record.created == named[0].created])
+
+
+def _most_common(values: Sequence[Any]) -> Any:
+    found = Counter(values).most_common(1)  # of equally many the first
     return found[0][0] if found else None
 
 

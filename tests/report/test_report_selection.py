@@ -264,7 +264,7 @@ def test_teachers_are_sorted_by_their_numbers_however_long():
 
 
 def test_other_images_under_one_name_are_left_out_with_the_reason(tmp_path):
-    """Records that do not say which images they saw stay; those that say something else than most do not."""
+    """Records that do not say which images they saw stay; those that say something else than the oldest do not."""
     here, there = {"data": {"identity": "aaaa bbbb"}}, {"data": {"identity": "aaaa cccc"}}
     records = [
         *(make_record(seed=seed, config=here) for seed in range(3)),
@@ -275,9 +275,19 @@ def test_other_images_under_one_name_are_left_out_with_the_reason(tmp_path):
     selection = select(write(tmp_path, *records))
     assert [record.seed for (_, _, method), cell in selection.cells.items() for record in cell] == [0, 1, 2, 3]
     assert [item.reason for item in selection.left_out] == [
-        "its images (aaaa cccc) are not those of its column's other records (aaaa bbbb)",
-        "scored on 499 images, the other records of its column on 500",
+        "its images (aaaa cccc) are not those of its column's oldest records (aaaa bbbb)",
+        "scored on 499 images, the oldest records of its column on 500",
     ]
+
+
+@pytest.mark.parametrize("changes", [{"config": {"data": {"identity": "bbbb"}}}, {"examples": 400}])
+def test_however_many_newer_records_of_other_images_do_not_replace_the_older_ones(tmp_path, changes):
+    """Else whoever dislikes a result runs more seeds on easier images."""
+    here = {"config": {"data": {"identity": "aaaa"}}}
+    older = [make_record(seed=seed, created="2026-01-01T00:00:00Z", **here) for seed in range(2)]
+    newer = [make_record(seed=seed, created="2026-01-02T00:00:00Z", **here | changes) for seed in range(2, 9)]
+    selection = select(write(tmp_path, *older, *newer))
+    assert [record.seed for record in only_cell(selection)[1]] == [0, 1] and len(selection.left_out) == 7
 
 
 def test_of_two_contents_that_equally_many_records_saw_the_older_one_stays(tmp_path):
