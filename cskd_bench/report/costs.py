@@ -45,10 +45,10 @@ def _unlike(records: Sequence[Record], *, one_row: bool) -> str:
     """Say why what records took cannot be compared; a row alone need not say on what, but must be of one kind."""
     unknown = sum(not record.hardware.known for record in records)
     if unknown and not one_row:
-        which = "its records do" if unknown == len(records) else f"{unknown} of its {len(records)} records do"
-        return f"{which} not say on what hardware they were made"
+        which = "the" if unknown == len(records) else f"{unknown} of the {len(records)}"
+        return f"{which} records do not say on what hardware they were made"
     if len({(record.hardware.speed, record.device) for record in records}) > 1:
-        return "its runs were made on different hardware"
+        return "the runs were made on different hardware"
     return ""
 
 

@@ -54,7 +54,7 @@ def test_the_host_and_what_decides_rounding_alone_do_not_matter(tmp_path):
 def test_costs_of_different_hardware_are_left_out_with_the_reason(tmp_path, other):
     table = table_of(tmp_path, {"label": "deit"}, {"label": "cskd"}, {"label": "cskd", "seed": 1, "hardware": other})
     assert all(text == "" for cost in shown(table).values() for text in cost.values())
-    assert table.cost_note == "Costs are not shown: its runs were made on different hardware."
+    assert table.cost_note == "Costs are not shown: the runs were made on different hardware."
 
 
 def test_hardware_that_is_not_known_equals_nothing_but_a_row_alone_may_show_its_own(tmp_path):
@@ -64,9 +64,9 @@ def test_hardware_that_is_not_known_equals_nothing_but_a_row_alone_may_show_its_
     assert shown(alone)["cskd"]["time"] == "100 s" and alone.cost_note == ""
     all_unknown = table_of(tmp_path, {"label": "cskd", **unknown}, {"label": "deit", **unknown})
     assert set(shown(all_unknown)["cskd"].values()) == {""}
-    assert all_unknown.cost_note == "Costs are not shown: its records do not say on what hardware they were made."
+    assert all_unknown.cost_note == "Costs are not shown: the records do not say on what hardware they were made."
     some = table_of(tmp_path, {"label": "kd"})
-    assert some.cost_note.endswith(": 2 of its 3 records do not say on what hardware they were made.")
+    assert some.cost_note.endswith(": 2 of the 3 records do not say on what hardware they were made.")
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_the_sentence_stands_below_the_table_and_no_cost_has_a_column(tmp_path):
     said = io.StringIO()
     show(comparison, [], Console(file=said, width=200))
     for text in (markdown(comparison, [], []), said.getvalue()):
-        assert text.count("Costs are not shown: its runs were made on different hardware.") == 1
+        assert text.count("Costs are not shown: the runs were made on different hardware.") == 1
     (table,) = comparison.tables
     assert standing_head(table) == ["↑/○/↓ against deit"]
     assert all(len(row) == 1 for _, row in standing_rows(table))
