@@ -17,7 +17,7 @@ from cskd_bench.report import statistics
 from cskd_bench.report.contrasts import correct
 
 Floats = NDArray[np.floating[Any]]
-Rule = Callable[[Floats], tuple[float, float]]
+Rule = Callable[[Floats, tuple[int, int]], float]  # scores (M, S) and a pair of methods to a p-value
 
 LEVEL = 0.05
 TABLES = 4000
@@ -79,11 +79,15 @@ def _inverse_trigamma(value: float) -> float:
     return x
 
 
-RULES = {"own spread (in use)": own_spread, "pooled spread (release 0.1)": pooled_spread, "moderated t": moderated}
+RULES: dict[str, Rule] = {
+    "own spread (in use)": own_spread,
+    "pooled spread (release 0.1)": pooled_spread,
+    "moderated t": moderated,
+}
 
 
 def false_positives(
-    rule: Callable[[Floats, tuple[int, int]], float],
+    rule: Rule,
     pair: tuple[int, int],
     setting: tuple[int, int, float],
     tables: int = TABLES,

@@ -205,6 +205,16 @@ def test_a_difference_in_differences_is_crossed_with_images_where_all_four_score
     assert result.interval_kind == "seeds and test images"
 
 
+def test_a_contrast_and_the_difference_of_its_table_are_one_test_over_seeds_and_images(tmp_path):
+    """The one is computed from every image's scores, the other from a column's sums of products."""
+    record = write_study(tmp_path, skills={"deit": 0.0, "cskd": 0.3}, seeds=3, examples=200)[0]
+    comparison = compared(tmp_path, plan_of(contrast(record, "cskd", "deit"), seeds=(0, 1, 2)))
+    (result,), item = comparison.primary, differences(comparison)["cskd", "deit"]
+    assert result.interval_kind == item.interval_kind == "seeds and test images"
+    assert (result.mean, result.p_value) == pytest.approx((item.mean, item.p_value), rel=1e-9)
+    assert result.interval == pytest.approx(item.interval, rel=1e-9)
+
+
 def test_exploratory_contrasts_stand_behind_the_primary_ones(tmp_path):
     record = study(tmp_path)
     primary, behind = contrast(record, "kd", "supervised"), contrast(record, "cskd", "deit", family="exploratory")
