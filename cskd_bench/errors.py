@@ -16,4 +16,8 @@ class AgreedError(UserError):
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, keeps what it has done and can be started again."""
+    """The run was asked to stop and can be started again. `kept`: whether anything of what it did is kept."""
+
+    def __init__(self, message: str, *, kept: bool = True) -> None:
+        super().__init__(message)
+        self.kept = kept

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Heads = Literal["class", "class+dist", "class+dist+patch"]
+Features = Literal["cls", "cls+patch", "inference"]  # what a probe reads of a student
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from cskd_bench.config import AugmentConfig, DataConfig, OptimConfig, Probability, Recipe
 from cskd_bench.errors import UserError
+from cskd_bench.outputs import Features
 from cskd_bench.schema import StrictModel, apply_overrides, fingerprint, read_toml, shipped, validate
 from cskd_bench.task_identity import used_by
 
@@ -63,12 +64,16 @@ class FinetuneConfig(Recipe):
 
 
 class LinearConfig(StrictModel):
-    """Logistic regression on frozen features; the inverse penalty C is chosen on validation."""
+    """Logistic regression on frozen features; the inverse penalty C is chosen on validation, by the task's metric.
+
+    `choose_by`: "top1" is what release 0.1.0 did for every metric; without the key a record means that.
+    """
 
     c_grid: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.01, 0.1, 1.0, 10.0, 100.0)
     max_iter: PositiveInt = 1000
     validation: Probability = 0.2
     torch_from: PositiveInt = 50_000  # training images from which torch's L-BFGS on the device takes over
+    choose_by: Annotated[Literal["metric", "top1"], Field(exclude_if=lambda rule: bool(rule == "top1"))] = "metric"
 
 
 class KnnConfig(StrictModel):
@@ -90,13 +95,15 @@ class KshotConfig(StrictModel):
 
 
 class LowlabelConfig(StrictModel):
-    """Train on a share of every class's labels, by the task's `finetune` or `linear` settings.
+    """Train on a share of every class's labels, by the task's `linear` or `finetune` settings.
 
-    The score of the last entry of `fractions` is the record's headline.
+    The score of the last entry of `fractions` is the record's headline. `schedule` of fine-tuning: as many steps as on
+    all images, or as many passes over the few; without the key a record means the latter.
     """
 
     fractions: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (0.01, 0.1)
-    classifier: Literal["finetune", "linear"] = "finetune"
+    classifier: Literal["finetune", "linear"] = "linear"
+    schedule: Annotated[Literal["steps", "epochs"], Field(exclude_if=lambda kept: bool(kept == "epochs"))] = "steps"
 
 
 class EvaluateConfig(StrictModel):
@@ -140,7 +147,12 @@ class TaskData(DataConfig):
 
 
 class TaskSpec(StrictModel):
-    """One downstream task, complete: records embed it whole."""
+    """One downstream task, complete: records embed it whole.
+
+    `features`: what probes read of a frozen student, the same tokens under every method: the class token, the class
+    token beside the mean patch token, or what the method's inference rule averages. Without the key a record means the
+    last, which differs between methods. `features_version` changes with the definition; it is not for setting.
+    """
 
     name: str
     version: PositiveInt = 1
@@ -149,6 +161,9 @@ class TaskSpec(StrictModel):
     protocols: tuple[Protocol, ...]
     metric: Metric = "top1"
     image_size: PositiveInt | None = None  # None: the student's own
+    features: Annotated[Features, Field(exclude_if=lambda kind: bool(kind == "inference"))] = "cls+patch"
+    features_version: Literal[1] = 1
+    published_as: str = ""  # the data set's name in published.toml, where the published scores are of this recipe
     data: TaskData
     finetune: FinetuneConfig = FinetuneConfig()
     linear: LinearConfig = LinearConfig()
@@ -174,10 +189,14 @@ class TaskSpec(StrictModel):
 
         Without a protocol: the whole task, with the settings of all its protocols.
         """
-        data = self.model_dump(mode="json", exclude={"description", "group"})
+        data = self.model_dump(mode="json", exclude={"description", "group", "published_as"})
         used = set(self.protocols) | ({"finetune", "linear"} if "lowlabel" in self.protocols else set())
         for settings in set(get_args(Protocol)) - used:
             del data[settings]
+        if self.features == "inference":
+            del data["features_version"]
+        if self.metric == "top1" and "linear" in data:
+            data["linear"].pop("choose_by", None)
         data["data"]["root"] = Path(self.data.stands_for or self.data.root).name
         if detect := data.get("detect"):
             detect["config"] = _name_config(Path(self.detect.config))
@@ -188,6 +207,17 @@ class TaskSpec(StrictModel):
     def fingerprint(self, protocol: str = "") -> str:
         """Name the content that a protocol uses: results under different fingerprints are never averaged."""
         return fingerprint(self.identity(protocol))
+
+
+def _changed(spec: TaskSpec, filed: TaskSpec) -> bool:
+    """Whether overrides made another task of a filed one; where its images lie, and the precision, do not."""
+
+    def compared(task: TaskSpec) -> dict[str, Any]:
+        data = task.data.model_copy(update={"root": "", "stands_for": ""})
+        recipe = task.finetune.model_copy(update={"precision": "fp32"})
+        return task.model_copy(update={"data": data, "finetune": recipe}).identity()
+
+    return compared(spec) != compared(filed)
 
 
 def _name_config(config: Path) -> str:
@@ -219,6 +249,8 @@ def load_task(name: str, tasks_dir: Path | None = None, overrides: Sequence[str]
     data = read_toml(path)
     data.setdefault("name", path.stem)
     spec = validate(TaskSpec, apply_overrides(data, overrides), str(path))
+    if spec.published_as and _changed(spec, validate(TaskSpec, data, str(path))):
+        spec = spec.model_copy(update={"published_as": ""})
     own_root = data.get("data", {}).get("root")
     if own_root in (None, spec.data.root):
         return spec

@@ -9,6 +9,8 @@ from typing import Any, Final
 from cskd_bench.schema import fingerprint
 
 _COMMON: Final = ("name", "version", "metric", "image_size")
+_FROZEN: Final = ("linear", "knn", "kshot")  # what reads features of a frozen student
+_OF_FEATURES: Final = ("features", "features_version")
 _TRAINING_ALONE: Final = ("val", "on_corrupt", "max_skipped")  # a probe carves validation out of train
 _UNREAD: Final[Mapping[str, tuple[str, ...]]] = {  # keys of `data`; a key that is not named here counts
     "linear": _TRAINING_ALONE,
@@ -16,6 +18,11 @@ _UNREAD: Final[Mapping[str, tuple[str, ...]]] = {  # keys of `data`; a key that 
     "kshot": _TRAINING_ALONE,
     "evaluate": ("train", *_TRAINING_ALONE),
     "detect": ("val", "eval_crop"),
+}
+
+_FORMER: Final[Mapping[str, Mapping[str, Any]]] = {  # settings by what records without them mean
+    "linear": {"choose_by": "top1"},
+    "lowlabel": {"schedule": "epochs"},
 }
 
 
@@ -28,9 +35,36 @@ def used_by(protocol: str, task: Mapping[str, Any]) -> dict[str, Any]:
     if protocol == "lowlabel":
         reads_as = task[protocol]["classifier"]
         sections.append(reads_as)
-    used = {key: task[key] for key in (*_COMMON, *sections) if key in task}
+    common = (*_COMMON, *_OF_FEATURES) if reads_as in _FROZEN else _COMMON
+    used = {key: task[key] for key in (*common, *sections) if key in task}
+    if reads_as != protocol and reads_as in _FROZEN:  # the schedule is fine-tuning's
+        used[protocol] = {key: value for key, value in used[protocol].items() if key != "schedule"}
     used["data"] = {key: value for key, value in task["data"].items() if key not in _UNREAD.get(reads_as, ())}
     return used
+
+
+def with_former_meaning(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record's task with the values that stand for keys which were not there when it was written.
+
+    Such a value is left out of identities, so that names stay; only the class of tasks has other defaults today.
+    """
+    stated = {"features": "inference", **task}
+    for section, former in _FORMER.items():
+        if isinstance(stated.get(section), Mapping):
+            stated[section] = {**former, **stated[section]}
+    return stated
+
+
+def former_settings(task: Mapping[str, Any]) -> list[str]:
+    """Return KEY=VALUE for what a record's task holds or means and today's defaults would not say."""
+    stated = with_former_meaning(task)
+    found = [f"features={stated['features']}"]
+    for section, former in _FORMER.items():
+        if isinstance(stated.get(section), Mapping):
+            found += [f"{section}.{key}={stated[section][key]}" for key in former]
+    if isinstance(lowlabel := stated.get("lowlabel"), Mapping) and "classifier" in lowlabel:
+        found.append(f"lowlabel.classifier={lowlabel['classifier']}")
+    return found
 
 
 def transfer_recipe(

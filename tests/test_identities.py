@@ -1,7 +1,8 @@
 """Identities: no stored id or fingerprint may change or go; fixtures/identities.json holds them all.
 
 `records` and `tasks` hold them by the whole task, as the files of records of schema 1 and 2 do; `recipes` and
-`protocols` hold what records are read as, by what each protocol uses.
+`protocols` hold what records are read as, by what each protocol uses. `tasks` and `protocols` are of the settings that
+release 0.1.0 had for its defaults (FORMER), `settings` of today's.
 `python tests/test_identities.py` adds the new records and tasks to that file; what is in it stays.
 """
 
@@ -18,7 +19,7 @@ from cskd_bench.report.markdown import markdown
 from cskd_bench.report.recompute import recompute
 from cskd_bench.report.selection import select
 from cskd_bench.schema import fingerprint
-from cskd_bench.task import load_task, task_files
+from cskd_bench.task import TaskSpec, load_task, task_files
 from cskd_bench.task_identity import narrow_record
 
 HERE = Path(__file__).parent
@@ -28,6 +29,8 @@ KEPT = {  # folders of records that stay
     "whole": HERE / "fixtures" / "release_0_1_0" / "whole" / "results" / "records",
     "unstated": HERE / "fixtures" / "release_0_1_0" / "unstated" / "results" / "records",
 }
+
+FORMER = ["features=inference", "linear.choose_by=top1", "lowlabel.schedule=epochs", "lowlabel.classifier=finetune"]
 
 
 @cache
@@ -45,15 +48,19 @@ def files() -> dict[str, dict[str, Any]]:
 
 def identities() -> dict[str, dict[str, Any]]:
     """Return what the golden file holds, as the records and the shipped tasks say it now."""
+    former = {f"{task.name} v{task.version}": task for task in (load_task(name, None, FORMER) for name in task_files())}
     tasks = {f"{task.name} v{task.version}": task for task in map(load_task, task_files())}
     return {
         "records": {name: whole_names(record) for name, record in stored().items()},
-        "tasks": {name: [task.fingerprint()] for name, task in tasks.items()},
+        "tasks": {name: [task.fingerprint()] for name, task in former.items()},
         "recipes": {name: [record.recipe, record.task.fingerprint] for name, record in stored().items()},
-        "protocols": {
-            name: {protocol: task.fingerprint(protocol) for protocol in task.protocols} for name, task in tasks.items()
-        },
+        "protocols": by_protocol(former),
+        "settings": by_protocol(tasks),
     }
+
+
+def by_protocol(tasks: dict[str, TaskSpec]) -> dict[str, dict[str, str]]:
+    return {name: {protocol: task.fingerprint(protocol) for protocol in task.protocols} for name, task in tasks.items()}
 
 
 def whole_names(record: Record) -> list[str]:
@@ -72,7 +79,7 @@ def cell_of(record: Record, task: dict[str, Any]) -> dict[str, Any]:
 
 
 def golden() -> dict[str, dict[str, Any]]:
-    empty: dict[str, dict[str, Any]] = {"records": {}, "tasks": {}, "recipes": {}, "protocols": {}}
+    empty: dict[str, dict[str, Any]] = {"records": {}, "tasks": {}, "recipes": {}, "protocols": {}, "settings": {}}
     return empty | (json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {})
 
 
@@ -106,7 +113,7 @@ def test_the_files_of_older_records_hold_the_names_of_the_whole_task_and_are_rea
     assert changed == sum(file["protocol"] != "pretrain" for file in files().values()) - 1
 
 
-@pytest.mark.parametrize("part", ["tasks", "protocols"])
+@pytest.mark.parametrize("part", ["tasks", "protocols", "settings"])
 def test_no_shipped_task_is_another_one_under_the_version_that_it_had(part):
     now = identities()[part]
     assert len(golden()[part]) > 20

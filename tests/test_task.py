@@ -72,20 +72,26 @@ def test_identity_ignores_prose_and_places_and_settings_that_are_not_used():
 
 
 IRRELEVANT = {  # settings of a task that a protocol's score does not depend on
-    "finetune": ["linear.max_iter=9", "knn.k=9", "protocols=['finetune']", "lowlabel.fractions=[0.5]"],
+    "finetune": [
+        "linear.max_iter=9",
+        "features=cls",
+        "features=inference",
+        "protocols=['finetune']",
+        "lowlabel.fractions=[0.5]",
+    ],
     "linear": ["finetune.optim.lr=1.0", "knn.k=9", "data.val=other", "data.on_corrupt=skip", "protocols=['linear']"],
     "knn": ["finetune.epochs=9", "linear.max_iter=9", "kshot.c=9.0"],
     "kshot": ["linear.c_grid=[9.0]", "knn.k=9"],
-    "lowlabel": ["linear.max_iter=9", "knn.k=9", "protocols=['lowlabel']"],
-    "evaluate": ["finetune.epochs=9", "data.train=other", "data.val=other"],
-    "detect": ["finetune.epochs=9", "data.val=other"],
+    "lowlabel": ["finetune.epochs=9", "lowlabel.schedule=epochs", "data.val=other", "protocols=['lowlabel']"],
+    "evaluate": ["features=cls", "finetune.epochs=9", "data.train=other", "data.val=other"],
+    "detect": ["features=cls", "finetune.epochs=9", "data.val=other"],
 }
 RELEVANT = {
     "finetune": ["finetune.optim.lr=1.0", "data.train=other", "data.val=other"],
-    "linear": ["linear.max_iter=9", "data.train=other", "data.eval_crop=0.5"],
-    "knn": ["knn.k=9", "data.train=other"],
-    "kshot": ["kshot.c=9.0"],
-    "lowlabel": ["lowlabel.fractions=[0.5]", "finetune.epochs=9", "data.val=other"],
+    "linear": ["linear.max_iter=9", "data.train=other", "data.eval_crop=0.5", "features=cls", "features=inference"],
+    "knn": ["knn.k=9", "data.train=other", "features=cls", "features=inference"],
+    "kshot": ["kshot.c=9.0", "features=cls", "features=inference"],
+    "lowlabel": ["lowlabel.fractions=[0.5]", "linear.max_iter=9", "features=cls"],
     "evaluate": ["evaluate.real_labels=x.json", "data.num_classes=9"],
     "detect": ["detect.epochs=9", "data.train=other"],
 }
@@ -103,12 +109,21 @@ def test_what_names_a_score_is_what_its_protocol_uses(protocol):
 
 
 def test_low_label_training_uses_the_settings_of_the_classifier_that_it_names():
-    linear = ["lowlabel.classifier=linear"]
-    named = load_task("cifar100", None, linear).fingerprint("lowlabel")
+    tuned = ["lowlabel.classifier=finetune"]
+    named = load_task("cifar100", None, tuned).fingerprint("lowlabel")
     assert load_task("cifar100").fingerprint("lowlabel") != named
-    for change in ("finetune.epochs=9", "data.val=other"):
-        assert load_task("cifar100", None, [*linear, change]).fingerprint("lowlabel") == named, change
-    assert load_task("cifar100", None, [*linear, "linear.max_iter=9"]).fingerprint("lowlabel") != named
+    for change in ("linear.max_iter=9", "features=cls", "linear.choose_by=top1"):
+        assert load_task("cifar100", None, [*tuned, change]).fingerprint("lowlabel") == named, change
+    for change in ("finetune.epochs=9", "data.val=other", "lowlabel.schedule=epochs"):
+        assert load_task("cifar100", None, [*tuned, change]).fingerprint("lowlabel") != named, change
+
+
+def test_what_c_is_chosen_by_names_a_probe_only_where_it_makes_a_difference():
+    former = ["linear.choose_by=top1"]
+    assert load_task("cifar100", None, former).fingerprint("linear") == load_task("cifar100").fingerprint("linear")
+    assert load_task("oxford_pets").metric == "mean_per_class"
+    pets = load_task("oxford_pets").fingerprint("linear")
+    assert load_task("oxford_pets", None, former).fingerprint("linear") != pets
 
 
 def test_an_unknown_task_or_key_is_one_sentence(tmp_path):

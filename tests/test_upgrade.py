@@ -16,6 +16,7 @@ from cskd_bench.schema import fingerprint
 from cskd_bench.task_identity import narrow_record, used_by
 
 LEFT = Path(__file__).parent / "fixtures" / "release_0_1_0"
+THEN = ["--set", "features=inference"]  # what probes of that release read
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_records_are_sound(left, capsys, part):
 
 def test_a_finished_run_is_transferred_under_the_id_that_it_had(left):
     """Release 0.1.0 gave this record the same id, and 37.19 %."""
-    words = ["transfer", "--task", "digits", "--protocol", "knn", "--checkpoint", "whole/runs/upgrade"]
+    words = ["transfer", "--task", "digits", "--protocol", "knn", *THEN, "--checkpoint", "whole/runs/upgrade"]
     assert main([*words, "--workers", "0"]) == 0
     record = read_record(only("knn"))
     assert record.id == "digits-knn-cskd-upgrade-s0-def6726c"
@@ -107,7 +108,7 @@ def only(protocol, records=Path("results/records")):
     return path
 
 
-KNN = ["transfer", "--task", "digits", "--protocol", "knn", "--checkpoint", "runs/unstated", "--workers", "0"]
+KNN = ["transfer", "--task", "digits", "--protocol", "knn", *THEN, "--checkpoint", "runs/unstated", "--workers", "0"]
 
 
 def test_records_of_views_of_unstated_size_are_read_as_this_release_would_write_them(unstated):

@@ -24,6 +24,7 @@ from cskd_bench.report.selection import replicate_of, select
 from cskd_bench.report.statistics import second_run
 from cskd_bench.schema import validate
 from cskd_bench.task import load_task
+from cskd_bench.task_identity import former_settings
 
 Interval = tuple[float, float]
 Verdict = Literal["confirmed", "compatible", "not confirmed"]
@@ -104,7 +105,12 @@ def pretraining_again(record: Record, file: Path, settings: Sequence[str], metho
 def transfer_again(
     record: Record, run: str, tasks: Sequence[str], settings: Sequence[str], tasks_dir: Path | None
 ) -> TransferCell:
-    """Return the cell of a transfer's record on the checkpoint of `run`; UserError where its task has changed."""
+    """Return the cell of a transfer's record on the checkpoint of `run`; UserError where its task has changed.
+
+    What the record means by keys that it does not hold is asked for by name: the command is of a release that had
+    other defaults.
+    """
+    settings = [*former_settings(record.config["task"]), *settings]
     for name in tasks:
         task = load_task(name, tasks_dir, settings)
         if task.name == record.task.name:

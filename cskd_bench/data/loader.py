@@ -202,10 +202,21 @@ def eval_loader(
     source: Source, view: EvalView, indices: Sequence[int], *, batch_size: int, workers: int, pinned: bool = False
 ) -> Iterable[Tensor]:
     """Iterate once over the pixels (B, 3, S, S) of the given images, in order."""
-    chunks = [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
+    return batch_loader(source, view, cut_batches(indices, batch_size), workers=workers, pinned=pinned)
+
+
+def cut_batches(indices: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Cut indices into batches, the last one smaller."""
+    return [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
+
+
+def batch_loader(
+    source: Source, view: EvalView, batches: Sequence[list[int]], *, workers: int, pinned: bool = False
+) -> Iterable[Tensor]:
+    """Iterate once over the pixels (B, 3, S, S) of batches of images, in order."""
     return DataLoader(
         EvalViews(source, view),
-        batch_sampler=chunks,
+        batch_sampler=batches,
         num_workers=workers,
         worker_init_fn=leave_signals_to_the_main_process,
         collate_fn=_identity,

@@ -47,6 +47,7 @@ class EvalView:
     """Resize so that the centre crop of S x S keeps `crop` of the shorter side: (3, S, S) uint8."""
 
     def __init__(self, image_size: int, crop: float = 0.875, interpolation: str = "bicubic") -> None:
+        self.settings = (image_size, crop, interpolation)
         self._transform: Any = transforms_imagenet_eval(
             img_size=image_size, crop_pct=crop, interpolation=interpolation, use_prefetcher=True
         )

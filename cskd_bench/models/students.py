@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from cskd_bench.config import StudentConfig
 from cskd_bench.errors import UserError
 from cskd_bench.models.normalisation import normalisation
-from cskd_bench.outputs import Heads, StudentOutput
+from cskd_bench.outputs import Features, Heads, StudentOutput
 
 
 class Student(nn.Module):
@@ -120,9 +120,23 @@ class Student(nn.Module):
             parts.append(self.distillation_head(self._mean_patch(tokens)))
         return torch.stack(parts).mean(0)
 
-    def features(self, views: Tensor) -> Tensor:
-        """Return (B, D) pre-logits: the mean of the tokens whose heads inference averages."""
+    def features(self, views: Tensor, kind: Features) -> Tensor:
+        """Return what a probe reads of the tokens after the final norm, (B, D), or (B, 2D) for "cls+patch".
+
+        "cls" is the class token, "cls+patch" the class token beside the mean over patch tokens (as DINOv2 concatenates
+        them, arXiv 2304.07193): neither depends on the heads. "inference" is the mean of the tokens whose heads the
+        method's inference rule averages. A model without a class token gives its own pooled features under each.
+        """
         tokens = self.tokens(views)
+        if kind == "inference":
+            return self._inference_features(tokens)
+        if getattr(self.model, "cls_token", None) is None or not hasattr(self.model, "num_prefix_tokens"):
+            return self.model.forward_head(tokens, pre_logits=True)  # type: ignore[no-any-return]
+        if kind == "cls":
+            return tokens[:, 0]
+        return torch.cat([tokens[:, 0], self._mean_patch(tokens)], 1)
+
+    def _inference_features(self, tokens: Tensor) -> Tensor:
         if self._stock_head:
             return self.model.forward_head(tokens, pre_logits=True)  # type: ignore[no-any-return]
         parts = [tokens[:, 0], *([tokens[:, 1]] if self.heads != "class" else [])]

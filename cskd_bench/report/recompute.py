@@ -10,7 +10,7 @@ from cskd_bench.errors import UserError
 from cskd_bench.record import Record, record_id
 from cskd_bench.schema import fingerprint, validate
 from cskd_bench.task import TaskSpec
-from cskd_bench.task_identity import transfer_recipe
+from cskd_bench.task_identity import transfer_recipe, with_former_meaning
 
 _VARIANT: Final = re.compile(r" \(\d+ largest logits\)$")  # of labels from a bank; the settings do not hold it
 
@@ -35,7 +35,7 @@ def recompute(record: Record) -> Mapping[str, object] | None:
     task, run = record.config.get("task"), record.config.get("pretrain")
     if not isinstance(task, dict) or not isinstance(run, dict):
         return None
-    spec = validate(TaskSpec, task, record.id)
+    spec = validate(TaskSpec, with_former_meaning(task), record.id)
     if record.protocol not in spec.protocols:
         raise UserError(f"{record.id}: its task has no protocol {record.protocol!r}")
     return _of_transfer(record, spec, pretraining(record) if run else None)

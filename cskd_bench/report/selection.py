@@ -10,7 +10,7 @@ from typing import Any, Final
 from cskd_bench.errors import UserError
 from cskd_bench.record import Record, read_records
 from cskd_bench.report.columns import Words, flatten, list_differences
-from cskd_bench.task_identity import used_by
+from cskd_bench.task_identity import used_by, with_former_meaning
 
 BASELINES: Final = ("supervised", "kd", "deit")
 STUDIED: Final = "cskd"  # the label that verdicts and figures are about
@@ -99,7 +99,7 @@ def setting_of(record: Record) -> Setting:
 def _content(record: Record) -> dict[str, Any]:
     """Return what the record's protocol used of its task; empty for a pretraining, and where the record has none."""
     try:
-        return used_by(record.protocol, record.config["task"])
+        return used_by(record.protocol, with_former_meaning(record.config["task"]))
     except (KeyError, TypeError, AttributeError):  # not of a transfer of ours
         return {}
 

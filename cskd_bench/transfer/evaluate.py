@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from pydantic import TypeAdapter
 from timm.data import ImageNetInfo
 from torch import Tensor
@@ -13,10 +14,11 @@ from torch import Tensor
 from cskd_bench.cells.cell import Outcome
 from cskd_bench.data.sources import JoinedSource, PathSource, Source, data_path
 from cskd_bench.data.views import EvalView
-from cskd_bench.engine.evaluate import Predictions, evaluate
+from cskd_bench.engine.evaluate import Predictions
 from cskd_bench.errors import UserError
 from cskd_bench.models.checkpoints import Loaded
 from cskd_bench.transfer.cell import ScoringCell
+from cskd_bench.transfer.scan import scan_split
 
 
 def run(cell: ScoringCell) -> Outcome:
@@ -26,18 +28,20 @@ def run(cell: ScoringCell) -> Outcome:
     columns = class_columns(cell.test.classes, cell.model)
 
     def predict(views: Tensor) -> Tensor:
-        return student.predict(views)[:, columns]
+        """Return the most probable class and its probability, (B, 2): whole numbers below 2^53 are exact."""
+        probability, index = student.predict(views)[:, columns].float().softmax(1).max(1)
+        return torch.stack([index.double(), probability.double()], 1)
 
-    view = EvalView(cell.model.image_size, spec.data.eval_crop)
-    predictions = evaluate(
-        predict,
+    rows = scan_split(
+        cell,
         cell.test,
-        view,
-        cell.ranks,
-        batch_size=cell.batch_size,
-        workers=cell.workers,
-        stop=lambda: cell.stop.requested,
+        EvalView(cell.model.image_size, spec.data.eval_crop),
+        predict,
+        folder=cell.folder,
+        key={"heads": student.heads, "columns": columns},
+        what="predictions",
     )
+    predictions = Predictions(cell.test.labels.copy(), rows[:, 0].astype(np.int64), rows[:, 1].astype(np.float32))
     metrics = _by_part(spec.data.test.split("+"), cell.test, predictions)
     if spec.evaluate.real_labels:
         predictions = with_real_labels(predictions, cell.test, data_path(spec.data.root) / spec.evaluate.real_labels)
@@ -49,22 +53,37 @@ def class_columns(wanted: Sequence[str], model: Loaded) -> list[int]:
 
     Classes are matched by name; a model of 1,000 classes without names has ImageNet-1k's synsets in order.
     File names such as `n01440764_tench` count by their synset, and numbers (`0` ... `999`) are the outputs'
-    own where the model's classes have no names but ImageNet-1k's. UserError for classes that it does not know.
+    own where the model's classes have no names but ImageNet-1k's. UserError for classes that it does not know, and
+    for two that are one output.
     """
     imagenet = tuple(ImageNetInfo().label_names())
     names = tuple(model.classes) or (imagenet if model.num_classes == len(imagenet) else ())
     output = {name: index for index, name in enumerate(names)}
-    found = [output.get(name, output.get(name.split("_")[0])) for name in wanted]
+    found = [output.get(name, output.get(_synset(name))) for name in wanted]
     numbered = all(name.isdecimal() and int(name) < model.num_classes for name in wanted)
     if numbered and None in found and names in ((), imagenet):
-        return [int(name) for name in wanted]
+        found = [int(name) for name in wanted]
     unknown = [name for name, column in zip(wanted, found, strict=True) if column is None]
     if unknown:
         raise UserError(
             f"the checkpoint {model.checkpoint.run} does not know {len(unknown)} of the task's {len(wanted)} classes "
             f"({', '.join(unknown[:3])}, ...); evaluate needs a model of the same classes"
         )
-    return [column for column in found if column is not None]
+    columns = [column for column in found if column is not None]
+    first = {column: name for name, column in reversed(list(zip(wanted, columns, strict=True)))}
+    for name, column in zip(wanted, columns, strict=True):
+        if first[column] != name:
+            raise UserError(
+                f"the task's classes {first[column]!r} and {name!r} are both output {column} of the checkpoint "
+                f"{model.checkpoint.run}; evaluate needs an output for each class"
+            )
+    return columns
+
+
+def _synset(name: str) -> str:
+    """Return the synset that a name such as `n01440764_tench` begins with, and any other name as it is."""
+    found = re.match(r"(n\d{8})_", name)
+    return found[1] if found else name
 
 
 def with_real_labels(predictions: Predictions, source: Source, file: Path) -> Predictions:

@@ -2,6 +2,8 @@
 
 import time
 import warnings
+from functools import partial
+from typing import Final
 
 import numpy as np
 import torch
@@ -12,10 +14,16 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cskd_bench.cells.cell import Outcome
+from cskd_bench.engine.evaluate import Predictions
+from cskd_bench.engine.logs import progress_bar
+from cskd_bench.schema import fingerprint
 from cskd_bench.task import LinearConfig
 from cskd_bench.transfer.cell import ImageCell, from_probability
 from cskd_bench.transfer.features import split_features
+from cskd_bench.transfer.parts import Parts
 from cskd_bench.transfer.subsets import stratified_split
+
+EVALUATIONS: Final = 1.25  # of the loss, per iteration: where torch's L-BFGS gives up besides max_iter
 
 
 def run(cell: ImageCell) -> Outcome:
@@ -24,29 +32,85 @@ def run(cell: ImageCell) -> Outcome:
 
 
 def fit_linear(cell: ImageCell, chosen: np.ndarray) -> Outcome:
-    """Probe with the chosen images of train alone."""
+    """Probe with the chosen images of train alone.
+
+    What C scored on validation is kept as soon as it is known. The record says where the best C is at an edge of the
+    grid, and how many fits `max_iter` ended.
+    """
     began = time.perf_counter()
     train, test = split_features(cell, cell.train)[chosen], split_features(cell, cell.test)
     labels, config, device = cell.train.labels[chosen], cell.spec.linear, cell.ranks.device
-    kept, held = stratified_split(labels, config.validation, cell.seed)
-    scores = []
-    for c in config.c_grid:
-        cell.heed_stop()
-        fitted = _fitted(config, c, train[kept], labels[kept], device) if len(held) else None
-        scores.append(fitted.score(train[held], labels[held]) if fitted else 0.0)
+    scores, converged = _validate(cell, train, labels, chosen)
     best = config.c_grid[int(np.argmax(scores))]
-    fitted = _fitted(config, best, train, labels, device)
+    fitted, complete = _fit(config, best, train, labels, device)
     predictions = from_probability(cell.test.labels, fitted.predict_proba(test), fitted.classes_)
-    metrics = {"chosen_c": best, "validation_top1": float(max(scores))}
-    return Outcome(predictions, metrics, seconds=time.perf_counter() - began)
+    rule = selection_metric(cell)
+    metrics = {"chosen_c": best, f"validation_{rule}": float(max(scores))}
+    fits, unconverged = len(scores) + 1, int(np.sum(~converged)) + (not complete)
+    notes = [_at_edge(config, best), _unconverged(config, unconverged, fits)]
+    metrics |= {"chosen_c_at_edge": float(bool(notes[0])), "unconverged_fits": float(unconverged)}
+    return Outcome(predictions, metrics, seconds=time.perf_counter() - began, note="; ".join(filter(None, notes)))
 
 
-def _fitted(config: LinearConfig, c: float, features: np.ndarray, labels: np.ndarray, device: torch.device) -> Pipeline:
+def selection_metric(cell: ImageCell) -> str:
+    """Name what C is chosen by: the task's metric, top-1 where the task says so or has no metric of classes."""
+    spec = cell.spec
+    return "mean_per_class" if (spec.linear.choose_by, spec.metric) == ("metric", "mean_per_class") else "top1"
+
+
+def _validate(
+    cell: ImageCell, train: np.ndarray, labels: np.ndarray, chosen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what every C scores on validation, and whether its fit converged; 0 where nothing can be held out."""
+    config, rule = cell.spec.linear, selection_metric(cell)
+    kept, held = stratified_split(labels, config.validation, cell.seed)
+    parts = Parts(cell.folder, f"validation-{fingerprint({'chosen': chosen.tolist()})}", len(config.c_grid), 1)
+    if not len(held):
+        return np.zeros(len(config.c_grid)), np.ones(len(config.c_grid), bool)
+    title = f"{cell.spec.name} {cell.protocol} s{cell.seed}: fits on {len(kept):,} images"
+    missing = cell.ranks.on_main(parts.missing)
+    with progress_bar(title, len(config.c_grid), len(config.c_grid) - len(missing), cell.ranks.is_main) as bar:
+        for part in missing:
+            cell.heed_stop()
+            c = config.c_grid[part.start]
+            fitted, complete = _fit(config, c, train[kept], labels[kept], cell.ranks.device)
+            said = Predictions(labels[held], fitted.predict(train[held]), np.ones(len(held), np.float32))
+            row = np.asarray([[said.metrics()[rule], float(complete)]])
+            cell.ranks.on_main(partial(parts.put, part, row))
+            bar.advance(0.0, f"C = {c:g}: {100 * row[0, 0]:.1f} %")
+    rows: np.ndarray = cell.ranks.on_main(parts.read)
+    return rows[:, 0], rows[:, 1] > 0
+
+
+def _at_edge(config: LinearConfig, best: float) -> str:
+    edges = {min(config.c_grid): "smallest", max(config.c_grid): "largest"}
+    if len(config.c_grid) < 2 or best not in edges:
+        return ""
+    return f"C = {best:g} is the {edges[best]} of linear.c_grid: a better one may lie beyond it"
+
+
+def _unconverged(config: LinearConfig, unconverged: int, fits: int) -> str:
+    if not unconverged:
+        return ""
+    return f"{unconverged} of {fits} fits stopped at linear.max_iter = {config.max_iter} before they converged"
+
+
+def _fit(
+    config: LinearConfig, c: float, features: np.ndarray, labels: np.ndarray, device: torch.device
+) -> tuple[Pipeline, bool]:
+    """Return the fitted probe, and whether it converged within `max_iter`."""
     large = len(labels) >= config.torch_from
     classifier = TorchLogisticRegression(c, config.max_iter, device) if large else None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # max_iter bounds the time; the sweep judges the result
-        return probe(c, config.max_iter, classifier).fit(features, labels)
+        warnings.simplefilter("ignore", ConvergenceWarning)  # counted instead
+        fitted = probe(c, config.max_iter, classifier).fit(features, labels)
+    return fitted, converged(fitted)
+
+
+def converged(fitted: Pipeline) -> bool:
+    """Whether a fitted probe's solver ended by itself."""
+    classifier = fitted[-1]
+    return bool(np.max(classifier.n_iter_) < classifier.max_iter)
 
 
 def probe(c: float, max_iter: int, classifier: "TorchLogisticRegression | None" = None) -> Pipeline:
@@ -73,6 +137,7 @@ class TorchLogisticRegression(BaseEstimator):  # type: ignore[misc]  # scikit-le
         solver = torch.optim.LBFGS(
             [self.weight_, self.bias_],
             max_iter=self.max_iter,
+            max_eval=int(self.max_iter * EVALUATIONS),
             history_size=10,
             tolerance_grad=1e-4,
             line_search_fn="strong_wolfe",
@@ -86,7 +151,15 @@ class TorchLogisticRegression(BaseEstimator):  # type: ignore[misc]  # scikit-le
             return value
 
         solver.step(loss)  # type: ignore[no-untyped-call]
+        spent = solver.state[self.weight_]
+        gave_up = spent["func_evals"] >= int(self.max_iter * EVALUATIONS)
+        self.n_iter_ = self.max_iter if gave_up else int(spent["n_iter"])
         return self
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Return the most probable class of each image, (n,)."""
+        chosen: np.ndarray = self.classes_[self.predict_proba(features).argmax(1)]
+        return chosen
 
     @torch.no_grad()
     def predict_proba(self, features: np.ndarray) -> np.ndarray:
@@ -97,4 +170,4 @@ class TorchLogisticRegression(BaseEstimator):  # type: ignore[misc]  # scikit-le
 
     def score(self, features: np.ndarray, labels: np.ndarray) -> float:
         """Return the fraction of images classified rightly."""
-        return float((self.classes_[self.predict_proba(features).argmax(1)] == labels).mean())
+        return float((self.predict(features) == labels).mean())

@@ -17,7 +17,7 @@ SHARED: Final = 8  # a batch that this divides can be shared by 2, 4 and 8 ranks
 def run(cell: ImageCell) -> Outcome:
     """Score every fraction (`top1_at_0.01`, ...); predictions, curve and headline are those of the last."""
     config, metrics, seconds = cell.spec.lowlabel, {}, 0.0
-    started, resumptions = "", 0
+    started, resumptions, notes = "", 0, []
     for fraction in config.fractions:
         chosen = low_label_indices(cell.train.labels, fraction, cell.seed)
         outcome = _fit(cell, chosen, fraction)
@@ -25,6 +25,8 @@ def run(cell: ImageCell) -> Outcome:
         assert predictions is not None
         metrics[f"top1_at_{fraction:g}"] = predictions.top1
         metrics[f"mean_per_class_at_{fraction:g}"] = predictions.mean_per_class
+        metrics |= {f"{key}_at_{fraction:g}": value for key, value in outcome.metrics.items()}
+        notes += [f"at {fraction:g}: {outcome.note}"] if outcome.note else []
         seconds += outcome.seconds
         started = started or outcome.started
         resumptions = max(resumptions, outcome.resumptions)  # the first is gone on from whenever a later one is
@@ -36,14 +38,22 @@ def run(cell: ImageCell) -> Outcome:
         images_per_second=outcome.images_per_second,
         started=started,
         resumptions=resumptions,
+        note="; ".join(notes),
     )
 
 
 def _fit(cell: ImageCell, chosen: np.ndarray, fraction: float) -> Outcome:
     if cell.spec.lowlabel.classifier == "linear":
         return linear.fit_linear(cell, chosen)
-    recipe = for_few_images(cell.spec.finetune, len(chosen))
-    return finetune.tune(cell, chosen, cell.folder / f"{fraction:g}", recipe)
+    folder, recipe = cell.folder / f"{fraction:g}", cell.spec.finetune
+    if cell.spec.lowlabel.schedule == "epochs":
+        return finetune.tune(cell, chosen, folder, for_few_images(recipe, len(chosen)))
+    return finetune.tune(cell, repeat_to_full_length(chosen, len(cell.train.labels)), folder, recipe)
+
+
+def repeat_to_full_length(chosen: np.ndarray, images: int) -> np.ndarray:
+    """Repeat the chosen indices, one after another, to an epoch of `images`: the recipe's steps and schedule stay."""
+    return np.resize(chosen, images)
 
 
 def for_few_images(recipe: FinetuneConfig, images: int) -> FinetuneConfig:

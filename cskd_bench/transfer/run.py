@@ -1,5 +1,6 @@
 """One downstream cell from checkpoint to record, whatever its protocol."""
 
+import glob
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from cskd_bench.engine.provenance import command_line
 from cskd_bench.engine.state import Stop, stop_signals
 from cskd_bench.errors import UserError
 from cskd_bench.models.checkpoints import load_checkpoint
-from cskd_bench.record import Record, TaskRef
+from cskd_bench.record import Record, TaskRef, read_record
 from cskd_bench.schema import fingerprint
 from cskd_bench.task import TaskSpec
 from cskd_bench.transfer.protocols import PROTOCOLS, procedure
@@ -134,10 +135,38 @@ def _subject(cell: Cell, beginning: Beginning, command: str) -> Subject:
     )
 
 
+def find_record(cell: Cell, records: Path) -> Path | None:
+    """Return the file of a finished cell's record, None where there is none.
+
+    A name holds the whole task. So a record may have another one and be of this cell: made when settings that the
+    protocol does not use were others.
+    """
+    path = records / f"{cell.name}.json"
+    if path.exists():
+        return path
+    alike = glob.escape(cell.name.rpartition("-")[0])
+    return next((found for found in sorted(records.glob(f"{alike}-????????.json")) if _is_of(found, cell)), None)
+
+
+def _is_of(path: Path, cell: Cell) -> bool:
+    """Whether a record was made from all that a cell's score depends on."""
+    try:
+        record = read_record(path)
+    except UserError:
+        return False
+    checkpoint, ours = record.checkpoint, cell.model.checkpoint
+    return (
+        record.recipe == fingerprint(cell.recipe)
+        and record.task.fingerprint == cell.spec.fingerprint(cell.protocol)
+        and (checkpoint.sha256, checkpoint.weights, record.seed) == (ours.sha256, ours.weights, cell.seed)
+        and (record.model, record.method.kind) == (cell.model.model, cell.model.method.kind)
+    )
+
+
 def _finished(cell: Cell, records: Path) -> Record | None:
     """Return the record of a cell that is finished, None for another."""
-    path = records / f"{cell.name}.json"
-    if not path.exists():
+    path = find_record(cell, records)
+    if path is None:
         return None
     try:
         images = cell.images()
@@ -163,8 +192,9 @@ def describe(cell: Cell, results: Path) -> str:
         images, name = cell.describe_images(), cell.name
     except UserError as error:
         return f"{said}: not ready: {error}"
-    state = "done" if (results / "records" / f"{name}.json").exists() else "to do"
-    return f"{said}: {state}; {images}, {cell.spec.metric}; record {name}"
+    kept = find_record(cell, results / "records")
+    state = "done" if kept else "to do"
+    return f"{said}: {state}; {images}, {cell.spec.metric}; record {kept.stem if kept else name}"
 
 
 def size_of_cell(spec: TaskSpec, protocol: str, seed: int, work: Path) -> tuple[int, int]:

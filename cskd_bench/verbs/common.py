@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from cskd_bench.config import PretrainConfig
 
-EXIT_INTERRUPTED = 75  # a checkpoint was written; the same command goes on
+EXIT_INTERRUPTED = 75  # what was done is kept; the same command goes on
+EXIT_STOPPED = 130  # stopped before anything was kept; the same command starts again
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cskd_bench.errors import Interrupted
-from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, add_places, data_root, whole
+from cskd_bench.verbs.common import EXIT_INTERRUPTED, EXIT_STOPPED, Verbs, add_places, data_root, whole
 
 if TYPE_CHECKING:
     from cskd_bench.task import TaskSpec
@@ -64,7 +64,7 @@ def _run(options: argparse.Namespace) -> int:
                     print(f"{spec.name} {protocol} seed {seed}: {score}  ({record.id}.json)")
     except Interrupted as stopped:
         print(f"cskd-bench: {stopped}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED if stopped.kept else EXIT_STOPPED
     return 0
 
 

@@ -21,7 +21,7 @@ from cskd_bench.errors import UserError
 from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.models.students import Student
 from cskd_bench.task import TaskData, TaskSpec, load_task, task_files
-from cskd_bench.transfer import features
+from cskd_bench.transfer import scan
 from cskd_bench.transfer.checks import check_splits
 from cskd_bench.transfer.evaluate import class_columns, with_real_labels
 from cskd_bench.transfer.linear import TorchLogisticRegression
@@ -119,10 +119,8 @@ def test_index_lists_are_printed(squares, capsys):
 
 def test_features_are_computed_once_for_all_protocols(squares, weights, tmp_path, monkeypatch):
     task, computed = task_on(squares), []
-    whole = features._compute
-    monkeypatch.setattr(
-        features, "_compute", lambda cell, source, view: computed.append(1) or whole(cell, source, view)
-    )
+    whole = scan._compute_parts
+    monkeypatch.setattr(scan, "_compute_parts", lambda *given: computed.append(1) or whole(*given))
     for protocol in ("linear", "knn", "kshot", "lowlabel"):
         run(task, protocol, weights, tmp_path)
         run(task, protocol, weights, tmp_path, seed=1)
@@ -144,7 +142,7 @@ def test_features_of_images_that_were_written_again_are_computed_again(squares, 
 def test_a_damaged_feature_cache_is_set_aside_and_computed_again(squares, weights, tmp_path, capsys):
     task = task_on(squares)
     first = run(task, "knn", weights, tmp_path)
-    cached = sorted((tmp_path / "work" / "features").glob("*.npz"))
+    cached = sorted((tmp_path / "work" / "features").glob("*/*.npz"))
     half = cached[0].read_bytes()
     cached[0].write_bytes(half[: len(half) // 2])
     content = bytearray(cached[1].read_bytes())
@@ -153,7 +151,7 @@ def test_a_damaged_feature_cache_is_set_aside_and_computed_again(squares, weight
     shutil.rmtree(tmp_path / "results")
     assert run(task, "knn", weights, tmp_path).metrics == first.metrics
     assert capsys.readouterr().err.count("set aside") == 2
-    assert len(list((tmp_path / "work" / "features").glob("*.corrupt-*"))) == 2
+    assert len(list((tmp_path / "work" / "features").glob("*/*.corrupt-*"))) == 2
     assert cached[0].read_bytes() == half
 
 
@@ -173,7 +171,7 @@ def test_k_shot_is_logistic_regression_on_the_listed_images(squares, weights, tm
         source = open_source(task.data, split)
         with torch.no_grad():
             by_hand[split] = torch.cat(
-                [student.features(to_float(view(source.load(i))[None])) for i in range(len(source))]
+                [student.features(to_float(view(source.load(i))[None]), task.features) for i in range(len(source))]
             ).numpy()
     labels, truth = np.repeat([0, 1, 2], 16), np.repeat([0, 1, 2], 8)
     for shots in (1, 5):
@@ -193,7 +191,8 @@ def test_low_label_scores_every_fraction(squares, weights, tmp_path):
 
 
 def test_low_label_fine_tunes_each_fraction_from_the_checkpoint(squares, weights, tmp_path):
-    task = task_on(squares, **{'classifier = "linear"': "[finetune]\nepochs = 1\nbatch_size = 4\noptim.lr = 1e-3"})
+    recipe = "[finetune]\nepochs = 1\nbatch_size = 4\noptim.lr = 1e-3"
+    task = task_on(squares, **{'classifier = "linear"': f'classifier = "finetune"\n{recipe}'})
     record = run(task, "lowlabel", weights, tmp_path)
     assert {"top1_at_0.25", "top1_at_0.5"} < set(record.metrics)
     assert len(record.curve) == 1
@@ -201,7 +200,8 @@ def test_low_label_fine_tunes_each_fraction_from_the_checkpoint(squares, weights
 
 def test_low_label_takes_a_smaller_batch_where_there_are_fewer_images_than_one(squares, weights, tmp_path):
     """A quarter of 48 images is 12; with a batch of 16 there would be no step."""
-    task = task_on(squares, **{'classifier = "linear"': "[finetune]\nepochs = 1\nbatch_size = 16\noptim.lr = 1e-3"})
+    recipe = "[finetune]\nepochs = 1\nbatch_size = 16\noptim.lr = 1e-3"
+    task = task_on(squares, **{'classifier = "linear"': f'classifier = "finetune"\nschedule = "epochs"\n{recipe}'})
     assert "top1_at_0.25" in run(task, "lowlabel", weights, tmp_path).metrics
 
 
@@ -209,7 +209,7 @@ def test_every_shipped_low_label_task_has_a_batch_for_its_smallest_share():
     smallest = {"oxford_pets": 37, "dtd": 47}  # one image of each class
     for name in task_files():
         task = load_task(name)
-        if "lowlabel" in task.protocols and task.lowlabel.classifier == "finetune":
+        if "lowlabel" in task.protocols:
             images = smallest.get(name, task.data.num_classes)
             batch = for_few_images(task.finetune, images).batch_size
             assert batch <= images and all(batch % ranks == 0 for ranks in (1, 2, 4, 8)), name
@@ -397,7 +397,7 @@ def test_a_full_disk_under_the_feature_cache_is_a_sentence_and_leaves_nothing(sq
     ended = run_command(["bash", "-c", limited], PYTHONDONTWRITEBYTECODE="1")
     assert ended.returncode == 2, ended.stderr
     assert "Traceback" not in ended.stderr and ".npz: cannot be written: File too large" in ended.stderr
-    assert list((tmp_path / "runs" / "transfer" / "features").iterdir()) == []
+    assert list((tmp_path / "runs" / "transfer" / "features").rglob("*.npz")) == []
 
 
 def test_an_unreadable_image_is_named_and_nothing_is_lost(squares, weights, tmp_path):

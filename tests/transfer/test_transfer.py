@@ -102,7 +102,7 @@ def features(run, split, source):
     student = load_checkpoint(run / "runs" / "tiny").student
     view = EvalView(32, 1.0)
     with torch.no_grad():
-        rows = [student.features(to_float(view(source.load(i))[None])) for i in range(len(source))]
+        rows = [student.features(to_float(view(source.load(i))[None]), "cls+patch") for i in range(len(source))]
     return torch.cat(rows).numpy()
 
 

@@ -132,15 +132,19 @@ def test_a_transfer_killed_twice_leaves_the_record_of_an_undisturbed_one(place, 
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "call"), [("transfer.features", "to_float", 1), ("transfer.linear", "_fitted", 2)]
+    ("module", "name", "call", "code"),
+    [("transfer.scan", "to_float", 1, 130), ("transfer.scan", "to_float", 2, 75), ("transfer.linear", "_fit", 2, 75)],
 )
-def test_a_probe_that_is_asked_to_stop_ends_in_good_order(place, colour_squares, tmp_path, module, name, call):
-    """SIGTERM, as a scheduler sends it: within a batch of features, or between two fits."""
+def test_a_probe_that_is_asked_to_stop_ends_in_good_order(place, colour_squares, tmp_path, module, name, call, code):
+    """SIGTERM, as a scheduler sends it: within the first or a later batch of features, or between two fits.
+
+    Exit code 75 says that something is kept.
+    """
     (place / "probe.toml").write_text(OWN_TASK.replace('"finetune", "knn", "kshot"', '"linear"'))
     words = arguments(place, colour_squares, tmp_path, "linear")
     words[words.index(str(place / "my.toml"))] = str(place / "probe.toml")
-    code, said = signalled("SIGTERM", module, name, call, words)
-    assert code == 75 and "Traceback" not in said, said
+    ended, said = signalled("SIGTERM", module, name, call, words)
+    assert ended == code and "Traceback" not in said, said
     assert not list((tmp_path / "records").glob("*"))
     finished(start(*words))
     assert len(list((tmp_path / "records").glob("*.json"))) == 1
