@@ -142,24 +142,17 @@ def test_feature_files_of_earlier_releases_are_never_read(colour_squares, weight
 # -- the choice of C --------------------------------------------------------------------------------------------------
 
 
-def skewed(metric, *settings):
-    """Two Gaussians, nine in ten of the first class: where C is small, all are called that."""
-    rng = np.random.default_rng(0)
-    labels = np.repeat([0, 1], [270, 30])
-    features = rng.normal(size=(300, 8)).astype(np.float32)
-    features[labels == 1, 0] += 2.2
-    return features, labels
-
-
 @pytest.mark.parametrize(("metric", "rule"), [("top1", "top1"), ("mean_per_class", "mean_per_class")])
 def test_c_is_chosen_by_the_tasks_metric(colour_squares, weights, tmp_path, monkeypatch, metric, rule):
     task = task_on(colour_squares, tmp_path, f"metric={metric}", "linear.c_grid=[1e-4, 1.0]")
     scores = {"top1": {1e-4: 0.9, 1.0: 0.8}, "mean_per_class": {1e-4: 0.5, 1.0: 0.7}}
-    whole = linear.Predictions.metrics
-    tried = iter(task.linear.c_grid)
-    monkeypatch.setattr(
-        linear.Predictions, "metrics", lambda said: {k: v[c] for k, v in scores.items()} if (c := next(tried, 0)) else whole(said)
-    )  # fmt: skip
+    whole, tried = linear.Predictions.metrics, iter(task.linear.c_grid)
+
+    def metrics(said):
+        c = next(tried, None)
+        return whole(said) if c is None else {name: by_c[c] for name, by_c in scores.items()}
+
+    monkeypatch.setattr(linear.Predictions, "metrics", metrics)
     record = run(task, "linear", weights, tmp_path)
     best = max(scores[metric], key=scores[metric].get)
     assert record.metrics["chosen_c"] == best
@@ -193,20 +186,3 @@ def test_a_record_of_other_unused_settings_is_found(colour_squares, weights, tmp
     assert run(task_on(colour_squares, tmp_path), "knn", weights, tmp_path, seed=1).id != first.id
     tuned = run(task_on(colour_squares, tmp_path), "finetune", weights, tmp_path)
     assert run(task_on(colour_squares, tmp_path, "features=cls"), "finetune", weights, tmp_path) == tuned
-
-
-# -- low-label training -----------------------------------------------------------------------------------------------
-
-
-def test_low_label_probes_by_default_and_fine_tuning_keeps_the_steps_of_the_whole_recipe(
-    colour_squares, weights, tmp_path
-):
-    probed = run(task_on(colour_squares, tmp_path), "lowlabel", weights, tmp_path)
-    assert probed.config["task"]["lowlabel"]["classifier"] == "linear" and not probed.curve
-    steps = {}
-    for schedule in ("steps", "epochs"):
-        settings = ["lowlabel.classifier=finetune", f"lowlabel.schedule={schedule}", "finetune.epochs=4"]
-        run(task_on(colour_squares, tmp_path, *settings), "lowlabel", weights, tmp_path / schedule)
-        log = next((tmp_path / schedule).rglob("log.jsonl"), None)
-        steps[schedule] = log
-    assert steps == {"steps": None, "epochs": None}  # nothing half-done is left

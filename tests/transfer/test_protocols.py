@@ -262,6 +262,24 @@ def test_classes_are_matched_by_name_synset_or_number(weights):
         class_columns(["n01440764", "red"], model)
 
 
+def test_only_a_synset_is_cut_off_a_classs_name(weights):
+    """`red_fox` is not `red`, and `n01440764tench` no synset's file."""
+    model = replace(load_checkpoint(weights, model=MODEL, image_size=32), classes=("red", "n01440764", "blue_jay"))
+    assert class_columns(["n01440764_tench", "blue_jay", "red"], model) == [1, 2, 0]
+    for unknown in ("red_fox", "n01440764tench", "n0144076_x", "blue"):
+        with pytest.raises(UserError, match=f"does not know 1 of the task's 2 classes .{unknown}"):
+            class_columns(["red", unknown], model)
+
+
+def test_two_classes_are_never_one_output(weights):
+    model = load_checkpoint(weights, model=MODEL, image_size=32)
+    same = r"classes 'n01440764' and 'n01440764_tench' are both output 0"
+    with pytest.raises(UserError, match=same):
+        class_columns(["n01440764", "n01443537", "n01440764_tench"], model)
+    with pytest.raises(UserError, match="classes '1' and '01' are both output 1"):
+        class_columns(["0", "1", "01"], model)
+
+
 def test_numbers_are_no_classes_of_a_model_whose_classes_have_names(weights):
     """Folders 0, 1, 2 of one data set are not the first classes of another's model."""
     model = replace(load_checkpoint(weights, model=MODEL, image_size=32), classes=("ash", "birch", "cedar"))
