@@ -24,13 +24,14 @@ class SideFile(StrictModel):
 
 
 class TaskRef(StrictModel):
-    """Which task, in which version, with which content."""
+    """Which task, in which version, with which content. Records of release 0.1.0 do not say `published_as`."""
 
     name: str
     version: int
     fingerprint: str
     metric: str  # the key of `metrics` that tables show
     group: Literal["pretraining", "classification", "robustness", "detection"] = "classification"
+    published_as: str = ""  # the data set in published.toml, where recipe and metric are those of the published scores
 
 
 class MethodRef(StrictModel):

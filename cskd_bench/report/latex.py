@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 
 def latex(comparison: Comparison) -> str:
     """Return the primary contrasts and every table as LaTeX, ready for \\input."""
-    parts = [NEEDS + one_line(words.LEGEND).replace("%", "percent"), _primary(comparison)]
+    parts = [NEEDS + one_line(words.legend(comparison.tables)).replace("%", "percent"), _primary(comparison)]
     for table, title in zip(comparison.tables, titles(comparison.tables), strict=True):
         label = f"tab:{table.group}-{table_anchor(table)[2:8]}"
         parts.extend(_scores(table, title, label))

@@ -47,7 +47,7 @@ def _markdown_table(head: Sequence[str], rows: Iterator[Row] | list[Row]) -> str
 def markdown(comparison: Comparison, published: Sequence[Published], matches: Sequence[Match]) -> str:
     """Return the whole report as GitHub-flavoured Markdown; the figure of primary contrasts lies beside it."""
     parts = ["# Leaderboard", _box(comparison.primary, PLOT), *_plans(comparison.primary)]
-    parts.append(f"{words.LEGEND}\n\n{words.count(comparison.records, 'record')}.")
+    parts.append(f"{words.legend(comparison.tables)}\n\n{words.count(comparison.records, 'record')}.")
     group = ""
     for table, title in zip(comparison.tables, titles(comparison.tables), strict=True):
         if table.group != group:

@@ -69,7 +69,7 @@ def page(folder: Path, comparison: Comparison, published: Sequence[Published], m
         groups=groups,
         facts=_facts(comparison),
         **_primary(comparison),
-        legend=_unbroken(words.LEGEND),
+        legend=_unbroken(words.legend(comparison.tables)),
         baselines=baselines,
         labels=sorted({method.label for table in comparison.tables for method in table.methods}),
         matches=match_rows(matches),

@@ -92,7 +92,10 @@ def _scores(block: dict[str, Any], row: Any, where: str) -> list[Published]:
 
 
 def match(published: list[Published], comparison: Comparison) -> list[Match]:
-    """Pair measured cells with published scores of the same task, metric, method and model."""
+    """Pair measured cells with published scores of the same task, metric, method and model.
+
+    A transfer is paired only where its task says that its recipe is the published one (`published_as`).
+    """
     known: dict[tuple[str, str, str, str], list[Published]] = {}
     for item in published:
         known.setdefault((item.task, item.metric, item.method, _plain(item.model)), []).append(item)
@@ -100,15 +103,19 @@ def match(published: list[Published], comparison: Comparison) -> list[Match]:
         Match(table.student.model, cell, item, _tolerance(cell))
         for table in comparison.tables
         for (method, setting), cell in table.cells.items()
-        for item in known.get((_task(setting.task), setting.metric, method.label, _plain(table.student.model)), [])
+        for item in known.get((_published_as(cell), setting.metric, method.label, _plain(table.student.model)), [])
         if setting.protocol in _protocols(item)
         and (setting.group != "detection" or _same_detector(item, cell))
         and _same_pretraining(item, table, cell)
     ]
 
 
-def _task(name: str) -> str:
-    return "imagenet1k" if name.lower() in IMAGENET else name
+def _published_as(cell: TableCell) -> str:
+    """Name the data set as published.toml does; empty where all that a published score stands for is not the same."""
+    task = cell.records[0].task
+    if cell.setting.protocol == "pretrain":
+        return "imagenet1k" if task.name.lower() in IMAGENET else ""
+    return task.name if cell.setting.group == "detection" else task.published_as
 
 
 def _same_pretraining(item: Published, table: Table, cell: TableCell) -> bool:

@@ -44,7 +44,7 @@ def show(comparison: Comparison, matches: Sequence[Match], console: Console) -> 
         if len(comparison.left_out) > SHOWN:
             console.print(f"  and {len(comparison.left_out) - SHOWN} more; the page names all")
     if comparison.tables:
-        console.print(Text(f"\n{words.LEGEND}", style="dim"))
+        console.print(Text(f"\n{words.legend(comparison.tables)}", style="dim"))
         _show_primary(comparison, console)
 
 

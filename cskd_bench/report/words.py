@@ -1,9 +1,11 @@
 """Numbers and names as every format writes them; the formats only escape."""
 
+from collections.abc import Iterable
+
 from cskd_bench.report.columns import differing, flatten, name_settings
 from cskd_bench.report.selection import Method, Setting
 from cskd_bench.report.statistics import LEVEL
-from cskd_bench.report.tables import Difference, TableCell, TableCost
+from cskd_bench.report.tables import Difference, Table, TableCell, TableCost
 
 METRIC_WORDS = {"top1": "top-1", "mean_per_class": "mean per class", "box_ap": "box AP", "mask_ap": "mask AP"}
 PROTOCOL_WORDS = {
@@ -15,6 +17,10 @@ PROTOCOL_WORDS = {
     "lowlabel": "low-label",
     "linear": "linear probe",
 }
+MIXED_FEATURES = (
+    "Inference features: a probe read what each method's own inference rule averages, so such a column compares "
+    "features as well as methods; columns that do not say so read the same tokens under every method."
+)
 LEGEND = (
     "Scores in percent: mean ± standard deviation over pretraining seeds (number of seeds). "
     "Bold: not shown to be worse than the best of its column; a column where nothing is shown has none. "
@@ -89,6 +95,17 @@ def metric(setting: Setting) -> str:
     return METRIC_WORDS.get(setting.metric, setting.metric)
 
 
+def legend(tables: Iterable[Table]) -> str:
+    """Say how tables are read, also those with columns whose probes read each method's own inference rule."""
+    mixed = any(_features(setting) == "inference" for table in tables for setting in table.settings)
+    return f"{LEGEND} {MIXED_FEATURES}" if mixed else LEGEND
+
+
+def _features(setting: Setting) -> str:
+    """Return what a probe's column read of a frozen student; empty for other protocols."""
+    return str(setting.content.get("features", ""))
+
+
 def column(setting: Setting, settings: list[Setting], *, version: bool = True) -> str:
     """Name a column below its task; what sets it apart from like columns is added, in the words of its settings.
 
@@ -97,20 +114,27 @@ def column(setting: Setting, settings: list[Setting], *, version: bool = True) -
     same = [other for other in settings if (other.task, other.protocol) == (setting.task, setting.protocol)]
     keys = differing([flatten(other.content) for other in same])
     parts = _apart(setting, same, keys)
-    like = [other for other in same if other.version == setting.version and _apart(other, same, keys) == parts]
+    like = [
+        other
+        for other in same
+        if (other.version, _features(other)) == (setting.version, _features(setting))
+        and _apart(other, same, keys) == parts
+    ]
     if len(like) > 1:
         parts.append(f"recipe {setting.recipe[:6]}")
         if len({other.recipe for other in like}) < len(like):
             parts.append(f"content {setting.fingerprint[:6]}")
     if version and len({other.version for other in same}) > 1:
         parts.insert(0, f"v{setting.version}")
+    if _features(setting) in ("cls", "inference"):
+        parts.insert(0, f"{_features(setting)} features")
     return ", ".join([protocol(setting), *parts])
 
 
 def _apart(setting: Setting, same: list[Setting], keys: list[str]) -> list[str]:
     """Return what but the version sets a column apart from others of its task, whose contents differ in `keys`."""
     parts = []
-    said = ["name", "version", "metric"]
+    said = ["name", "version", "metric", "features", "features_version"]
     if len({other.image_size for other in same}) > 1:
         parts.append(f"{setting.image_size} px")
         said.append("image_size")

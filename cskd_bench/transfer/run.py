@@ -122,6 +122,7 @@ def _subject(cell: Cell, beginning: Beginning, command: str) -> Subject:
             fingerprint=spec.fingerprint(cell.protocol),
             metric=spec.metric,
             group=spec.group,
+            published_as=spec.published_as,
         ),
         protocol=cell.protocol,
         method=loaded.method,

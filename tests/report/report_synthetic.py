@@ -66,6 +66,7 @@ def make_record(**changes: Any) -> Record:
             version=given["version"],
             fingerprint=given["fingerprint"],
             metric=given["metric"],
+            published_as=given.get("published_as", ""),
             group=given["group"] or GROUPS.get(given["protocol"], "classification"),
         ),
         protocol=given["protocol"],

@@ -117,6 +117,25 @@ def test_a_setting_that_the_protocol_uses_makes_a_column_of_its_own_which_names_
     assert f"cifar10, {protocol}: 2 recipes" in note and changes[0].partition("=")[0] in note
 
 
+def test_probes_of_another_definition_of_features_are_marked_and_kept_apart(tmp_path):
+    """A record without the key is of release 0.1.0, and means the inference rule."""
+    folder = tmp_path / "records"
+    for features, value in (("inference", 0.7), ("cls+patch", 0.8), ("cls", 0.75)):
+        record = transfer_record("linear", f"features={features}", named="new", value=value)
+        assert ("features" in record.config["task"]) == (features != "inference")
+        write_record(folder, record)
+    (table,) = compare(folder, select(folder)).tables
+    names = {words.column(setting, table.settings) for setting in table.settings}
+    assert names == {"linear probe", "linear probe, inference features", "linear probe, cls features"}
+    assert len(table.cells) == 3
+    shown = tables(tmp_path, tmp_path / "out")
+    assert all(words.MIXED_FEATURES in shown[name].replace("\\", "").replace("\n", " ") for name in ("md", "latex"))
+    for path in folder.glob("*.json"):
+        if json.loads(path.read_text())["config"]["task"].get("features") is None:
+            path.unlink()
+    assert words.MIXED_FEATURES not in tables(tmp_path, tmp_path / "out")["md"]
+
+
 def setting(**changes: Any) -> Setting:
     given = {"group": "classification", "task": "cars", "version": 1, "fingerprint": "f" * 16, "metric": "top1"}
     given |= {"protocol": "knn", "recipe": "a" * 16, "image_size": 32, "weights": "raw", "content": {}, **changes}

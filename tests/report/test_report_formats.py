@@ -284,6 +284,31 @@ def test_what_was_not_measured_alike_is_not_set_beside_a_published_score(tmp_pat
     assert report.matches == ()
 
 
+TRANSFERRED = """
+[[result]]
+task = "transfer"
+metric = "top1"
+protocol = "fine-tune from ImageNet-1k"
+source = "A paper, table 7"
+rows = [{ method = "cskd", model = "vit_tiny", cifar100 = 88.0 }]
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "published_as", "beside"),
+    [("cifar100_deit", "cifar100", 1), ("cifar100", "", 0), ("mine", "cifar100", 1), ("cifar100", "cifar10", 0)],
+)
+def test_a_transfer_is_set_beside_a_published_score_only_where_its_task_has_the_published_recipe(
+    tmp_path, name, published_as, beside
+):
+    """A short recipe on the same images is another experiment, whatever the task is called."""
+    ours = {"task": name, "published_as": published_as, "protocol": "finetune", "pretrain_data": "imagenet1k"}
+    write_record(tmp_path / "records", make_record(**ours, config={"recipe": {"epochs": 300}}))
+    (tmp_path / "published.toml").write_text(TRANSFERRED)
+    report, _ = render(tmp_path)
+    assert [match.published.value for match in report.matches] == [0.88] * beside
+
+
 def test_a_detector_is_set_beside_the_published_schedule_that_its_configuration_has(tmp_path):
     (tmp_path / "published.toml").write_bytes((ROOT / "results" / "published.toml").read_bytes())
     ours = {"task": "coco", "protocol": "detect", "metric": "box_ap", "pretrain_data": "imagenet1k", "value": 0.40}
