@@ -32,6 +32,7 @@ def random_run(folder: Path, kind: str, *, teacher: Path | None = None, **change
     data = {"name": folder.name, "method": {"kind": kind}, "student": STUDENT | changes}
     data |= {"data": {"num_classes": 3, "root": "colours"}, "teacher": settings.model_dump()}
     config = validate(PretrainConfig, data, "test")
+    labelled_by = "test_byobnet@12345678" if METHODS[kind].needs_teacher else ""
     folder.mkdir(parents=True)
     save_file(plain_state(small_student(METHODS[kind].heads, **changes)), folder / "model.safetensors")
     summary = {
@@ -40,7 +41,7 @@ def random_run(folder: Path, kind: str, *, teacher: Path | None = None, **change
         "record": f"colours-pretrain-{kind}",
         "classes": COLOURS,
         "sha256": {"model": sha256_file(folder / "model.safetensors")},
-        "method": {"kind": kind, "label": method_label(config.method)},
+        "method": {"kind": kind, "label": method_label(config.method), "teacher": labelled_by},
     }
     (folder / "run.json").write_text(json.dumps(summary))
     return folder
