@@ -11,7 +11,7 @@ from PIL import Image
 
 from cskd_bench.cli import main
 from cskd_bench.explain.labels import label_maps
-from cskd_bench.explain.run import class_names
+from cskd_bench.explain.run import class_names, explain
 from cskd_bench.models.attention import attended, attention, attention_maps, mean_distance
 from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.models.students import Student
@@ -112,6 +112,28 @@ def test_explain_draws_three_pictures(capsys, run_folder, photo, tmp_path, kind)
             assert min(image.size) > 300
             assert len(image.convert("RGB").getcolors(maxcolors=1_000_000)) > 20, "an empty picture"
     assert capsys.readouterr().out.count(".png") == 3
+
+
+def test_a_weights_file_is_drawn_without_a_teacher(run_folder, photo, tmp_path, monkeypatch):
+    file = save_model(tmp_path / "w.safetensors", "test_vit", num_classes=1000)
+    seen = []
+    monkeypatch.setattr("cskd_bench.explain.run.label_maps", lambda *given: seen.append(given) or label_maps(*given))
+    arguments = ["--image", str(photo), "--output", str(tmp_path / "out"), "--model", "test_vit"]
+    assert main(["explain", "--checkpoint", str(file), *arguments]) == 0
+    assert len(list((tmp_path / "out").iterdir())) == 3
+    ((_, teacher, views, size),) = seen
+    assert teacher is None and (views.shape, size) == ((1, 3, 160, 160), 160)
+
+
+def test_a_fine_tuned_run_has_no_teacher_for_its_classes(run_folder, photo, tmp_path, monkeypatch):
+    loaded = load_checkpoint(run_folder("cskd"))
+    loaded.student.reset_classifier(2)
+    tuned = replace(loaded, num_classes=2, classes=("cat", "dog"))
+    monkeypatch.setattr("cskd_bench.explain.run.load_checkpoint", lambda *_, **__: tuned)
+    seen = []
+    monkeypatch.setattr("cskd_bench.explain.run.label_maps", lambda *given: seen.append(given) or label_maps(*given))
+    assert len(explain(tmp_path, photo, tmp_path / "out")) == 3
+    assert [given[1] for given in seen] == [None]
 
 
 def test_bad_input_is_one_sentence(capsys, run_folder, photo, tmp_path):
