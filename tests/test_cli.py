@@ -204,7 +204,7 @@ def test_options_without_what_they_change_and_files_in_the_way_are_refused(capsy
     assert "neither kshot nor lowlabel" in refused(capsys, "tasks", "indices", "digits")
     (tmp_path / "file").touch()
     words = refused(capsys, "export", "--checkpoint", str(tmp_path / "file"), "--to", "onnx", "--output", "x")
-    assert "finished run folder" in words
+    assert "needs --model" in words
     assert "is a file" in refused(capsys, "quickstart", "--output", str(tmp_path / "file"))
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from PIL import Image
@@ -14,31 +13,25 @@ from cskd_bench.explain.figures import draw_attention, draw_distances, draw_labe
 from cskd_bench.explain.labels import LabelMaps, label_maps
 from cskd_bench.methods import METHODS
 from cskd_bench.models.attention import attention_maps, has_standard_attention, mean_distance
-from cskd_bench.models.checkpoints import load_checkpoint
+from cskd_bench.models.checkpoints import Loaded, load_checkpoint
 from cskd_bench.models.students import Student
-from cskd_bench.models.teachers import build_teacher
+from cskd_bench.models.teachers import Teacher, build_teacher
+from cskd_bench.models.weights import Weights
 
 
-def explain(checkpoint: Path, image: Path, output: Path, weights: Literal["raw", "ema"] = "raw") -> list[Path]:
+def explain(checkpoint: Path, image: Path, output: Path, weights: Weights = "raw", *, model: str = "") -> list[Path]:
     """Draw label maps, attention and attention distances of one image; returns the PNG files written.
 
-    Raises UserError for an unreadable image, an unfinished run, or a checkpoint that is not a run of ours.
+    `model` is the timm name of a weights file's architecture. What no run of ours trained has no teacher to draw.
+    Raises UserError for an unreadable image, and for a checkpoint that cannot be loaded or is not a plain ViT's.
     """
-    if not checkpoint.is_dir():
-        raise UserError(f"{checkpoint}: explain needs a finished run folder: it says which teacher and classes to draw")
     picture = read_image(image)
-    loaded = load_checkpoint(checkpoint, weights=weights)
-    config = loaded.pretrain_config
-    assert config is not None  # a run folder has one
-    student = loaded.student
+    loaded = load_checkpoint(checkpoint, model=model, weights=weights)
+    student, size = loaded.student, loaded.image_size
     if not has_standard_attention(student.model):
         raise UserError(f"{checkpoint}: explain draws plain ViTs; {loaded.model.name} has no patch tokens")
-    teacher = None
-    if METHODS[config.method.kind].needs_teacher:
-        teacher = build_teacher(config.teacher, loaded.classes, loaded.num_classes)
-    size = config.student.image_size
-    view = EvalView(config.view_size, config.data.eval_crop, config.recipe.augment.interpolation)
-    views = to_float(view(picture)).unsqueeze(0)
+    teacher = _teacher(loaded)
+    views = to_float(_view(loaded)(picture)).unsqueeze(0)
     pixels = views[0].permute(1, 2, 0).numpy()
     names = class_names(loaded.classes, loaded.num_classes)
     maps = label_maps(student, teacher, views, size)
@@ -49,12 +42,34 @@ def explain(checkpoint: Path, image: Path, output: Path, weights: Literal["raw",
     draw_labels(pixels, maps, names, labels_title(maps, names, student), files[0])
     prefix = student.model.num_prefix_tokens
     tokens = [("class token", 0)] + ([("distillation token", 1)] if prefix > 1 else [])
-    looking = f"Where the student's last block looks ({config.name}, block {len(attention)} of {len(attention)})"
+    looking = (
+        f"Where the student's last block looks ({loaded.checkpoint.run}, block {len(attention)} of {len(attention)})"
+    )
     draw_attention(pixels, attention[-1], tokens, student.grid, looking, files[1])
     patch = size / student.grid[0]
     distances = [mean_distance(weights, student.grid, patch, prefix) for weights in attention]
     draw_distances(distances, size, distance_title(distances, size), files[2])
     return files
+
+
+def _teacher(loaded: Loaded) -> Teacher | None:
+    """Build the teacher of a run that had one; None for a student whose classes are no longer the teacher's."""
+    config = loaded.pretrain_config
+    if config is None or not METHODS[config.method.kind].needs_teacher:
+        return None
+    if loaded.num_classes != config.data.num_classes:
+        return None  # fine-tuned for a task
+    return build_teacher(config.teacher, loaded.classes, loaded.num_classes)
+
+
+def _view(loaded: Loaded) -> EvalView:
+    """Return the view that a run was evaluated on; for other weights, the one that timm states for their model."""
+    config = loaded.pretrain_config
+    if config is not None:
+        size = max(config.view_size, loaded.image_size)
+        return EvalView(size, config.data.eval_crop, config.recipe.augment.interpolation)
+    stated = loaded.student.model.pretrained_cfg
+    return EvalView(loaded.image_size, stated["crop_pct"], stated["interpolation"])
 
 
 def read_image(path: Path) -> Image.Image:

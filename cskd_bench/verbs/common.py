@@ -20,6 +20,13 @@ def add_places(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--results", type=Path, default=Path("results"), help="folder of records (default: results)")
 
 
+def add_checkpoint(verb: argparse.ArgumentParser) -> None:
+    """Add --checkpoint, --model and --weights: any model that can be loaded."""
+    verb.add_argument("--checkpoint", type=Path, required=True, help="a run folder, or a weights file with --model")
+    verb.add_argument("--model", default="", help="timm name of a weights file's architecture")
+    verb.add_argument("--weights", choices=("raw", "ema"), default="raw", help="which weights of a run (default: raw)")
+
+
 def add_method(verb: argparse.ArgumentParser) -> None:
     """Add --method."""
     verb.add_argument("--method", default="", metavar="NAME", help="supervised, kd, deit or cskd, for the TOML's own")

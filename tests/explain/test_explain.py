@@ -1,35 +1,21 @@
 """Pictures show what the models computed: attention reproduces the blocks, labels are the teacher's and student's."""
 
-import json
 from dataclasses import replace
 
 import pytest
 import timm
 import torch
-from helpers.tiny import STUDENT, save_model
+from helpers.runs import random_run, small_student
+from helpers.tiny import save_model
 from PIL import Image
-from safetensors.torch import save_file
 
 from cskd_bench.cli import main
-from cskd_bench.config import PretrainConfig, StudentConfig, TeacherConfig, method_label
 from cskd_bench.explain.labels import label_maps
-from cskd_bench.explain.run import class_names
-from cskd_bench.methods import METHODS
+from cskd_bench.explain.run import class_names, explain
 from cskd_bench.models.attention import attended, attention, attention_maps, mean_distance
 from cskd_bench.models.checkpoints import load_checkpoint
-from cskd_bench.models.students import Student, build_student
+from cskd_bench.models.students import Student
 from cskd_bench.models.teachers import Teacher
-from cskd_bench.models.weights import plain_state
-from cskd_bench.record import sha256_file
-from cskd_bench.schema import validate
-
-
-def small_student(heads="class+dist+patch"):
-    torch.manual_seed(0)
-    student = build_student(StudentConfig(**STUDENT), 3, heads).eval()
-    for parameter in student.parameters():  # trained weights are not as small as initial ones
-        parameter.data += 0.3 * torch.randn_like(parameter)
-    return student
 
 
 @pytest.mark.parametrize("options", [{}, {"qk_norm": True}, {"qk_norm": True, "scale_attn_norm": True}])
@@ -102,23 +88,7 @@ def run_folder(tmp_path):
     """A finished run as pretraining leaves it, with random weights."""
 
     def make(kind):
-        folder = tmp_path / kind
-        folder.mkdir()
-        teacher = save_model(tmp_path / "teacher.safetensors", num_classes=3)
-        settings = TeacherConfig(name="test_byobnet", weights=str(teacher), image_size=64, num_classes=3)
-        data = {"name": kind, "method": {"kind": kind}, "student": STUDENT, "data": {"num_classes": 3}}
-        config = validate(PretrainConfig, data | {"teacher": settings.model_dump()}, "test")
-        save_file(plain_state(small_student(METHODS[kind].heads)), folder / "model.safetensors")
-        summary = {
-            "config": config.model_dump(mode="json"),
-            "identity": "three colours",
-            "record": "none",
-            "classes": ["red", "green", "blue"],
-            "sha256": {"model": sha256_file(folder / "model.safetensors")},
-            "method": {"kind": kind, "label": method_label(config.method)},
-        }
-        (folder / "run.json").write_text(json.dumps(summary))
-        return folder
+        return random_run(tmp_path / kind, kind, teacher=save_model(tmp_path / "teacher.safetensors", num_classes=3))
 
     return make
 
@@ -144,6 +114,28 @@ def test_explain_draws_three_pictures(capsys, run_folder, photo, tmp_path, kind)
     assert capsys.readouterr().out.count(".png") == 3
 
 
+def test_a_weights_file_is_drawn_without_a_teacher(run_folder, photo, tmp_path, monkeypatch):
+    file = save_model(tmp_path / "w.safetensors", "test_vit", num_classes=1000)
+    seen = []
+    monkeypatch.setattr("cskd_bench.explain.run.label_maps", lambda *given: seen.append(given) or label_maps(*given))
+    arguments = ["--image", str(photo), "--output", str(tmp_path / "out"), "--model", "test_vit"]
+    assert main(["explain", "--checkpoint", str(file), *arguments]) == 0
+    assert len(list((tmp_path / "out").iterdir())) == 3
+    ((_, teacher, views, size),) = seen
+    assert teacher is None and (views.shape, size) == ((1, 3, 160, 160), 160)
+
+
+def test_a_fine_tuned_run_has_no_teacher_for_its_classes(run_folder, photo, tmp_path, monkeypatch):
+    loaded = load_checkpoint(run_folder("cskd"))
+    loaded.student.reset_classifier(2)
+    tuned = replace(loaded, num_classes=2, classes=("cat", "dog"))
+    monkeypatch.setattr("cskd_bench.explain.run.load_checkpoint", lambda *_, **__: tuned)
+    seen = []
+    monkeypatch.setattr("cskd_bench.explain.run.label_maps", lambda *given: seen.append(given) or label_maps(*given))
+    assert len(explain(tmp_path, photo, tmp_path / "out")) == 3
+    assert [given[1] for given in seen] == [None]
+
+
 def test_bad_input_is_one_sentence(capsys, run_folder, photo, tmp_path):
     folder = run_folder("supervised")
     broken = tmp_path / "broken.jpg"
@@ -151,7 +143,8 @@ def test_bad_input_is_one_sentence(capsys, run_folder, photo, tmp_path):
     for checkpoint, image, words in (
         (folder, broken, "not a readable image"),
         (folder, tmp_path / "none.jpg", "not a readable image"),
-        (tmp_path / "none", photo, "finished run folder"),
+        (tmp_path / "none", photo, "no such checkpoint"),
+        (broken, photo, "needs --model"),
         (tmp_path, photo, "not a finished run"),
     ):
         arguments = ["--checkpoint", str(checkpoint), "--image", str(image), "--output", str(tmp_path / "out")]
