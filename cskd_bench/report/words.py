@@ -5,7 +5,13 @@ from cskd_bench.report.selection import Method, Setting
 from cskd_bench.report.statistics import LEVEL
 from cskd_bench.report.tables import Difference, TableCell, TableCost
 
-METRIC_WORDS = {"top1": "top-1", "mean_per_class": "mean per class", "box_ap": "box AP", "mask_ap": "mask AP"}
+METRIC_WORDS = {
+    "top1": "top-1",
+    "mean_per_class": "mean per class",
+    "box_ap": "box AP",
+    "mask_ap": "mask AP",
+    "miou": "mIoU",
+}
 PROTOCOL_WORDS = {
     "detect": "detection",
     "evaluate": "as pretrained",
@@ -14,6 +20,7 @@ PROTOCOL_WORDS = {
     "kshot": "k-shot",
     "lowlabel": "low-label",
     "linear": "linear probe",
+    "segment": "linear segmentation",
 }
 LEGEND = (
     "Scores in percent: mean ± standard deviation over pretraining seeds (number of seeds). "
