@@ -130,8 +130,10 @@ class SegmentConfig(StrictModel):
     `size` is the height and width that images are resized to, in pixels; None: the student's square. `validation` is
     the share of training images to choose on, where `data.val` names no split. Of more labelled patches than
     `max_patches`, that many are drawn. `ignore_index` is the value of pixels that do not count. `names`: the classes'.
+    `features` names the definition of what the head sees.
     """
 
+    features: Literal["patch tokens@1"] = "patch tokens@1"  # after the student's final norm, under every method
     size: tuple[PositiveInt, PositiveInt] | None = None
     c_grid: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     max_iter: PositiveInt = 1000

@@ -17,6 +17,7 @@ from cskd_bench.engine.evaluate import Predictions, evaluate
 from cskd_bench.errors import UserError
 from cskd_bench.models.checkpoints import Loaded
 from cskd_bench.transfer.cell import ScoringCell
+from cskd_bench.transfer.robustness import mean_corruption_error
 
 
 def run(cell: ScoringCell) -> Outcome:
@@ -95,10 +96,16 @@ def _number(path: Path) -> str:
 
 
 def _by_part(splits: Sequence[str], source: Source, predictions: Predictions) -> dict[str, float]:
+    """Return top-1 of each part by its name without the severity, and the mCE where the parts are all of ImageNet-C."""
     if not isinstance(source, JoinedSource):
         return {}
     correct: dict[str, list[np.ndarray]] = {}
+    each: dict[str, float] = {}
     ends = np.cumsum([len(part) for part in source.parts])[:-1]
     for split, right in zip(splits, np.split(predictions.label == predictions.predicted, ends), strict=True):
-        correct.setdefault(split.split("@")[-1].split("/")[0], []).append(right)
-    return {f"top1_{part}": float(np.concatenate(rights).mean()) for part, rights in correct.items()}
+        name = split.split("@")[-1]
+        each[name] = float(right.mean())
+        correct.setdefault(name.split("/")[0], []).append(right)
+    by_part = {f"top1_{part}": float(np.concatenate(rights).mean()) for part, rights in correct.items()}
+    mce = mean_corruption_error(each, len(source.classes)) if len(each) == len(splits) else None
+    return by_part if mce is None else by_part | {"mce": mce}

@@ -4,7 +4,6 @@ import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
 
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
@@ -17,8 +16,6 @@ from cskd_bench.models.pieces import views_at_a_time
 from cskd_bench.models.students import Student
 from cskd_bench.task import TaskSpec
 from cskd_bench.transfer.checks import note_leaks
-
-TOKENS: Final = "patch tokens@1"  # after the student's final norm, the same whatever its method; kept as fp16
 
 
 @dataclass(frozen=True)
@@ -62,10 +59,6 @@ class SegmentCell(Cell):
     def features(self) -> Path:
         """The folder of patch tokens, which other seeds use too."""
         return self.work / "features"
-
-    def settings(self) -> dict[str, Any]:
-        """Return what the head is fitted on."""
-        return {"features": TOKENS}
 
     def images(self) -> str:
         """Return the identity of all splits."""

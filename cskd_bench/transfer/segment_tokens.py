@@ -19,20 +19,20 @@ from cskd_bench.device import exact_fp32, pins
 from cskd_bench.engine.logs import progress_bar
 from cskd_bench.schema import fingerprint
 from cskd_bench.transfer.parts import Parts
-from cskd_bench.transfer.segment_cell import TOKENS, SegmentCell, patch_tokens
+from cskd_bench.transfer.segment_cell import SegmentCell, patch_tokens
 
 PART: Final = 128  # images a file
 
 
 def keep_tokens(cell: SegmentCell, split: str) -> Parts:
-    """Compute what is missing of a split's patch tokens, (n, N, D) fp16, and return where they are kept.
+    """Compute what is missing of a split's patch tokens, (n, N, D) kept as fp16, and return where they are kept.
 
     They are keyed by checkpoint, images (with when they were written), size and the definition of the tokens. Ranks
     call this together; the main rank writes. Interrupted where one is asked to stop: whole parts are kept.
     """
     model, images = cell.model, cell.splits[split].images
     key = {
-        "features": TOKENS,
+        "features": cell.spec.segment.features,
         "checkpoint": [model.checkpoint.sha256, model.checkpoint.weights],
         "model": model.model.name,
         "data": [images.identity, images.stamp],

@@ -260,7 +260,7 @@ def test_tokens_are_the_same_for_every_inference_rule(weights, scenes, tmp_path)
         cell.model.student.heads = heads
         found.append(segment_tokens.keep_tokens(cell, "test").read())
     assert np.array_equal(*found)
-    assert cell.recipe["features"] == "patch tokens@1"
+    assert cell.recipe["task"]["segment"]["features"] == "patch tokens@1"
 
 
 # -- kill and interrupt -----------------------------------------------------------------------------------------------
