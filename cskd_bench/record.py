@@ -30,7 +30,7 @@ class TaskRef(StrictModel):
     version: int
     fingerprint: str
     metric: str  # the key of `metrics` that tables show
-    group: Literal["pretraining", "classification", "robustness", "detection"] = "classification"
+    group: Literal["pretraining", "classification", "robustness", "detection", "segmentation"] = "classification"
     published_as: str = ""  # the data set in published.toml, where recipe and metric are those of the published scores
 
 
@@ -135,7 +135,7 @@ class Record(StrictModel):
     started: str = ""  # likewise: when the first process that worked on the cell began it
     resumptions: NonNegativeInt = 0  # how often it went on from a checkpoint
     task: TaskRef
-    protocol: str  # pretrain, finetune, linear, knn, kshot, lowlabel, detect, evaluate
+    protocol: str  # pretrain, finetune, linear, knn, kshot, lowlabel, detect, segment, evaluate
     method: MethodRef
     model: ModelRef
     checkpoint: CheckpointRef

@@ -15,8 +15,8 @@ from cskd_bench.outputs import Features
 from cskd_bench.schema import StrictModel, apply_overrides, fingerprint, read_toml, shipped, validate
 from cskd_bench.task_identity import used_by
 
-Protocol = Literal["finetune", "linear", "knn", "kshot", "lowlabel", "detect", "evaluate"]
-Metric = Literal["top1", "mean_per_class", "box_ap"]
+Protocol = Literal["finetune", "linear", "knn", "kshot", "lowlabel", "detect", "segment", "evaluate"]
+Metric = Literal["top1", "mean_per_class", "box_ap", "miou"]
 
 _OF_CLASSES: tuple[Metric, ...] = ("top1", "mean_per_class")
 _METRICS: dict[Protocol, tuple[Metric, ...]] = {  # that each protocol gives
@@ -26,6 +26,7 @@ _METRICS: dict[Protocol, tuple[Metric, ...]] = {  # that each protocol gives
     "kshot": _OF_CLASSES,
     "lowlabel": _OF_CLASSES,
     "detect": ("box_ap",),
+    "segment": ("miou",),
     "evaluate": _OF_CLASSES,
 }
 
@@ -130,6 +131,25 @@ class DetectConfig(StrictModel):
     pictures: NonNegativeInt = 4
 
 
+class SegmentConfig(StrictModel):
+    """A linear head on frozen patch tokens; the inverse penalty C is chosen on validation, by mIoU.
+
+    `size` is the height and width that images are resized to, in pixels; None: the student's square. `validation` is
+    the share of training images to choose on, where `data.val` names no split. Of more labelled patches than
+    `max_patches`, that many are drawn. `ignore_index` is the value of pixels that do not count. `names`: the classes'.
+    `features` names the definition of what the head sees.
+    """
+
+    features: Literal["patch tokens@1"] = "patch tokens@1"  # after the student's final norm, under every method
+    size: tuple[PositiveInt, PositiveInt] | None = None
+    c_grid: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    max_iter: PositiveInt = 1000
+    validation: Probability = 0.2
+    max_patches: PositiveInt = 1_000_000
+    ignore_index: NonNegativeInt = 255
+    names: tuple[str, ...] = ()
+
+
 class TaskData(DataConfig):
     """A task's images; `test` is the split that a record reports and nothing selects on.
 
@@ -157,7 +177,9 @@ class TaskSpec(StrictModel):
     name: str
     version: PositiveInt = 1
     description: str = ""
-    group: Literal["classification", "robustness", "detection"] = "classification"  # where a report lists it
+    group: Literal["classification", "robustness", "detection", "segmentation"] = (
+        "classification"  # where a report lists it
+    )
     protocols: tuple[Protocol, ...]
     metric: Metric = "top1"
     image_size: PositiveInt | None = None  # None: the student's own
@@ -172,6 +194,7 @@ class TaskSpec(StrictModel):
     lowlabel: LowlabelConfig = LowlabelConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     detect: DetectConfig = DetectConfig()
+    segment: SegmentConfig = SegmentConfig()
 
     @model_validator(mode="after")
     def _usable(self) -> "TaskSpec":

@@ -18,6 +18,7 @@ _UNREAD: Final[Mapping[str, tuple[str, ...]]] = {  # keys of `data`; a key that 
     "kshot": _TRAINING_ALONE,
     "evaluate": ("train", *_TRAINING_ALONE),
     "detect": ("val", "eval_crop"),
+    "segment": ("on_corrupt", "max_skipped", "eval_crop"),
 }
 
 _FORMER: Final[Mapping[str, Mapping[str, Any]]] = {  # settings by what records without them mean

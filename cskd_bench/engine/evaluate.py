@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from cskd_bench.data.views import EvalView
 from cskd_bench.device import computing, pins
 from cskd_bench.engine.distributed import Ranks
 
+TOP: Final = 5  # of more classes than that, whether the label is among the first five is noted
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -23,6 +26,7 @@ class Predictions:
     predicted: np.ndarray  # (n,) int64
     confidence: np.ndarray  # (n,) float32, softmax probability of the predicted class
     image: np.ndarray | None = None  # (n,) int64, equal numbers: the same underlying image; None: all different
+    in_top5: np.ndarray | None = None  # (n,) bool, whether the label is among the five first classes; None: not known
 
     @property
     def top1(self) -> float:
@@ -48,7 +52,8 @@ class Predictions:
 
     def metrics(self) -> dict[str, float]:
         """Return the classification metrics of a record."""
-        return {"top1": self.top1, "mean_per_class": self.mean_per_class, "ece": self.ece}
+        top5 = {} if self.in_top5 is None else {"top5": float(self.in_top5.mean())}
+        return {"top1": self.top1, "mean_per_class": self.mean_per_class, "ece": self.ece, **top5}
 
 
 @torch.no_grad()
@@ -68,7 +73,10 @@ def evaluate(
     Interrupted where `stop` says so on any rank; UserError, on all of them, for an image that cannot be read.
     """
     mine = range(ranks.rank, len(source), ranks.world)
-    predicted, confidence = [], []
+    labels = torch.split(torch.from_numpy(source.labels[mine.start :: mine.step].copy()), batch_size)
+    predicted: list[Tensor] = []
+    confidence: list[Tensor] = []
+    among_five: list[Tensor] = []
     loader = eval_loader(source, view, mine, batch_size=batch_size, workers=workers, pinned=pins(ranks.device))
     batches = start_loader(loader)
     for _ in range(-(-len(source) // (ranks.world * batch_size))):
@@ -78,12 +86,27 @@ def evaluate(
         with computing(ranks.device, precision):
             logits = predict(to_float(pixels.to(ranks.device, non_blocking=True)))
         probability, index = logits.float().softmax(1).max(1)
+        among_five.append(_ahead_of(labels[len(predicted)], logits) < TOP)
         predicted.append(index)
         confidence.append(probability)
-    own = (torch.cat(predicted).cpu().numpy(), torch.cat(confidence).cpu().numpy()) if predicted else None
-    everyone = ranks.gather(own)
-    result = Predictions(source.labels.copy(), np.empty(len(source), np.int64), np.empty(len(source), np.float32))
+    own = tuple(torch.cat(kept).cpu().numpy() for kept in (predicted, confidence, among_five)) if predicted else None
+    everyone = ranks.gather((own, logits.shape[1]) if own else None)
+    classes = next(part[1] for part in everyone if part is not None)
+    result = Predictions(
+        source.labels.copy(),
+        np.empty(len(source), np.int64),
+        np.empty(len(source), np.float32),
+        in_top5=np.empty(len(source), np.bool_) if classes > TOP else None,
+    )
     for rank, part in enumerate(everyone):
         if part is not None:
-            result.predicted[rank :: ranks.world], result.confidence[rank :: ranks.world] = part
+            result.predicted[rank :: ranks.world], result.confidence[rank :: ranks.world], five = part[0]
+            if result.in_top5 is not None:
+                result.in_top5[rank :: ranks.world] = five
     return result
+
+
+def _ahead_of(labels: Tensor, logits: Tensor) -> Tensor:
+    """Return how many classes have a larger logit than the label's, (B,): logits (B, K); one that is NaN counts."""
+    of_label = logits.gather(1, labels.to(logits.device)[:, None])
+    return (~(logits <= of_label)).sum(1)

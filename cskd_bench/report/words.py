@@ -7,7 +7,13 @@ from cskd_bench.report.selection import Method, Setting
 from cskd_bench.report.statistics import LEVEL
 from cskd_bench.report.tables import Difference, Table, TableCell, TableCost
 
-METRIC_WORDS = {"top1": "top-1", "mean_per_class": "mean per class", "box_ap": "box AP", "mask_ap": "mask AP"}
+METRIC_WORDS = {
+    "top1": "top-1",
+    "mean_per_class": "mean per class",
+    "box_ap": "box AP",
+    "mask_ap": "mask AP",
+    "miou": "mIoU",
+}
 PROTOCOL_WORDS = {
     "detect": "detection",
     "evaluate": "as pretrained",
@@ -16,6 +22,7 @@ PROTOCOL_WORDS = {
     "kshot": "k-shot",
     "lowlabel": "low-label",
     "linear": "linear probe",
+    "segment": "linear segmentation",
 }
 MIXED_FEATURES = (
     "Inference features: a probe read what each method's own inference rule averages, so such a column compares "

@@ -33,13 +33,20 @@ def check_splits(spec: TaskSpec, train: Source, test: Source) -> str:
             f"{where}: data.train {spec.data.train!r} and data.test {spec.data.test!r} open the same "
             f"{len(same)} part(s) of {spec.data.dataset}; it has no further split of that name"
         )
+    return note_leaks(spec, train, test)
+
+
+def note_leaks(spec: TaskSpec, train: Source, test: Source) -> str:
+    """Return a note on images of test that are also in train; UserError for such unless the split is published."""
     leaks = shared_images(train, test)
     if not leaks:
         return ""
     named = ", ".join(f"{ours} = {theirs}" for ours, theirs in leaks[:3]) + (", ..." if len(leaks) > 3 else "")
     what = f"{len(leaks)} images of test are also in train ({named})"
     if spec.data.splits == "own":
-        raise UserError(f'{where}: {what}; remove them, or say data.splits = "published" if the split is not yours')
+        raise UserError(
+            f'task {spec.name}: {what}; remove them, or say data.splits = "published" if the split is not yours'
+        )
     return f"{what}: the published split, taken as it is"
 
 

@@ -14,10 +14,11 @@ from torch import Tensor
 from cskd_bench.cells.cell import Outcome
 from cskd_bench.data.sources import JoinedSource, PathSource, Source, data_path
 from cskd_bench.data.views import EvalView
-from cskd_bench.engine.evaluate import Predictions
+from cskd_bench.engine.evaluate import TOP, Predictions
 from cskd_bench.errors import UserError
 from cskd_bench.models.checkpoints import Loaded
 from cskd_bench.transfer.cell import ScoringCell
+from cskd_bench.transfer.robustness import mean_corruption_error
 from cskd_bench.transfer.scan import scan_split
 
 
@@ -28,9 +29,9 @@ def run(cell: ScoringCell) -> Outcome:
     columns = class_columns(cell.test.classes, cell.model)
 
     def predict(views: Tensor) -> Tensor:
-        """Return the most probable class and its probability, (B, 2): whole numbers below 2^53 are exact."""
-        probability, index = student.predict(views)[:, columns].float().softmax(1).max(1)
-        return torch.stack([index.double(), probability.double()], 1)
+        """Return the probability of the first class, then the first five: (B, 6); numbers below 2^53 are exact."""
+        probability, index = student.predict(views)[:, columns].float().softmax(1).topk(min(TOP, len(columns)))
+        return torch.cat([probability[:, :1], index], 1).double()
 
     rows = scan_split(
         cell,
@@ -41,7 +42,9 @@ def run(cell: ScoringCell) -> Outcome:
         key={"heads": student.heads, "columns": columns},
         what="predictions",
     )
-    predictions = Predictions(cell.test.labels.copy(), rows[:, 0].astype(np.int64), rows[:, 1].astype(np.float32))
+    labels, first = cell.test.labels.copy(), rows[:, 1:].astype(np.int64)
+    in_top5 = (first == labels[:, None]).any(1) if len(columns) > TOP else None
+    predictions = Predictions(labels, first[:, 0], rows[:, 0].astype(np.float32), in_top5=in_top5)
     metrics = _by_part(spec.data.test.split("+"), cell.test, predictions)
     if spec.evaluate.real_labels:
         predictions = with_real_labels(predictions, cell.test, data_path(spec.data.root) / spec.evaluate.real_labels)
@@ -114,10 +117,16 @@ def _number(path: Path) -> str:
 
 
 def _by_part(splits: Sequence[str], source: Source, predictions: Predictions) -> dict[str, float]:
+    """Return top-1 of each part by its name without the severity, and the mCE where the parts are all of ImageNet-C."""
     if not isinstance(source, JoinedSource):
         return {}
     correct: dict[str, list[np.ndarray]] = {}
+    each: dict[str, float] = {}
     ends = np.cumsum([len(part) for part in source.parts])[:-1]
     for split, right in zip(splits, np.split(predictions.label == predictions.predicted, ends), strict=True):
-        correct.setdefault(split.split("@")[-1].split("/")[0], []).append(right)
-    return {f"top1_{part}": float(np.concatenate(rights).mean()) for part, rights in correct.items()}
+        name = split.split("@")[-1]
+        each[name] = float(right.mean())
+        correct.setdefault(name.split("/")[0], []).append(right)
+    by_part = {f"top1_{part}": float(np.concatenate(rights).mean()) for part, rights in correct.items()}
+    mce = mean_corruption_error(each, len(source.classes)) if len(each) == len(splits) else None
+    return by_part if mce is None else by_part | {"mce": mce}

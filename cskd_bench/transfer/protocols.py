@@ -12,7 +12,7 @@ from cskd_bench.detection import run as detection
 from cskd_bench.detection.cell import DetectionCell
 from cskd_bench.errors import UserError
 from cskd_bench.task import Protocol, TaskSpec
-from cskd_bench.transfer import evaluate, finetune, knn, kshot, linear, lowlabel
+from cskd_bench.transfer import evaluate, finetune, knn, kshot, linear, lowlabel, segment, segment_cell
 from cskd_bench.transfer.cell import ImageCell, ScoringCell
 from cskd_bench.transfer.checks import check_data
 
@@ -54,6 +54,7 @@ PROTOCOLS: dict[Protocol, Procedure] = {
     "kshot": Procedure(kshot.run),
     "lowlabel": Procedure(lowlabel.run),
     "detect": Procedure(detection.run, DetectionCell, detection.size, detection.look),
+    "segment": Procedure(segment.run, segment_cell.SegmentCell, segment_cell.size, segment_cell.look),
     "evaluate": Procedure(evaluate.run, ScoringCell, size_of_scoring),
 }
 

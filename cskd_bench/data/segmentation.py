@@ -1,0 +1,168 @@
+"""Images with a class for each pixel, from the layouts of several data sets: the one gate for label maps."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from cskd_bench.data.sources import IMAGE_SUFFIXES, PathSource, data_path, digest
+from cskd_bench.errors import UserError
+from cskd_bench.task import TaskData
+
+IGNORED: Final = 255  # in every label map that is read: a pixel that does not count, whatever its file says
+_UNKNOWN: Final = 254
+MOST_CLASSES: Final = 254
+_CITYSCAPES: Final = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)  # label ids in order
+_CITYSCAPES_IDS: Final = 34
+
+Pairs = list[tuple[Path, Path]]  # image, label
+
+
+class SegmentationSplit:
+    """Images and their label maps, in order of their names; `values` (256,) maps stored labels to classes."""
+
+    def __init__(self, pairs: Pairs, values: np.ndarray) -> None:
+        self.images = PathSource([image for image, _ in pairs], [0] * len(pairs), ["image"])
+        self._labels = PathSource([label for _, label in pairs], [0] * len(pairs), ["label"])
+        self._values = values
+        self.identity = digest(f"{self.images.identity} {self._labels.identity} {digest(values.tobytes())}".encode())
+        self.stamp = f"{self.images.stamp} {self._labels.stamp}"
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def label(self, index: int) -> np.ndarray:
+        """Return the class of each pixel of an image, (H, W) uint8, IGNORED where it does not count.
+
+        UserError for a file that is no label map, of another size than its image, or with a value that is no class.
+        """
+        path, image = self._labels.paths[index], self.images.paths[index]
+        stored = _read_map(path)
+        try:
+            with Image.open(image) as opened:
+                width, height = opened.size
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise UserError(f"{image}: not a readable image ({error})") from error
+        if stored.shape != (height, width):
+            raise UserError(f"{path}: is {stored.shape[1]} x {stored.shape[0]}, its image {image} {width} x {height}")
+        known: np.ndarray = self._values[np.minimum(stored, 255)]
+        wrong = (known == _UNKNOWN) | (stored > 255)
+        if wrong.any():
+            classes = np.unique(self._values[self._values < _UNKNOWN])
+            raise UserError(
+                f"{path}: a pixel has the value {stored[wrong].max()}, which is none of the {len(classes)} classes "
+                "and not ignored; look at data.num_classes and segment.ignore_index"
+            )
+        return known
+
+
+def open_segmentation(data: TaskData, split: str, ignore_index: int) -> SegmentationSplit:
+    """Open a split, or several joined by `+`; UserError says what is missing, what was expected, and where to get it.
+
+    `ignore_index` is the value of pixels that do not count in the layouts `segmentation` and `voc2012`.
+    """
+    if data.dataset not in LAYOUTS:
+        raise UserError(f"data.dataset: {data.dataset!r} has no label maps; use {', '.join(LAYOUTS)}")
+    root, layout = data_path(data.root), LAYOUTS[data.dataset]
+    try:
+        pairs = [pair for part in split.split("+") for pair in layout(root, part)]
+        if not pairs:
+            raise UserError(f"{root}, split {split!r}: no images in it")
+        for image, label in pairs:
+            if not label.is_file():
+                raise UserError(f"{image}: has no label map; expected {label}")
+    except UserError as error:
+        hint = f"; to get the data: {data.by_hand}" if data.by_hand else ""
+        raise UserError(f"{error}{hint}") from error
+    return SegmentationSplit(pairs, _class_of_values(data, ignore_index))
+
+
+def patch_classes(label: np.ndarray, grid: tuple[int, int], classes: int) -> np.ndarray:
+    """Return the class of most pixels of each patch, (N,) uint8 row by row; IGNORED for a patch where none counts.
+
+    A pixel belongs to the patch that its centre lies in. Of two classes with as many pixels the first is taken.
+    """
+    height, width = label.shape
+    row = (2 * np.arange(height) + 1) * grid[0] // (2 * height)
+    column = (2 * np.arange(width) + 1) * grid[1] // (2 * width)
+    patch, counts = row[:, None] * grid[1] + column, label != IGNORED
+    pixels = np.bincount(patch[counts] * classes + label[counts], minlength=grid[0] * grid[1] * classes)
+    pixels = pixels.reshape(-1, classes)
+    return np.where(pixels.any(1), pixels.argmax(1), IGNORED).astype(np.uint8)
+
+
+def _read_map(path: Path) -> np.ndarray:
+    """Read a greyscale or palette image as integers (H, W): of a palette, its indices."""
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("L", "P", "1", "I", "I;16"):
+                raise ValueError(f"its mode is {image.mode}; a label map is greyscale or has a palette")
+            return np.asarray(image).astype(np.int64)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: not a readable label map ({error})") from error
+
+
+def _class_of_values(data: TaskData, ignore_index: int) -> np.ndarray:
+    """Return the class of each stored value, (256,) uint8."""
+    values, classes = np.full(256, _UNKNOWN, np.uint8), data.num_classes
+    if not 0 < classes <= MOST_CLASSES:
+        raise UserError(f"data.num_classes: {classes}; segmentation knows 1 to {MOST_CLASSES} classes")
+    if data.dataset == "ade20k":
+        values[1 : classes + 1] = np.arange(classes)
+        values[0] = IGNORED
+    elif data.dataset == "cityscapes":
+        if classes != len(_CITYSCAPES):
+            raise UserError(f"data.num_classes: {classes}; cityscapes is scored on {len(_CITYSCAPES)} classes")
+        values[:_CITYSCAPES_IDS] = values[255] = IGNORED
+        values[list(_CITYSCAPES)] = np.arange(classes)
+    else:
+        if ignore_index < classes or ignore_index > 255:
+            raise UserError(f"segment.ignore_index: {ignore_index}; it must be above the classes, {classes} to 255")
+        values[:classes] = np.arange(classes)
+        values[ignore_index] = IGNORED
+    return values
+
+
+def _images_in(folder: Path) -> Sequence[Path]:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give the data set's folder with --data-dir")
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _own(root: Path, split: str) -> Pairs:
+    return [(image, root / "labels" / split / f"{image.stem}.png") for image in _images_in(root / "images" / split)]
+
+
+def _ade20k(root: Path, split: str) -> Pairs:
+    images = _images_in(root / "images" / split)
+    return [(image, root / "annotations" / split / f"{image.stem}.png") for image in images]
+
+
+def _voc2012(root: Path, split: str) -> Pairs:
+    listed = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+    try:
+        names = listed.read_text().split()
+    except OSError as error:
+        raise UserError(f"{listed}: cannot be read: {error.strerror}") from error
+    return [(root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png") for name in names]
+
+
+def _cityscapes(root: Path, split: str) -> Pairs:
+    folder = root / "leftImg8bit" / split
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give the data set's folder with --data-dir")
+    pairs = []
+    for image in sorted(folder.glob("*/*_leftImg8bit.png")):
+        name = image.name.removesuffix("_leftImg8bit.png")
+        pairs.append((image, root / "gtFine" / split / image.parent.name / f"{name}_gtFine_labelIds.png"))
+    return pairs
+
+
+LAYOUTS: Final[dict[str, Callable[[Path, str], Pairs]]] = {
+    "segmentation": _own,
+    "ade20k": _ade20k,
+    "voc2012": _voc2012,
+    "cityscapes": _cityscapes,
+}

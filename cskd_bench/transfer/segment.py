@@ -1,0 +1,198 @@
+"""Segmentation by a linear head on frozen patch tokens: each patch's logits, upsampled to the label map."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cskd_bench.cells.cell import Outcome
+from cskd_bench.data.randomness import Stream, generator
+from cskd_bench.data.segmentation import IGNORED
+from cskd_bench.device import exact_fp32
+from cskd_bench.errors import UserError
+from cskd_bench.transfer.linear import TorchLogisticRegression
+from cskd_bench.transfer.parts import Parts
+from cskd_bench.transfer.segment_cell import SegmentCell
+from cskd_bench.transfer.segment_tokens import keep_classes, keep_tokens
+
+NEVER: Final = -1e9  # the logit of a class that no patch of train has
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear head on patch tokens as they are: weight (K, D), bias (K,), float32."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Labelled patches: tokens (n, D) float32, classes (n,), and which image each is of (n,)."""
+
+    tokens: np.ndarray
+    classes: np.ndarray
+    image: np.ndarray
+
+    def of(self, images: np.ndarray) -> "Patches":
+        """Return those of some images."""
+        chosen = np.isin(self.image, images)
+        return Patches(self.tokens[chosen], self.classes[chosen], self.image[chosen])
+
+
+def run(cell: SegmentCell) -> Outcome:
+    """Choose C by mIoU on validation, report test once; the main rank fits and scores.
+
+    Validation is the task's val split, or a share of train's images; with the latter the head is fitted again on all.
+    """
+    began = time.perf_counter()
+    classes = {split: keep_classes(cell, split) for split in cell.splits}  # looks at every label map first
+    tokens = {split: keep_tokens(cell, split) for split in cell.splits}
+    config, carved = cell.spec.segment, "val" not in cell.splits
+    every = np.arange(len(cell.splits["train"]))
+    kept, held = split_images(len(every), config.validation if carved else 0.0, cell.seed)
+    where, images = ("train", held) if carved else ("val", np.arange(len(cell.splits["val"])))
+    patches = cell.ranks.together(lambda: draw(cell, tokens["train"], classes["train"]) if cell.ranks.is_main else None)
+    heads = [_fitted(cell, patches, kept, c) for c in config.c_grid]
+    scores = [miou(confusion) for confusion in score(cell, where, tokens[where], images, heads)]
+    best = int(np.argmax(scores))
+    head = _fitted(cell, patches, every, config.c_grid[best]) if carved else heads[best]
+    tested = np.arange(len(cell.splits["test"]))
+    confusion = score(cell, "test", tokens["test"], tested, [head])[0]
+    chosen = {"chosen_c": config.c_grid[best], "validation_miou": scores[best]}
+    return Outcome(
+        metrics=measures(confusion, config.names) | chosen,
+        seconds=time.perf_counter() - began,
+        scored=len(tested),
+        note=_note(cell, classes["train"]),
+    )
+
+
+def split_images(images: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split the images of train into (kept, held out), both sorted; at least one is held out where any is to be."""
+    count = min(max(1, round(fraction * images)), images - 1) if fraction else 0
+    order = generator(seed, Stream.SPLIT).permutation(images)
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+def draw(cell: SegmentCell, tokens: Parts, classes: np.ndarray) -> Patches:
+    """Return all labelled patches of train, or `max_patches` of them that the seed draws: classes (n, N) uint8."""
+    labelled, most = np.flatnonzero(classes != IGNORED), cell.spec.segment.max_patches
+    if not len(labelled):
+        raise UserError(f"task {cell.spec.name}: no pixel of train has a class; all are ignored")
+    if len(labelled) > most:
+        order = generator(cell.seed, Stream.SPLIT, index=1).permutation(len(labelled))
+        labelled = np.sort(labelled[order[:most]])
+    image, patch = np.divmod(labelled, classes.shape[1])
+    found = []
+    for part in tokens.ranges:
+        inside = (image >= part.start) & (image < part.stop)
+        found.append(tokens.get(part)[image[inside] - part.start, patch[inside]].astype(np.float32))
+    return Patches(np.concatenate(found), classes.reshape(-1)[labelled], image)
+
+
+def fit(patches: Patches, classes: int, c: float, max_iter: int, device: torch.device) -> Head:
+    """Fit multinomial logistic regression on standardised tokens, and return it for tokens as they are."""
+    mean = patches.tokens.mean(0, dtype=np.float64).astype(np.float32)
+    centred = patches.tokens - mean
+    spread = np.sqrt(np.square(centred).mean(0, dtype=np.float64)).astype(np.float32)
+    spread[spread == 0] = 1
+    centred /= spread
+    with exact_fp32():
+        fitted = TorchLogisticRegression(c, max_iter, device).fit(centred, patches.classes)
+    weight = fitted.weight_.detach().cpu().numpy() / spread
+    head = Head(np.zeros((classes, len(mean)), np.float32), np.full(classes, NEVER, np.float32))
+    head.weight[fitted.classes_] = weight
+    head.bias[fitted.classes_] = fitted.bias_.detach().cpu().numpy() - weight @ mean
+    return head
+
+
+def _fitted(cell: SegmentCell, patches: Patches | None, images: np.ndarray, c: float) -> Head:
+    """Fit on some images of train; only the main rank has patches."""
+    cell.heed_stop()
+
+    def work() -> Head:
+        assert patches is not None
+        config, classes = cell.spec.segment, cell.spec.data.num_classes
+        return fit(patches.of(images), classes, c, config.max_iter, cell.ranks.device)
+
+    return cell.ranks.on_main(work)
+
+
+def score(cell: SegmentCell, split: str, tokens: Parts, images: np.ndarray, heads: list[Head]) -> list[np.ndarray]:
+    """Return each head's confusion matrix (true, predicted), (K, K) pixels, summed over some images of a split."""
+    classes, source = cell.spec.data.num_classes, cell.splits[split]
+    totals = np.zeros((len(heads), classes, classes), np.int64)
+
+    def count(part: range, chosen: np.ndarray) -> np.ndarray:
+        found, rows = np.zeros_like(totals), tokens.get(part)
+        for index in chosen:
+            label = source.label(int(index))
+            for number, head in enumerate(heads):
+                answer = predict(head, rows[index - part.start], cell.grid, label.shape, cell.ranks.device)
+                found[number] += count_pixels(label, answer, classes)
+        return found
+
+    for part in tokens.ranges:
+        cell.heed_stop()
+        chosen = images[(images >= part.start) & (images < part.stop)]
+        if len(chosen):
+            totals += cell.ranks.on_main(partial(count, part, chosen))
+    return list(totals)
+
+
+@torch.no_grad()
+def predict(
+    head: Head, tokens: np.ndarray, grid: tuple[int, int], shape: tuple[int, ...], device: torch.device
+) -> np.ndarray:
+    """Return the class of each pixel, (H, W) = `shape`: logits of tokens (N, D), upsampled bilinearly, the largest."""
+    x = torch.as_tensor(tokens, device=device).float()
+    with exact_fp32():
+        logits: Tensor = torch.as_tensor(head.weight, device=device) @ x.T
+    logits = logits + torch.as_tensor(head.bias, device=device)[:, None]
+    maps = F.interpolate(logits.reshape(1, -1, *grid), size=shape, mode="bilinear", align_corners=False)
+    answer: np.ndarray = maps[0].argmax(0).cpu().numpy()
+    return answer
+
+
+def count_pixels(label: np.ndarray, answer: np.ndarray, classes: int) -> np.ndarray:
+    """Count the pixels of each (true, predicted) pair of classes, (K, K); ignored pixels do not count."""
+    counts = label != IGNORED
+    pairs = label[counts].astype(np.int64) * classes + answer[counts]
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def ious(confusion: np.ndarray) -> np.ndarray:
+    """Return intersection over union of each class, (K,); NaN for one that no pixel of the ground truth has."""
+    inside, true, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    with np.errstate(invalid="ignore"):
+        return np.where(true > 0, inside / (true + predicted - inside), np.nan)
+
+
+def miou(confusion: np.ndarray) -> float:
+    """Return the mean IoU over the classes of the ground truth; 0 where there is none."""
+    return float(np.nanmean(ious(confusion))) if confusion.any() else 0.0
+
+
+def measures(confusion: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    """Return mIoU, the share of pixels that are right, and the IoU of each class of the ground truth by its name."""
+    each = ious(confusion)
+    named = names or [str(number) for number in range(len(each))]
+    found = {"miou": miou(confusion), "pixel_accuracy": float(confusion.trace() / max(1, confusion.sum()))}
+    by_class = {f"iou_{name.replace(' ', '_')}": float(iou) for name, iou in zip(named, each, strict=True)}
+    return found | {name: iou for name, iou in by_class.items() if not np.isnan(iou)}
+
+
+def _note(cell: SegmentCell, classes: np.ndarray) -> str:
+    """Name the classes that no patch of train has, and so are never predicted."""
+    absent = sorted(set(range(cell.spec.data.num_classes)) - set(np.unique(classes).tolist()))
+    names = cell.spec.segment.names
+    return (
+        f"no patch of train is mostly of: {', '.join(names[i] if names else str(i) for i in absent)}" if absent else ""
+    )
