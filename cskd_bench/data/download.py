@@ -32,6 +32,11 @@ _CLASSES: Final = {  # of torchvision
 }
 
 
+def can_download(data: TaskData) -> bool:
+    """Whether torchvision can download a task's data."""
+    return data.dataset in _CLASSES
+
+
 def download(data: TaskData, splits: Sequence[str]) -> str:
     """Download a task's data into its root unless the splits are there; say in a sentence what was done.
 
@@ -46,7 +51,7 @@ def download(data: TaskData, splits: Sequence[str]) -> str:
         return f"{root if data.root else data.dataset}: already there, not downloaded"
     except UserError as error:
         broken = str(error)
-    if data.dataset not in _CLASSES or layout is None:
+    if not can_download(data) or layout is None:
         raise UserError(f"{data.dataset} cannot be downloaded: {data.by_hand or broken}")
     if (root / layout.inner).exists():
         raise UserError(f"{root / layout.inner}: is there, but not whole ({broken}); move it away, and download again")

@@ -56,7 +56,7 @@ _SIGNS: Final[Mapping[str, str]] = {  # of layouts with a place for each split
 
 
 @dataclass(frozen=True)
-class Found:
+class DataPlace:
     """A data set's root; `archives` are still to be unpacked into its layout where there are any."""
 
     root: Path
@@ -68,7 +68,7 @@ def own_name(data: TaskData) -> str:
     return Path(data.stands_for or data.root).name
 
 
-def find_root(data: TaskData, given: Path) -> Found:
+def find_root(data: TaskData, given: Path) -> DataPlace:
     """Find a data set's root from its archive, the root, a folder inside it or the folder above.
 
     Where nothing of the data set is found, the root is `given`, or the folder with the task's name in it. UserError
@@ -83,20 +83,20 @@ def find_root(data: TaskData, given: Path) -> Found:
     start = given.parent if given.is_file() else given
     named = start / own_name(data)
     if layout is None:
-        return Found(_root_of_splits(data, given, named))
+        return DataPlace(_root_of_splits(data, given, named))
     for root in (start, named, *_above(start, layout.sign)):
         if (root / layout.sign).is_dir():
-            return Found(root)
+            return DataPlace(root)
     for place in (start, named, start / layout.inner, named / layout.inner):
         if any((place / name).is_file() for name in layout.archives):
             root = place.parent if layout.bare and place.name == layout.inner else place
-            return Found(root, tuple(place / name for name in layout.archives))
+            return DataPlace(root, tuple(place / name for name in layout.archives))
     if copy := next((folder for folder in (start, named) if holds_class_folders(data, folder)), None):
         raise UserError(
             f"{copy}: holds class folders, not {layout.inner}/ as its authors pack it; read them with "
             "--set data.dataset=folder; the records then stand in a column of their own"
         )
-    return Found(named if named.is_dir() else given)
+    return DataPlace(named if named.is_dir() else given)
 
 
 def holds(data: TaskData, given: Path) -> bool:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cskd_bench.data.layouts import PACKED, Found
+from cskd_bench.data.layouts import PACKED, DataPlace
 from cskd_bench.errors import UserError
 from cskd_bench.files import UNFINISHED
 from cskd_bench.task import TaskData
@@ -70,7 +70,7 @@ def move_in(staged: Path, folder: Path) -> None:
                 raise UserError(f"{folder / entry.name}: cannot be written ({error.strerror})") from error
 
 
-def unpack_found(data: TaskData, found: Found) -> None:
+def unpack_found(data: TaskData, found: DataPlace) -> None:
     """Unpack a data set's archives into the layout that is read; UserError where a part is missing or damaged."""
     layout, place = PACKED[data.dataset], found.archives[0].parent
     inner = found.root / layout.inner
