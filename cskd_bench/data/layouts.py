@@ -103,6 +103,8 @@ def holds(data: TaskData, given: Path) -> bool:
     """Whether a folder holds a task's data under the task's own name for it, or packed as its authors do it."""
     if own_name(data) and (given / own_name(data)).exists():
         return True
+    if not own_name(data) and (sign := _SIGNS.get(data.dataset)):  # its splits lie beside other data sets
+        return all((given / sign.format(split=split)).exists() for split in splits_of(data, scored_alone=True))
     layout = PACKED.get(data.dataset)
     return bool(
         layout and ((given / layout.sign).is_dir() or any((given / name).is_file() for name in layout.archives))
@@ -141,6 +143,8 @@ def _root_of_splits(data: TaskData, given: Path, named: Path) -> Path:
     held = [sign.format(split=part) for part in splits_of(data, scored_alone=True)]
     every = [sign.format(split=part) for part in splits_of(data)]
     above = [root for part in every for root in _above(given, part)]
+    if held[0] == "." and named.is_dir():  # the folder is the split itself: whatever is there would look like it
+        return named
     for root in (given, named, *above):
         if (root / held[0]).exists():
             return root

@@ -63,7 +63,7 @@ def _refuse_unless_parent(specs: Sequence[TaskSpec], given: Path, fetch: bool) -
     lacking = [spec for spec in specs if not holds(spec.data, given)]
     if not lacking or (fetch and (given.is_dir() or not given.exists()) and not _is_one_data_set(specs, given)):
         return
-    folders = ", ".join(f"{own_name(spec.data)}/ ({spec.name})" for spec in lacking)
+    folders = ", ".join(f"{own_name(spec.data) or splits_of(spec.data)[-1]}/ ({spec.name})" for spec in lacking)
     raise UserError(
         f"--data-dir {given}: with several tasks it is the folder that holds the folder of each, but it has no "
         f"{folders}; name that folder, or run these tasks on their own"

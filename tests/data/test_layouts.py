@@ -205,6 +205,12 @@ def test_imagenets_folder_is_found_from_above_and_from_its_split(tmp_path, insid
         find_root(data, tmp_path / "ILSVRC2012_img_val.tar")
 
 
+def test_a_folder_that_is_the_split_itself_is_found_from_above(tmp_path):
+    data, place = load_task("imagenet_sample1000").data, tmp_path / "imagenet_sample1000"
+    place.mkdir()
+    assert [find_root(data, given).root for given in (place, tmp_path)] == [place, place]
+
+
 def test_several_tasks_need_the_folder_that_holds_each(archive, cifar100, colour_squares, tmp_path):
     flowers102, again = load_task("flowers102"), load_task("cifar100_deit")
     for given in (colour_squares, cifar.unpacked(archive, tmp_path / "cifar100"), tmp_path):
@@ -214,6 +220,11 @@ def test_several_tasks_need_the_folder_that_holds_each(archive, cifar100, colour
     both = place_tasks([cifar100, flowers102], str(tmp_path))
     assert [Path(one.spec.data.root) for one in both] == [tmp_path / "cifar100", tmp_path / "flowers102"]
     assert both[0].problem == "" and "no flowers-102/jpg/ in it" in both[1].problem
+    (tmp_path / "imagenet-a").mkdir()  # a task whose root is the folder of all data sets
+    three = place_tasks([cifar100, flowers102, load_task("imagenet_a")], str(tmp_path))
+    assert Path(three[2].spec.data.root) == tmp_path
+    with pytest.raises(UserError, match=r"it has no imagenet-r/ \(imagenet_r\)"):
+        place_tasks([cifar100, load_task("imagenet_r")], str(tmp_path))
     same = place_tasks([cifar100, again], str(tmp_path / "cifar100"))  # two recipes on one data set
     assert {one.spec.data.root for one in same} == {str(tmp_path / "cifar100")}
 
