@@ -208,10 +208,10 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.gate
 def test_of_several_ranks_one_downloads_and_all_go_on_past_a_task_without_data(weights, server, here, tmp_path):
     expected = CIFAR100.url, CIFAR100.tgz_md5, CIFAR100.train_list, CIFAR100.test_list, CIFAR100.meta
-    (tmp_path / "run.py").write_text(EXPECTING.format(expected=expected))
+    (tmp_path / "asked.py").write_text(EXPECTING.format(expected=expected))
     asked = [*words(weights, here, "stanford_cars", "cifar100"), "--download"]
-    said = processes.end(processes.start([*processes.TWO_RANKS, str(tmp_path / "run.py"), *asked]), 1)
+    said = processes.end(processes.start([*processes.TWO_RANKS, str(tmp_path / "asked.py"), *asked]), 1)
     assert "stanford_cars        knn        seed 0  not ready: torchvision/stanford_cars cannot be downloaded" in said
-    assert "cifar100             knn        seed 0  done" in said and 'run.py", line' not in said
+    assert "cifar100             knn        seed 0  done" in said and 'asked.py", line' not in said
     assert len(server) == 2, "asked for its address, and for the archive"
     assert [record.task.name for record in records(here)] == ["cifar100"]
