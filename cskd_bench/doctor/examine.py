@@ -12,7 +12,10 @@ from cskd_bench.detection.splits import COCO, is_coco
 from cskd_bench.doctor.data import check_data, describe, published_layout
 from cskd_bench.doctor.environment import LOW_DISK, environment
 from cskd_bench.doctor.findings import Finding, show
+from cskd_bench.doctor.task import check_task
 from cskd_bench.errors import UserError
+from cskd_bench.task import TaskSpec
+from cskd_bench.transfer.placing import place_tasks
 
 
 def examine(
@@ -25,11 +28,15 @@ def examine(
     decode: bool,
     threads: int,
     console: Console,
+    task: TaskSpec | None = None,
+    download: bool = False,
 ) -> bool:
-    """Look at everything that was asked for, print it, and return whether all is fine.
+    """Look at everything that was asked for, print it, and return whether all is fine; `download` is for a task.
 
-    Raises UserError for a data set without a manifest by that name and for a faulty configuration.
+    Raises UserError for a data set without a manifest by that name, for a faulty configuration, and for a task
+    beside another data set.
     """
+    _refuse_two(task, config, dataset, download)
     manifest = _manifest(dataset)
     overrides = [f'data.root="{Path(data_dir).resolve().as_posix()}"'] if data_dir else []
     settings = load_config(config, overrides, method) if config else None
@@ -42,12 +49,25 @@ def examine(
         known = manifest or manifest_for_folder(settings.data.root)
         console.print(f"Data {settings.data_name}", style="bold underline")
         count += show(check_data(settings.data, splits, known, decode=decode, threads=threads), console)
+    elif task is not None:
+        console.print(f"Data of task {task.name}", style="bold underline")
+        (placed,) = place_tasks([task], data_dir, fetch=download, change=download)
+        count += show(check_task(placed, decode=decode, threads=threads), console)
     elif dataset or data_dir:
         console.print(f"Data {dataset or data_dir}", style="bold underline")
         count += show(_check_folder(dataset, data_dir, manifest, decode, threads), console)
     verdict = "Everything is fine." if count == 0 else f"{count} thing{'s need' if count > 1 else ' needs'} attention."
     console.print(verdict, style="bold green" if count == 0 else "bold red")
     return count == 0
+
+
+def _refuse_two(task: TaskSpec | None, config: Path | None, dataset: str, download: bool) -> None:
+    if task is not None and (config or dataset):
+        raise UserError(
+            f"--task {task.name} and --{'config' if config else 'dataset'}: one at a time, a visit for each"
+        )
+    if download and task is None:
+        raise UserError("--download: name the task whose data are wanted with --task")
 
 
 def _manifest(dataset: str) -> Manifest | None:

@@ -27,6 +27,13 @@ def add_checkpoint(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--weights", choices=("raw", "ema"), default="raw", help="which weights of a run (default: raw)")
 
 
+def add_task_data(verb: argparse.ArgumentParser) -> None:
+    """Add --data-dir and --download of downstream tasks."""
+    where = "the data set: its archive, its folder or the folder above; with several tasks, the folder that holds each"
+    verb.add_argument("--data-dir", default="", help=where)
+    verb.add_argument("--download", action="store_true", help="download what is missing, where torchvision can")
+
+
 def add_method(verb: argparse.ArgumentParser) -> None:
     """Add --method."""
     verb.add_argument("--method", default="", metavar="NAME", help="supervised, kd, deit or cskd, for the TOML's own")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from cskd_bench.verbs.common import Verbs, add_method, positive
+from cskd_bench.verbs.common import Verbs, add_method, add_task_data, positive
 
 
 def add(verbs: Verbs) -> None:
@@ -12,7 +12,9 @@ def add(verbs: Verbs) -> None:
     verb.add_argument("--config", type=Path, help="a pretraining TOML: checks its data, teacher and disk need")
     add_method(verb)
     verb.add_argument("--dataset", default="", help="what the data set should be, e.g. imagenet1k, cifar100, coco")
-    verb.add_argument("--data-dir", default="", help="the data set's folder")
+    verb.add_argument("--task", help="a downstream task: checks that its data are here, whole and readable")
+    verb.add_argument("--tasks-dir", type=Path, help="a folder with task files of your own")
+    add_task_data(verb)
     verb.add_argument("--counts-only", action="store_true", help="do not decode every image")
     verb.add_argument("--threads", type=positive, default=1, help="threads that decode (default: 1)")
     verb.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
@@ -23,6 +25,7 @@ def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from cskd_bench.doctor.examine import examine
+    from cskd_bench.task import load_task
 
     fine = examine(
         config=options.config,
@@ -33,5 +36,7 @@ def _run(options: argparse.Namespace) -> int:
         decode=not options.counts_only,
         threads=options.threads,
         console=Console(),
+        task=load_task(options.task, options.tasks_dir) if options.task else None,
+        download=options.download,
     )
     return 0 if fine else 1

@@ -73,7 +73,7 @@ def _rerun(options: argparse.Namespace) -> int:
     cells = Cells(None, [start], [])
     if chain.record is not chain.pretraining:
         asked = command_options(chain.record.argv)
-        settings = [*asked.set, *_data_root(asked)]
+        settings = [*asked.set, *_task_root(asked, chain.record.task.name)]
         cells.transfer.append(transfer_again(chain.record, start.name, asked.task, settings, asked.tasks_dir))
     again = run_again(chain, cells, options.output, Console())
     if again is None:
@@ -89,6 +89,19 @@ def _data_root(options: argparse.Namespace) -> list[str]:
     if options.data_dir and not Path(options.data_dir).is_dir():
         return [f'data.root="{Path(options.data_dir).name}"']
     return data_root(options)
+
+
+def _task_root(options: argparse.Namespace, name: str) -> list[str]:
+    """Return the root of a task's images that a command's --data-dir stands for; see `_data_root`."""
+    from cskd_bench.task import load_task
+    from cskd_bench.transfer.placing import found_root
+
+    given = Path(options.data_dir or "")
+    tasks = [load_task(task, options.tasks_dir, options.set) for task in options.task]
+    asked = [task for task in tasks if task.name == name]
+    if not (options.data_dir and asked and given.exists()):
+        return _data_root(options)
+    return [f'data.root="{found_root(asked[0], given).as_posix()}"']
 
 
 class _Parser(argparse.ArgumentParser):

@@ -2,9 +2,13 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cskd_bench.errors import UserError
-from cskd_bench.verbs.common import Verbs, data_root, whole
+from cskd_bench.verbs.common import Verbs, add_task_data, data_root, whole
+
+if TYPE_CHECKING:
+    from cskd_bench.task import TaskSpec
 
 
 def add(verbs: Verbs) -> None:
@@ -17,7 +21,7 @@ def add(verbs: Verbs) -> None:
     )
     verb.add_argument("name", nargs="?", help="a task's name or TOML")
     verb.add_argument("--tasks-dir", type=Path, help="a folder with task files of your own")
-    verb.add_argument("--data-dir", help="the data set's folder: validate then checks the images too")
+    add_task_data(verb)
     verb.add_argument("--seed", type=whole, default=0, help="of indices (default: 0)")
     verb.set_defaults(run=_run)
 
@@ -27,7 +31,11 @@ def _run(options: argparse.Namespace) -> int:
 
     files = task_files(options.tasks_dir)
     names = [options.name] if options.name else sorted(files)
-    specs = [load_task(name, options.tasks_dir, data_root(options)) for name in names]
+    reads = options.action in ("validate", "indices")
+    root = [] if reads else data_root(options)
+    specs = [load_task(name, options.tasks_dir, root) for name in names]
+    if reads and (options.data_dir or options.download):
+        specs = _placed(specs, options)
     if options.action == "list":
         for spec in specs:
             size = f"{spec.data.num_classes} classes"
@@ -35,11 +43,7 @@ def _run(options: argparse.Namespace) -> int:
             print(f"{'':20}    {', '.join(spec.protocols)}")
     elif options.action == "validate":
         for spec in specs:
-            checked = ""
-            if options.data_dir:
-                from cskd_bench.transfer.run import look_at_data
-
-                checked = f", {look_at_data(spec)}"
+            checked = _look(spec, options)
             print(f"{spec.name}: valid{checked}")
             for protocol in spec.protocols:
                 print(f"    {protocol:10} fingerprint {spec.fingerprint(protocol)}")
@@ -58,3 +62,30 @@ def _run(options: argparse.Namespace) -> int:
         labels = open_split(specs[0].data, specs[0].data.train).labels
         print(json.dumps({"task": specs[0].name, "seed": options.seed, **index_lists(specs[0], labels, options.seed)}))
     return 0
+
+
+def _placed(specs: "list[TaskSpec]", options: argparse.Namespace) -> "list[TaskSpec]":
+    """Find, unpack or download the tasks' images; UserError with the first reason why they cannot be had."""
+    from cskd_bench.transfer.placing import place_tasks
+
+    if options.download and options.name is None:
+        raise UserError(f"tasks {options.action} --download: name a task")
+    placed = place_tasks(specs, options.data_dir, fetch=options.download)
+    for one in placed:
+        if one.problem:
+            raise UserError(one.problem)
+        if one.done:
+            print(one.done)
+    return [one.spec for one in placed]
+
+
+def _look(spec: "TaskSpec", options: argparse.Namespace) -> str:
+    """Say what the images are: of those named, and of one task's own root where that is on this machine."""
+    from cskd_bench.data.sources import data_path
+
+    here = options.name is not None and spec.data.root and data_path(spec.data.root).exists()
+    if not (options.data_dir or options.download or here):
+        return ""
+    from cskd_bench.transfer.run import look_at_data
+
+    return f", {look_at_data(spec)}"

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cskd_bench.errors import Interrupted
-from cskd_bench.verbs.common import EXIT_INTERRUPTED, EXIT_STOPPED, Verbs, add_places, data_root, whole
+from cskd_bench.verbs.common import EXIT_INTERRUPTED, EXIT_STOPPED, Verbs, add_places, add_task_data, whole
 
 if TYPE_CHECKING:
+    from cskd_bench.record import Record
     from cskd_bench.task import TaskSpec
+    from cskd_bench.transfer.readiness import AskedCell, AskedCells
 
 
 def add(verbs: Verbs) -> None:
@@ -23,7 +25,7 @@ def add(verbs: Verbs) -> None:
     verb.add_argument("--seed", type=whole, action="append", default=[], help="default: 0; repeatable")
     verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override the task")
     verb.add_argument("--tasks-dir", type=Path, help="a folder with task files of your own")
-    verb.add_argument("--data-dir", help="the data set's folder (sets data.root)")
+    add_task_data(verb)
     verb.add_argument("--workers", type=whole, default=4, help="loader processes (default: 4)")
     verb.add_argument("--dry-run", action="store_true", help="show what would run on which data, and stop")
     add_places(verb)
@@ -33,19 +35,31 @@ def add(verbs: Verbs) -> None:
 def _run(options: argparse.Namespace) -> int:
     from cskd_bench.task import load_task
 
-    overrides = [*options.set, *data_root(options)]
-    specs = [load_task(name, options.tasks_dir, overrides) for name in options.task]
+    specs = [load_task(name, options.tasks_dir, options.set) for name in options.task]
     from cskd_bench.engine.distributed import joined_ranks
     from cskd_bench.engine.state import stop_signals
+    from cskd_bench.transfer.placing import place_tasks
+    from cskd_bench.transfer.readiness import look_ahead, run_ready, table
     from cskd_bench.transfer.run import expand, transfer
 
-    cells = expand(specs, options.protocol, options.seed or [0])
+    seeds = options.seed or [0]
+    expand(specs, options.protocol, seeds)  # a protocol that a task has not is told before anything is fetched
     if options.dry_run:
-        _describe(cells, options)
+        _describe(specs, options)
         return 0
+
+    def prepare() -> "AskedCells":
+        placed = place_tasks(specs, options.data_dir, fetch=options.download)
+        for done in dict.fromkeys(one.done for one in placed if one.done):
+            print(done)
+        return look_ahead(placed, options.protocol, seeds)
+
     try:
         with joined_ranks() as ranks, stop_signals() as stop:
-            for spec, protocol, seed in cells:
+            asked = ranks.on_main(prepare)
+
+            def run(cell: "AskedCell") -> "Record":
+                spec, protocol, seed = cell
                 record = transfer(
                     spec,
                     protocol,
@@ -62,27 +76,39 @@ def _run(options: argparse.Namespace) -> int:
                 if ranks.is_main:
                     score = f"{record.task.metric} {100 * record.value:.2f} %"
                     print(f"{spec.name} {protocol} seed {seed}: {score}  ({record.id}.json)")
+                return record
+
+            failed = run_ready(asked, run, ranks)
+            if failed and ranks.is_main:
+                print(table(asked, failed))
     except Interrupted as stopped:
         print(f"cskd-bench: {stopped}", file=sys.stderr)
         return EXIT_INTERRUPTED if stopped.kept else EXIT_STOPPED
-    return 0
+    return 1 if failed else 0
 
 
-def _describe(cells: "list[tuple[TaskSpec, str, int]]", options: argparse.Namespace) -> None:
+def _describe(specs: "list[TaskSpec]", options: argparse.Namespace) -> None:
     """Say in a line each what cells would do."""
     from cskd_bench.device import default_device
     from cskd_bench.engine.distributed import Ranks
-    from cskd_bench.transfer.run import describe, open_cell
+    from cskd_bench.transfer.placing import place_tasks
+    from cskd_bench.transfer.run import describe, expand, open_cell
 
-    for spec, protocol, seed in cells:
-        cell = open_cell(
-            spec,
-            protocol,
-            options.checkpoint,
-            seed,
-            work=options.runs / "transfer",
-            ranks=Ranks(0, 1, default_device()),
-            model=options.model,
-            weights=options.weights,
-        )
-        print(describe(cell, options.results))
+    for one in place_tasks(specs, options.data_dir, fetch=options.download, change=False):
+        if one.done:
+            print(one.done)
+        for spec, protocol, seed in expand([one.spec], options.protocol, options.seed or [0]):
+            if one.problem:
+                print(f"{spec.name} {protocol} seed {seed}: data not ready: {one.problem}")
+                continue
+            cell = open_cell(
+                spec,
+                protocol,
+                options.checkpoint,
+                seed,
+                work=options.runs / "transfer",
+                ranks=Ranks(0, 1, default_device()),
+                model=options.model,
+                weights=options.weights,
+            )
+            print(describe(cell, options.results))

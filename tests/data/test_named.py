@@ -177,3 +177,46 @@ def test_images_inside_a_table_are_read_and_named_as_those_in_files_are(levels, 
     with pytest.raises(UserError, match=r"split 'train', image 5: not a readable image \(\w+"):
         source.load(5)
     assert [int(np.asarray(source.load(index)).max()) for index in (2, 4, 7)] == [20, 40, 70]
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """A Hugging Face data set whose columns have names of their own: six images of three classes."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    kinds = {"img": datasets.Image(), "fine": datasets.ClassLabel(names=["x", "y", "z"])}
+    features = datasets.Features({**kinds, "coarse": datasets.Value("int64"), "name": datasets.Value("string")})
+    images = [{"bytes": png(Image.new("RGB", (8, 8), (20 * n, 0, 0))), "path": None} for n in range(6)]
+    rows = {"img": images, "fine": [0, 1, 2, 0, 1, 2], "coarse": [0, 0, 0, 1, 1, 1], "name": list("abcdef")}
+    (tmp_path / "table").mkdir()
+    datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "table" / "train.parquet")
+    return tmp_path / "table"
+
+
+@pytest.mark.parametrize(("target", "labels"), [("fine", [0, 1, 2, 0, 1, 2]), ("coarse", [0, 0, 0, 1, 1, 1])])
+def test_columns_of_a_table_are_named_by_the_keys(table, target, labels):
+    source = open_source(settings("hfds", table, input_key="img", target_key=target), "train")
+    assert source.labels.tolist() == labels
+    assert [int(np.asarray(source.load(index)).max()) for index in range(6)] == [0, 20, 40, 60, 80, 100]
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({}, "no column 'image'; its columns are .*fine.*: name one with data.input_key"),
+        ({"input_key": "img"}, "no column 'label'; its columns are .*: name one with data.target_key"),
+        ({"input_key": "img", "target_key": "name"}, r"column 'name' holds .*string.*, not class numbers"),
+        ({"input_key": "fine", "target_key": "fine"}, "under"),
+    ],
+)
+def test_a_column_that_is_not_there_or_holds_no_classes_is_one_sentence(table, keys, reason):
+    with pytest.raises(UserError, match=f"split 'train'.*{reason}"):
+        open_source(settings("hfds", table, **keys), "train")
+
+
+def test_keys_enter_identities_where_they_are_given_and_nowhere_else(table):
+    plain, named = settings("hfds", table), settings("hfds", table, input_key="img", target_key="fine")
+    assert not {"input_key", "target_key"} & plain.model_dump().keys()
+    assert named.model_dump().items() >= {"input_key": "img", "target_key": "fine"}.items()
+    with pytest.raises(ValueError, match="input_key and target_key name columns of hfds/ data sets"):
+        DataConfig(dataset="folder", input_key="img")

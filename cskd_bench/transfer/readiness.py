@@ -1,0 +1,78 @@
+"""Several cells, of which some have no data yet: those run that can, and a table says what did not."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from cskd_bench.engine.distributed import Ranks
+from cskd_bench.errors import AgreedError, UserError
+from cskd_bench.record import Record
+from cskd_bench.task import TaskSpec
+from cskd_bench.transfer.placing import Placed
+from cskd_bench.transfer.protocols import procedure
+from cskd_bench.transfer.run import expand, look_at_data
+
+AskedCell: TypeAlias = tuple[TaskSpec, str, int]  # task, protocol, seed
+
+
+@dataclass(frozen=True)
+class AskedCells:
+    """Cells in their order; `unready` says of some, by their position, why their data cannot be read."""
+
+    cells: list[AskedCell]
+    unready: dict[int, str]
+
+
+def look_ahead(placed: Sequence[Placed], protocols: Sequence[str], seeds: Sequence[int]) -> AskedCells:
+    """Open the images of every cell before the first is computed; of a single cell that is left to the cell."""
+    cells, unready = list[AskedCell](), dict[int, str]()
+    asked = [expand([one.spec], protocols, seeds) for one in placed]
+    alone = sum(map(len, asked)) == 1
+    for one, its_cells in zip(placed, asked, strict=True):
+        seen: dict[type, str] = {}
+        for cell in its_cells:
+            kind = procedure(one.spec, cell[1]).cell
+            if kind not in seen:
+                seen[kind] = one.problem or ("" if alone else _why_unready(one.spec, cell[1]))
+            if seen[kind]:
+                unready[len(cells)] = seen[kind]
+            cells.append(cell)
+    return AskedCells(cells, unready)
+
+
+def run_ready(asked: AskedCells, run: Callable[[AskedCell], Record], ranks: Ranks) -> dict[int, str]:
+    """Run all cells, those without data last: of them only finished ones come to a record.
+
+    Return why the others could not run, by their position. UserError where that is so of every cell, for one reason.
+    """
+    failed: dict[int, str] = {}
+    for position in sorted(range(len(asked.cells)), key=lambda position: position in asked.unready):
+        try:
+            run(asked.cells[position])
+        except UserError as error:
+            if position not in asked.unready or (ranks.world > 1 and not isinstance(error, AgreedError)):
+                raise
+            failed[position] = asked.unready[position]
+            if len(failed) == len(asked.cells) and len(set(failed.values())) == 1:
+                raise UserError(failed[position]) from error
+    return failed
+
+
+def table(asked: AskedCells, failed: dict[int, str]) -> str:
+    """Say in a line each which cells are done and which were not ready, in the order that they were asked for."""
+    lines = []
+    for position, (spec, protocol, seed) in enumerate(asked.cells):
+        state = f"not ready: {failed[position]}" if position in failed else "done"
+        lines.append(f"{spec.name:20} {protocol:10} seed {seed}  {state}")
+    return "\n".join(lines)
+
+
+def _why_unready(spec: TaskSpec, protocol: str) -> str:
+    """Return the sentence of what is wrong with the images that a protocol reads; empty for images that can be read."""
+    try:
+        look_at_data(spec.model_copy(update={"protocols": (protocol,)}))
+    except UserError as error:
+        return str(error)
+    except OSError as error:
+        return f"{error.filename or spec.data.root}: {error.strerror or error}"
+    return ""
