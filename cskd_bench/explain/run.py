@@ -22,22 +22,24 @@ from cskd_bench.models.teachers import build_teacher
 def explain(checkpoint: Path, image: Path, output: Path, weights: Literal["raw", "ema"] = "raw") -> list[Path]:
     """Draw label maps, attention and attention distances of one image; returns the PNG files written.
 
-    Raises UserError for an unreadable image, an unfinished run, or a checkpoint that is not a run of ours.
+    The teacher is drawn for a pretraining run: a fine-tuned student knows other classes than the teacher.
+    Raises UserError for an unreadable image, an unfinished run, or a checkpoint that is not a folder with a head.
     """
     if not checkpoint.is_dir():
         raise UserError(f"{checkpoint}: explain needs a finished run folder: it says which teacher and classes to draw")
     picture = read_image(image)
     loaded = load_checkpoint(checkpoint, weights=weights)
-    config = loaded.pretrain_config
-    assert config is not None  # a run folder has one
+    config = None if loaded.tuning else loaded.pretrain_config
     student = loaded.student
+    if loaded.num_classes == 0:
+        raise UserError(f"{checkpoint}: has no head to draw labels with ({loaded.no_head})")
     if not has_standard_attention(student.model):
         raise UserError(f"{checkpoint}: explain draws plain ViTs; {loaded.model.name} has no patch tokens")
     teacher = None
-    if METHODS[config.method.kind].needs_teacher:
+    if config and METHODS[config.method.kind].needs_teacher:
         teacher = build_teacher(config.teacher, loaded.classes, loaded.num_classes)
-    size = config.student.image_size
-    view = EvalView(config.view_size, config.data.eval_crop, config.recipe.augment.interpolation)
+    size = loaded.image_size
+    view = EvalView(config.view_size if config else size, loaded.crop, loaded.interpolation)
     views = to_float(view(picture)).unsqueeze(0)
     pixels = views[0].permute(1, 2, 0).numpy()
     names = class_names(loaded.classes, loaded.num_classes)
@@ -49,7 +51,9 @@ def explain(checkpoint: Path, image: Path, output: Path, weights: Literal["raw",
     draw_labels(pixels, maps, names, labels_title(maps, names, student), files[0])
     prefix = student.model.num_prefix_tokens
     tokens = [("class token", 0)] + ([("distillation token", 1)] if prefix > 1 else [])
-    looking = f"Where the student's last block looks ({config.name}, block {len(attention)} of {len(attention)})"
+    looking = (
+        f"Where the student's last block looks ({loaded.checkpoint.run}, block {len(attention)} of {len(attention)})"
+    )
     draw_attention(pixels, attention[-1], tokens, student.grid, looking, files[1])
     patch = size / student.grid[0]
     distances = [mean_distance(weights, student.grid, patch, prefix) for weights in attention]

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from cskd_bench.cells.cell import Outcome
 from cskd_bench.data.sources import JoinedSource, PathSource, Source, data_path
-from cskd_bench.data.views import EvalView
 from cskd_bench.engine.evaluate import Predictions, evaluate
 from cskd_bench.errors import UserError
 from cskd_bench.models.checkpoints import Loaded
@@ -28,11 +27,10 @@ def run(cell: ScoringCell) -> Outcome:
     def predict(views: Tensor) -> Tensor:
         return student.predict(views)[:, columns]
 
-    view = EvalView(cell.model.image_size, spec.data.eval_crop)
     predictions = evaluate(
         predict,
         cell.test,
-        view,
+        cell.view,
         cell.ranks,
         batch_size=cell.batch_size,
         workers=cell.workers,
