@@ -3,11 +3,15 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from helpers.tiny import PLAIN_VIEWS, save_model, teacher, write_run
 from PIL import Image
 
+from cskd_bench.api.runs import run_task
+from cskd_bench.bench.plan import TransferCell
+from cskd_bench.bench.work import CellJob, Places, _run
 from cskd_bench.cells.pretrain import pretrain
 from cskd_bench.cli import main
 from cskd_bench.config import load_config
@@ -63,6 +67,12 @@ def do(place, protocol, checkpoint, *settings, seed=0, results="results", keep=T
     )  # fmt: skip
 
 
+def confidences(place, record):
+    """Return how sure the student was of each image, to the bit that the side file keeps."""
+    with np.load(place / "results" / "records" / record.per_example.name) as side:
+        return side["confidence"].tolist()
+
+
 @pytest.fixture(scope="module")
 def tuned(place):
     """The record of a fine-tuning, the folder that it left, and the student as it was in memory."""
@@ -93,7 +103,7 @@ def test_a_reopened_student_gives_the_same_logits_bit_for_bit(tuned):
 def test_evaluation_gives_the_fine_tunings_own_score(place, tuned):
     record, folder, _ = tuned
     again = do(place, "evaluate", folder)
-    assert again.value == record.value
+    assert again.value == record.value and confidences(place, again) == confidences(place, record)
     assert again.checkpoint.sha256 == read_summary(folder).sha256["model"] != record.checkpoint.sha256
 
 
@@ -131,13 +141,13 @@ def test_a_dropped_distillation_head_stays_dropped(place):
     record = do(place, "finetune", place / "runs" / "tiny", "finetune.distillation_token=drop")
     folder = place / "runs" / "transfer" / record.id
     assert load_checkpoint(folder).student.heads == "class"
-    assert do(place, "evaluate", folder).value == record.value
+    assert confidences(place, do(place, "evaluate", folder)) == confidences(place, record)
 
 
 def test_averaged_weights_are_those_that_stay(place):
     record = do(place, "finetune", place / "runs" / "tiny", "finetune.ema_decay=0.5")
     folder = place / "runs" / "transfer" / record.id
-    assert do(place, "evaluate", folder).value == record.value
+    assert confidences(place, do(place, "evaluate", folder)) == confidences(place, record)
     with pytest.raises(UserError, match="this run has no ema weights"):
         load_checkpoint(folder, weights="ema")
 
@@ -167,6 +177,20 @@ def test_discarded_weights_leave_nothing_and_another_runs_weights_stay(place, tu
     assert load_checkpoint(folder).tuning is not None
     low = do(place, "lowlabel", place / "runs" / "tiny")
     assert not (place / "runs" / "transfer" / low.id).exists()
+
+
+def test_a_bench_keeps_weights_where_asked_and_the_api_does_unless_told(place, monkeypatch):
+    asked = []
+    monkeypatch.setattr("cskd_bench.transfer.run.transfer", lambda *_, **options: asked.append(options["keep_weights"]))
+    cell = TransferCell(load_task(str(place / "squares.toml")), "finetune", "tiny", 0, "squares", (), "")
+    for places in (Places(place, place), Places(place, place, keep_weights=True)):
+        _run(CellJob(cell, places, 0, str(place), {}))
+    assert asked == [False, True]
+    folders = {"results": place / "results", "work": place / "runs" / "transfer", "workers": 0}
+    record = run_task(
+        place / "squares.toml", place / "runs" / "tiny", protocol="finetune", seed=11, workers=0, **folders
+    )
+    assert load_checkpoint(place / "runs" / "transfer" / record.id).tuning.seed == 11
 
 
 def test_the_verb_says_where_weights_are_or_that_they_are_not_kept(place, capsys):
