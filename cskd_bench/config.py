@@ -51,6 +51,15 @@ class DataConfig(StrictModel):
         return self
 
 
+def why_no_grid(image_size: int, patch_size: int) -> str:
+    """Say why an image does not divide into patches, and which sizes do (pixels); empty where it does."""
+    if image_size % patch_size == 0:
+        return ""
+    below = image_size // patch_size * patch_size
+    fitting = " or ".join(str(size) for size in (below, below + patch_size) if size)
+    return f"image_size {image_size} is not a multiple of the patch size {patch_size}; take {fitting}"
+
+
 class StudentConfig(StrictModel):
     """A timm ViT by name, with the few changes that small data need.
 
@@ -69,8 +78,8 @@ class StudentConfig(StrictModel):
     def _grid_exists(self) -> "StudentConfig":
         named = re.search(r"patch(\d+)", self.name)
         patch = self.patch_size or (int(named[1]) if named else 1)
-        if self.image_size % patch:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of the patch size {patch}")
+        if problem := why_no_grid(self.image_size, patch):
+            raise ValueError(problem)
         if self.embed_dim and self.num_heads and self.embed_dim % self.num_heads:
             raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
         return self

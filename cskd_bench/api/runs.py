@@ -16,6 +16,8 @@ def load_run(
 ) -> Loaded:
     """Load a finished run, or a weights file of the timm model named `model`: `student`, `classes`, its configuration.
 
+    `timm:NAME` and `hf-hub:USER/REPO` are timm's pretrained weights, which are downloaded once.
+
     `student.predict` maps views (B, 3, S, S) in [0, 1] to logits (B, K); S is `image_size`, by default the run's own.
     UserError for an unfinished run, a missing file, and weights of another model.
     """
@@ -32,13 +34,15 @@ def run_task(
     work: str | Path = "runs/transfer",
     model: str = "",
     weights: Literal["raw", "ema"] = "raw",
+    keep_weights: bool = True,
     workers: int = 4,
 ) -> Record:
     """Run one protocol of a task on a checkpoint and return its record, which is written into `results`/records.
 
     `task` is a name of `cskd-bench tasks list`, a TOML file or a TaskSpec; `protocol` may be left out where the task
-    has one. A finished cell is not run again. Under torchrun every rank makes the call. UserError for a task or
-    checkpoint that cannot be used; Interrupted where it was asked to stop.
+    has one. A finished cell is not run again. A fine-tuned student stays as a run folder, `work`/<record id>, unless
+    `keep_weights` is False. Under torchrun every rank makes the call. UserError for a task or checkpoint that cannot be
+    used; Interrupted where it was asked to stop.
     """
     spec = task if isinstance(task, TaskSpec) else load_task(str(task))
     with joined_ranks() as ranks:
@@ -52,6 +56,7 @@ def run_task(
             ranks=ranks,
             model=model,
             weights=weights,
+            keep_weights=keep_weights,
             workers=workers,
         )
 

@@ -67,6 +67,8 @@ def chain_of(record: Record, records: Iterable[Record]) -> Chain:
         return Chain(record, record)
     if record.checkpoint.weights != "raw":
         raise UserError(f"{record.id}: scores {record.checkpoint.weights} weights; its command is: {record.command}")
+    if "preprocessing" in record.config:
+        raise UserError(f"{record.id}: has a preprocessing of its own; its command is: {record.command}")
     for maker in records:
         if maker.protocol == "pretrain" and maker.checkpoint.sha256 == record.checkpoint.sha256:
             return Chain(record, maker)

@@ -25,7 +25,8 @@ class Found:
         self.records: list[Record] = [record for record in read if isinstance(record, Record)]
         self._ids = {record.id: record for record in self.records}
         self._identities: dict[DataConfig, str | None] = {}
-        self._transfers = {_key(record): record for record in self.records if record.protocol != "pretrain"}
+        transfers = (record for record in self.records if record.protocol != "pretrain")
+        self._transfers = {_key(record): record for record in transfers if "preprocessing" not in record.config}
 
     def record(self, cell: BenchCell) -> Record | None:
         """Return a finished cell's record, made by the same settings; None where it is not there."""

@@ -23,6 +23,7 @@ class Places:
 
     runs: Path
     results: Path
+    keep_weights: bool = False  # of fine-tuned students
 
     def log(self, cell: BenchCell) -> Path:
         """Return the file that a cell's messages go to."""
@@ -98,6 +99,7 @@ def _run(job: CellJob) -> None:
         results=places.results,
         work=places.runs / "transfer",
         ranks=ranks,
+        keep_weights=places.keep_weights,
         workers=0,
         command=cell.command,
     )

@@ -30,6 +30,7 @@ class Cell(ABC):
     ranks: Ranks
     workers: int
     stop: Stop
+    keep_weights: bool = False  # whether a fine-tuned student stays in the cell's folder, as a run
 
     keeps_folder: ClassVar[bool] = False  # whether the folder stays when the record is written
 

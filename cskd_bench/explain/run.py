@@ -13,25 +13,32 @@ from cskd_bench.explain.figures import draw_attention, draw_distances, draw_labe
 from cskd_bench.explain.labels import LabelMaps, label_maps
 from cskd_bench.methods import METHODS
 from cskd_bench.models.attention import attention_maps, has_standard_attention, mean_distance
-from cskd_bench.models.checkpoints import Loaded, load_checkpoint
+from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.models.students import Student
-from cskd_bench.models.teachers import Teacher, build_teacher
+from cskd_bench.models.teachers import build_teacher
 from cskd_bench.models.weights import Weights
 
 
 def explain(checkpoint: Path, image: Path, output: Path, weights: Weights = "raw", *, model: str = "") -> list[Path]:
     """Draw label maps, attention and attention distances of one image; returns the PNG files written.
 
-    `model` is the timm name of a weights file's architecture. What no run of ours trained has no teacher to draw.
-    Raises UserError for an unreadable image, and for a checkpoint that cannot be loaded or is not a plain ViT's.
+    `model` is the timm name of a weights file's architecture. The teacher is drawn for a pretraining run of ours alone.
+    Raises UserError for an unreadable image, and for a checkpoint that cannot be loaded, has no head, or is not a plain
+    ViT's.
     """
     picture = read_image(image)
     loaded = load_checkpoint(checkpoint, model=model, weights=weights)
     student, size = loaded.student, loaded.image_size
+    if loaded.num_classes == 0:
+        raise UserError(f"{checkpoint}: has no head to draw labels with ({loaded.no_head})")
     if not has_standard_attention(student.model):
         raise UserError(f"{checkpoint}: explain draws plain ViTs; {loaded.model.name} has no patch tokens")
-    teacher = _teacher(loaded)
-    views = to_float(_view(loaded)(picture)).unsqueeze(0)
+    config = None if loaded.tuning else loaded.pretrain_config
+    teacher = None
+    if config and METHODS[config.method.kind].needs_teacher:
+        teacher = build_teacher(config.teacher, loaded.classes, loaded.num_classes)
+    view = EvalView(max(config.view_size, size) if config else size, loaded.crop, loaded.interpolation)
+    views = to_float(view(picture)).unsqueeze(0)
     pixels = views[0].permute(1, 2, 0).numpy()
     names = class_names(loaded.classes, loaded.num_classes)
     maps = label_maps(student, teacher, views, size)
@@ -50,26 +57,6 @@ def explain(checkpoint: Path, image: Path, output: Path, weights: Weights = "raw
     distances = [mean_distance(weights, student.grid, patch, prefix) for weights in attention]
     draw_distances(distances, size, distance_title(distances, size), files[2])
     return files
-
-
-def _teacher(loaded: Loaded) -> Teacher | None:
-    """Build the teacher of a run that had one; None for a student whose classes are no longer the teacher's."""
-    config = loaded.pretrain_config
-    if config is None or not METHODS[config.method.kind].needs_teacher:
-        return None
-    if loaded.num_classes != config.data.num_classes:
-        return None  # fine-tuned for a task
-    return build_teacher(config.teacher, loaded.classes, loaded.num_classes)
-
-
-def _view(loaded: Loaded) -> EvalView:
-    """Return the view that a run was evaluated on; for other weights, the one that timm states for their model."""
-    config = loaded.pretrain_config
-    if config is not None:
-        size = max(config.view_size, loaded.image_size)
-        return EvalView(size, config.data.eval_crop, config.recipe.augment.interpolation)
-    stated = loaded.student.model.pretrained_cfg
-    return EvalView(loaded.image_size, stated["crop_pct"], stated["interpolation"])
 
 
 def read_image(path: Path) -> Image.Image:

@@ -1,82 +1,84 @@
-"""Models from anywhere: a finished run of ours, or a weights file with the name of its timm model."""
+"""Models from anywhere: runs of ours, as pretrained or fine-tuned, weights files, and timm's pretrained weights."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import timm
+import torch
 
-from cskd_bench.config import PretrainConfig, StudentConfig
+from cskd_bench.config import StudentConfig
 from cskd_bench.errors import UserError
 from cskd_bench.methods import METHODS
-from cskd_bench.models import architectures
-from cskd_bench.models.run_summary import read_run
+from cskd_bench.models.external import TIMM_CONFIG, create, find_weights, load_file
+from cskd_bench.models.hub import is_hub_name, load_pretrained
+from cskd_bench.models.loaded import Loaded as Loaded  # imported from here, like the function that makes it
+from cskd_bench.models.loaded import count_parameters
+from cskd_bench.models.preprocessing import Preprocessing
+from cskd_bench.models.run_summary import RUN_FILE, Blueprint, RunSummary, TunedSummary, read_summary
 from cskd_bench.models.students import Student, build_student
 from cskd_bench.models.weights import Weights, load_state
-from cskd_bench.outputs import Heads
-from cskd_bench.record import CheckpointRef, MethodRef, ModelRef, sha256_file
+from cskd_bench.record import CheckpointRef, ModelRef, sha256_file
 from cskd_bench.schema import validate
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A student with its weights, and what a record says of it."""
+def load_checkpoint(
+    path: Path,
+    *,
+    model: str = "",
+    weights: Weights = "raw",
+    image_size: int | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> Loaded:
+    """Load a run folder, a folder or weights file that timm reads, or timm's pretrained weights.
 
-    student: Student
-    image_size: int
-    num_classes: int
-    classes: tuple[str, ...]
-    checkpoint: CheckpointRef
-    method: MethodRef
-    model: ModelRef
-    pretrain_config: PretrainConfig | None  # None: not a run of ours
-
-    def weights_identity(self) -> dict[str, Any]:
-        """Return what tells this model from any other: the weights and, where no run says it, their architecture."""
-        if self.pretrain_config:
-            return {"checkpoint": self.checkpoint.sha256}
-        inside = {} if self.checkpoint.weights == "raw" else {"weights": self.checkpoint.weights}
-        return {"checkpoint": self.checkpoint.sha256, "model": self.model.name, "heads": self.student.heads, **inside}
-
-    def stated_recipe(self) -> str:
-        """Return what ids of records hold of the pretraining's recipe; empty where no run of ours says it."""
-        return self.pretrain_config.stated_recipe() if self.pretrain_config else ""
-
-    def pretrain_identity(self) -> dict[str, Any]:
-        """Return what decided the pretraining's result, for records: no folders of this machine."""
-        return self.pretrain_config.identity() if self.pretrain_config else {}
-
-
-def load_checkpoint(path: Path, *, model: str = "", weights: Weights = "raw", image_size: int | None = None) -> Loaded:
-    """Load a run folder, or a weights file of the timm model named `model`.
-
-    `image_size` rebuilds the student for another resolution and resizes its position embeddings.
+    A weights file needs the name of its timm `model`, unless a config.json beside it names one. Pretrained weights are
+    `timm:NAME` and `hf-hub:USER/REPO`. `image_size` rebuilds the student for another resolution and resizes its
+    position embeddings; `preprocessing` replaces mean and std.
     Raises UserError for an unfinished run, a missing file, weights of another model, and weights that are not finite.
     """
+    loaded = _load(path, model, weights, image_size)
+    return loaded.prepared(preprocessing, path) if preprocessing else loaded
+
+
+def _load(path: Path, model: str, weights: Weights, image_size: int | None) -> Loaded:
+    if is_hub_name(str(path)):
+        if model:
+            raise UserError(f"{path}: knows its model; --model is for weights files")
+        if weights != "raw":
+            raise UserError(f"{path}: has no averaged weights beside its own; leave --weights out")
+        return load_pretrained(str(path), image_size)
     if path.is_dir():
         if model:
             raise UserError(f"{path}: a run folder knows its model; --model is for weights files")
+        if not (path / RUN_FILE).exists() and (path / TIMM_CONFIG).is_file():
+            return load_file(find_weights(path), "", weights, image_size)
         return _load_run(path, weights, image_size)
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint; give a run folder, or a weights file with --model TIMM_NAME")
-    if not model:
+    if not model and not (path.parent / TIMM_CONFIG).is_file():
         raise UserError(f"{path}: a weights file needs --model, the timm name of its architecture")
-    return _load_file(path, model, weights, image_size)
+    return load_file(path, model, weights, image_size)
 
 
 def _load_run(folder: Path, weights: Weights, image_size: int | None) -> Loaded:
-    summary = read_run(folder)
-    config, kind = summary.config, "model" if weights == "raw" else "ema"
+    summary, kind = read_summary(folder), "model" if weights == "raw" else "ema"
     file = folder / f"{kind}.safetensors"
     if not file.is_file():
         raise UserError(f"{file}: no such file; this run has no {weights} weights")
     digest = sha256_file(file)
     if digest != summary.sha256.get(kind):
         raise UserError(f"{file}: does not match the checksum in run.json; the file was changed or damaged")
+    if isinstance(summary, TunedSummary):
+        return _load_tuned(folder, summary, digest, image_size)
+    return _load_pretraining(folder, summary, weights, digest, image_size)
+
+
+def _load_pretraining(
+    folder: Path, summary: RunSummary, weights: Weights, digest: str, image_size: int | None
+) -> Loaded:
+    config = summary.config
+    blueprint = Blueprint(name=config.student.name, student=config.student, heads=METHODS[config.method.kind].heads)
     size = image_size or config.student.image_size
-    settings = validate(StudentConfig, config.student.model_dump() | {"image_size": size}, str(folder))
-    student = build_student(settings, config.data.num_classes, METHODS[config.method.kind].heads)
-    load_state(student, file)
+    student = rebuild(blueprint, config.data.num_classes, size, folder)
+    load_state(student, folder / ("model.safetensors" if weights == "raw" else "ema.safetensors"))
     return Loaded(
         student=student.eval(),
         image_size=size,
@@ -92,40 +94,54 @@ def _load_run(folder: Path, weights: Weights, image_size: int | None) -> Loaded:
             pretrain_images=summary.identity,
         ),
         method=summary.method,
-        model=ModelRef(name=config.model_name, image_size=size, parameters=_count(student)),
+        model=ModelRef(name=config.model_name, image_size=size, parameters=count_parameters(student)),
         pretrain_config=config,
+        blueprint=blueprint,
+        crop=config.data.eval_crop,
+        interpolation=config.recipe.augment.interpolation,
     )
 
 
-def _load_file(path: Path, name: str, weights: Weights, image_size: int | None) -> Loaded:
-    architectures.register()
-    if not timm.is_model(name):
-        raise UserError(f"--model: timm has no model {name!r}")
-    options = {} if image_size is None else {"img_size": image_size}
-    try:
-        built = timm.create_model(name, **options)
-    except TypeError:
-        built = timm.create_model(name)  # CNNs take any size and know no img_size
-    heads: Heads = "class"
-    if hasattr(built, "dist_token"):
-        heads = "class+dist+patch" if name.startswith("cskd_") else "class+dist"
-    load_state(built, path, weights)
-    student = Student(built, heads)
-    size = image_size or int(built.pretrained_cfg["input_size"][-1])
-    digest = sha256_file(path)
-    # two files are two models, and many are called model.safetensors
-    named = f"{path.stem}@{digest[:8]}" + (" ema" if weights == "ema" else "")
+def _load_tuned(folder: Path, summary: TunedSummary, digest: str, image_size: int | None) -> Loaded:
+    """Load a fine-tuned student; its recipe is the fine-tuning's, so that it stands beside no pretrained one."""
+    tuning, begun = summary.tuning, summary.checkpoint
+    size = image_size or tuning.image_size
+    student = rebuild(summary.blueprint, summary.num_classes, size, folder)
+    load_state(student, folder / "model.safetensors")
+    for buffer, values in ((student.mean, summary.mean), (student.std, summary.std)):
+        buffer.copy_(torch.tensor(values, dtype=buffer.dtype).view_as(buffer))
     return Loaded(
         student=student.eval(),
         image_size=size,
-        num_classes=built.num_classes,
-        classes=(),
-        checkpoint=CheckpointRef(run=named, weights=weights, sha256=digest),
-        method=MethodRef(kind="external", label=f"external ({named})"),
-        model=ModelRef(name=name.replace("_distilled_", "_"), image_size=size, parameters=_count(student)),
-        pretrain_config=None,
+        num_classes=summary.num_classes,
+        classes=summary.classes,
+        checkpoint=CheckpointRef(
+            run=f"{begun.run}-tuned-{tuning.task}-s{tuning.seed}",
+            weights="raw",
+            sha256=digest,
+            pretrain_seed=begun.pretrain_seed,
+            pretrain_recipe=tuning.recipe,
+            pretrain_data=tuning.data,
+            pretrain_images=begun.pretrain_images,
+        ),
+        method=summary.method,
+        model=summary.model.model_copy(update={"image_size": size, "parameters": count_parameters(student)}),
+        pretrain_config=summary.config,
+        blueprint=summary.blueprint,
+        crop=summary.crop,
+        interpolation=summary.interpolation,
+        tuning=tuning,
     )
 
 
-def _count(student: Student) -> int:
-    return sum(parameter.numel() for parameter in student.parameters())
+def rebuild(blueprint: Blueprint, num_classes: int, image_size: int, folder: Path) -> Student:
+    """Build a student with random weights as its blueprint says; UserError for a size that it cannot have."""
+    if blueprint.student is None:
+        options = blueprint.arguments | {"num_classes": num_classes}
+        student = Student(create(blueprint.name, options, image_size, str(folder)), blueprint.heads)
+    else:
+        settings = blueprint.student.model_dump() | {"image_size": image_size}
+        student = build_student(validate(StudentConfig, settings, str(folder)), num_classes, blueprint.heads)
+    if blueprint.dropped:
+        student.drop_distillation_head()
+    return student

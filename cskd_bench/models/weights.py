@@ -1,5 +1,6 @@
 """Reading weights from disk: safetensors, or PyTorch files that cannot execute code."""
 
+import re
 from argparse import Namespace
 from collections.abc import Mapping
 from math import isqrt
@@ -13,6 +14,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from cskd_bench.errors import UserError
+from cskd_bench.models.state_names import find_model
 
 Weights = Literal["raw", "ema"]
 KEYS: Final[dict[Weights, tuple[str, ...]]] = {
@@ -22,12 +24,15 @@ KEYS: Final[dict[Weights, tuple[str, ...]]] = {
 
 
 def read_state(path: Path, weights: Weights = "raw") -> dict[str, Tensor]:
-    """Read a state dict from .safetensors or a PyTorch file; UserError for anything else.
+    """Read a state dict from .safetensors or a PyTorch file, with its names as they are; UserError for anything else.
 
-    "ema" takes the averaged weights that DeiT's and timm's trainers keep beside the others.
+    "ema" takes the averaged weights that DeiT's and timm's trainers keep beside the others. Of DINO's files, which hold
+    a student and a teacher, both are returned (`student.`, `teacher.`).
     """
     if not path.is_file():
         raise UserError(f"{path}: no such weights file")
+    if not path.stat().st_size:
+        raise UserError(f"{path}: is empty; fetch or copy it again")
     try:
         if path.suffix == ".safetensors":
             return _find_state(load_file(path), path, weights)
@@ -36,8 +41,19 @@ def read_state(path: Path, weights: Weights = "raw") -> dict[str, Tensor]:
     except SafetensorError as error:
         raise UserError(f"{path}: not a valid safetensors file ({error})") from error
     except Exception as error:  # unpickling a hostile or broken file fails in many ways; none runs code
-        raise UserError(f"{path}: refused: it does not load as plain tensors (weights_only)") from error
+        raise UserError(_refusal(path, str(error))) from error
     return _find_state(content, path, weights)
+
+
+def _refusal(path: Path, reason: str) -> str:
+    """Say why a PyTorch file was not read: for the objects in it, or because it is none."""
+    objects = re.search(r"GLOBAL ([\w.]+)", reason)
+    if objects is None:
+        return f"{path}: refused: not a PyTorch file of plain tensors (text, damaged, or of a format that can run code)"
+    return (
+        f"{path}: refused: it holds an object ({objects[1]}) beside plain tensors, and reading objects can run code; "
+        'save its tensors alone where it was made, for example torch.save(checkpoint["state_dict"], FILE)'
+    )
 
 
 def _find_state(content: Any, path: Path, weights: Weights) -> dict[str, Tensor]:
@@ -46,15 +62,19 @@ def _find_state(content: Any, path: Path, weights: Weights) -> dict[str, Tensor]
         raise UserError(f"{path}: holds no averaged weights ({' or '.join(KEYS['ema'])})")
     if weights == "raw" and not inner and isinstance(content, dict) and content.keys() & set(KEYS["ema"]):
         raise UserError(f"{path}: holds averaged weights alone; take them with --weights ema")
-    content = inner[0] if inner else content
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+    content = inner[0] if inner else _join_pair(content)
+    if not isinstance(content, dict) or not content or not all(isinstance(name, str) for name in content):
         raise UserError(f"{path}: holds no state dict (a table of named tensors)")
-    return _strip_prefixes(content)
+    state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    if not state or (len(state) < len(content) and not inner):
+        raise UserError(f"{path}: holds no state dict (a table of named tensors)")
+    return state
 
 
-def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Drop the prefixes of wrappers: DataParallel's `module.`, our student's `model.`."""
-    return {name.removeprefix("module.").removeprefix("model."): tensor for name, tensor in state.items()}
+def _join_pair(content: Any) -> Any:
+    """Join a student's and a teacher's tables into one, as DINO keeps them; anything else stays as it is."""
+    pair = [key for key in ("student", "teacher") if isinstance(content, dict) and isinstance(content.get(key), dict)]
+    return {f"{key}.{name}": value for key in pair for name, value in content[key].items()} if pair else content
 
 
 def plain_state(module: nn.Module) -> dict[str, Tensor]:
@@ -75,9 +95,19 @@ def load_state(model: nn.Module, path: Path, weights: Weights = "raw") -> None:
 
     Raises UserError that says which names or shapes differ, or which weights are not finite.
     """
-    state = read_state(path, weights)
+    fill(model, find_model(read_state(path, weights), own_tensors(model).keys()), path)
+
+
+def own_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's weights by timm's own names."""
+    return {name.removeprefix("model."): tensor for name, tensor in model.state_dict().items()}
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Give a model the weights of a state dict with plain names, strictly; raises UserError as `load_state` does."""
+    state = dict(state)
     full = {name.removeprefix("model."): name for name in model.state_dict()}
-    own = _strip_prefixes(model.state_dict())
+    own = own_tensors(model)
     for name in own.keys() & state.keys():
         if name.endswith("pos_embed") and own[name].shape != state[name].shape:
             state[name] = _resize_embedding(state[name], own[name], model)

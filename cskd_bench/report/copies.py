@@ -24,6 +24,7 @@ class Seen:
         self._cells: dict[object, str] = {}
         self._side_files: dict[str, str] = {}
         self._origins: dict[tuple[str, str], tuple[Origin, str]] = {}
+        self._tuned: dict[str, str] = {}  # by file: the file of the fine-tuning whose student was scored
 
     def repeats(self, file: str, record: Record, examples: Examples | None) -> Iterator[str]:
         """Say what a record has in common with an earlier one and should not have."""
@@ -38,14 +39,21 @@ class Seen:
         if record.checkpoint.pretrain_seed is None:
             return
         origin = _origin(record)
+        if isinstance(tuned := record.config.get("finetuned"), dict):
+            self._tuned[file] = f"{tuned.get('record')}.json"
         traces = {"weights": [record.checkpoint.sha256], "predictions": _traces(examples) if examples else []}
         for what, digests in traces.items():
             earlier = [self._origins.setdefault((what, digest), (origin, file)) for digest in digests if digest]
-            copied = next(((other, first) for other, first in earlier if other != origin), None)
+            others = ((other, first) for other, first in earlier if not self._is_tuning(first, file))
+            copied = next(((other, first) for other, first in others if other != origin), None)
             if copied:
                 other, first = copied
                 part = next(part for part, value in origin.items() if other[part] != value)
                 yield f"has the {what} of {first}, whose {part} is {other[part]}, not {origin[part]}"
+
+    def _is_tuning(self, first: str, second: str) -> bool:
+        """Whether one file is the record of the fine-tuning whose student the other scores: both may say the same."""
+        return self._tuned.get(first) == second or self._tuned.get(second) == first
 
 
 def _origin(record: Record) -> Origin:

@@ -67,8 +67,11 @@ def _of_pretraining(record: Record) -> dict[str, object]:
 
 def _of_transfer(record: Record, spec: TaskSpec, run: PretrainConfig | None) -> dict[str, object]:
     """Without a run of ours the id depends on the model's heads, which a record does not tell."""
+    tuned = record.config.get("finetuned")
     protocol, pretrain = record.protocol, run.recipe_fingerprint() if run else ""
+    pretrain = tuned["recipe"] if tuned else pretrain
     settings = {"config": record.config["mmengine"]} if "mmengine" in record.config else {}  # a detector's
+    settings |= {key: record.config[key] for key in ("preprocessing",) if key in record.config}
     found: dict[str, object] = {
         "recipe": fingerprint(transfer_recipe(pretrain, protocol, spec.identity(protocol), settings)),
         "task.fingerprint": spec.fingerprint(protocol),
@@ -80,10 +83,11 @@ def _of_transfer(record: Record, spec: TaskSpec, run: PretrainConfig | None) -> 
         return found
     words = [spec.name, protocol, run.method.kind, record.checkpoint.run, f"s{record.seed}"]
     scored = {"checkpoint": record.checkpoint.sha256, "seed": record.seed}
-    whole = transfer_recipe(run.stated_recipe(), protocol, spec.identity(), settings)
+    whole = transfer_recipe(pretrain if tuned else run.stated_recipe(), protocol, spec.identity(), settings)
     named = record_id(*words, {**whole, **scored})
-    size = spec.image_size or run.student.image_size
-    return {"id": named, "model.image_size": size, **found, **_of_run(record, run)}
+    size = spec.image_size or (tuned or {}).get("image_size") or run.student.image_size
+    of_tuning = {"checkpoint.pretrain_recipe": pretrain, "checkpoint.pretrain_data": tuned["data"]} if tuned else {}
+    return {"id": named, "model.image_size": size, **found, **_of_run(record, run), **of_tuning}
 
 
 def _of_run(record: Record, run: PretrainConfig) -> dict[str, object]:

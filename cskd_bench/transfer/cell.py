@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 
@@ -10,10 +11,15 @@ from cskd_bench.cells.cell import Cell
 from cskd_bench.data.copies import number_images
 from cskd_bench.data.open import open_split
 from cskd_bench.data.sources import Source
+from cskd_bench.data.views import EvalView
 from cskd_bench.engine.evaluate import Predictions
 from cskd_bench.errors import UserError
 from cskd_bench.models.pieces import views_at_a_time
+from cskd_bench.schema import fingerprint
 from cskd_bench.transfer.checks import check_splits, check_whole
+
+PREPROCESSING: Final = "preprocessing"  # the key of what a user changed, in settings and records
+RESAMPLING: Final = "bicubic"  # of images that are scored as pretrained
 
 
 @dataclass(frozen=True)
@@ -27,8 +33,18 @@ class ImageCell(Cell):
 
     @property
     def features(self) -> Path:
-        """The folder of features, which other protocols and seeds use too."""
-        return self.work / "features"
+        """The folder of features, which other protocols and seeds use too; another mean or std has its own."""
+        pixels = {key: value for key, value in self.model.differs.items() if key in ("mean", "std")}
+        changed = pixels | self._changed()
+        return self.work / "features" / fingerprint(changed) if changed else self.work / "features"
+
+    def settings(self) -> dict[str, Any]:
+        """Return the preprocessing that is neither the checkpoint's nor the task's; empty where there is none."""
+        changed = self._changed()
+        return {PREPROCESSING: changed} if changed else {}
+
+    def _changed(self) -> dict[str, Any]:
+        return self.model.preprocessing.changes()
 
     @cached_property
     def train(self) -> Source:
@@ -69,12 +85,29 @@ class ImageCell(Cell):
 class ScoringCell(ImageCell):
     """A cell that learns nothing and reports `test`."""
 
+    @property
+    def view(self) -> EvalView:
+        """How an image of test is seen: as the task says, or as the user said instead."""
+        asked = self.model.preprocessing
+        crop = self.spec.data.eval_crop if asked.crop is None else asked.crop
+        return EvalView(self.model.image_size, float(crop), asked.interpolation or RESAMPLING)
+
+    def _changed(self) -> dict[str, Any]:
+        """Return what is changed, without a crop and a resampling that are the task's anyway."""
+        usual = {"crop": self.spec.data.eval_crop, "interpolation": RESAMPLING}
+        return {key: value for key, value in super()._changed().items() if usual.get(key) != value}
+
     def images(self) -> str:
         """Return the identity of test."""
         return self.test.identity
 
     def check(self) -> str:
-        """UserError where test has not images of every class."""
+        """UserError for a checkpoint without a head, and where test has not images of every class."""
+        if self.model.num_classes == 0:
+            raise UserError(
+                f"the checkpoint {self.model.checkpoint.run} has no head to score ({self.model.no_head}); "
+                "give one with its classifier, or choose a protocol that trains one"
+            )
         check_whole(self.spec, "test", self.test)
         return ""
 

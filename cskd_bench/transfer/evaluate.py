@@ -13,7 +13,6 @@ from torch import Tensor
 
 from cskd_bench.cells.cell import Outcome
 from cskd_bench.data.sources import JoinedSource, PathSource, Source, data_path
-from cskd_bench.data.views import EvalView
 from cskd_bench.engine.evaluate import TOP, Predictions
 from cskd_bench.errors import UserError
 from cskd_bench.models.checkpoints import Loaded
@@ -36,7 +35,7 @@ def run(cell: ScoringCell) -> Outcome:
     rows = scan_split(
         cell,
         cell.test,
-        EvalView(cell.model.image_size, spec.data.eval_crop),
+        cell.view,
         predict,
         folder=cell.folder,
         key={"heads": student.heads, "columns": columns},

@@ -22,6 +22,7 @@ from cskd_bench.models.students import Student
 from cskd_bench.outputs import StudentOutput
 from cskd_bench.task import FinetuneConfig
 from cskd_bench.transfer.cell import ImageCell
+from cskd_bench.transfer.kept import keep_student
 from cskd_bench.transfer.subsets import low_label_indices
 
 
@@ -47,14 +48,25 @@ class AveragedHeads(nn.Module):
 
 
 def run(cell: ImageCell) -> Outcome:
-    """Fine-tune on the task's share of train."""
+    """Fine-tune on the task's share of train; the student is kept where the cell says so."""
     fraction, labels = cell.spec.finetune.train_fraction, cell.train.labels
     chosen = np.arange(len(labels)) if fraction == 1 else low_label_indices(labels, fraction, cell.seed)
-    return tune(cell, chosen, cell.folder, cell.spec.finetune)
+    outcome, student = fit_student(cell, chosen, cell.folder, cell.spec.finetune)
+    if cell.keep_weights:
+        cell.ranks.on_main(lambda: keep_student(cell, student))
+    return outcome
 
 
 def tune(cell: ImageCell, chosen: np.ndarray, folder: Path, recipe: FinetuneConfig) -> Outcome:
-    """Fine-tune from the checkpoint with a new head on the chosen images, resuming from `folder`; score test once."""
+    """Fine-tune and score as `fit_student` does; the student is forgotten."""
+    return fit_student(cell, chosen, folder, recipe)[0]
+
+
+def fit_student(cell: ImageCell, chosen: np.ndarray, folder: Path, recipe: FinetuneConfig) -> tuple[Outcome, Student]:
+    """Fine-tune from the checkpoint with a new head on the chosen images, resuming from `folder`; score test once.
+
+    Returns the student whose score that is: of the averaged weights, where the recipe averages.
+    """
     student = copy.deepcopy(cell.model.student)
     train = SubsetSource(cell.train, chosen)
     torch.manual_seed(integer_seed(cell.seed, Stream.MODEL))
@@ -93,7 +105,7 @@ def tune(cell: ImageCell, chosen: np.ndarray, folder: Path, recipe: FinetuneConf
         workers=cell.workers,
         stop=lambda: cell.stop.requested,
     )
-    return Outcome(
+    outcome = Outcome(
         predictions,
         curve=result.curve,
         seconds=result.seconds,
@@ -101,3 +113,4 @@ def tune(cell: ImageCell, chosen: np.ndarray, folder: Path, recipe: FinetuneConf
         started=result.started,
         resumptions=result.resumptions,
     )
+    return outcome, tuned.student

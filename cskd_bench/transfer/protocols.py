@@ -11,10 +11,12 @@ from cskd_bench.data.open import open_split
 from cskd_bench.detection import run as detection
 from cskd_bench.detection.cell import DetectionCell
 from cskd_bench.errors import UserError
+from cskd_bench.record import Record
 from cskd_bench.task import Protocol, TaskSpec
 from cskd_bench.transfer import evaluate, finetune, knn, kshot, linear, lowlabel, segment, segment_cell
 from cskd_bench.transfer.cell import ImageCell, ScoringCell
 from cskd_bench.transfer.checks import check_data
+from cskd_bench.transfer.kept import kept_folder
 
 Size = Callable[[TaskSpec, int, Path], tuple[int, int]]  # task, seed, working folder -> steps, images
 
@@ -45,10 +47,11 @@ class Procedure:
     cell: type[Cell] = ImageCell
     size: Size = size_of_probe
     look: Callable[[TaskSpec], str] = check_data  # what `tasks validate` says of the data
+    keeps_weights: bool = False  # whether the trained student can stay as a run folder
 
 
 PROTOCOLS: dict[Protocol, Procedure] = {
-    "finetune": Procedure(finetune.run, size=size_of_finetuning),
+    "finetune": Procedure(finetune.run, size=size_of_finetuning, keeps_weights=True),
     "linear": Procedure(linear.run),
     "knn": Procedure(knn.run),
     "kshot": Procedure(kshot.run),
@@ -65,3 +68,13 @@ def procedure(spec: TaskSpec, protocol: str) -> Procedure:
         if name == protocol:
             return PROTOCOLS[name]
     raise UserError(f"task {spec.name} has no protocol {protocol!r}; it has {', '.join(spec.protocols)}")
+
+
+def say_weights(record: Record, spec: TaskSpec, work: Path) -> str:
+    """Say where a finished cell's trained student is, or that it was not kept; empty for a protocol that keeps none."""
+    if not procedure(spec, record.protocol).keeps_weights:
+        return ""
+    folder = kept_folder(record, work)
+    if folder is None:
+        return f"  its weights were not kept in {work}; to train again, give another --results folder"
+    return f"  weights: {folder} (a run folder for --checkpoint)"

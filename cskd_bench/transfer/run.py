@@ -1,7 +1,6 @@
 """One downstream cell from checkpoint to record, whatever its protocol."""
 
 import glob
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,9 +14,12 @@ from cskd_bench.engine.provenance import command_line
 from cskd_bench.engine.state import Stop, stop_signals
 from cskd_bench.errors import UserError
 from cskd_bench.models.checkpoints import load_checkpoint
+from cskd_bench.models.preprocessing import Preprocessing
 from cskd_bench.record import Record, TaskRef, read_record
 from cskd_bench.schema import fingerprint
 from cskd_bench.task import TaskSpec
+from cskd_bench.transfer.cell import PREPROCESSING, ImageCell, ScoringCell
+from cskd_bench.transfer.kept import clear_folder
 from cskd_bench.transfer.protocols import PROTOCOLS, procedure
 
 
@@ -31,13 +33,33 @@ def open_cell(
     ranks: Ranks,
     model: str = "",
     weights: Literal["raw", "ema"] = "raw",
+    preprocessing: Preprocessing | None = None,
+    keep_weights: bool = False,
     workers: int = 4,
     stop: Stop | None = None,
 ) -> Cell:
-    """Load a cell's checkpoint, at the task's resolution; UserError for a protocol that the task has not."""
+    """Load a cell's checkpoint, at the task's resolution; UserError for a protocol that the task has not.
+
+    UserError also for preprocessing that the protocol leaves to the task.
+    """
     kind = procedure(spec, protocol).cell
-    loaded = load_checkpoint(checkpoint, model=model, weights=weights, image_size=spec.image_size)
-    return kind(spec, protocol, seed, loaded, work, ranks, workers, stop or Stop())
+    if preprocessing:
+        _check_preprocessing(kind, protocol, preprocessing)
+    loaded = load_checkpoint(
+        checkpoint, model=model, weights=weights, image_size=spec.image_size, preprocessing=preprocessing
+    )
+    return kind(spec, protocol, seed, loaded, work, ranks, workers, stop or Stop(), keep_weights)
+
+
+def _check_preprocessing(kind: type[Cell], protocol: str, asked: Preprocessing) -> None:
+    """UserError for a mean or std where images are prepared elsewhere, and for a crop where the task's is compared."""
+    if not issubclass(kind, ImageCell):
+        raise UserError(f"--mean, --std, --crop and --interpolation are not for protocol {protocol}; leave them out")
+    if not issubclass(kind, ScoringCell) and (asked.crop is not None or asked.interpolation is not None):
+        raise UserError(
+            f"--crop and --interpolation are for protocol evaluate; {protocol} crops as the task says, alike for all "
+            "checkpoints: add --protocol evaluate, or change the task with --set data.eval_crop=..."
+        )
 
 
 def transfer(
@@ -51,6 +73,8 @@ def transfer(
     ranks: Ranks,
     model: str = "",
     weights: Literal["raw", "ema"] = "raw",
+    preprocessing: Preprocessing | None = None,
+    keep_weights: bool = False,
     workers: int = 4,
     command: str | None = None,
     stop: Stop | None = None,
@@ -58,6 +82,7 @@ def transfer(
     """Run one protocol of a task on a checkpoint and write its record; a finished cell is not run again.
 
     `command` is what the record names instead of this process's own; `stop` is a request that may have come before.
+    With `keep_weights` a fine-tuned student stays as a run folder, `work`/<record id>.
 
     Of two processes at the same cell, one waits and reads the other's record. Interrupted when asked to stop: what
     fine-tuning and detection have trained, and features, are kept. UserError for data that the task cannot be scored
@@ -76,6 +101,8 @@ def transfer(
                 ranks=ranks,
                 model=model,
                 weights=weights,
+                preprocessing=preprocessing,
+                keep_weights=keep_weights,
                 workers=workers,
                 stop=asked,
             )
@@ -105,7 +132,7 @@ def _run(cell: Cell, records: Path, command: str | None) -> Record:
     def finish() -> Record:
         record = keep(subject, outcome.of_images(cell.number_images()).noted(note), ranks, records)
         if not cell.keeps_folder:
-            shutil.rmtree(cell.folder, ignore_errors=True)
+            clear_folder(cell.folder)
         return record
 
     return ranks.on_main(finish)
@@ -130,7 +157,13 @@ def _subject(cell: Cell, beginning: Beginning, command: str) -> Subject:
         checkpoint=loaded.checkpoint,
         seed=cell.seed,
         recipe=fingerprint(cell.recipe),
-        config={"task": spec.identity(), "data": {"identity": cell.images()}, "pretrain": loaded.pretrain_identity()},
+        config={
+            "task": spec.identity(),
+            "data": {"identity": cell.images()},
+            "pretrain": loaded.pretrain_identity(),
+            **loaded.tuning_identity(),
+            **{key: value for key, value in cell.settings().items() if key == PREPROCESSING},
+        },
         beginning=beginning,
         command=command,
     )

@@ -41,6 +41,7 @@ def add(verbs: Verbs) -> None:
     verb.add_argument(
         "--bank", type=Path, help="folder of label banks: the teacher labels each view once for all methods"
     )
+    verb.add_argument("--keep-weights", action="store_true", help="keep fine-tuned students, in RUNS/transfer/RECORD")
     add_places(verb)
     verb.set_defaults(run=_run)
 
@@ -69,7 +70,7 @@ def _run(options: argparse.Namespace) -> int:
     from cskd_bench.bench.executors import Executor, Local, Ray, Slurm
     from cskd_bench.bench.work import Places
 
-    places = Places(options.runs, options.results)
+    places = Places(options.runs, options.results, options.keep_weights)
     from cskd_bench.bench.registration import register_plan
 
     if not options.dry_run:
