@@ -89,6 +89,8 @@ def _facts(loaded: Loaded, architecture: str, measured: Measured | None) -> dict
     }
     if record:
         changed = " (with changes that are not committed)" if record.code.dirty else ""
+        if record.protocol != "pretrain":
+            rows["then"] = f"{record.protocol} on {record.task.name}, recipe `{record.recipe}`"
         rows["commit"] = f"`{record.code.commit}`{changed}"
         rows["record"] = f"`{record.id}`"
         rows["trained with"] = ", ".join(f"{name} {number}" for name, number in sorted(record.versions.items()))

@@ -80,7 +80,8 @@ def test_a_fine_tuned_student_answers_by_its_class_head_and_names_its_tasks_clas
 
 
 def test_a_cnn_is_exported_as_timm_has_it(run_folder, tmp_path):
-    folder = run_folder("supervised", name="test_byobnet", **AS_TIMM_HAS_IT)
+    folder = run_folder("supervised", name="test_resnet", **AS_TIMM_HAS_IT)
+    (tmp_path / "out").mkdir()  # an empty folder is as good as none
     export_timm(folder, tmp_path / "out")
     model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
     with torch.no_grad():
@@ -157,6 +158,16 @@ def test_a_card_says_what_was_not_measured(run_folder, keep_record, tmp_path):
     results = keep_record(folder, checkpoint=other)
     export_timm(folder, tmp_path / "other", results=results)
     assert "| top-1 | not measured |" in (tmp_path / "other" / "README.md").read_text()
+
+
+def test_a_fine_tuned_runs_card_names_its_task(run_folder, keep_record, tmp_path):
+    """Its record names the weights that it began with."""
+    folder = run_folder()
+    begun = load_checkpoint(folder).checkpoint.model_copy(update={"sha256": "0" * 64})
+    export_timm(folder, tmp_path / "out", results=keep_record(folder, protocol="finetune", checkpoint=begun))
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "| top-1 | 62.50 % of 1,200 images (imagenet1k, finetune) |" in text
+    assert f"| then | finetune on imagenet1k, recipe `{'1' * 16}` |" in text
 
 
 def test_averaged_weights_have_a_score_of_their_own(run_folder, keep_record, tmp_path):

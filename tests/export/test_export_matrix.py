@@ -11,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from cskd_bench.export import export_timm
 from cskd_bench.methods import METHODS
+from cskd_bench.models import architectures
 from cskd_bench.models.checkpoints import load_checkpoint
 
 KINDS = ("supervised", "kd", "deit", "cskd")
@@ -114,6 +115,18 @@ def test_another_image_size_resamples_position_embeddings(matrix, kind):
     place, inputs, found = matrix
     expected = predict(native(place, kind, OTHER), inputs["other"])
     torch.testing.assert_close(found[kind]["larger"], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_timm_prepares_images_as_the_run_did(matrix, kind):
+    place, *_ = matrix
+    architectures.register()
+    stated = timm.data.resolve_model_data_config(timm.create_model(f"local-dir:{place / kind}"))
+    run = load_checkpoint(place / "runs" / kind)
+    assert stated["mean"] == pytest.approx(run.student.mean.flatten().tolist())
+    assert stated["std"] == pytest.approx(run.student.std.flatten().tolist())
+    assert (tuple(stated["input_size"]), stated["crop_pct"]) == ((3, SIZE, SIZE), run.pretrain_config.data.eval_crop)
+    assert stated["interpolation"] == run.pretrain_config.recipe.augment.interpolation
 
 
 def test_only_an_architecture_of_ours_brings_code(matrix):
