@@ -65,7 +65,7 @@ def fill_folder(folder: Path, loaded: Loaded, checkpoint: Path, results: Path, l
 
 def timm_config(loaded: Loaded, architecture: str, arguments: dict[str, Any], exported: nn.Module) -> dict[str, Any]:
     """Return timm's config.json: the architecture with its arguments, and how views are made."""
-    student, run, timms = loaded.student, loaded.pretrain_config, exported.pretrained_cfg
+    student, timms = loaded.student, exported.pretrained_cfg
     assert isinstance(timms, dict)
     names = {"label_names": list(loaded.classes)} if loaded.classes else {}
     return {
@@ -76,8 +76,8 @@ def timm_config(loaded: Loaded, architecture: str, arguments: dict[str, Any], ex
             "input_size": [3, loaded.image_size, loaded.image_size],
             "mean": student.mean.flatten().tolist(),
             "std": student.std.flatten().tolist(),
-            "interpolation": run.recipe.augment.interpolation if run else timms["interpolation"],
-            "crop_pct": run.data.eval_crop if run else timms["crop_pct"],
+            "interpolation": loaded.interpolation,
+            "crop_pct": loaded.crop,
             "fixed_input_size": bool(timms.get("fixed_input_size")),
             "num_classes": loaded.num_classes,
             "classifier": timms["classifier"],

@@ -15,7 +15,7 @@ from cskd_bench.models import architectures
 from cskd_bench.models.loaded import Loaded, count_parameters
 from cskd_bench.models.normalisation import normalisation
 from cskd_bench.models.run_summary import Blueprint
-from cskd_bench.models.state_names import Head, drop_head, find_head, find_model
+from cskd_bench.models.state_names import FileHead, drop_head, find_head, find_model
 from cskd_bench.models.students import Student
 from cskd_bench.models.weights import Weights, fill, own_tensors, read_state
 from cskd_bench.outputs import Heads
@@ -132,7 +132,13 @@ def heads_of(built: Any, name: str) -> Heads:
 
 
 def describe(
-    built: Any, described: Description, named: str, digest: str, weights: Weights, head: Head, image_size: int | None
+    built: Any,
+    described: Description,
+    named: str,
+    digest: str,
+    weights: Weights,
+    head: FileHead,
+    image_size: int | None,
 ) -> Loaded:
     """Return a built model with its weights as a student, and what records say of it."""
     heads = heads_of(built, described.name)

@@ -16,7 +16,7 @@ from cskd_bench.errors import UserError
 from cskd_bench.models import architectures
 from cskd_bench.models.external import Description, check_size, describe
 from cskd_bench.models.loaded import Loaded
-from cskd_bench.models.state_names import Head
+from cskd_bench.models.state_names import FileHead
 from cskd_bench.record import sha256_file
 
 TIMM: Final = "timm:"
@@ -50,7 +50,7 @@ def load_pretrained(checkpoint: str, image_size: int | None) -> Loaded:
         raise UserError(f"{checkpoint}: weights that are not finite (NaN or infinite): {', '.join(broken[:3])}")
     file = _downloaded_file(source)
     digest = sha256_file(file) if file else hash_state(state)
-    head = Head(built.num_classes, "" if built.num_classes else "these weights come without a classifier")
+    head = FileHead(built.num_classes, "" if built.num_classes else "these weights come without a classifier")
     return describe(built, described, f"{name.removeprefix(HUB)}@{digest[:8]}", digest, "raw", head, image_size)
 
 

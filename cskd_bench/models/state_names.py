@@ -54,14 +54,14 @@ def _is_added(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Head:
+class FileHead:
     """What a state dict says of a classifier: its number of classes, 0 and the reason where it cannot be used."""
 
     classes: int
     reason: str = ""
 
 
-def find_head(state: Mapping[str, Tensor], own: Mapping[str, Tensor], classifiers: tuple[str, ...]) -> Head:
+def find_head(state: Mapping[str, Tensor], own: Mapping[str, Tensor], classifiers: tuple[str, ...]) -> FileHead:
     """Read the number of classes off the classifiers `classifiers` of a model with the tensors `own`."""
     found = set()
     for name in classifiers:
@@ -69,14 +69,14 @@ def find_head(state: Mapping[str, Tensor], own: Mapping[str, Tensor], classifier
             if key not in own:
                 continue
             if key not in state:
-                return Head(0, f"{key} is missing")
+                return FileHead(0, f"{key} is missing")
             given, wanted = tuple(state[key].shape), tuple(own[key].shape)
             if len(given) != len(wanted) or given[1:] != wanted[1:] or given[0] < 1:
-                return Head(0, f"{key} has shape {_product(given)}, not classes{_product(('', *wanted[1:]))}")
+                return FileHead(0, f"{key} has shape {_product(given)}, not classes{_product(('', *wanted[1:]))}")
             found.add(given[0])
     if len(found) != 1:
-        return Head(0, "its classifiers have different numbers of classes" if found else "the model has none")
-    return Head(found.pop())
+        return FileHead(0, "its classifiers have different numbers of classes" if found else "the model has none")
+    return FileHead(found.pop())
 
 
 def drop_head(state: Mapping[str, Tensor], classifiers: tuple[str, ...]) -> State:

@@ -68,13 +68,16 @@ def _origin(record: Record) -> Origin:
 def _traces(examples: Examples) -> list[str]:
     """Return digests that two models do not share: of what was said, in any order, and of the errors alone.
 
-    Errors count where there are enough of them: image by image, and how often which class was taken for which.
+    Errors count where there are enough of them: image by image, and how often which class was taken for which. Where
+    all is right, with equal confidence, nothing is told: any two perfect models say the same.
     """
     label, predicted = examples.label.astype(np.int64), examples.predicted.astype(np.int64)
     confidence = examples.confidence.astype(np.float16).view(np.uint16)
+    wrong = label != predicted
+    if not wrong.any() and len(np.unique(confidence)) == 1:
+        return []
     order = np.lexsort((confidence, predicted, label))
     found = [_digest(label[order], predicted[order], confidence[order])]
-    wrong = label != predicted
     if np.count_nonzero(wrong) < FEWEST_WRONG or (predicted == predicted[0]).all():
         return found
     found.append(_digest(label, predicted))

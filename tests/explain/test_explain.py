@@ -128,7 +128,7 @@ def test_a_weights_file_is_drawn_without_a_teacher(run_folder, photo, tmp_path, 
 def test_a_fine_tuned_run_has_no_teacher_for_its_classes(run_folder, photo, tmp_path, monkeypatch):
     loaded = load_checkpoint(run_folder("cskd"))
     loaded.student.reset_classifier(2)
-    tuned = replace(loaded, num_classes=2, classes=("cat", "dog"))
+    tuned = replace(loaded, num_classes=2, classes=("cat", "dog"), tuning=object())
     monkeypatch.setattr("cskd_bench.explain.run.load_checkpoint", lambda *_, **__: tuned)
     seen = []
     monkeypatch.setattr("cskd_bench.explain.run.label_maps", lambda *given: seen.append(given) or label_maps(*given))

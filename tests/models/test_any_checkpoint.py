@@ -103,7 +103,7 @@ def test_of_dinos_two_models_the_teacher_is_taken_without_its_projection(state, 
     loaded = load_checkpoint(saved(tmp_path / "dino.pth", dino(state)), model=PLAIN, image_size=32)
     assert torch.equal(loaded.student.model.blocks[3].mlp.fc1.weight, state["blocks.3.mlp.fc1.weight"])
     assert (loaded.num_classes, loaded.no_head) == (0, "head.weight is missing")
-    assert loaded.student.features(torch.rand(2, 3, 32, 32)).shape == (2, 192)
+    assert loaded.student.features(torch.rand(2, 3, 32, 32), "cls+patch").shape == (2, 384)
     alone = {"student": dino(state)["student"]}
     loaded = load_checkpoint(saved(tmp_path / "student.pth", alone), model=PLAIN, image_size=32)
     assert torch.equal(loaded.student.model.cls_token, state["cls_token"] + 1)

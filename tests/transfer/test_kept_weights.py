@@ -187,9 +187,7 @@ def test_a_bench_keeps_weights_where_asked_and_the_api_does_unless_told(place, m
         _run(CellJob(cell, places, 0, str(place), {}))
     assert asked == [False, True]
     folders = {"results": place / "results", "work": place / "runs" / "transfer", "workers": 0}
-    record = run_task(
-        place / "squares.toml", place / "runs" / "tiny", protocol="finetune", seed=11, workers=0, **folders
-    )
+    record = run_task(place / "squares.toml", place / "runs" / "tiny", protocol="finetune", seed=11, **folders)
     assert load_checkpoint(place / "runs" / "transfer" / record.id).tuning.seed == 11
 
 
