@@ -227,3 +227,9 @@ def test_real_labels_are_part_of_the_data(visit, tmp_path):
 def test_what_cannot_be_asked_is_one_sentence(visit, words, reason):
     code, said = visit(*words)
     assert code == (1 if "stanford_cars" in words else 2) and re.search(reason, said)
+
+
+def test_a_coco_folder_without_annotation_files_needs_attention(visit, tmp_path):
+    (tmp_path / "mine" / "annotations").mkdir(parents=True)
+    code, words = visit("--data-dir", tmp_path / "mine")
+    assert code == 1 and "no annotations/instances_<split>.json in it" in words
