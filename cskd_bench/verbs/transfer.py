@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 def add(verbs: Verbs) -> None:
     """Describe the verb."""
     verb = verbs.add_parser("transfer", help="run downstream tasks on a checkpoint")
-    verb.add_argument("--task", action="append", required=True, help="a name as in `tasks list`, or a TOML; repeatable")
+    verb.add_argument(
+        "--task", action="append", required=True, help="names as in `tasks list`, groups, patterns or TOMLs"
+    )
     verb.add_argument("--checkpoint", type=Path, required=True, help="a run folder, or a weights file with --model")
     verb.add_argument("--model", default="", help="timm name of a weights file's architecture")
     verb.add_argument("--weights", choices=("raw", "ema"), default="raw", help="which weights of a run (default: raw)")
@@ -32,9 +34,10 @@ def add(verbs: Verbs) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from cskd_bench.task import load_task
+    from cskd_bench.task_groups import expand_tasks
 
     overrides = [*options.set, *data_root(options)]
-    specs = [load_task(name, options.tasks_dir, overrides) for name in options.task]
+    specs = [load_task(name, options.tasks_dir, overrides) for name in expand_tasks(options.task, options.tasks_dir)]
     from cskd_bench.engine.distributed import joined_ranks
     from cskd_bench.engine.state import stop_signals
     from cskd_bench.transfer.run import expand, transfer
