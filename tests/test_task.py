@@ -127,7 +127,7 @@ def test_what_c_is_chosen_by_names_a_probe_only_where_it_makes_a_difference():
 
 
 def test_an_unknown_task_or_key_is_one_sentence(tmp_path):
-    with pytest.raises(UserError, match=r"no task 'cifar1000'; there are ade20k, .*cifar10, cifar100"):
+    with pytest.raises(UserError, match="no task 'cifar1000'; there are ade20k, caltech101, "):
         load_task("cifar1000")
     (tmp_path / "odd.toml").write_text('protocols = ["knn"]\nkshots = 3\n[data]\nlicense = "x"\n')
     with pytest.raises(UserError, match=r"odd\.toml: unknown key .*license; unknown key kshots"):

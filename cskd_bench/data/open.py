@@ -7,8 +7,9 @@ from pathlib import Path
 from cskd_bench.config import DataConfig
 from cskd_bench.data.builtin import BUILT_IN, built_in_source
 from cskd_bench.data.corruptions import CorruptedSource
+from cskd_bench.data.listed import LISTED
 from cskd_bench.data.named import TimmSource
-from cskd_bench.data.published import coco_list_source, torchvision_source
+from cskd_bench.data.published import coco_list_source, listed, torchvision_source
 from cskd_bench.data.shards import shard_source
 from cskd_bench.data.sources import FlatSource, FolderSource, JoinedSource, NpzSource, Source, data_path
 from cskd_bench.errors import UserError
@@ -55,6 +56,8 @@ def _open(data: DataConfig, split: str) -> Source:
         return shard_source(root, split)
     if name == "coco_list":
         return coco_list_source(root, split)
+    if name in LISTED:
+        return listed(LISTED[name](root, split))
     if name.startswith("torchvision/"):
         return torchvision_source(name.removeprefix("torchvision/"), root, split)
     if name in BUILT_IN:
@@ -83,5 +86,6 @@ def _from_entry_point(data: DataConfig, split: str) -> Source:
             return source
     raise UserError(
         f"data.dataset: no source {data.dataset!r}; use folder, flat, npz, wds, coco_list, {', '.join(BUILT_IN)}, "
-        "a torchvision/ name such as torchvision/dtd, or a timm name such as torch/cifar100 or hfds/NAME"
+        f"{', '.join(LISTED)}, a torchvision/ name such as torchvision/dtd, "
+        "or a timm name such as torch/cifar100 or hfds/NAME"
     )

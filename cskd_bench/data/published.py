@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cskd_bench.data.listed import split_by_hash
 from cskd_bench.data.sources import PathSource, digest
 from cskd_bench.errors import UserError
 
@@ -62,6 +63,26 @@ def _fgvc_aircraft(root: Path, split: str) -> PathSource:
     return PathSource([Path(path) for path in data._image_files], data._labels, data.classes)
 
 
+def _caltech101(root: Path, split: str) -> PathSource:
+    from torchvision.datasets import Caltech101
+
+    data: Any = Caltech101(root)  # its 101 categories, without the background
+    folder = Path(data.root) / "101_ObjectCategories"
+    paths = [
+        folder / data.categories[label] / f"image_{number:04d}.jpg"
+        for label, number in zip(data.y, data.index, strict=True)
+    ]
+    return split_by_hash(PathSource(paths, data.y, data.categories), split, count=30)
+
+
+def _eurosat(root: Path, split: str) -> PathSource:
+    from torchvision.datasets import EuroSAT
+
+    data: Any = EuroSAT(root)
+    paths = [Path(path) for path, _ in data.samples]
+    return split_by_hash(PathSource(paths, data.targets, data.classes), split, share=0.6)
+
+
 _TORCHVISION: dict[str, Callable[[Path, str], PathSource]] = {
     "flowers102": _flowers102,
     "stanford_cars": _stanford_cars,
@@ -69,6 +90,8 @@ _TORCHVISION: dict[str, Callable[[Path, str], PathSource]] = {
     "dtd": _dtd,
     "food101": _food101,
     "fgvc_aircraft": _fgvc_aircraft,
+    "caltech101": _caltech101,
+    "eurosat": _eurosat,
 }
 
 

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def add(verbs: Verbs) -> None:
     """Describe the verb."""
     verb = verbs.add_parser("transfer", help="run downstream tasks on a checkpoint")
-    verb.add_argument("--task", action="append", required=True, help="a name as in `tasks list`, or a TOML; repeatable")
+    verb.add_argument(
+        "--task", action="append", required=True, help="names as in `tasks list`, groups, patterns or TOMLs"
+    )
     verb.add_argument(
         "--checkpoint",
         type=Path,
@@ -84,9 +86,10 @@ def _preprocessing(options: argparse.Namespace) -> "Preprocessing | None":
 
 def _run(options: argparse.Namespace) -> int:
     from cskd_bench.task import load_task
+    from cskd_bench.task_groups import expand_tasks
 
     checkpoint, preprocessing = _checkpoint(options), _preprocessing(options)
-    specs = [load_task(name, options.tasks_dir, options.set) for name in options.task]
+    specs = [load_task(name, options.tasks_dir, options.set) for name in expand_tasks(options.task, options.tasks_dir)]
     from cskd_bench.engine.distributed import joined_ranks
     from cskd_bench.engine.state import stop_signals
     from cskd_bench.transfer.placing import place_tasks

@@ -1,0 +1,55 @@
+"""Several tasks by one word: groups of shipped tasks, patterns, and lists with commas."""
+
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Final
+
+from cskd_bench.errors import UserError
+from cskd_bench.task import task_files
+
+GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
+    "paper": ("cifar10", "cifar100", "stanford_cars", "inat19"),
+    "paper_deit": ("cifar10_deit", "cifar100_deit", "stanford_cars_deit", "inat19_deit"),
+    "fine_grained": ("cub200", "fgvc_aircraft", "flowers102", "food101", "oxford_pets", "stanford_cars"),
+    "vtab_natural": ("caltech101", "cifar100", "dtd", "flowers102", "oxford_pets", "sun397"),  # SVHN is not here
+    "robustness": (
+        "imagenet_real",
+        "imagenet_v2",
+        "imagenet_a",
+        "imagenet_r",
+        "imagenet_sketch",
+        "imagenet_c",
+    ),
+    "segmentation": ("ade20k", "voc2012", "cityscapes"),
+}
+
+
+def expand_tasks(names: list[str], tasks_dir: Path | None = None) -> list[str]:
+    """Return the tasks that words name, each once, in their order; a TOML's path stays as it is.
+
+    A word is a task, a group of GROUPS, a pattern such as `cifar*`, or several of these with commas between them. A
+    task of one's own counts before a group of that name. UserError for a word that names nothing.
+    """
+    files = task_files(tasks_dir)
+    found = [task for name in names for word in _words(name) for task in _tasks_of(word, files)]
+    return list(dict.fromkeys(found))
+
+
+def _words(name: str) -> list[str]:
+    return [name] if Path(name).is_file() else [word.strip() for word in name.split(",") if word.strip()]
+
+
+def _tasks_of(word: str, files: Mapping[str, Path]) -> Iterator[str]:
+    if word.endswith(".toml") or word in files:
+        yield word
+    elif word in GROUPS:
+        yield from GROUPS[word]
+    else:
+        matching = [name for name in sorted(files) if fnmatchcase(name, word)]
+        if not matching:
+            raise UserError(
+                f"no task {word!r}; there are {', '.join(sorted(files))}, the groups {', '.join(GROUPS)}, patterns "
+                "such as 'cifar*', and the paths of TOML files"
+            )
+        yield from matching
