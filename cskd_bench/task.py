@@ -12,8 +12,9 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from cskd_bench.config import AugmentConfig, DataConfig, OptimConfig, Probability, Recipe
 from cskd_bench.errors import UserError
 from cskd_bench.outputs import Features
-from cskd_bench.schema import StrictModel, apply_overrides, fingerprint, read_toml, shipped, validate
+from cskd_bench.schema import StrictModel, apply_overrides, fingerprint, shipped, validate
 from cskd_bench.task_identity import used_by
+from cskd_bench.task_recipes import development_tasks, list_tasks, read_task
 
 Protocol = Literal["finetune", "linear", "knn", "kshot", "lowlabel", "detect", "segment", "evaluate"]
 Metric = Literal["top1", "mean_per_class", "box_ap", "miou"]
@@ -251,26 +252,31 @@ def _name_config(config: Path) -> str:
 
 
 def task_files(tasks_dir: Path | None = None) -> dict[str, Path]:
-    """Map task names to files: shipped, then those of entry points, then the user's folder."""
+    """Map task names to files: shipped, then those of entry points, then the user's folder.
+
+    A file with further recipes has a name for each.
+    """
     folders = [shipped("tasks")]
     folders.extend(Path(str(entry.load())) for entry in entry_points(group="cskd_bench.tasks"))
     if tasks_dir is not None:
         if not tasks_dir.is_dir():
             raise UserError(f"{tasks_dir}: no such folder (--tasks-dir)")
         folders.append(tasks_dir)
-    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.toml"))}
+    return list_tasks(folders)
 
 
 def load_task(name: str, tasks_dir: Path | None = None, overrides: Sequence[str] = ()) -> TaskSpec:
-    """Load a task by registered name or by the path of its TOML file."""
-    path = Path(name)
+    """Load a task by its name or by the path of its TOML; `recipe=deit` takes another recipe of that file."""
+    path, named = Path(name), Path(name).stem
     if path.suffix != ".toml":
         files = task_files(tasks_dir)
-        if name not in files:
+        hidden = {} if name in files else development_tasks()
+        if name not in files | hidden:
             raise UserError(f"no task {name!r}; there are {', '.join(sorted(files))} (or give the path of a TOML file)")
-        path = files[name]
-    data = read_toml(path)
-    data.setdefault("name", path.stem)
+        path, named = (files | hidden)[name], name
+    recipe = next((text.partition("=")[2].strip() for text in overrides if text.startswith("recipe=")), "")
+    overrides = [text for text in overrides if not text.startswith("recipe=")]
+    data = read_task(path, named, recipe)
     spec = validate(TaskSpec, apply_overrides(data, overrides), str(path))
     if spec.published_as and _changed(spec, validate(TaskSpec, data, str(path))):
         spec = spec.model_copy(update={"published_as": ""})

@@ -7,6 +7,7 @@ from typing import Final
 
 from cskd_bench.errors import UserError
 from cskd_bench.task import task_files
+from cskd_bench.task_recipes import development_tasks
 
 GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "paper": ("cifar10", "cifar100", "stanford_cars", "inat19"),
@@ -41,7 +42,7 @@ def _words(name: str) -> list[str]:
 
 
 def _tasks_of(word: str, files: Mapping[str, Path]) -> Iterator[str]:
-    if word.endswith(".toml") or word in files:
+    if word.endswith(".toml") or word in files or word in development_tasks():
         yield word
     elif word in GROUPS:
         yield from GROUPS[word]

@@ -78,7 +78,7 @@ def test_pretrain_takes_a_method_and_asks_for_one_where_there_is_none(capsys):
 
 def test_tasks_and_report_run_without_torch(tmp_path):
     done = run_without(["torch", "timm", "torchvision"], "tasks", "list")
-    assert done.returncode == 0 and "flowers102_64" in done.stdout, done.stderr
+    assert done.returncode == 0 and "flowers102_deit" in done.stdout, done.stderr
     (tmp_path / "records").mkdir()
     (tmp_path / "records" / "broken.json").write_text("not json")
     done = run_without(["torch", "timm", "torchvision"], "report", "--results", str(tmp_path))

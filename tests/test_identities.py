@@ -21,6 +21,7 @@ from cskd_bench.report.selection import select
 from cskd_bench.schema import fingerprint
 from cskd_bench.task import TaskSpec, load_task, task_files
 from cskd_bench.task_identity import narrow_record
+from cskd_bench.task_recipes import development_tasks
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "fixtures" / "identities.json"
@@ -48,8 +49,9 @@ def files() -> dict[str, dict[str, Any]]:
 
 def identities() -> dict[str, dict[str, Any]]:
     """Return what the golden file holds, as the records and the shipped tasks say it now."""
-    former = {f"{task.name} v{task.version}": task for task in (load_task(name, None, FORMER) for name in task_files())}
-    tasks = {f"{task.name} v{task.version}": task for task in map(load_task, task_files())}
+    names = [*task_files(), *development_tasks()]
+    former = {f"{task.name} v{task.version}": task for task in (load_task(name, None, FORMER) for name in names)}
+    tasks = {f"{task.name} v{task.version}": task for task in map(load_task, names)}
     return {
         "records": {name: whole_names(record) for name, record in stored().items()},
         "tasks": {name: [task.fingerprint()] for name, task in former.items()},

@@ -5,6 +5,7 @@ import pytest
 from cskd_bench.data.manifests import manifests
 from cskd_bench.errors import UserError
 from cskd_bench.task import load_task, task_files
+from cskd_bench.task_recipes import development_tasks
 
 SHIPPED = sorted(task_files())
 PAPER = ["cifar10", "cifar100", "flowers102", "stanford_cars", "inat19"]
@@ -31,12 +32,64 @@ def test_class_counts_are_the_publishers(name):
     assert load_task(name).data.num_classes == manifests()[name].classes
 
 
-@pytest.mark.parametrize("name", PAPER[:4])
-def test_deits_recipe_is_the_one_its_authors_name(name):
-    recipe = load_task(f"{name}_deit").finetune
-    assert (recipe.optim.name, recipe.optim.lr, recipe.optim.weight_decay) == ("sgd", 0.01, 1e-4)
-    assert (recipe.batch_size, recipe.epochs, recipe.augment.erasing) == (768, 1000, 0.0)
+LONG = {  # what its authors name: optimizer, learning rate, weight decay, epochs, erasing, stochastic depth
+    "cifar10": ("sgd", 0.01, 1e-4, 1000, 0.0),
+    "stanford_cars": ("sgd", 0.01, 1e-4, 1000, 0.0),
+    "flowers102": ("sgd", 0.01, 1e-4, 1000, 0.0),
+    "cifar100": ("adamw", 5e-6, 0.05, 1000, 0.0),
+    "inat19": ("adamw", 7.5e-5, 0.05, 360, 0.1),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_long_recipe_is_the_one_its_authors_name(name):
+    task = load_task(f"{name}_deit")
+    recipe, optim = task.finetune, task.finetune.optim
+    assert (optim.name, optim.lr, optim.weight_decay, recipe.epochs, recipe.augment.erasing) == LONG[name]
+    assert (recipe.batch_size, optim.warmup_epochs, optim.min_lr) == (768, 5.0, 1e-5)
     assert (recipe.augment.mixup, recipe.augment.cutmix, recipe.augment.repeats) == (0.8, 1.0, 3)
+    assert (task.protocols, task.metric, task.image_size) == (("finetune",), "top1", 224)
+    assert task.data == load_task(name).data
+
+
+def test_published_scores_belong_to_long_recipes_as_they_are():
+    """A short recipe is another experiment, and so is a long one with a setting changed."""
+    assert {load_task(name).published_as for name in [*PAPER, *MORE]} == {""}
+    for name in PAPER:
+        long = load_task(f"{name}_deit")
+        assert long.published_as == name
+        for change in ("finetune.epochs=30", "image_size=384", "data.test=train", "finetune.optim.lr=1.0"):
+            assert load_task(f"{name}_deit", None, [change]).published_as == "", change
+        for change in ("data.root=/elsewhere", "finetune.precision=bf16"):
+            assert load_task(f"{name}_deit", None, [change]).published_as == name, change
+    assert load_task("imagenet1k").published_as == "imagenet1k"
+
+
+def test_a_recipe_is_a_task_of_its_own_by_name_or_by_key(tmp_path):
+    named = load_task("cifar100_deit")
+    assert named == load_task("cifar100", None, ["recipe=deit"])
+    assert (named.name, named.version) == ("cifar100_deit", 2)
+    with pytest.raises(UserError, match=r"cifar100\.toml: has no recipe 'dit'; it has deit"):
+        load_task("cifar100", None, ["recipe=dit"])
+    with pytest.raises(UserError, match=r"dtd\.toml: has no recipe 'deit'"):
+        load_task("dtd", None, ["recipe=deit"])
+    file = tmp_path / "mine.toml"
+    file.write_text('protocols = ["knn"]\n[data]\nroot = "mine"\n[recipes.five]\nknn.k = 5\n')
+    assert {"mine", "mine_five"} <= task_files(tmp_path).keys()
+    assert load_task("mine_five", tmp_path).knn.k == 5 == load_task(str(file), None, ["recipe=five"]).knn.k
+    assert load_task("mine", tmp_path).knn.k == 20
+    file.write_text("protocols = [")
+    assert "mine" in task_files(tmp_path) and "mine_five" not in task_files(tmp_path)
+
+
+def test_tasks_on_data_that_nobody_else_has_are_found_and_not_listed():
+    """Commands and plans of this repository's records name them."""
+    hidden = development_tasks()
+    assert {"cifar10_jpeg", "flowers102_64", "tin100_transfer32", "stanford_cars128", "coco_mini"} <= hidden.keys()
+    assert not hidden.keys() & set(SHIPPED)
+    for name in hidden:
+        assert load_task(name).name == name
+    assert hidden.keys() <= task_files(next(iter(hidden.values())).parent).keys()
 
 
 @pytest.mark.parametrize("name", [*PAPER, *MORE])
