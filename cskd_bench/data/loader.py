@@ -202,7 +202,7 @@ def eval_loader(
     source: Source, view: EvalView, indices: Sequence[int], *, batch_size: int, workers: int, pinned: bool = False
 ) -> Iterable[Tensor]:
     """Iterate once over the pixels (B, 3, S, S) of the given images, in order."""
-    return batch_loader(source, view, cut_batches(indices, batch_size), workers=workers, pinned=pinned)
+    return batch_loader(EvalViews(source, view), cut_batches(indices, batch_size), workers=workers, pinned=pinned)
 
 
 def cut_batches(indices: Sequence[int], batch_size: int) -> list[list[int]]:
@@ -211,13 +211,13 @@ def cut_batches(indices: Sequence[int], batch_size: int) -> list[list[int]]:
 
 
 def batch_loader(
-    source: Source, view: EvalView, batches: Sequence[list[int]], *, workers: int, pinned: bool = False
+    dataset: Dataset[Tensor], batches: Sequence[list[int]], *, workers: int, pinned: bool = False
 ) -> Iterable[Tensor]:
-    """Iterate once over the pixels (B, 3, S, S) of batches of images, in order."""
+    """Iterate once over batches of a data set that gives a list of indices as one tensor, in order."""
     return DataLoader(
-        EvalViews(source, view),
+        dataset,
         batch_sampler=batches,
-        num_workers=workers,
+        num_workers=workers if batches else 0,
         worker_init_fn=leave_signals_to_the_main_process,
         collate_fn=_identity,
         generator=torch.Generator(),  # the loader's own draw must not disturb the global one

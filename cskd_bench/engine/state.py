@@ -158,10 +158,11 @@ def check_skipped(progress: Progress, most: int) -> None:
 
 
 class Stop:
-    """Remembers a request to stop, for the loop to find at its next step."""
+    """Remembers a request to stop, for the loop to find at its next step; and whether anything is kept by then."""
 
     def __init__(self) -> None:
         self.requested = False
+        self.kept = False
 
 
 @contextmanager

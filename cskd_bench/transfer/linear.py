@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -14,6 +15,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cskd_bench.cells.cell import Outcome
+from cskd_bench.data.sources import stamp
 from cskd_bench.engine.evaluate import Predictions
 from cskd_bench.engine.logs import progress_bar
 from cskd_bench.schema import fingerprint
@@ -47,9 +49,8 @@ def fit_linear(cell: ImageCell, chosen: np.ndarray) -> Outcome:
     rule = selection_metric(cell)
     metrics = {"chosen_c": best, f"validation_{rule}": float(max(scores))}
     fits, unconverged = len(scores) + 1, int(np.sum(~converged)) + (not complete)
-    notes = [_at_edge(config, best), _unconverged(config, unconverged, fits)]
-    metrics |= {"chosen_c_at_edge": float(bool(notes[0])), "unconverged_fits": float(unconverged)}
-    return Outcome(predictions, metrics, seconds=time.perf_counter() - began, note="; ".join(filter(None, notes)))
+    doubts, note = doubt_choice("linear", config.c_grid, best, config.max_iter, unconverged, fits)
+    return Outcome(predictions, metrics | doubts, seconds=time.perf_counter() - began, note=note)
 
 
 def selection_metric(cell: ImageCell) -> str:
@@ -64,7 +65,8 @@ def _validate(
     """Return what every C scores on validation, and whether its fit converged; 0 where nothing can be held out."""
     config, rule = cell.spec.linear, selection_metric(cell)
     kept, held = stratified_split(labels, config.validation, cell.seed)
-    parts = Parts(cell.folder, f"validation-{fingerprint({'chosen': chosen.tolist()})}", len(config.c_grid), 1)
+    key = {"chosen": chosen.tolist(), "data": [cell.train.identity, stamp(cell.train)]}
+    parts = Parts(cell.folder, f"validation-{fingerprint(key)}", len(config.c_grid), 1)
     if not len(held):
         return np.zeros(len(config.c_grid)), np.ones(len(config.c_grid), bool)
     title = f"{cell.spec.name} {cell.protocol} s{cell.seed}: fits on {len(kept):,} images"
@@ -82,17 +84,17 @@ def _validate(
     return rows[:, 0], rows[:, 1] > 0
 
 
-def _at_edge(config: LinearConfig, best: float) -> str:
-    edges = {min(config.c_grid): "smallest", max(config.c_grid): "largest"}
-    if len(config.c_grid) < 2 or best not in edges:
-        return ""
-    return f"C = {best:g} is the {edges[best]} of linear.c_grid: a better one may lie beyond it"
-
-
-def _unconverged(config: LinearConfig, unconverged: int, fits: int) -> str:
-    if not unconverged:
-        return ""
-    return f"{unconverged} of {fits} fits stopped at linear.max_iter = {config.max_iter} before they converged"
+def doubt_choice(
+    section: str, grid: Sequence[float], best: float, max_iter: int, unconverged: int, fits: int
+) -> tuple[dict[str, float], str]:
+    """Return what a record holds and says of a C at an edge of its grid, and of fits that `max_iter` ended."""
+    edges, said = {min(grid): "smallest", max(grid): "largest"}, []
+    at_edge = len(grid) > 1 and best in edges
+    if at_edge:
+        said.append(f"C = {best:g} is the {edges[best]} of {section}.c_grid: a better one may lie beyond it")
+    if unconverged:
+        said.append(f"{unconverged} of {fits} fits stopped at {section}.max_iter = {max_iter} before they converged")
+    return {"chosen_c_at_edge": float(at_edge), "unconverged_fits": float(unconverged)}, "; ".join(said)
 
 
 def _fit(

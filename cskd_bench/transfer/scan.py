@@ -9,8 +9,10 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from cskd_bench.data.loader import batch_loader, cut_batches, next_item, start_loader
+from cskd_bench.cells.cell import Cell
+from cskd_bench.data.loader import EvalViews, batch_loader, cut_batches, next_item, start_loader
 from cskd_bench.data.mixing import to_float
 from cskd_bench.data.sources import Source, stamp
 from cskd_bench.data.views import EvalView
@@ -23,95 +25,115 @@ from cskd_bench.transfer.parts import Parts
 
 PART: Final = 512  # images in a file
 
-Compute = Callable[[Tensor], Tensor]  # views (B, 3, S, S) in [0, 1] -> (B, ...)
-
 
 def scan_split(
-    cell: ImageCell, source: Source, view: EvalView, compute: Compute, *, folder: Path, key: dict[str, Any], what: str
+    cell: ImageCell,
+    source: Source,
+    view: EvalView,
+    compute: Callable[[Tensor], Tensor],
+    *,
+    folder: Path,
+    key: dict[str, Any],
+    what: str,
 ) -> np.ndarray:
-    """Return what `compute` gives of every image, (n, ...) in the split's order, on every rank.
+    """Return what `compute` gives of every image's view (B, 3, S, S) in [0, 1]: (n, ...) in order, on every rank.
 
     Parts are kept under `folder` by a fingerprint of the checkpoint, the data (with when its files were written), the
-    view, and `key`. Two processes may compute the same part; it is written whole, so either's serves. A damaged one
-    is set aside and computed again. Interrupted when asked to stop; UserError for an image that cannot be read.
+    view, and `key`. Interrupted and UserError as `fill_parts` raises them.
     """
-    ranks, named = cell.ranks, {**name_scan(cell, source, view), **key}
-    parts = Parts(folder, fingerprint(named), len(source), PART)
-    missing = ranks.on_main(parts.missing)
-    if missing:
-        _compute_parts(cell, source, view, compute, parts, missing, what)
-    rows: np.ndarray = ranks.on_main(parts.read)
-    return rows
-
-
-def name_scan(cell: ImageCell, source: Source, view: EvalView) -> dict[str, Any]:
-    """Return what a model's outputs on a split depend on, but for which outputs they are."""
     model = cell.model
-    return {
+    named = {
         "checkpoint": [model.checkpoint.sha256, model.checkpoint.weights],
         "model": model.model.name,
         "settings": cell.settings(),
         "data": [source.identity, stamp(source)],
         "view": [*view.settings],
+        **key,
     }
 
+    def compute_pixels(pixels: Tensor) -> np.ndarray:
+        rows: np.ndarray = compute(to_float(pixels.to(cell.ranks.device, non_blocking=True))).cpu().numpy()
+        return rows
 
-class _Scan:
-    """A pass under way on this rank, which computes every world-th image of a part."""
-
-    def __init__(self, cell: ImageCell, source: Source, view: EvalView, compute: Compute, missing: list[range]) -> None:
-        ranks = cell.ranks
-        self._cell, self._compute = cell, compute
-        self._size = cell.batch_size * ranks.world
-        shares = [cut_batches(part[ranks.rank :: ranks.world], cell.batch_size) for part in missing]
-        batches = [batch for share in shares for batch in share]
-        self._turns = {part: len(share) for part, share in zip(missing, shares, strict=True)}
-        self._batches = start_loader(
-            batch_loader(source, view, batches, workers=cell.workers, pinned=pins(ranks.device))
-        )
-
-    def turns(self, part: range) -> range:
-        """Return one number for each batch of a part, as many on every rank."""
-        return range(-(-len(part) // self._size))
-
-    def next_rows(self, part: range, turn: int) -> np.ndarray | None:
-        """Return the rows of this rank's next batch of a part; None where another rank has one batch more."""
-        if turn >= self._turns[part] or (pixels := next_item(self._batches, self._cell.workers)) is None:
-            return None
-        rows = self._compute(to_float(pixels.to(self._cell.ranks.device, non_blocking=True)))
-        return rows.cpu().numpy()
+    parts = Parts(folder, fingerprint(named), len(source), PART)
+    fill_parts(cell, parts, EvalViews(source, view), compute_pixels, what, batch_size=cell.batch_size)
+    found: np.ndarray = cell.ranks.on_main(parts.read)
+    return found
 
 
-def _compute_parts(
-    cell: ImageCell,
-    source: Source,
-    view: EvalView,
-    compute: Compute,
+def fill_parts(
+    cell: Cell,
     parts: Parts,
-    missing: list[range],
+    dataset: Dataset[Tensor],
+    compute: Callable[[Tensor], np.ndarray],
     what: str,
+    *,
+    batch_size: int,
 ) -> None:
-    """Compute one missing part after the other; the main rank keeps each."""
+    """Compute the parts that are missing, on all ranks together; of a part each takes every world-th image.
+
+    The main rank keeps them, under a bar. Two processes may compute the same part; it is written whole, so either's
+    serves. Interrupted when asked to stop; UserError for an image that cannot be read.
+    """
     ranks, began, seen = cell.ranks, time.perf_counter(), 0
-    scan = ranks.together(lambda: _Scan(cell, source, view, compute, missing))
-    title = f"{cell.spec.name} {cell.protocol} {cell.model.checkpoint.run} s{cell.seed}: {what}"
-    kept = len(source) - sum(map(len, missing))
+    missing = ranks.on_main(parts.missing)
+    cell.stop.kept |= len(missing) < len(parts.ranges)
+    if not missing:
+        return
+    scan = ranks.together(lambda: _Scan(cell, dataset, compute, missing, batch_size))
+    images = sum(map(len, parts.ranges))
+    kept = images - sum(map(len, missing))
     total = sum(len(scan.turns(part)) for part in missing)
-    with torch.no_grad(), exact_fp32(), progress_bar(title, total, 0, ranks.is_main) as bar:
+    with torch.no_grad(), exact_fp32(), progress_bar(_title(cell, what), total, 0, ranks.is_main) as bar:
         for part in missing:
             found: list[np.ndarray] = []
             for turn in scan.turns(part):
-                try:
-                    rows = ranks.together(partial(scan.next_rows, part, turn), stop=cell.stop.requested)
-                except Interrupted:
-                    raise _stopped(what, kept, len(source)) from None
+                if ranks.settle(stop=cell.stop.requested):
+                    raise _stopped(what, kept, images, anything=cell.stop.kept)
+                rows = ranks.together(partial(scan.next_rows, part, turn))
                 if rows is not None:
                     found.append(rows)
-                seen += len(part) // len(scan.turns(part))
-                bar.advance(seen / max(time.perf_counter() - began, 1e-9), f"{len(source):,} images")
+                seen += min(scan.size, len(part) - turn * scan.size)
+                bar.advance(seen / max(time.perf_counter() - began, 1e-9), f"{images:,} images")
             everyone = ranks.gather(np.concatenate(found) if found else None)
             ranks.on_main(partial(_keep, parts, part, everyone))
             kept += len(part)
+            cell.stop.kept = True
+
+
+class _Scan:
+    """A pass under way on this rank. `size` is how many images all ranks take at a time."""
+
+    def __init__(
+        self,
+        cell: Cell,
+        dataset: Dataset[Tensor],
+        compute: Callable[[Tensor], np.ndarray],
+        missing: list[range],
+        batch_size: int,
+    ) -> None:
+        ranks = cell.ranks
+        self.size = batch_size * ranks.world
+        self._compute, self._workers = compute, cell.workers
+        shares = [cut_batches(part[ranks.rank :: ranks.world], batch_size) for part in missing]
+        self._turns = {part: len(share) for part, share in zip(missing, shares, strict=True)}
+        batches = [batch for share in shares for batch in share]
+        loader = batch_loader(dataset, batches, workers=cell.workers, pinned=pins(ranks.device))
+        self._batches = start_loader(loader)
+
+    def turns(self, part: range) -> range:
+        """Return one number for each batch of a part, as many on every rank."""
+        return range(-(-len(part) // self.size))
+
+    def next_rows(self, part: range, turn: int) -> np.ndarray | None:
+        """Return the rows of this rank's next batch of a part; None where another rank has one batch more."""
+        if turn >= self._turns[part] or (batch := next_item(self._batches, self._workers)) is None:
+            return None
+        return self._compute(batch)
+
+
+def _title(cell: Cell, what: str) -> str:
+    return f"{cell.spec.name} {cell.protocol} {cell.model.checkpoint.run} s{cell.seed}: {what}"
 
 
 def _keep(parts: Parts, part: range, everyone: list[np.ndarray | None]) -> None:
@@ -124,7 +146,7 @@ def _keep(parts: Parts, part: range, everyone: list[np.ndarray | None]) -> None:
     parts.put(part, whole)
 
 
-def _stopped(what: str, kept: int, images: int) -> Interrupted:
-    if not kept:
+def _stopped(what: str, kept: int, images: int, *, anything: bool) -> Interrupted:
+    if not anything:
         return Interrupted(f"stopped before any {what} were kept; the same command starts again", kept=False)
     return Interrupted(f"stopped: {what} of {kept:,} of {images:,} images are kept; the same command goes on from them")

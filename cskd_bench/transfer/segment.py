@@ -15,8 +15,10 @@ from cskd_bench.cells.cell import Outcome
 from cskd_bench.data.randomness import Stream, generator
 from cskd_bench.data.segmentation import IGNORED
 from cskd_bench.device import exact_fp32
+from cskd_bench.engine.logs import progress_bar
 from cskd_bench.errors import UserError
-from cskd_bench.transfer.linear import TorchLogisticRegression
+from cskd_bench.schema import fingerprint
+from cskd_bench.transfer.linear import TorchLogisticRegression, doubt_choice
 from cskd_bench.transfer.parts import Parts
 from cskd_bench.transfer.segment_cell import SegmentCell
 from cskd_bench.transfer.segment_tokens import keep_classes, keep_tokens
@@ -26,10 +28,21 @@ NEVER: Final = -1e9  # the logit of a class that no patch of train has
 
 @dataclass(frozen=True)
 class Head:
-    """A linear head on patch tokens as they are: weight (K, D), bias (K,), float32."""
+    """A linear head on patch tokens as they are: weight (K, D), bias (K,), float32; whether its fit converged."""
 
     weight: np.ndarray
     bias: np.ndarray
+    converged: bool = True
+
+    def to_row(self) -> np.ndarray:
+        """Return all of it as one array, (K, D + 2)."""
+        flags = np.full((len(self.bias), 1), float(self.converged), np.float32)
+        return np.concatenate([self.weight, self.bias[:, None], flags], 1)
+
+    @classmethod
+    def from_row(cls, row: np.ndarray) -> "Head":
+        """Return the head of such an array."""
+        return cls(row[:, :-2], row[:, -2], bool(row[:, -1].all()))
 
 
 @dataclass(frozen=True)
@@ -59,18 +72,21 @@ def run(cell: SegmentCell) -> Outcome:
     kept, held = split_images(len(every), config.validation if carved else 0.0, cell.seed)
     where, images = ("train", held) if carved else ("val", np.arange(len(cell.splits["val"])))
     patches = cell.ranks.together(lambda: draw(cell, tokens["train"], classes["train"]) if cell.ranks.is_main else None)
-    heads = [_fitted(cell, patches, kept, c) for c in config.c_grid]
+    heads = _fit_grid(cell, patches, kept)
     scores = [miou(confusion) for confusion in score(cell, where, tokens[where], images, heads)]
     best = int(np.argmax(scores))
-    head = _fitted(cell, patches, every, config.c_grid[best]) if carved else heads[best]
+    head = _fit_on(cell, patches, every, config.c_grid[best]) if carved else heads[best]
     tested = np.arange(len(cell.splits["test"]))
     confusion = score(cell, "test", tokens["test"], tested, [head])[0]
     chosen = {"chosen_c": config.c_grid[best], "validation_miou": scores[best]}
+    fits = [*heads, head] if carved else heads
+    unconverged = sum(not fitted.converged for fitted in fits)
+    doubts, doubt = doubt_choice("segment", config.c_grid, config.c_grid[best], config.max_iter, unconverged, len(fits))
     return Outcome(
-        metrics=measures(confusion, config.names) | chosen,
+        metrics=measures(confusion, config.names) | chosen | doubts,
         seconds=time.perf_counter() - began,
         scored=len(tested),
-        note=_note(cell, classes["train"]),
+        note="; ".join(filter(None, (_note(cell, classes["train"]), doubt))),
     )
 
 
@@ -107,13 +123,29 @@ def fit(patches: Patches, classes: int, c: float, max_iter: int, device: torch.d
     with exact_fp32():
         fitted = TorchLogisticRegression(c, max_iter, device).fit(centred, patches.classes)
     weight = fitted.weight_.detach().cpu().numpy() / spread
-    head = Head(np.zeros((classes, len(mean)), np.float32), np.full(classes, NEVER, np.float32))
+    converged = fitted.n_iter_ < max_iter
+    head = Head(np.zeros((classes, len(mean)), np.float32), np.full(classes, NEVER, np.float32), converged)
     head.weight[fitted.classes_] = weight
     head.bias[fitted.classes_] = fitted.bias_.detach().cpu().numpy() - weight @ mean
     return head
 
 
-def _fitted(cell: SegmentCell, patches: Patches | None, images: np.ndarray, c: float) -> Head:
+def _fit_grid(cell: SegmentCell, patches: Patches | None, images: np.ndarray) -> list[Head]:
+    """Fit one head for each C; each is kept as soon as it is there."""
+    train, grid = cell.splits["train"], cell.spec.segment.c_grid
+    key = {"data": [train.identity, train.stamp], "images": images.tolist()}
+    parts = Parts(cell.folder, f"heads-{fingerprint(key)}", len(grid), 1)
+    missing: list[range] = cell.ranks.on_main(parts.missing)
+    title = f"{cell.spec.name} {cell.protocol} s{cell.seed}: heads on {len(images):,} images"
+    with progress_bar(title, len(grid), len(grid) - len(missing), cell.ranks.is_main) as bar:
+        for part in missing:
+            row = _fit_on(cell, patches, images, grid[part.start]).to_row()[None]
+            cell.ranks.on_main(partial(parts.put, part, row))
+            bar.advance(0.0, f"C = {grid[part.start]:g}")
+    return [Head.from_row(row) for row in cell.ranks.on_main(parts.read)]
+
+
+def _fit_on(cell: SegmentCell, patches: Patches | None, images: np.ndarray, c: float) -> Head:
     """Fit on some images of train; only the main rank has patches."""
     cell.heed_stop()
 

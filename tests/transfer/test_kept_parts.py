@@ -1,11 +1,13 @@
-"""Probes and evaluation, ended at ten points: the same record, and nothing that was kept is computed twice."""
+"""Probes, evaluation and segmentation, ended at ten points: the same record, and nothing kept is computed twice."""
 
 import json
 
+import numpy as np
 import pytest
 import timm
 import torch
 from helpers import processes
+from PIL import Image
 from safetensors.torch import save_file
 
 from cskd_bench.record import read_records
@@ -21,15 +23,32 @@ root = "{data}"
 num_classes = 3
 eval_crop = 1.0
 """
+SCENES = """
+group = "segmentation"
+protocols = ["segment"]
+metric = "miou"
+image_size = 32
+[data]
+dataset = "segmentation"
+root = "{data}"
+num_classes = 3
+[segment]
+c_grid = [0.01, 1.0]
+"""
+CELLS = {  # the parts of each, with those of a C grid
+    "squares linear": 48 // 2 + 24 // 2 + 5,
+    "numbers evaluate": 24 // 2,
+    "scenes segment": 2 * (12 // 2 + 6 // 2) + 2,
+}
 # One process imports everything; each attempt is a fork of it that signals itself at its nth event. An event is a part
 # that is about to be kept, and one that has been kept. Attempts take what is kept further, so that the points differ.
 ATTEMPTS = """
 import json, os, signal, sys
 from cskd_bench.cli import main
-from cskd_bench.transfer import cell, parts, run, scan  # all that an attempt needs, but for what it computes
+from cskd_bench.transfer import cell, parts, run, scan, segment_cell, segment_tokens
 sent, ends, log, words = getattr(signal, sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:]
-scan.PART = 2
-cell.views_at_a_time = lambda size: 1
+scan.PART = segment_tokens.PART = 2
+cell.views_at_a_time = segment_cell.views_at_a_time = lambda size: 1
 keep, codes = parts.Parts.put, []
 
 def attempt(stop_at):
@@ -73,15 +92,30 @@ def place(tmp_path_factory, colour_squares):
             (numbers / split).mkdir(parents=True, exist_ok=True)
             (numbers / split / str(number)).symlink_to(colour_squares / split / colour)
     (folder / "numbers.toml").write_text(TASK.format(data=numbers))
+    write_scenes(folder / "scenes")
+    (folder / "scenes.toml").write_text(SCENES.format(data=folder / "scenes"))
     return folder
 
 
-@pytest.fixture(scope="module", params=[("squares", "linear"), ("numbers", "evaluate")], ids=["linear", "evaluate"])
+def write_scenes(root):
+    """Write images of two halves, each of one of three greys, with label maps of these."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 6)):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for number in range(count):
+            label = np.repeat(rng.integers(0, 3, (1, 2), np.uint8), 16, 1).repeat(32, 0)
+            noise = rng.integers(0, 60, (32, 32, 3), np.uint8)
+            Image.fromarray(noise + 90 * label[..., None]).save(root / "images" / split / f"{number:02d}.png")
+            Image.fromarray(label).save(root / "labels" / split / f"{number:02d}.png")
+
+
+@pytest.fixture(scope="module", params=CELLS)
 def undisturbed(request, place, tmp_path_factory):
     """A task and protocol with the record of a run that nothing ended."""
     results = tmp_path_factory.mktemp("undisturbed")
-    processes.run_python(ATTEMPTS, "SIGKILL", 0, results / "log", *arguments(place, results, *request.param))
-    return *request.param, only_record(results)
+    processes.run_python(ATTEMPTS, "SIGKILL", 0, results / "log", *arguments(place, results, *request.param.split()))
+    return request.param, only_record(results)
 
 
 def arguments(place, results, task, protocol):
@@ -100,13 +134,13 @@ def only_record(results):
 
 @pytest.mark.parametrize("sent", ["SIGKILL", "SIGTERM"])
 def test_ten_ends_leave_the_record_of_an_undisturbed_run(place, tmp_path, undisturbed, sent):
-    task, protocol, record = undisturbed
+    named, record = undisturbed
     log = tmp_path / "log"
-    words = arguments(place, tmp_path / "ended", task, protocol)
+    words = arguments(place, tmp_path / "ended", *named.split())
     said = processes.run_python(ATTEMPTS, sent, 10, log, *words)
     assert json.loads(said.splitlines()[-1]) == [-9 if sent == "SIGKILL" else 75] * 10 + [0]
     events = [json.loads(line) for line in log.read_text().splitlines()]
     kept = [event[1:] for event in events if event[0] == "kept"]
     assert len(kept) == len({tuple(part) for part in kept})  # nothing that was kept is computed again
-    assert len(kept) == {"linear": 48 // 2 + 24 // 2 + 5, "evaluate": 24 // 2}[protocol]
+    assert len(kept) == CELLS[named]
     assert only_record(tmp_path / "ended") == record

@@ -119,8 +119,8 @@ def test_index_lists_are_printed(squares, capsys):
 
 def test_features_are_computed_once_for_all_protocols(squares, weights, tmp_path, monkeypatch):
     task, computed = task_on(squares), []
-    whole = scan._compute_parts
-    monkeypatch.setattr(scan, "_compute_parts", lambda *given: computed.append(1) or whole(*given))
+    whole = scan._Scan
+    monkeypatch.setattr(scan, "_Scan", lambda *given: computed.append(1) or whole(*given))
     for protocol in ("linear", "knn", "kshot", "lowlabel"):
         run(task, protocol, weights, tmp_path)
         run(task, protocol, weights, tmp_path, seed=1)

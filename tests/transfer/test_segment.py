@@ -5,7 +5,6 @@ import shutil
 import signal
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -281,7 +280,7 @@ def test_an_interrupted_cell_computes_no_part_twice(weights, scenes, tmp_path, m
     with pytest.raises(Interrupted):
         run(task_on(scenes), weights, tmp_path / "again", stop=stop)
     assert computed == [4, 4, 4]
-    again = run(task_on(scenes), weights, tmp_path / "again", stop=SimpleNamespace(requested=False))
+    again = run(task_on(scenes), weights, tmp_path / "again", stop=Stop())
     assert computed == [4, 4, 4, 2, 4, 1]
     assert (again.id, again.metrics) == (whole.id, whole.metrics)
 
@@ -320,7 +319,7 @@ def test_a_killed_cell_and_two_ranks_give_the_same_record(weights, scenes, tmp_p
     killed = [sys.executable, "-c", KILLED_AT, "8", *words(scenes, weights, tmp_path / "killed")]
     processes.end(processes.start(killed), -signal.SIGKILL)
     said = processes.end(processes.start([sys.executable, "-c", KILLED_AT, "0", *killed[4:]]))
-    assert "parts 5" in said  # 4 + 2 of labels and 4 + 2 of tokens are all; 7 were kept
+    assert "parts 7" in said  # 4 + 2 of labels, 4 + 2 of tokens and 2 heads are all; 7 were kept
     ranks = [*processes.TWO_RANKS, "-m", "cskd_bench.cli", *words(scenes, weights, tmp_path / "ranks")]
     processes.end(processes.start(ranks))
     ((_, one),), ((_, two),), ((_, three),) = (
