@@ -7,12 +7,14 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from cskd_bench.config import AugmentConfig, DataConfig, OptimConfig, Probability, Recipe
+from cskd_bench.config import DataConfig, Probability, RunConfig
 from cskd_bench.errors import UserError
 from cskd_bench.outputs import Features
 from cskd_bench.schema import StrictModel, apply_overrides, fingerprint, shipped, validate
+from cskd_bench.task_finetune import FinetuneConfig as FinetuneConfig  # imported from here, like all settings
+from cskd_bench.task_finetune import used_settings
 from cskd_bench.task_identity import used_by
 from cskd_bench.task_recipes import development_tasks, list_tasks, read_task
 
@@ -30,39 +32,6 @@ _METRICS: dict[Protocol, tuple[Metric, ...]] = {  # that each protocol gives
     "segment": ("miou",),
     "evaluate": _OF_CLASSES,
 }
-
-
-class FinetuneAugment(AugmentConfig):
-    """Crops and flips alone, unless a task says more."""
-
-    repeats: PositiveInt = 1
-    erasing: Probability = 0.0
-    mixup: NonNegativeFloat = 0.0
-    cutmix: NonNegativeFloat = 0.0
-    auto_augment: str = ""
-    color_jitter: NonNegativeFloat = 0.0
-
-
-class FinetuneOptim(OptimConfig):
-    """AdamW at 5e-5 with one epoch of warm-up, down to zero."""
-
-    lr: PositiveFloat = 5e-5
-    min_lr: NonNegativeFloat = 0.0
-    warmup_epochs: NonNegativeFloat = 1.0
-    warmup_lr: NonNegativeFloat = 1e-7
-
-
-class FinetuneConfig(Recipe):
-    """Fine-tune every weight; the distillation token's head and answer are kept or dropped, the token itself stays."""
-
-    epochs: PositiveInt = 20
-    batch_size: PositiveInt = 64
-    ema_decay: float = Field(default=0.0, ge=0, lt=1)
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    augment: FinetuneAugment = FinetuneAugment()
-    optim: FinetuneOptim = FinetuneOptim()
-    distillation_token: Literal["keep", "drop"] = "keep"
-    train_fraction: float = Field(default=1.0, gt=0, le=1)
 
 
 class LinearConfig(StrictModel):
@@ -173,6 +142,7 @@ class TaskSpec(StrictModel):
     `features`: what probes read of a frozen student, the same tokens under every method: the class token, the class
     token beside the mean patch token, or what the method's inference rule averages. Without the key a record means the
     last, which differs between methods. `features_version` changes with the definition; it is not for setting.
+    `run` is how fine-tuning is carried out on this machine, and part of no identity.
     """
 
     name: str
@@ -196,6 +166,7 @@ class TaskSpec(StrictModel):
     evaluate: EvaluateConfig = EvaluateConfig()
     detect: DetectConfig = DetectConfig()
     segment: SegmentConfig = SegmentConfig()
+    run: RunConfig = RunConfig()
 
     @model_validator(mode="after")
     def _usable(self) -> "TaskSpec":
@@ -213,7 +184,7 @@ class TaskSpec(StrictModel):
 
         Without a protocol: the whole task, with the settings of all its protocols.
         """
-        data = self.model_dump(mode="json", exclude={"description", "group", "published_as"})
+        data = self.model_dump(mode="json", exclude={"description", "group", "published_as", "run"})
         used = set(self.protocols) | ({"finetune", "linear"} if "lowlabel" in self.protocols else set())
         for settings in set(get_args(Protocol)) - used:
             del data[settings]
@@ -221,6 +192,8 @@ class TaskSpec(StrictModel):
             del data["features_version"]
         if self.metric == "top1" and "linear" in data:
             data["linear"].pop("choose_by", None)
+        if "finetune" in data:
+            data["finetune"] = used_settings(data["finetune"])
         data["data"]["root"] = Path(self.data.stands_for or self.data.root).name
         if detect := data.get("detect"):
             detect["config"] = _name_config(Path(self.detect.config))

@@ -65,6 +65,8 @@ def former_settings(task: Mapping[str, Any]) -> list[str]:
             found += [f"{section}.{key}={stated[section][key]}" for key in former]
     if isinstance(lowlabel := stated.get("lowlabel"), Mapping) and "classifier" in lowlabel:
         found.append(f"lowlabel.classifier={lowlabel['classifier']}")
+    if isinstance(finetune := stated.get("finetune"), Mapping) and "precision" in finetune:  # else the device's
+        found.append(f"finetune.precision={finetune['precision']}")
     return found
 
 

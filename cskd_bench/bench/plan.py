@@ -15,6 +15,7 @@ from cskd_bench.config_files import find_config, method_of, read_config
 from cskd_bench.errors import UserError
 from cskd_bench.schema import StrictModel, apply_overrides, load_toml, validate
 from cskd_bench.task import Protocol, TaskSpec, load_task
+from cskd_bench.transfer.precision import state_precision
 
 
 class ContrastConfig(StrictModel):
@@ -160,7 +161,7 @@ def expand(plan: Benchmark, where: Path, tasks_dir: Path | None = None, override
         if tasks and not any(protocol in spec.protocols for _, spec in tasks):
             raise UserError(f"{where}: protocols: no task of the plan has the protocol {protocol!r}")
     transfer = [
-        TransferCell(spec, protocol, cell.name, cell.config.seed, name, plan.task_settings)
+        _transfer_cell(plan, spec, protocol, cell, name)
         for cell in pretrain
         for name, spec in tasks
         for protocol in (plan.protocols or spec.protocols)
@@ -177,6 +178,15 @@ def expand(plan: Benchmark, where: Path, tasks_dir: Path | None = None, override
         words = [word for setting in shared for word in ("--set", setting)]
         teacher = PretrainCell(config, shlex.join(["cskd-bench", "pretrain", plan.teacher, *words]))
     return Cells(teacher, pretrain, transfer)
+
+
+def _transfer_cell(plan: Benchmark, spec: TaskSpec, protocol: str, cell: PretrainCell, named: str) -> TransferCell:
+    """Make the cell of a task on a run, its precision stated: workers and records then agree on what it is."""
+    stated = state_precision(spec, protocol)
+    settings = plan.task_settings
+    if stated.finetune.precision != spec.finetune.precision:
+        settings = (*settings, f"finetune.precision={stated.finetune.precision}")
+    return TransferCell(stated, protocol, cell.name, cell.config.seed, named, settings)
 
 
 def _check_overrides(plan: Benchmark, overrides: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from cskd_bench.report.selection import as_set_up
 from cskd_bench.report.words import PROTOCOL_WORDS
 from cskd_bench.schema import validate
 from cskd_bench.task import load_task
+from cskd_bench.transfer.precision import state_precision
 
 
 def register_plan(
@@ -132,7 +133,7 @@ class _Resolver:
                 continue
             if asked.protocol not in spec.protocols or asked.protocol not in (self._plan.protocols or spec.protocols):
                 raise UserError(f"{key}: protocol: the plan does not run {asked.protocol!r} on {asked.task}")
-            return spec.name, spec.fingerprint(asked.protocol)
+            return spec.name, state_precision(spec, asked.protocol).fingerprint(asked.protocol)
         known = f"these are {', '.join(self._plan.tasks)}" if self._plan.tasks else "it has none"
         raise UserError(f"{key}: task: {asked.task!r} is none of the plan's tasks; {known}")
 

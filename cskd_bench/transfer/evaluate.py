@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from pydantic import TypeAdapter
 from timm.data import ImageNetInfo
 from torch import Tensor
 
 from cskd_bench.cells.cell import Outcome
 from cskd_bench.data.sources import JoinedSource, PathSource, Source, data_path
-from cskd_bench.engine.evaluate import TOP, Predictions
+from cskd_bench.engine.evaluate import Predictions
 from cskd_bench.errors import UserError
 from cskd_bench.models.checkpoints import Loaded
 from cskd_bench.transfer.cell import ScoringCell
 from cskd_bench.transfer.robustness import mean_corruption_error
 from cskd_bench.transfer.scan import scan_split
+from cskd_bench.transfer.scoring import first_classes, to_predictions
 
 
 def run(cell: ScoringCell) -> Outcome:
@@ -28,9 +28,7 @@ def run(cell: ScoringCell) -> Outcome:
     columns = class_columns(cell.test.classes, cell.model)
 
     def predict(views: Tensor) -> Tensor:
-        """Return the probability of the first class, then the first five: (B, 6); numbers below 2^53 are exact."""
-        probability, index = student.predict(views)[:, columns].float().softmax(1).topk(min(TOP, len(columns)))
-        return torch.cat([probability[:, :1], index], 1).double()
+        return first_classes(student.predict(views)[:, columns])
 
     rows = scan_split(
         cell,
@@ -41,9 +39,7 @@ def run(cell: ScoringCell) -> Outcome:
         key={"heads": student.heads, "columns": columns},
         what="predictions",
     )
-    labels, first = cell.test.labels.copy(), rows[:, 1:].astype(np.int64)
-    in_top5 = (first == labels[:, None]).any(1) if len(columns) > TOP else None
-    predictions = Predictions(labels, first[:, 0], rows[:, 0].astype(np.float32), in_top5=in_top5)
+    predictions = to_predictions(cell.test.labels, rows, len(columns))
     metrics = _by_part(spec.data.test.split("+"), cell.test, predictions)
     if spec.evaluate.real_labels:
         predictions = with_real_labels(predictions, cell.test, data_path(spec.data.root) / spec.evaluate.real_labels)

@@ -20,6 +20,7 @@ from cskd_bench.schema import fingerprint
 from cskd_bench.task import TaskSpec
 from cskd_bench.transfer.cell import PREPROCESSING, ImageCell, ScoringCell
 from cskd_bench.transfer.kept import clear_folder
+from cskd_bench.transfer.precision import state_precision
 from cskd_bench.transfer.protocols import PROTOCOLS, procedure
 
 
@@ -40,9 +41,12 @@ def open_cell(
 ) -> Cell:
     """Load a cell's checkpoint, at the task's resolution; UserError for a protocol that the task has not.
 
-    UserError also for preprocessing that the protocol leaves to the task.
+    UserError also for preprocessing that the protocol leaves to the task. A task's own `run.workers` overrules
+    `workers`, and a precision that is not stated is this device's.
     """
     kind = procedure(spec, protocol).cell
+    spec = state_precision(spec, protocol, ranks.device)
+    workers = spec.run.workers if "workers" in spec.run.model_fields_set else workers
     if preprocessing:
         _check_preprocessing(kind, protocol, preprocessing)
     loaded = load_checkpoint(
