@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """The command line: each verb has a file in cskd_bench/verbs."""
 
 import argparse
@@ -23,14 +24,18 @@ from cskd_bench.verbs import (
     transfer,
 )
 from cskd_bench.verbs.common import EXIT_INTERRUPTED
+from cskd_bench.verbs.completion import complete
+from cskd_bench.verbs.help_texts import add_help
+from cskd_bench.verbs.parser import EXIT_BAD_INPUT, VerbParser
 
-EXIT_BAD_INPUT = 2
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of which the system names no file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; bad input is one sentence and exit code 2, an interruption that can be resumed 75."""
-    options = build_parser().parse_args(arguments)
+    parser = build_parser()
+    complete(parser)
+    options = parser.parse_args(arguments)
     try:
         return int(options.run(options) or 0)
     except UserError as error:
@@ -52,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe the verbs; imports nothing heavy."""
-    parser = argparse.ArgumentParser(
+    parser = VerbParser(
         prog="cskd-bench", description="Does distilling a CNN's spatial knowledge into a Vision Transformer pay off?"
     )
     parser.add_argument("--version", action="version", version=f"cskd-bench {__version__}")
@@ -73,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         configs,
     ):
         verb.add(subparsers)
+    add_help(parser)
     return parser
 
 

@@ -26,18 +26,19 @@ def gpu_count() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def default_device() -> torch.device:
+def default_device(said: str = "CSKD_BENCH_DEVICE=") -> torch.device:
     """Return the device of this process, and make it CUDA's current one; CSKD_BENCH_DEVICE (cpu, cuda, cuda:1) insists.
 
-    UserError for a device that is not there.
+    UserError for a device that is not there; `said` is where the variable's value was given.
     """
     asked, gpus = os.environ.get("CSKD_BENCH_DEVICE", ""), gpu_count()
     if asked == "cpu" or (asked == "" and gpus == 0):
         return torch.device("cpu")
     numbered = asked.startswith("cuda:")
     number = asked.removeprefix("cuda:") if numbered else os.environ.get("LOCAL_RANK", "0")
-    if not (numbered or asked in ("", "cuda")) or not number.isdecimal() or (numbered and int(number) >= gpus):
-        raise UserError(f"CSKD_BENCH_DEVICE={asked}: use cpu, cuda, or cuda:N of {gpus} GPUs here")
+    known = numbered or asked in ("", "cuda")
+    if not known or not number.isdecimal() or gpus == 0 or (numbered and int(number) >= gpus):
+        raise UserError(f"{said}{asked}: use cpu, cuda, or cuda:N of {gpus} GPUs here")
     if int(number) >= gpus:
         raise UserError(
             f"LOCAL_RANK={number}: {gpus} GPUs are visible here, counted from 0; start as many processes as GPUs"

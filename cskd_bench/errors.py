@@ -1,5 +1,8 @@
 """What the command line shows to a person without a traceback."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class UserError(ValueError):
     """Something the user can mend: says what is wrong, where, and what to do.
@@ -21,3 +24,9 @@ class Interrupted(Exception):
     def __init__(self, message: str, *, kept: bool = True) -> None:
         super().__init__(message)
         self.kept = kept
+
+
+def suggest(word: str, names: Iterable[str]) -> str:
+    """Return ` (did you mean X?)` with the name that is most like a word; empty where none is."""
+    alike = get_close_matches(word, list(names), n=1)
+    return f" (did you mean {alike[0]}?)" if alike else ""

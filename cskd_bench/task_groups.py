@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
-from cskd_bench.errors import UserError
+from cskd_bench.errors import UserError, suggest
 from cskd_bench.task import task_files
 from cskd_bench.task_recipes import development_tasks
 
@@ -37,6 +37,24 @@ def expand_tasks(names: list[str], tasks_dir: Path | None = None) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def one_task(name: str, tasks_dir: Path | None = None) -> str:
+    """Return the name, or the path of a TOML, of a single task; UserError for a word that names none."""
+    files = task_files(tasks_dir)
+    if name.endswith(".toml") or name in files:
+        return name
+    if name in GROUPS:
+        raise UserError(f"{name!r} is a group of tasks ({', '.join(GROUPS[name])}); name one of them")
+    raise UserError(_unknown(name, files))
+
+
+def _unknown(word: str, files: Mapping[str, Path]) -> str:
+    """Say that a word names no task, which name is most like it, and what there is."""
+    return (
+        f"no task {word!r}{suggest(word, (*sorted(files), *GROUPS))}; there are {', '.join(sorted(files))}, "
+        f"the groups {', '.join(GROUPS)}, patterns such as 'cifar*', and the paths of TOML files"
+    )
+
+
 def _words(name: str) -> list[str]:
     return [name] if Path(name).is_file() else [word.strip() for word in name.split(",") if word.strip()]
 
@@ -49,8 +67,5 @@ def _tasks_of(word: str, files: Mapping[str, Path]) -> Iterator[str]:
     else:
         matching = [name for name in sorted(files) if fnmatchcase(name, word)]
         if not matching:
-            raise UserError(
-                f"no task {word!r}; there are {', '.join(sorted(files))}, the groups {', '.join(GROUPS)}, patterns "
-                "such as 'cifar*', and the paths of TOML files"
-            )
+            raise UserError(_unknown(word, files))
         yield from matching

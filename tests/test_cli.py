@@ -2,17 +2,25 @@
 
 import json
 import re
+import shlex
 import shutil
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 from helpers.processes import run
 
+import cskd_bench
 from cskd_bench.bench.plan import load_plan
 from cskd_bench.cli import build_parser, main
 from cskd_bench.config import load_config
-from cskd_bench.schema import shipped
+from cskd_bench.schema import shipped, shipped_file
+from cskd_bench.task import task_files
+from cskd_bench.task_groups import expand_tasks
+from cskd_bench.verbs.common import EXIT_INTERRUPTED, EXIT_STOPPED
+from cskd_bench.verbs.help_texts import EXAMPLES, EXIT_CODES, VARIABLES, VARIABLES_OF
+from cskd_bench.verbs.parser import EXIT_BAD_INPUT
 
 BLOCKED = """
 import sys
@@ -47,6 +55,77 @@ def test_every_verb_has_help(capsys):
             main([verb, "--help"])
         assert stopped.value.code == 0
         assert capsys.readouterr().out
+
+
+def described(parser, name=""):
+    """Return every parser below one, by the words that lead to it."""
+    found = {name: parser}
+    for action in parser._subparsers._group_actions if parser._subparsers else ():
+        for word, below in action.choices.items():
+            found |= described(below, f"{name} {word}".strip())
+    return found
+
+
+def test_every_help_tells_exit_codes_variables_and_examples():
+    parsers = described(build_parser())
+    assert {"", "transfer", "bank build", "records rerun"} <= parsers.keys()
+    verbs = {name.partition(" ")[0] for name in parsers}
+    assert verbs == EXAMPLES.keys() == VARIABLES_OF.keys() | {""}
+    for name, parser in parsers.items():
+        said, verb = parser.format_help(), name.partition(" ")[0]
+        assert EXIT_CODES in said and "\nexamples:\n  " in said, name
+        assert all(f"  {variable} " in said for variable in VARIABLES_OF.get(verb, VARIABLES)), name
+        assert EXAMPLES[verb] and all(f"\n  {example}\n" in said for example in EXAMPLES[verb]), name
+    codes = {int(line.split()[0]) for line in EXIT_CODES.splitlines()[1:]}
+    assert codes == {0, 1, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_STOPPED}
+
+
+def test_examples_are_commands_that_can_be_read():
+    """Their words parse, and what they name of tasks and configurations is shipped."""
+    for verb, examples in EXAMPLES.items():
+        for example in examples:
+            words = shlex.split(re.split(r" [|>] ", example)[0])
+            start = words.index("cskd-bench") if "cskd-bench" in words else words.index("cskd_bench.cli")
+            options = build_parser().parse_args(words[start + 1 :])
+            assert verb in ("", words[start + 1])
+            tasks = getattr(options, "task", None) or []
+            assert expand_tasks([tasks] if isinstance(tasks, str) else tasks) or not tasks
+            config = getattr(options, "config", None)
+            assert config is None or shipped_file("configs", config).is_file()
+    assert len(EXAMPLES) > 6
+
+
+def test_help_names_every_variable_that_the_code_reads():
+    """A launcher sets some of them for its processes; these are nobody's to set by hand."""
+    by_a_launcher = {"WORLD_SIZE", "RANK", "LOCAL_RANK", "GROUP_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT"}
+    pattern = re.compile(r"""environ(?:\.get\(|\.setdefault\(|\[)\s*"(\w+)\"|"(\w+)" (?:not )?in os\.environ""")
+    package = Path(cskd_bench.__file__).parent
+    read = {one or other for file in package.rglob("*.py") for one, other in pattern.findall(file.read_text())}
+    assert {"CSKD_BENCH_DATA", "RAY_ADDRESS", "CXX"} <= read
+    assert read - by_a_launcher - {"_ARGCOMPLETE"} <= VARIABLES.keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("trnsfer", "cskd-bench: no verb 'trnsfer' (did you mean transfer?); see: cskd-bench --help"),
+        ("zzz", "cskd-bench: no verb 'zzz'; see: cskd-bench --help"),
+        ("", "cskd-bench: the following arguments are required: VERB; see: cskd-bench --help"),
+        ("report --reslts x", "cskd-bench report: unknown '--reslts' (did you mean --results?); see: "),
+        ("bank bild", "cskd-bench bank: no action 'bild' (did you mean build?); see: cskd-bench bank --help"),
+        ("bank info b --zzz", "cskd-bench bank info: unknown '--zzz'; see: cskd-bench bank info --help"),
+        (
+            "export --checkpoint x --to y",
+            "argument --to: invalid choice: 'y' (choose from 'timm', 'hub', 'onnx'); see: ",
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_a_sentence_and_where_help_is(capsys, words, sentence):
+    with pytest.raises(SystemExit) as stopped:
+        main(words.split())
+    said = capsys.readouterr()
+    assert stopped.value.code == 2 and said.out == ""
+    assert sentence in said.err and said.err.count("\n") == 1
 
 
 def test_configs_are_listed_with_what_they_are(capsys):
@@ -125,7 +204,9 @@ def test_bad_input_is_one_sentence_and_exit_code_2(capsys, tmp_path, colour_squa
     task.write_text('protocols = ["levitate"]\n[data]\n')
     words = refused(capsys, "transfer", "--task", str(task), "--checkpoint", str(tmp_path), *places)
     assert "mine.toml" in words and "levitate" in words
-    assert "no task 'cifar1000'" in refused(capsys, "transfer", "--task", "cifar1000", "--checkpoint", "x", *places)
+    assert "no task 'cifar1000' (did you mean cifar100?)" in refused(
+        capsys, "transfer", "--task", "cifar1000", "--checkpoint", "x", *places
+    )
     missing = refused(capsys, "transfer", "--task", "digits", "--checkpoint", str(tmp_path / "none"), *places)
     assert "no such checkpoint" in missing
     not_a_run = refused(capsys, "transfer", "--task", "digits", "--checkpoint", str(colour_squares), *places)
@@ -226,6 +307,12 @@ def test_weights_of_another_model_are_refused(capsys, tmp_path):
 def test_tasks_show_and_validate(capsys, tmp_path):
     assert main(["tasks", "show", "digits"]) == 0
     assert json.loads(capsys.readouterr().out)["name"] == "digits"
+    assert main(["tasks", "list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert {task["name"] for task in listed} == task_files().keys()
+    (digits,) = (task for task in listed if task["name"] == "digits")
+    assert digits["classes"] == 10 and "knn" in digits["protocols"] and digits["metric"] == "top1"
+    assert "--json is for list" in refused(capsys, "tasks", "validate", "--json")
     assert main(["tasks", "validate"]) == 0
     said = capsys.readouterr().out
     assert "digits: valid" in said and re.search(r"    knn +fingerprint [0-9a-f]{16}\n", said)

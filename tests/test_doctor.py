@@ -289,3 +289,17 @@ def test_several_gpus_are_tried_too(monkeypatch, gpus, asked):
     monkeypatch.setattr("cskd_bench.doctor.machine.gpu_count", lambda: gpus)
     monkeypatch.setattr("cskd_bench.doctor.machine.try_collective", lambda backend: backend)
     assert list(ranks()) == asked
+
+
+def test_findings_are_json_where_that_is_asked_for(squares, capsys, tmp_path):
+    code, words = visit(capsys, "--data-dir", squares, "--runs", tmp_path, "--json")
+    told = json.loads(words)
+    assert (code, told["fine"]) == (0, True)
+    assert [section["title"] for section in told["sections"]] == ["Environment", f"Data {squares}"]
+    first = told["sections"][0]["findings"][0]
+    assert first.keys() == {"verdict", "what", "found", "todo"} and first["what"] == "Python"
+    (squares / "train" / "red" / "00.png").write_bytes(b"no image")
+    code, words = visit(capsys, "--data-dir", squares, "--runs", tmp_path, "--json")
+    told = json.loads(words)
+    bad = [one for part in told["sections"] for one in part["findings"] if one["verdict"] == "attention"]
+    assert (code, told["fine"]) == (1, False) and "00.png" in bad[0]["found"]

@@ -5,7 +5,7 @@ import pytest
 from cskd_bench.cli import main
 from cskd_bench.errors import UserError
 from cskd_bench.task import task_files
-from cskd_bench.task_groups import GROUPS, expand_tasks
+from cskd_bench.task_groups import GROUPS, expand_tasks, one_task
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,25 @@ def test_a_file_whose_name_has_a_comma_is_one_task(tmp_path):
 
 @pytest.mark.parametrize("word", ["cifar11", "nothing*", "dtd,cifar11"])
 def test_a_word_that_names_nothing_is_refused(word):
-    with pytest.raises(UserError, match=r"no task '(cifar11|nothing\*)'; there are .*the groups paper, "):
+    with pytest.raises(UserError, match=r"no task '(cifar11'.*|nothing\*'); there are .*the groups paper, "):
         expand_tasks([word])
+
+
+@pytest.mark.parametrize(
+    ("word", "alike"), [("cifar1000", "cifar100"), ("flowers", "flowers102"), ("papers", "paper"), ("zzz", None)]
+)
+def test_a_word_that_is_nearly_a_name_gets_a_suggestion(word, alike):
+    for ask in (lambda: expand_tasks([word]), lambda: one_task(word)):
+        with pytest.raises(UserError) as refused:
+            ask()
+        said = f"no task '{word}' (did you mean {alike}?); there are" if alike else f"no task '{word}'; there are"
+        assert str(refused.value).startswith(said)
+
+
+def test_where_one_task_is_wanted_a_group_is_no_task():
+    assert one_task("dtd") == "dtd" and one_task("own/my.toml") == "own/my.toml"
+    with pytest.raises(UserError, match=r"'segmentation' is a group of tasks \(ade20k, voc2012, cityscapes\)"):
+        one_task("segmentation")
 
 
 def test_transfer_takes_them(capsys, tmp_path):

@@ -199,6 +199,13 @@ class SubsetSource:
         return self._source.load(int(self._indices[index]))
 
 
+def choose_images(source: Source, indices: np.ndarray) -> Source:
+    """Return chosen images of a source, in the given order; of files on disk they stay files on disk."""
+    if isinstance(source, PathSource):
+        return PathSource([source.paths[index] for index in indices], source.labels[indices], source.classes)
+    return SubsetSource(source, indices)
+
+
 def data_path(root: str) -> Path:
     """Resolve a relative path under $CSKD_BENCH_DATA, else under ./data."""
     return Path(os.environ.get("CSKD_BENCH_DATA", "data")) / root

@@ -3,22 +3,20 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
-
 from cskd_bench.config import DataConfig, PretrainConfig, load_config
 from cskd_bench.data.manifests import Manifest, manifest_for_folder, manifests
 from cskd_bench.data.sources import data_path
 from cskd_bench.detection.splits import COCO, is_coco
 from cskd_bench.doctor.data import check_data, describe, published_layout
 from cskd_bench.doctor.environment import LOW_DISK, environment
-from cskd_bench.doctor.findings import Finding, show
+from cskd_bench.doctor.findings import Finding, Section
 from cskd_bench.doctor.task import check_task
 from cskd_bench.errors import UserError
 from cskd_bench.task import TaskSpec
 from cskd_bench.transfer.placing import place_tasks
 
 
-def examine(
+def look(
     *,
     config: Path | None,
     method: str,
@@ -27,11 +25,10 @@ def examine(
     runs: Path,
     decode: bool,
     threads: int,
-    console: Console,
     task: TaskSpec | None = None,
     download: bool = False,
-) -> bool:
-    """Look at everything that was asked for, print it, and return whether all is fine; `download` is for a task.
+) -> Iterator[Section]:
+    """Look at everything that was asked for, one part after the other; `download` is for a task.
 
     Raises UserError for a data set without a manifest by that name, for a faulty configuration, and for a task
     beside another data set.
@@ -40,25 +37,22 @@ def examine(
     manifest = _manifest(dataset)
     overrides = [f'data.root="{Path(data_dir).resolve().as_posix()}"'] if data_dir else []
     settings = load_config(config, overrides, method) if config else None
-    console.print("Environment", style="bold underline")
-    count = show(environment(runs, _disk_needed(settings)), console)
+    yield "Environment", environment(runs, _disk_needed(settings))
     if settings is not None:
-        console.print(f"Configuration {settings.name}", style="bold underline")
-        count += show(_check_config(settings), console)
+        yield f"Configuration {settings.name}", _check_config(settings)
         splits = tuple(dict.fromkeys(f"{settings.data.train}+{settings.data.val}".split("+")))
         known = manifest or manifest_for_folder(settings.data.root)
-        console.print(f"Data {settings.data_name}", style="bold underline")
-        count += show(check_data(settings.data, splits, known, decode=decode, threads=threads), console)
+        found = check_data(settings.data, splits, known, decode=decode, threads=threads)
+        yield f"Data {settings.data_name}", found
     elif task is not None:
-        console.print(f"Data of task {task.name}", style="bold underline")
-        (placed,) = place_tasks([task], data_dir, fetch=download, change=download)
-        count += show(check_task(placed, decode=decode, threads=threads), console)
+        yield f"Data of task {task.name}", _check_placed(task, data_dir, download, decode, threads)
     elif dataset or data_dir:
-        console.print(f"Data {dataset or data_dir}", style="bold underline")
-        count += show(_check_folder(dataset, data_dir, manifest, decode, threads), console)
-    verdict = "Everything is fine." if count == 0 else f"{count} thing{'s need' if count > 1 else ' needs'} attention."
-    console.print(verdict, style="bold green" if count == 0 else "bold red")
-    return count == 0
+        yield f"Data {dataset or data_dir}", _check_folder(dataset, data_dir, manifest, decode, threads)
+
+
+def _check_placed(task: TaskSpec, data_dir: str, download: bool, decode: bool, threads: int) -> Iterator[Finding]:
+    (placed,) = place_tasks([task], data_dir, fetch=download, change=download)
+    yield from check_task(placed, decode=decode, threads=threads)
 
 
 def _refuse_two(task: TaskSpec | None, config: Path | None, dataset: str, download: bool) -> None:

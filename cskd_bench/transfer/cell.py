@@ -10,13 +10,14 @@ import numpy as np
 from cskd_bench.cells.cell import Cell
 from cskd_bench.data.copies import number_images
 from cskd_bench.data.open import open_split
-from cskd_bench.data.sources import Source
+from cskd_bench.data.sources import Source, choose_images
 from cskd_bench.data.views import EvalView
 from cskd_bench.engine.evaluate import Predictions
 from cskd_bench.errors import UserError
 from cskd_bench.models.pieces import views_at_a_time
 from cskd_bench.schema import fingerprint
 from cskd_bench.transfer.checks import check_splits, check_whole
+from cskd_bench.transfer.subsets import even_draw, plain_draw
 
 PREPROCESSING: Final = "preprocessing"  # the key of what a user changed, in settings and records
 RESAMPLING: Final = "bicubic"  # of images that are scored as pretrained
@@ -25,6 +26,8 @@ RESAMPLING: Final = "bicubic"  # of images that are scored as pretrained
 @dataclass(frozen=True)
 class ImageCell(Cell):
     """A cell that learns from `train` and reports `test`; splits are opened when they are first used."""
+
+    limit: int = 0  # images drawn of each split, for a quick look; 0: all
 
     @property
     def batch_size(self) -> int:
@@ -41,7 +44,7 @@ class ImageCell(Cell):
     def settings(self) -> dict[str, Any]:
         """Return the preprocessing that is neither the checkpoint's nor the task's; empty where there is none."""
         changed = self._changed()
-        return {PREPROCESSING: changed} if changed else {}
+        return ({PREPROCESSING: changed} if changed else {}) | ({"limit": self.limit} if self.limit else {})
 
     def _changed(self) -> dict[str, Any]:
         return self.model.preprocessing.changes()
@@ -49,12 +52,14 @@ class ImageCell(Cell):
     @cached_property
     def train(self) -> Source:
         """The split to learn from; validation is carved out of it."""
-        return open_split(self.spec.data, self.spec.data.train)
+        source = open_split(self.spec.data, self.spec.data.train)
+        return choose_images(source, even_draw(source.labels, self.limit)) if self.limit else source
 
     @cached_property
     def test(self) -> Source:
         """The split that the record reports."""
-        return open_split(self.spec.data, self.spec.data.test)
+        source = open_split(self.spec.data, self.spec.data.test)
+        return choose_images(source, plain_draw(len(source), self.limit)) if self.limit else source
 
     def images(self) -> str:
         """Return the identity of both splits."""

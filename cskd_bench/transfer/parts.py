@@ -1,6 +1,7 @@
 """Rows that take long to compute, kept in parts on disk: a killed process loses no more than the part it was at."""
 
 import io
+import logging
 import os
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 
 from cskd_bench.errors import UserError
 from cskd_bench.files import write_file
+
+LOG = logging.getLogger(__name__)
 
 
 class Parts:
@@ -27,7 +30,10 @@ class Parts:
 
         Every part is read for that, one at a time.
         """
-        return [part for part in self.ranges if self._load(part) is None]
+        missing = [part for part in self.ranges if self._load(part) is None]
+        found = len(self.ranges) - len(missing)
+        LOG.info("cache: %d of %d parts are in %s", found, len(self.ranges), self.folder)
+        return missing
 
     def put(self, part: range, rows: np.ndarray) -> None:
         """Keep the rows of one part; UserError where they cannot be written, or are not finite."""

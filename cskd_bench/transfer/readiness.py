@@ -1,4 +1,4 @@
-"""Several cells, of which some have no data yet: those run that can, and a table says what did not."""
+"""Several cells, of which some have no data yet: those run that can."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from typing import TypeAlias
 
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.errors import AgreedError, UserError
-from cskd_bench.record import Record
 from cskd_bench.task import TaskSpec
 from cskd_bench.transfer.placing import Placed
 from cskd_bench.transfer.protocols import procedure
@@ -33,14 +32,14 @@ def look_ahead(placed: Sequence[Placed], protocols: Sequence[str], seeds: Sequen
         for cell in its_cells:
             kind = procedure(one.spec, cell[1]).cell
             if kind not in seen:
-                seen[kind] = one.problem or ("" if alone else _why_unready(one.spec, cell[1]))
+                seen[kind] = one.problem or ("" if alone else why_unready(one.spec, cell[1]))
             if seen[kind]:
                 unready[len(cells)] = seen[kind]
             cells.append(cell)
     return AskedCells(cells, unready)
 
 
-def run_ready(asked: AskedCells, run: Callable[[AskedCell], Record], ranks: Ranks) -> dict[int, str]:
+def run_ready(asked: AskedCells, run: Callable[[AskedCell], None], ranks: Ranks) -> dict[int, str]:
     """Run all cells, those without data last: of them only finished ones come to a record.
 
     Return why the others could not run, by their position. UserError where that is so of every cell, for one reason.
@@ -58,16 +57,7 @@ def run_ready(asked: AskedCells, run: Callable[[AskedCell], Record], ranks: Rank
     return failed
 
 
-def table(asked: AskedCells, failed: dict[int, str]) -> str:
-    """Say in a line each which cells are done and which were not ready, in the order that they were asked for."""
-    lines = []
-    for position, (spec, protocol, seed) in enumerate(asked.cells):
-        state = f"not ready: {failed[position]}" if position in failed else "done"
-        lines.append(f"{spec.name:20} {protocol:10} seed {seed}  {state}")
-    return "\n".join(lines)
-
-
-def _why_unready(spec: TaskSpec, protocol: str) -> str:
+def why_unready(spec: TaskSpec, protocol: str) -> str:
     """Return the sentence of what is wrong with the images that a protocol reads; empty for images that can be read."""
     try:
         look_at_data(spec.model_copy(update={"protocols": (protocol,)}))

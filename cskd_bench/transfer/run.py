@@ -1,6 +1,7 @@
 """One downstream cell from checkpoint to record, whatever its protocol."""
 
 import glob
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,8 @@ from cskd_bench.transfer.cell import PREPROCESSING, ImageCell, ScoringCell
 from cskd_bench.transfer.kept import clear_folder
 from cskd_bench.transfer.precision import state_precision
 from cskd_bench.transfer.protocols import PROTOCOLS, procedure
+
+LOG = logging.getLogger(__name__)
 
 
 def open_cell(
@@ -114,10 +117,12 @@ def transfer(
             return cell
 
         cell = ranks.together(load)
+        LOG.info("opened %s: %s", checkpoint, _tell_model(cell))
         ranks.same("cell", {"record": cell.name})
         records = results / "records"
         record = ranks.on_main(lambda: _finished(cell, records))
         if record is not None:
+            LOG.info("%s: is finished, nothing is computed", records / f"{record.id}.json")
             return record
         with run_lock(work / "locks" / cell.name, ranks, asked):
             record = ranks.on_main(lambda: _finished(cell, records))
@@ -129,17 +134,26 @@ def _run(cell: Cell, records: Path, command: str | None) -> Record:
     ranks = cell.ranks
     beginning = begin(ranks)
     note = ranks.together(cell.check)
+    if LOG.isEnabledFor(logging.INFO):
+        LOG.info("opened the images of %s: %s", cell.spec.name, cell.describe_images())
     subject = ranks.on_main(lambda: _subject(cell, beginning, command or command_line()))
     ranks.on_main(lambda: cell.folder.mkdir(parents=True, exist_ok=True))
     outcome = procedure(cell.spec, cell.protocol).run(cell)
 
     def finish() -> Record:
         record = keep(subject, outcome.of_images(cell.number_images()).noted(note), ranks, records)
+        LOG.info("kept %s", records / f"{record.id}.json")
         if not cell.keeps_folder:
             clear_folder(cell.folder)
         return record
 
     return ranks.on_main(finish)
+
+
+def _tell_model(cell: Cell) -> str:
+    """Name a cell's model, its method and its weights."""
+    loaded = cell.model
+    return f"{loaded.model.name}, {loaded.method.label}, weights {loaded.checkpoint.sha256[:8]}"
 
 
 def _subject(cell: Cell, beginning: Beginning, command: str) -> Subject:

@@ -36,6 +36,19 @@ def k_shot_indices(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
+def even_draw(labels: np.ndarray, count: int) -> np.ndarray:
+    """Return `count` images (all, where there are fewer), as many of each class as possible; a larger draw has more."""
+    turns = [(turn, int(index)) for members in _shuffled_classes(labels, 0) for turn, index in enumerate(members)]
+    order = generator(0, Stream.SPLIT).permutation(len(turns))  # which classes come first where not all can
+    drawn = sorted((turns[number] for number in order), key=lambda one: one[0])[:count]
+    return np.sort([index for _, index in drawn])
+
+
+def plain_draw(images: int, count: int) -> np.ndarray:
+    """Return `count` of so many images (all, where there are fewer), each as likely as any other."""
+    return np.sort(generator(0, Stream.SPLIT).permutation(images)[:count])
+
+
 def index_lists(spec: TaskSpec, labels: np.ndarray, seed: int) -> dict[str, dict[str, list[int]]]:
     """Return the training images that `kshot` and `lowlabel` of a task use under a seed, to be published."""
     lists: dict[str, dict[str, list[int]]] = {}

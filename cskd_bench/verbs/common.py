@@ -2,14 +2,18 @@
 
 import argparse
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
     from cskd_bench.config import PretrainConfig
 
 EXIT_INTERRUPTED = 75  # what was done is kept; the same command goes on
 EXIT_STOPPED = 130  # stopped before anything was kept; the same command starts again
+
+DEVICE: Final = "CSKD_BENCH_DEVICE"
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -37,6 +41,29 @@ def add_task_data(verb: argparse.ArgumentParser) -> None:
 def add_method(verb: argparse.ArgumentParser) -> None:
     """Add --method."""
     verb.add_argument("--method", default="", metavar="NAME", help="supervised, kd, deit or cskd, for the TOML's own")
+
+
+def add_device(verb: argparse.ArgumentParser) -> None:
+    """Add --device."""
+    verb.add_argument("--device", default="", metavar="NAME", help="cpu, cuda or cuda:N, for CSKD_BENCH_DEVICE")
+
+
+@contextmanager
+def working_on(device: str) -> Iterator[None]:
+    """Work on a device, also in processes started meanwhile; empty: as ever. UserError for one that is not there."""
+    if not device:
+        yield
+        return
+    from cskd_bench.device import default_device
+
+    before = os.environ.get(DEVICE)
+    os.environ[DEVICE] = device
+    try:
+        default_device("--device ")
+        yield
+    finally:
+        os.environ.pop(DEVICE)
+        os.environ.update({} if before is None else {DEVICE: before})
 
 
 def asked_config(options: argparse.Namespace) -> "PretrainConfig":

@@ -18,16 +18,17 @@ def add(verbs: Verbs) -> None:
     verb.add_argument("--counts-only", action="store_true", help="do not decode every image")
     verb.add_argument("--threads", type=positive, default=1, help="threads that decode (default: 1)")
     verb.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
+    verb.add_argument("--json", action="store_true", help="print the findings as JSON")
     verb.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from cskd_bench.doctor.examine import examine
+    from cskd_bench.doctor.examine import look
+    from cskd_bench.doctor.findings import as_json, show_sections
     from cskd_bench.task import load_task
+    from cskd_bench.task_groups import one_task
 
-    fine = examine(
+    sections = look(
         config=options.config,
         method=options.method,
         dataset=options.dataset,
@@ -35,8 +36,15 @@ def _run(options: argparse.Namespace) -> int:
         runs=options.runs,
         decode=not options.counts_only,
         threads=options.threads,
-        console=Console(),
-        task=load_task(options.task, options.tasks_dir) if options.task else None,
+        task=load_task(one_task(options.task, options.tasks_dir), options.tasks_dir) if options.task else None,
         download=options.download,
     )
-    return 0 if fine else 1
+    if options.json:
+        import json
+
+        told = as_json(sections)
+        print(json.dumps(told, indent=1))
+        return 0 if told["fine"] else 1
+    from rich.console import Console
+
+    return 0 if show_sections(sections, Console()) else 1

@@ -6,7 +6,16 @@ from functools import partial
 from pathlib import Path
 
 from cskd_bench.errors import Interrupted
-from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, add_method, add_places, asked_config, several_ranks
+from cskd_bench.verbs.common import (
+    EXIT_INTERRUPTED,
+    Verbs,
+    add_device,
+    add_method,
+    add_places,
+    asked_config,
+    several_ranks,
+    working_on,
+)
 
 
 def add(verbs: Verbs) -> None:
@@ -18,11 +27,17 @@ def add(verbs: Verbs) -> None:
     verb.add_argument("--data-dir", help="the data set's folder (sets data.root)")
     verb.add_argument("--dry-run", action="store_true", help="print steps, FLOPs, memory and disk need, and stop")
     verb.add_argument("--bank", type=Path, help="a bank of the teacher's labels: trains without the teacher")
+    add_device(verb)
     add_places(verb)
     verb.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
+    with working_on(options.device):
+        return _pretrain(options)
+
+
+def _pretrain(options: argparse.Namespace) -> int:
     config = None if several_ranks() else asked_config(options)  # a mistake is told at once, or on all ranks
     if options.dry_run:
         from rich.console import Console

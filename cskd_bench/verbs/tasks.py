@@ -1,8 +1,9 @@
 """`cskd-bench tasks`: list, show or validate downstream tasks."""
 
 import argparse
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cskd_bench.errors import UserError
 from cskd_bench.verbs.common import Verbs, add_task_data, data_root, whole
@@ -23,20 +24,26 @@ def add(verbs: Verbs) -> None:
     verb.add_argument("--tasks-dir", type=Path, help="a folder with task files of your own")
     add_task_data(verb)
     verb.add_argument("--seed", type=whole, default=0, help="of indices (default: 0)")
+    verb.add_argument("--json", action="store_true", help="list as JSON")
     verb.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
     from cskd_bench.task import load_task, task_files
+    from cskd_bench.task_groups import one_task
 
-    files = task_files(options.tasks_dir)
-    names = [options.name] if options.name else sorted(files)
+    if options.json and options.action != "list":
+        raise UserError(f"tasks {options.action}: --json is for list; show and indices are JSON already")
+    tasks_dir = options.tasks_dir
+    names = [one_task(options.name, tasks_dir)] if options.name else sorted(task_files(tasks_dir))
     reads = options.action in ("validate", "indices")
     root = [] if reads else data_root(options)
     specs = [load_task(name, options.tasks_dir, root) for name in names]
     if reads and (options.data_dir or options.download):
         specs = _placed(specs, options)
-    if options.action == "list":
+    if options.json:
+        print(json.dumps([_summary(spec) for spec in specs], indent=1))
+    elif options.action == "list":
         for spec in specs:
             size = f"{spec.data.num_classes} classes"
             print(f"{spec.name:20} v{spec.version} {size:>12}  {spec.metric:14}  {spec.description}")
@@ -52,8 +59,6 @@ def _run(options: argparse.Namespace) -> int:
     elif options.action == "show":
         print(specs[0].model_dump_json(indent=1))
     else:
-        import json
-
         from cskd_bench.data.open import open_split
         from cskd_bench.transfer.subsets import index_lists
 
@@ -62,6 +67,12 @@ def _run(options: argparse.Namespace) -> int:
         labels = open_split(specs[0].data, specs[0].data.train).labels
         print(json.dumps({"task": specs[0].name, "seed": options.seed, **index_lists(specs[0], labels, options.seed)}))
     return 0
+
+
+def _summary(spec: "TaskSpec") -> dict[str, Any]:
+    """Return what `list` says of a task, for JSON."""
+    told = spec.model_dump(mode="json", include={"name", "version", "description", "protocols", "metric", "group"})
+    return {**told, "classes": spec.data.num_classes}
 
 
 def _placed(specs: "list[TaskSpec]", options: argparse.Namespace) -> "list[TaskSpec]":

@@ -1,17 +1,37 @@
 """`cskd-bench transfer`: run downstream tasks on a checkpoint."""
 
 import argparse
-import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from cskd_bench.errors import Interrupted, UserError
-from cskd_bench.verbs.common import EXIT_INTERRUPTED, EXIT_STOPPED, Verbs, add_places, add_task_data, whole
+from cskd_bench.errors import Interrupted
+from cskd_bench.verbs.common import (
+    EXIT_INTERRUPTED,
+    EXIT_STOPPED,
+    Verbs,
+    add_device,
+    add_places,
+    add_task_data,
+    positive,
+    whole,
+    working_on,
+)
+from cskd_bench.verbs.output import Output, add_output, opened_output
+from cskd_bench.verbs.transfer_options import (
+    add_preprocessing,
+    asked_checkpoint,
+    asked_preprocessing,
+    check_dry_run,
+    seeds,
+    words,
+)
+from cskd_bench.verbs.transfer_results import CellResult, CellResults
 
 if TYPE_CHECKING:
+    from cskd_bench.engine.distributed import Ranks
+    from cskd_bench.engine.state import Stop
     from cskd_bench.models.preprocessing import Preprocessing
-    from cskd_bench.record import Record
     from cskd_bench.task import TaskSpec
     from cskd_bench.transfer.readiness import AskedCell, AskedCells
 
@@ -20,7 +40,10 @@ def add(verbs: Verbs) -> None:
     """Describe the verb."""
     verb = verbs.add_parser("transfer", help="run downstream tasks on a checkpoint")
     verb.add_argument(
-        "--task", action="append", required=True, help="names as in `tasks list`, groups, patterns or TOMLs"
+        "--task",
+        action="append",
+        required=True,
+        help="names as in `tasks list`, groups, patterns or TOMLs; several with commas",
     )
     verb.add_argument(
         "--checkpoint",
@@ -30,75 +53,51 @@ def add(verbs: Verbs) -> None:
     verb.add_argument("--model", default="", help="timm name of a weights file's architecture")
     verb.add_argument("--pretrained", action="store_true", help="timm's own weights of --model, without --checkpoint")
     verb.add_argument("--weights", choices=("raw", "ema"), default="raw", help="which weights of a run (default: raw)")
-    verb.add_argument("--protocol", action="append", default=[], help="default: all of the task; repeatable")
-    verb.add_argument("--seed", type=whole, action="append", default=[], help="default: 0; repeatable")
+    verb.add_argument(
+        "--protocol", type=words, action="extend", default=[], help="one, or several with commas (default: all)"
+    )
+    verb.add_argument(
+        "--seed", type=seeds, action="extend", default=[], help="one, or several with commas (default: 0)"
+    )
+    verb.add_argument(
+        "--limit", type=positive, default=0, metavar="N", help="a quick look: N images of each split, and no record"
+    )
     verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override the task")
     verb.add_argument("--tasks-dir", type=Path, help="a folder with task files of your own")
     add_task_data(verb)
     verb.add_argument("--discard-weights", action="store_true", help="keep no weights of fine-tuned students")
-    _add_preprocessing(verb)
+    add_preprocessing(verb)
+    add_device(verb)
     verb.add_argument("--workers", type=whole, default=4, help="loader processes (default: 4)")
     verb.add_argument("--dry-run", action="store_true", help="show what would run on which data, and stop")
+    add_output(verb)
     add_places(verb)
     verb.set_defaults(run=_run)
 
 
-def _add_preprocessing(verb: argparse.ArgumentParser) -> None:
-    """Add what replaces the preprocessing of the checkpoint or the task."""
-    for name in ("--mean", "--std"):
-        said = f"{name[2:]} of pixels in [0, 1] (default: the checkpoint's)"
-        verb.add_argument(name, type=float, nargs=3, metavar=("R", "G", "B"), help=said)
-    said = "evaluate: share of the shorter side, or `checkpoint` (default: the task's)"
-    verb.add_argument("--crop", type=_crop, metavar="SHARE", help=said)
-    verb.add_argument(
-        "--interpolation", choices=("bicubic", "bilinear", "checkpoint"), help="evaluate: resampling (default: bicubic)"
-    )
-
-
-def _crop(text: str) -> float | str:
-    """Read a share of an image's side, or the word that takes the checkpoint's own."""
-    with contextlib.suppress(ValueError):
-        if text == "checkpoint" or 0 < float(text) <= 1:
-            return text if text == "checkpoint" else float(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is neither a share in (0, 1] nor `checkpoint`")
-
-
-def _checkpoint(options: argparse.Namespace) -> Path:
-    """Return the checkpoint that was asked for; UserError where it is named twice or not at all."""
-    if not options.pretrained:
-        if options.checkpoint is None:
-            raise UserError("--checkpoint is missing: name a run folder or a weights file (or --model X --pretrained)")
-        return Path(options.checkpoint)
-    if options.checkpoint is not None or not options.model:
-        raise UserError("--pretrained takes timm's own weights of --model TIMM_NAME; it goes without --checkpoint")
-    return Path(f"timm:{options.model}")
-
-
-def _preprocessing(options: argparse.Namespace) -> "Preprocessing | None":
-    """Return what was asked of mean, std, crop and resampling; None where nothing was."""
-    from cskd_bench.models.preprocessing import Preprocessing
-    from cskd_bench.schema import validate
-
-    asked = {key: getattr(options, key) for key in ("mean", "std", "crop", "interpolation")}
-    asked = {key: value for key, value in asked.items() if value is not None}
-    return validate(Preprocessing, asked, "transfer") if asked else None
-
-
 def _run(options: argparse.Namespace) -> int:
+    with working_on(options.device), opened_output(options) as output:
+        return _run_cells(options, output)
+
+
+def _run_cells(options: argparse.Namespace, output: Output) -> int:
     from cskd_bench.task import load_task
     from cskd_bench.task_groups import expand_tasks
 
-    checkpoint, preprocessing = _checkpoint(options), _preprocessing(options)
+    checkpoint, preprocessing = asked_checkpoint(options), asked_preprocessing(options)
+    check_dry_run(options)
     specs = [load_task(name, options.tasks_dir, options.set) for name in expand_tasks(options.task, options.tasks_dir)]
     from cskd_bench.engine.distributed import joined_ranks
     from cskd_bench.engine.state import stop_signals
     from cskd_bench.transfer.placing import place_tasks
-    from cskd_bench.transfer.protocols import say_weights
-    from cskd_bench.transfer.readiness import look_ahead, run_ready, table
-    from cskd_bench.transfer.run import expand, transfer
+    from cskd_bench.transfer.quick import check_quick
+    from cskd_bench.transfer.readiness import look_ahead, run_ready
+    from cskd_bench.transfer.run import expand
 
-    seeds, work = options.seed or [0], options.runs / "transfer"
-    expand(specs, options.protocol, seeds)  # a protocol that a task has not is told before anything is fetched
+    protocols, seeds = list(dict.fromkeys(options.protocol)), list(dict.fromkeys(options.seed or [0]))
+    asked_for = expand(specs, protocols, seeds)  # a protocol that a task has not is told before anything is fetched
+    if options.limit:
+        check_quick(asked_for)
     if options.dry_run:
         _describe(specs, options, checkpoint, preprocessing)
         return 0
@@ -106,44 +105,94 @@ def _run(options: argparse.Namespace) -> int:
     def prepare() -> "AskedCells":
         placed = place_tasks(specs, options.data_dir, fetch=options.download)
         for done in dict.fromkeys(one.done for one in placed if one.done):
-            print(done)
-        return look_ahead(placed, options.protocol, seeds)
+            output.note(done)
+        return look_ahead(placed, protocols, seeds)
 
+    results = None
     try:
         with joined_ranks() as ranks, stop_signals() as stop:
             asked = ranks.on_main(prepare)
+            results = CellResults(asked)
 
-            def run(cell: "AskedCell") -> "Record":
-                spec, protocol, seed = cell
-                record = transfer(
-                    spec,
-                    protocol,
-                    checkpoint,
-                    seed,
-                    results=options.results,
-                    work=work,
-                    ranks=ranks,
-                    model="" if options.pretrained else options.model,
-                    weights=options.weights,
-                    preprocessing=preprocessing,
-                    keep_weights=not options.discard_weights,
-                    workers=options.workers,
-                    stop=stop,
-                )
-                if ranks.is_main:
-                    score = f"{record.task.metric} {100 * record.value:.2f} %"
-                    print(f"{spec.name} {protocol} seed {seed}: {score}  ({record.id}.json)")
-                    if (said := say_weights(record, spec, work)) and not options.discard_weights:
-                        print(said)
-                return record
+            def run(cell: "AskedCell", result: CellResult) -> None:
+                given = _Given(options, checkpoint, preprocessing, ranks, stop)
+                (_look if options.limit else _transfer)(cell, result, given, output)
 
-            failed = run_ready(asked, run, ranks)
-            if failed and ranks.is_main:
-                print(table(asked, failed))
+            with results.shown(output, as_json=options.json, main=ranks.is_main):
+                failed = run_ready(asked, results.following(run), ranks)
     except Interrupted as stopped:
         print(f"cskd-bench: {stopped}", file=sys.stderr)
-        return EXIT_INTERRUPTED if stopped.kept else EXIT_STOPPED
+        kept = stopped.kept or (results is not None and results.any_done and not options.limit)
+        return EXIT_INTERRUPTED if kept else EXIT_STOPPED
     return 1 if failed else 0
+
+
+class _Given(NamedTuple):
+    """What all cells of a command have in common."""
+
+    options: argparse.Namespace
+    checkpoint: Path
+    preprocessing: "Preprocessing | None"
+    ranks: "Ranks"
+    stop: "Stop"
+
+    @property
+    def model(self) -> str:
+        """The timm name of a weights file's architecture."""
+        return "" if self.options.pretrained else self.options.model
+
+
+def _transfer(cell: "AskedCell", result: CellResult, given: _Given, output: Output) -> None:
+    """Run a cell to its record, and say its score."""
+    from cskd_bench.transfer.protocols import say_weights
+    from cskd_bench.transfer.run import transfer
+
+    (spec, protocol, seed), options, work = cell, given.options, given.options.runs / "transfer"
+    record = transfer(
+        spec,
+        protocol,
+        given.checkpoint,
+        seed,
+        results=options.results,
+        work=work,
+        ranks=given.ranks,
+        model=given.model,
+        weights=options.weights,
+        preprocessing=given.preprocessing,
+        keep_weights=not options.discard_weights,
+        workers=options.workers,
+        stop=given.stop,
+    )
+    result.done(record.task.metric, record.value, str(options.results / "records" / f"{record.id}.json"))
+    if given.ranks.is_main:
+        score = f"{record.task.metric} {100 * record.value:.2f} %"
+        output.result(f"{spec.name} {protocol} seed {seed}: {score}  ({record.id}.json)")
+        if (said := say_weights(record, spec, work)) and not options.discard_weights:
+            output.note(said)
+
+
+def _look(cell: "AskedCell", result: CellResult, given: _Given, output: Output) -> None:
+    """Score a cell on a few images, and say that there is no record of that."""
+    from cskd_bench.transfer.quick import quick_look
+
+    (spec, protocol, seed), options = cell, given.options
+    value = quick_look(
+        spec,
+        protocol,
+        given.checkpoint,
+        seed,
+        options.limit,
+        ranks=given.ranks,
+        model=given.model,
+        weights=options.weights,
+        preprocessing=given.preprocessing,
+        workers=options.workers,
+        stop=given.stop,
+    )
+    reason = f"no record: a quick look at no more than {options.limit:,} images of each split"
+    result.done(spec.metric, value, reason=reason)
+    if given.ranks.is_main:
+        output.result(f"{spec.name} {protocol} seed {seed}: {spec.metric} {100 * value:.2f} %  ({reason})")
 
 
 def _describe(
