@@ -33,11 +33,11 @@ def test_class_counts_are_the_publishers(name):
 
 
 LONG = {  # what its authors name: optimizer, learning rate, weight decay, epochs, erasing, stochastic depth
-    "cifar10": ("sgd", 0.01, 1e-4, 1000, 0.0),
-    "stanford_cars": ("sgd", 0.01, 1e-4, 1000, 0.0),
-    "flowers102": ("sgd", 0.01, 1e-4, 1000, 0.0),
-    "cifar100": ("adamw", 5e-6, 0.05, 1000, 0.0),
-    "inat19": ("adamw", 7.5e-5, 0.05, 360, 0.1),
+    "cifar10": ("sgd", 0.01, 1e-4, 1000, 0.0, 0.0),
+    "stanford_cars": ("sgd", 0.01, 1e-4, 1000, 0.0, 0.0),
+    "flowers102": ("sgd", 0.01, 1e-4, 1000, 0.0, 0.0),
+    "cifar100": ("adamw", 5e-6, 0.05, 1000, 0.0, 0.1),
+    "inat19": ("adamw", 7.5e-5, 0.05, 360, 0.1, 0.1),
 }
 
 
@@ -45,7 +45,8 @@ LONG = {  # what its authors name: optimizer, learning rate, weight decay, epoch
 def test_the_long_recipe_is_the_one_its_authors_name(name):
     task = load_task(f"{name}_deit")
     recipe, optim = task.finetune, task.finetune.optim
-    assert (optim.name, optim.lr, optim.weight_decay, recipe.epochs, recipe.augment.erasing) == LONG[name]
+    erasing, drop_path = recipe.augment.erasing, recipe.drop_path
+    assert (optim.name, optim.lr, optim.weight_decay, recipe.epochs, erasing, drop_path) == LONG[name]
     assert (recipe.batch_size, optim.warmup_epochs, optim.min_lr) == (768, 5.0, 1e-5)
     assert (recipe.augment.mixup, recipe.augment.cutmix, recipe.augment.repeats) == (0.8, 1.0, 3)
     assert (task.protocols, task.metric, task.image_size) == (("finetune",), "top1", 224)
