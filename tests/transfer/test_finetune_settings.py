@@ -113,6 +113,7 @@ def test_run_settings_reach_the_loop_and_plans(place, monkeypatch, tmp_path):
         with pytest.raises(InterruptedError):
             tune(place, tmp_path, *settings, workers=1)
     assert [(job.run.accumulate, job.run.workers) for job in jobs] == [(2, 1), (2, 3)]
+    assert (cell_of(place).batch_size, cell_of(place, "run.eval_batch_size=8").batch_size) == (256, 8)
     plan = Benchmark(
         students=("digits",),
         methods=({"kind": "supervised"},),
@@ -250,6 +251,14 @@ def test_low_label_training_holds_out_images_that_it_does_not_train_on():
     assert len(seen) == 60 * 7 // 10
     with pytest.raises(UserError, match="no class has two training images"):
         hold_out(labels, np.asarray([0, 20, 40]), recipe, 0)
+
+
+@pytest.mark.parametrize("schedule", ["steps", "epochs"])
+def test_low_label_training_chooses_a_rate_for_each_fraction(place, tmp_path, schedule):
+    few = ["lowlabel.classifier=finetune", "lowlabel.fractions=[0.25, 0.5]", f"lowlabel.schedule={schedule}", GRID]
+    record = tune(place, tmp_path, *few, protocol="lowlabel")
+    assert {record.metrics[f"chosen_lr_at_{fraction}"] for fraction in ("0.25", "0.5")} <= {1.0, 2e-3}
+    assert "at 0.5: learning rate" in record.note and "on 6 images held out" in record.note
 
 
 @pytest.mark.parametrize(
