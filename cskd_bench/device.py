@@ -26,6 +26,11 @@ def gpu_count() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
+def gpu_memory() -> int:
+    """Return the bytes of the first GPU that this process sees; 0 without one."""
+    return int(torch.cuda.get_device_properties(0).total_memory) if gpu_count() else 0
+
+
 def default_device(said: str = "CSKD_BENCH_DEVICE=") -> torch.device:
     """Return the device of this process, and make it CUDA's current one; CSKD_BENCH_DEVICE (cpu, cuda, cuda:1) insists.
 

@@ -1,6 +1,7 @@
 """What a pretraining run will take, before it starts: steps, FLOPs, memory and disk, without images or weights."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -163,6 +164,20 @@ def _student_flops(student: Student, config: PretrainConfig, grid: tuple[int, in
 def _kept_for_backward(student: Student, config: PretrainConfig, grid: tuple[int, int] | None, views: int) -> int:
     """Return the bytes that autograd keeps of a forward pass and its losses, beyond the weights themselves."""
     cpu, method = torch.device("cpu"), METHODS[config.method.kind]
+    size, classes = config.student.image_size, config.data.num_classes
+
+    def compute() -> None:
+        with computing(cpu, config.recipe.precision):
+            output = student.train()(torch.rand(views, 3, size, size), grid)
+        dense = torch.rand(views, classes, *(grid or (1, 1)))
+        targets = method.targets(config.method, TeacherOutput(dense, dense.flatten(2).mean(2)), 0.5)
+        method.losses(config.method, output, targets, torch.full((views, classes), 1 / classes))
+
+    return kept_for_backward(student, compute)
+
+
+def kept_for_backward(student: nn.Module, compute: Callable[[], None]) -> int:
+    """Return the bytes that autograd keeps of what `compute` does, beyond a student's weights."""
     weights = {tensor.untyped_storage().data_ptr() for tensor in [*student.parameters(), *student.buffers()]}
     kept: dict[int, Tensor] = {}
 
@@ -172,13 +187,8 @@ def _kept_for_backward(student: Student, config: PretrainConfig, grid: tuple[int
             kept[address] = tensor  # held, so that no later tensor takes its address
         return tensor
 
-    size, classes = config.student.image_size, config.data.num_classes
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        with computing(cpu, config.recipe.precision):
-            output = student.train()(torch.rand(views, 3, size, size), grid)
-        dense = torch.rand(views, classes, *(grid or (1, 1)))
-        targets = method.targets(config.method, TeacherOutput(dense, dense.flatten(2).mean(2)), 0.5)
-        method.losses(config.method, output, targets, torch.full((views, classes), 1 / classes))
+        compute()
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 

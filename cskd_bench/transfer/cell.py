@@ -32,6 +32,8 @@ class ImageCell(Cell):
     @property
     def batch_size(self) -> int:
         """How many views of test, or of those whose features are kept, the model takes at a time."""
+        if "eval_batch_size" in self.spec.run.model_fields_set:
+            return self.spec.run.eval_batch_size
         return views_at_a_time(self.model.image_size) if self.ranks.device.type == "cpu" else 256
 
     @property

@@ -23,7 +23,7 @@ from cskd_bench.models.stochastic_depth import set_drop_path
 from cskd_bench.models.students import Student
 from cskd_bench.outputs import StudentOutput
 from cskd_bench.schema import fingerprint
-from cskd_bench.task import FinetuneConfig
+from cskd_bench.task import FinetuneConfig, TaskSpec
 from cskd_bench.transfer.cell import ImageCell
 from cskd_bench.transfer.kept import keep_student
 from cskd_bench.transfer.learning_rate import RateChoice, Trial, at_rate, choose_rate, for_trial, hold_out
@@ -55,12 +55,17 @@ class AveragedHeads(nn.Module):
 
 def run(cell: ImageCell) -> Outcome:
     """Fine-tune on the task's share of train; the student is kept where the cell says so."""
-    fraction, labels = cell.spec.finetune.train_fraction, cell.train.labels
-    chosen = np.arange(len(labels)) if fraction == 1 else low_label_indices(labels, fraction, cell.seed)
+    chosen = chosen_images(cell.spec, cell.train.labels, cell.seed)
     outcome, student = fit_student(cell, chosen, cell.folder, cell.spec.finetune)
     if cell.keep_weights:
         cell.ranks.on_main(lambda: keep_student(cell, student))
     return outcome
+
+
+def chosen_images(spec: TaskSpec, labels: np.ndarray, seed: int) -> np.ndarray:
+    """Return the indices of the task's share of train."""
+    fraction = spec.finetune.train_fraction
+    return np.arange(len(labels)) if fraction == 1 else low_label_indices(labels, fraction, seed)
 
 
 def tune(cell: ImageCell, chosen: np.ndarray, folder: Path, recipe: FinetuneConfig) -> Outcome:

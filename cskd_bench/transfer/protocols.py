@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from cskd_bench.cells.cell import Cell, Outcome
-from cskd_bench.data.loader import ViewPlan
 from cskd_bench.data.open import open_split
 from cskd_bench.detection import run as detection
 from cskd_bench.detection.cell import DetectionCell
@@ -17,16 +16,9 @@ from cskd_bench.transfer import evaluate, finetune, knn, kshot, linear, lowlabel
 from cskd_bench.transfer.cell import ImageCell, ScoringCell
 from cskd_bench.transfer.checks import check_data
 from cskd_bench.transfer.kept import kept_folder
+from cskd_bench.transfer.size import describe_finetuning, size_of_finetuning
 
 Size = Callable[[TaskSpec, int, Path], tuple[int, int]]  # task, seed, working folder -> steps, images
-
-
-def size_of_finetuning(spec: TaskSpec, seed: int, work: Path) -> tuple[int, int]:
-    """Return (steps, views)."""
-    recipe = spec.finetune
-    images = round(recipe.train_fraction * len(open_split(spec.data, spec.data.train)))
-    plan = ViewPlan.of(recipe, images, seed)
-    return plan.steps, plan.steps * recipe.batch_size
 
 
 def size_of_probe(spec: TaskSpec, seed: int, work: Path) -> tuple[int, int]:
@@ -48,10 +40,11 @@ class Procedure:
     size: Size = size_of_probe
     look: Callable[[TaskSpec], str] = check_data  # what `tasks validate` says of the data
     keeps_weights: bool = False  # whether the trained student can stay as a run folder
+    takes: Callable[[Any], str] | None = None  # says of a cell what it will take, beside its images
 
 
 PROTOCOLS: dict[Protocol, Procedure] = {
-    "finetune": Procedure(finetune.run, size=size_of_finetuning, keeps_weights=True),
+    "finetune": Procedure(finetune.run, size=size_of_finetuning, keeps_weights=True, takes=describe_finetuning),
     "linear": Procedure(linear.run),
     "knn": Procedure(knn.run),
     "kshot": Procedure(kshot.run),
@@ -68,6 +61,15 @@ def procedure(spec: TaskSpec, protocol: str) -> Procedure:
         if name == protocol:
             return PROTOCOLS[name]
     raise UserError(f"task {spec.name} has no protocol {protocol!r}; it has {', '.join(spec.protocols)}")
+
+
+def describe_size(cell: Cell) -> str:
+    """Say in one line what a cell will take, or why that is not known; empty for a protocol that does not say it."""
+    takes = procedure(cell.spec, cell.protocol).takes
+    try:
+        return f"  {takes(cell)}" if takes else ""
+    except UserError as error:
+        return f"  size not known: {error}"
 
 
 def say_weights(record: Record, spec: TaskSpec, work: Path) -> str:

@@ -202,6 +202,7 @@ def _describe(
     from cskd_bench.device import default_device
     from cskd_bench.engine.distributed import Ranks
     from cskd_bench.transfer.placing import place_tasks
+    from cskd_bench.transfer.protocols import describe_size
     from cskd_bench.transfer.run import describe, expand, open_cell
 
     for one in place_tasks(specs, options.data_dir, fetch=options.download, change=False):
@@ -223,3 +224,5 @@ def _describe(
                 preprocessing=preprocessing,
             )
             print(describe(cell, options.results))
+            if said := describe_size(cell):
+                print(said)
