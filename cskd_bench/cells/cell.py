@@ -80,6 +80,8 @@ class Cell(ABC):
     def heed_stop(self) -> None:
         """Interrupted, on every rank, where one was asked to stop."""
         if self.ranks.settle(stop=self.stop.requested):
+            if not self.stop.kept:
+                raise Interrupted("stopped before anything was kept; the same command starts again", kept=False)
             raise Interrupted("stopped; the same command goes on from what is kept")
 
 

@@ -118,7 +118,7 @@ def build_runner(cell: DetectionCell, config: Any) -> Any:
         param_scheduler=config.param_scheduler,
         val_evaluator=config.val_evaluator,
         default_hooks=config.default_hooks,
-        custom_hooks=[*config.get("custom_hooks", []), components.StopAtRequest(cell.heed_stop)],
+        custom_hooks=[*config.get("custom_hooks", []), components.StopAtRequest(lambda: _heed_stop(cell))],
         resume=config.resume,
         launcher="pytorch" if cell.ranks.world > 1 else "none",
         env_cfg=config.env_cfg,
@@ -128,6 +128,12 @@ def build_runner(cell: DetectionCell, config: Any) -> Any:
         default_scope="mmdet",
         cfg=config,
     )
+
+
+def _heed_stop(cell: DetectionCell) -> None:
+    """Interrupted where a rank was asked to stop; whole epochs are kept."""
+    cell.stop.kept |= _epochs_done(cell.folder) > 0
+    cell.heed_stop()
 
 
 def _epochs_done(folder: Path) -> int:

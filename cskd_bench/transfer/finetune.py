@@ -153,6 +153,7 @@ def _train(
         },
     )
     result = fit(job, cell.ranks, cell.stop)
+    cell.stop.kept = True  # its last checkpoint
     tuned: AveragedHeads = result.ema if result.ema is not None else result.student
     return tuned.eval(), result
 

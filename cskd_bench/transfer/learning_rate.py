@@ -86,12 +86,15 @@ def choose_rate(
     """
     grid, metric = recipe.lr_grid, cell.spec.metric
     parts = Parts(folder, "trials", len(grid), 1)
-    for part in cell.ranks.on_main(parts.missing):
+    missing = cell.ranks.on_main(parts.missing)
+    cell.stop.kept |= len(missing) < len(grid)
+    for part in missing:
         cell.heed_stop()
         rate = grid[part.start]
         own = folder / f"lr-{rate}"
         row = attempt(rate, own).row()
         cell.ranks.on_main(partial(parts.put, part, row))
+        cell.stop.kept = True
         cell.ranks.on_main(partial(shutil.rmtree, own, ignore_errors=True))
     trials = [Trial.of(row) for row in cell.ranks.on_main(parts.read)]
     scores = [trial.score for trial in trials]

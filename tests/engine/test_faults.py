@@ -161,19 +161,24 @@ def stop_at(place, rank, module_name, function):
 
 @pytest.mark.gate
 @pytest.mark.parametrize(
-    ("protocol", "module", "function"),
-    [("linear", "features", "to_float"), ("linear", "linear", "_fitted"), ("finetune", "finetune", "evaluate")],
+    ("protocol", "module", "function", "code"),
+    [("linear", "scan", "to_float", 130), ("linear", "linear", "_fit", 75), ("finetune", "scan", "to_float", 75)],
 )
-def test_a_transfer_of_which_one_rank_is_asked_to_stop_ends_on_both(lab, healthy, tmp_path, protocol, module, function):
+def test_a_transfer_of_which_one_rank_is_asked_to_stop_ends_on_both(
+    lab, healthy, tmp_path, protocol, module, function, code
+):
+    """75 says that something is kept: here the last checkpoint, or the features that a fit reads."""
     healthy(fault_matrix.FAULTS[0], "fp32")
     task = tmp_path / "squares.toml"
     task.write_text(TASK.format(root=lab.data).replace("c_grid = [1.0]", "c_grid = [1.0, 2.0]"))
+    with task.open("a") as file:
+        file.write("\n[run]\neval_batch_size = 2\n")  # several batches of each split
     place = fault_matrix.fresh(lab, tmp_path / "case")
     checkpoint = lab.folder / "healthy0" / "runs" / "tiny"
     words = ["transfer", "--task", str(task), "--protocol", protocol, "--checkpoint", str(checkpoint), "--workers", "0"]
     words += ["--runs", str(place.folder / "runs"), "--results", str(place.folder / "results")]
     codes, ended = run_ranks(place, [words] * 2, {1: lambda: stop_at(place, 1, module, function)})
-    assert codes == [75, 75], [place.said(each) for each in range(2)]
+    assert codes == [code, code], [place.said(each) for each in range(2)]
     assert ended - place.mark(1).stat().st_mtime < fault_matrix.LIMIT
     assert not any("Traceback" in place.said(each) for each in range(2))
     assert run_ranks(place, [words] * 2, {})[0] == [0, 0], place.said(0)
