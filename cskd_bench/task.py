@@ -11,13 +11,14 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from cskd_bench.config import AugmentConfig, DataConfig, OptimConfig, Probability, Recipe
 from cskd_bench.errors import UserError
+from cskd_bench.multilabel_config import MultilabelConfig
 from cskd_bench.outputs import Features
 from cskd_bench.schema import StrictModel, apply_overrides, fingerprint, shipped, validate
 from cskd_bench.task_identity import used_by
 from cskd_bench.task_recipes import development_tasks, list_tasks, read_task
 
-Protocol = Literal["finetune", "linear", "knn", "kshot", "lowlabel", "detect", "segment", "evaluate"]
-Metric = Literal["top1", "mean_per_class", "box_ap", "miou"]
+Protocol = Literal["finetune", "linear", "knn", "kshot", "lowlabel", "detect", "segment", "multilabel", "evaluate"]
+Metric = Literal["top1", "mean_per_class", "box_ap", "miou", "map"]
 
 _OF_CLASSES: tuple[Metric, ...] = ("top1", "mean_per_class")
 _METRICS: dict[Protocol, tuple[Metric, ...]] = {  # that each protocol gives
@@ -28,6 +29,7 @@ _METRICS: dict[Protocol, tuple[Metric, ...]] = {  # that each protocol gives
     "lowlabel": _OF_CLASSES,
     "detect": ("box_ap",),
     "segment": ("miou",),
+    "multilabel": ("map",),
     "evaluate": _OF_CLASSES,
 }
 
@@ -196,6 +198,7 @@ class TaskSpec(StrictModel):
     evaluate: EvaluateConfig = EvaluateConfig()
     detect: DetectConfig = DetectConfig()
     segment: SegmentConfig = SegmentConfig()
+    multilabel: MultilabelConfig = MultilabelConfig()
 
     @model_validator(mode="after")
     def _usable(self) -> "TaskSpec":
