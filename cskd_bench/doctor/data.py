@@ -32,7 +32,8 @@ def published_layout(root: Path, dataset: str) -> DataConfig | None:
     if not root.is_dir() or _holds_splits(root) or any(root.glob("*.npz")) or dataset not in task_files():
         return None
     data = load_task(dataset).data
-    return data.model_copy(update={"root": str(root)}) if data.dataset.startswith(("torch/", "torchvision/")) else None
+    packed = data.dataset.startswith(("torch/", "torchvision/")) or data.dataset in multilabel.LAYOUTS
+    return data.model_copy(update={"root": str(root)}) if packed else None
 
 
 def describe(root: Path, manifest: Manifest | None) -> DataConfig | Finding:

@@ -21,19 +21,21 @@ from cskd_bench.transfer.segment import split_images
 
 
 @dataclass(frozen=True)
-class Examples:
+class LabelledFeatures:
     """Features (n, D) float32 and targets (n, K) int8 of images."""
 
     features: np.ndarray
     targets: np.ndarray
 
-    def of(self, images: np.ndarray) -> "Examples":
+    def of(self, images: np.ndarray) -> "LabelledFeatures":
         """Return those of some images."""
-        return Examples(self.features[images], self.targets[images])
+        return LabelledFeatures(self.features[images], self.targets[images])
 
-    def join(self, other: "Examples") -> "Examples":
+    def join(self, other: "LabelledFeatures") -> "LabelledFeatures":
         """Return these and then the others."""
-        return Examples(np.concatenate([self.features, other.features]), np.concatenate([self.targets, other.targets]))
+        return LabelledFeatures(
+            np.concatenate([self.features, other.features]), np.concatenate([self.targets, other.targets])
+        )
 
 
 def run(cell: MultilabelCell) -> Outcome:
@@ -43,7 +45,7 @@ def run(cell: MultilabelCell) -> Outcome:
     """
     began = time.perf_counter()
     config, names = cell.spec.multilabel, cell.train.classes
-    found = {name: Examples(split_features(cell, split), split.targets) for name, split in cell.splits.items()}
+    found = {name: LabelledFeatures(split_features(cell, split), split.targets) for name, split in cell.splits.items()}
     if "val" in found:
         kept, held = found["train"], found["val"]
         every = kept.join(held)
@@ -69,7 +71,7 @@ def run(cell: MultilabelCell) -> Outcome:
 
 
 def fit_classes(
-    cell: MultilabelCell, what: str, train: Examples, scored: Examples, grid: Sequence[float]
+    cell: MultilabelCell, what: str, train: LabelledFeatures, scored: LabelledFeatures, grid: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what each C gives each class on the scored images, (C, K, n), and whether its fit converged, (C, K).
 
@@ -93,7 +95,7 @@ def fit_classes(
 
 
 def _keep_fit(
-    parts: Parts, part: range, train: Examples, scored: Examples, label: int, c: float, max_iter: int
+    parts: Parts, part: range, train: LabelledFeatures, scored: LabelledFeatures, label: int, c: float, max_iter: int
 ) -> None:
     scores, complete = fit_class(train.features, train.targets[:, label], scored.features, c, max_iter)
     parts.put(part, np.append(scores, float(complete))[None])

@@ -391,6 +391,9 @@ def test_the_doctor_and_validate_take_sound_data(voc, capsys, tmp_path, monkeypa
     assert "all 30 images decode" in capsys.readouterr().out
     assert main(["tasks", "validate", *words]) == 0
     assert "train 40 images, val 24 images, test 30 images, 3 classes, several to an image" in capsys.readouterr().out
+    assert main(["doctor", "--dataset", "voc2007", "--data-dir", str(voc), "--counts-only"]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "layout: as its authors pack it" in said and "3 lists CLASS_test.txt, data.num_classes says 20" in said
     (voc / "JPEGImages" / "000070.jpg").write_bytes(b"no")
     assert main(["doctor", "--task", *words]) == 1
     assert "000070.jpg: not a readable image" in capsys.readouterr().out.replace("\n", "")
