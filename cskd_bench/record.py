@@ -135,7 +135,7 @@ class Record(StrictModel):
     started: str = ""  # likewise: when the first process that worked on the cell began it
     resumptions: NonNegativeInt = 0  # how often it went on from a checkpoint
     task: TaskRef
-    protocol: str  # pretrain, finetune, linear, knn, kshot, lowlabel, detect, segment, evaluate
+    protocol: str  # pretrain, finetune, linear, knn, kshot, lowlabel, detect, segment, multilabel, evaluate
     method: MethodRef
     model: ModelRef
     checkpoint: CheckpointRef

@@ -16,10 +16,11 @@ from cskd_bench.schema import StrictModel, apply_overrides, fingerprint, shipped
 from cskd_bench.task_finetune import FinetuneConfig as FinetuneConfig  # imported from here, like all settings
 from cskd_bench.task_finetune import used_settings
 from cskd_bench.task_identity import used_by
+from cskd_bench.task_multilabel import MultilabelConfig
 from cskd_bench.task_recipes import development_tasks, list_tasks, read_task
 
-Protocol = Literal["finetune", "linear", "knn", "kshot", "lowlabel", "detect", "segment", "evaluate"]
-Metric = Literal["top1", "mean_per_class", "box_ap", "miou"]
+Protocol = Literal["finetune", "linear", "knn", "kshot", "lowlabel", "detect", "segment", "multilabel", "evaluate"]
+Metric = Literal["top1", "mean_per_class", "box_ap", "miou", "map"]
 
 _OF_CLASSES: tuple[Metric, ...] = ("top1", "mean_per_class")
 _METRICS: dict[Protocol, tuple[Metric, ...]] = {  # that each protocol gives
@@ -30,6 +31,7 @@ _METRICS: dict[Protocol, tuple[Metric, ...]] = {  # that each protocol gives
     "lowlabel": _OF_CLASSES,
     "detect": ("box_ap",),
     "segment": ("miou",),
+    "multilabel": ("map",),
     "evaluate": _OF_CLASSES,
 }
 
@@ -166,6 +168,7 @@ class TaskSpec(StrictModel):
     evaluate: EvaluateConfig = EvaluateConfig()
     detect: DetectConfig = DetectConfig()
     segment: SegmentConfig = SegmentConfig()
+    multilabel: MultilabelConfig = MultilabelConfig()
     run: RunConfig = RunConfig()
 
     @model_validator(mode="after")

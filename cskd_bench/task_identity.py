@@ -9,7 +9,7 @@ from typing import Any, Final
 from cskd_bench.schema import fingerprint
 
 _COMMON: Final = ("name", "version", "metric", "image_size")
-_FROZEN: Final = ("linear", "knn", "kshot")  # what reads features of a frozen student
+_FROZEN: Final = ("linear", "knn", "kshot", "multilabel")  # what reads features of a frozen student
 _OF_FEATURES: Final = ("features", "features_version")
 _TRAINING_ALONE: Final = ("val", "on_corrupt", "max_skipped")  # a probe carves validation out of train
 _UNREAD: Final[Mapping[str, tuple[str, ...]]] = {  # keys of `data`; a key that is not named here counts
@@ -19,6 +19,7 @@ _UNREAD: Final[Mapping[str, tuple[str, ...]]] = {  # keys of `data`; a key that 
     "evaluate": ("train", *_TRAINING_ALONE),
     "detect": ("val", "eval_crop"),
     "segment": ("on_corrupt", "max_skipped", "eval_crop"),
+    "multilabel": ("on_corrupt", "max_skipped"),
 }
 
 _FORMER: Final[Mapping[str, Mapping[str, Any]]] = {  # settings by what records without them mean

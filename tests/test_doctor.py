@@ -204,6 +204,7 @@ def test_manifests_say_what_the_publishers_say():
         "flowers102": (1_020, 1_020, 6_149),
         "stanford_cars": (8_144, 8_041),
         "coco": (118_287, 5_000),
+        "voc2007": (2_501, 2_510, 4_952),
     }
 
 

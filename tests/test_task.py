@@ -139,6 +139,7 @@ IRRELEVANT = {  # settings of a task that a protocol's score does not depend on
     "lowlabel": ["finetune.epochs=9", "lowlabel.schedule=epochs", "data.val=other", "protocols=['lowlabel']"],
     "evaluate": ["features=cls", "finetune.epochs=9", "data.train=other", "data.val=other"],
     "detect": ["features=cls", "finetune.epochs=9", "data.val=other"],
+    "multilabel": ["linear.max_iter=9", "finetune.epochs=9", "data.on_corrupt=skip"],
 }
 RELEVANT = {
     "finetune": ["finetune.optim.lr=1.0", "data.train=other", "data.val=other"],
@@ -148,12 +149,21 @@ RELEVANT = {
     "lowlabel": ["lowlabel.fractions=[0.5]", "linear.max_iter=9", "features=cls"],
     "evaluate": ["evaluate.real_labels=x.json", "data.num_classes=9"],
     "detect": ["detect.epochs=9", "data.train=other"],
+    "multilabel": [
+        "multilabel.max_iter=9",
+        "multilabel.interpolation=area",
+        "data.train=other",
+        "data.val=other",
+        "data.eval_crop=0.5",
+        "features=cls",
+        "features=inference",
+    ],
 }
 
 
 @pytest.mark.parametrize("protocol", RELEVANT)
 def test_what_names_a_score_is_what_its_protocol_uses(protocol):
-    name = {"evaluate": "imagenette128_c", "detect": "coco_mini"}.get(protocol, "cifar100")
+    name = {"evaluate": "imagenette128_c", "detect": "coco_mini", "multilabel": "voc2007"}.get(protocol, "cifar100")
     named = load_task(name).fingerprint(protocol)
     for change in IRRELEVANT[protocol]:
         assert load_task(name, None, [change]).fingerprint(protocol) == named, change

@@ -52,6 +52,7 @@ _SIGNS: Final[Mapping[str, str]] = {  # of layouts with a place for each split
     "npz": "{split}.npz",
     "coco_list": "{split}.json",
     "coco": "annotations",
+    "voc2007": "ImageSets/Main",
 }
 
 

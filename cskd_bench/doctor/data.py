@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cskd_bench.config import DataConfig
+from cskd_bench.data import multilabel
 from cskd_bench.data.manifests import Manifest
 from cskd_bench.data.open import open_source
 from cskd_bench.data.sources import IMAGE_SUFFIXES, FolderSource, Source, data_path
@@ -31,7 +32,8 @@ def published_layout(root: Path, dataset: str) -> DataConfig | None:
     if not root.is_dir() or _holds_splits(root) or any(root.glob("*.npz")) or dataset not in task_files():
         return None
     data = load_task(dataset).data
-    return data.model_copy(update={"root": str(root)}) if data.dataset.startswith(("torch/", "torchvision/")) else None
+    packed = data.dataset.startswith(("torch/", "torchvision/")) or data.dataset in multilabel.LAYOUTS
+    return data.model_copy(update={"root": str(root)}) if packed else None
 
 
 def describe(root: Path, manifest: Manifest | None) -> DataConfig | Finding:
@@ -71,7 +73,7 @@ def check_data(
     found: dict[str, Source] = {}
     for split in splits:
         try:
-            found[split] = open_source(data, split)
+            found[split] = _open(data, split)
         except UserError as error:
             by_hand = data.by_hand if isinstance(data, TaskData) else ""
             yield Finding("attention", split, str(error), by_hand or _where_from(manifest))
@@ -82,6 +84,11 @@ def check_data(
             yield from _strays(split, source)
         if decode:
             yield from _unreadable(split, source, threads)
+
+
+def _open(data: DataConfig, split: str) -> Source:
+    several = data.dataset in multilabel.LAYOUTS
+    return multilabel.open_multilabel(data, split) if several else open_source(data, split)
 
 
 def _classes_agree(found: Mapping[str, Source], data: DataConfig) -> Iterator[Finding]:

@@ -17,7 +17,9 @@ STUDIED: Final = "cskd"  # the label that verdicts and figures are about
 METHOD_ORDER: Final = (*BASELINES, STUDIED)
 TEACHER_SETTINGS: Final = (("image_size", "", " px"), ("output_stride", "stride ", ""))
 GROUP_ORDER: Final = ("pretraining", "classification", "robustness", "detection", "segmentation")
-PROTOCOL_ORDER: Final = ("pretrain", "finetune", "linear", "knn", "kshot", "lowlabel", "detect", "segment", "evaluate")
+PROTOCOL_ORDER: Final = (
+    *("pretrain", "finetune", "linear", "knn", "kshot", "lowlabel", "detect", "segment", "multilabel", "evaluate"),
+)
 
 IMPOSSIBLE: Final = 1e12  # seconds, images per second, GPU-hours
 

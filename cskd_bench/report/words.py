@@ -13,6 +13,7 @@ METRIC_WORDS = {
     "box_ap": "box AP",
     "mask_ap": "mask AP",
     "miou": "mIoU",
+    "map": "mAP",
 }
 PROTOCOL_WORDS = {
     "detect": "detection",
@@ -22,6 +23,7 @@ PROTOCOL_WORDS = {
     "kshot": "k-shot",
     "lowlabel": "low-label",
     "linear": "linear probe",
+    "multilabel": "multi-label probe",
     "segment": "linear segmentation",
 }
 MIXED_FEATURES = (

@@ -12,7 +12,18 @@ from cskd_bench.detection.cell import DetectionCell
 from cskd_bench.errors import UserError
 from cskd_bench.record import Record
 from cskd_bench.task import Protocol, TaskSpec
-from cskd_bench.transfer import evaluate, finetune, knn, kshot, linear, lowlabel, segment, segment_cell
+from cskd_bench.transfer import (
+    evaluate,
+    finetune,
+    knn,
+    kshot,
+    linear,
+    lowlabel,
+    multilabel,
+    multilabel_cell,
+    segment,
+    segment_cell,
+)
 from cskd_bench.transfer.cell import ImageCell, ScoringCell
 from cskd_bench.transfer.checks import check_data
 from cskd_bench.transfer.kept import kept_folder
@@ -51,6 +62,7 @@ PROTOCOLS: dict[Protocol, Procedure] = {
     "lowlabel": Procedure(lowlabel.run),
     "detect": Procedure(detection.run, DetectionCell, detection.size, detection.look),
     "segment": Procedure(segment.run, segment_cell.SegmentCell, segment_cell.size, segment_cell.look),
+    "multilabel": Procedure(multilabel.run, multilabel_cell.MultilabelCell, multilabel_cell.size, multilabel_cell.look),
     "evaluate": Procedure(evaluate.run, ScoringCell, size_of_scoring),
 }
 
