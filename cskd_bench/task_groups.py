@@ -40,7 +40,7 @@ def expand_tasks(names: list[str], tasks_dir: Path | None = None) -> list[str]:
 def one_task(name: str, tasks_dir: Path | None = None) -> str:
     """Return the name, or the path of a TOML, of a single task; UserError for a word that names none."""
     files = task_files(tasks_dir)
-    if name.endswith(".toml") or name in files:
+    if name.endswith(".toml") or name in files or name in development_tasks():
         return name
     if name in GROUPS:
         raise UserError(f"{name!r} is a group of tasks ({', '.join(GROUPS[name])}); name one of them")

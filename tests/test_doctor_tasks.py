@@ -233,3 +233,33 @@ def test_a_coco_folder_without_annotation_files_needs_attention(visit, tmp_path)
     (tmp_path / "mine" / "annotations").mkdir(parents=True)
     code, words = visit("--data-dir", tmp_path / "mine")
     assert code == 1 and "no annotations/instances_<split>.json in it" in words
+
+
+def test_label_maps_are_looked_at_and_an_empty_folder_of_them_is_never_fine(visit, tmp_path):
+    task = tmp_path / "scenes.toml"
+    task.write_text(
+        'group = "segmentation"\nprotocols = ["segment"]\nmetric = "miou"\n'
+        '[data]\ndataset = "segmentation"\nroot = "scenes"\nnum_classes = 2\n'
+    )
+    for split in ("train", "test"):
+        for kind in ("images", "labels"):
+            (tmp_path / "scenes" / kind / split).mkdir(parents=True)
+    code, said = visit("--task", task)
+    assert code == 1 and "attention" in said
+    for split, shade in (("train", 30), ("test", 60)):
+        Image.new("RGB", (32, 32), (shade, 0, 0)).save(tmp_path / "scenes" / "images" / split / "1.png")
+        Image.new("L", (32, 32), 1).save(tmp_path / "scenes" / "labels" / split / "1.png")
+    code, said = visit("--task", task)
+    assert code == 0 and "train 1 images" in said and "all 1 images decode" in said, said
+    Image.new("L", (32, 32), 7).save(tmp_path / "scenes" / "labels" / "test" / "1.png")
+    code, said = visit("--task", task)
+    assert code == 1 and "1.png" in said and "7" in said
+
+
+@pytest.mark.parametrize("verb", ["doctor", "tasks"])
+def test_tasks_of_development_are_found_by_name(tmp_path, monkeypatch, capsys, verb):
+    monkeypatch.setattr("cskd_bench.doctor.examine.environment", lambda *_: iter(()))
+    monkeypatch.setenv("CSKD_BENCH_DATA", str(tmp_path))
+    main(["doctor", "--task", "cifar10_jpeg"] if verb == "doctor" else ["tasks", "validate", "cifar10_jpeg"])
+    captured = capsys.readouterr()
+    assert "cifar10_jpeg" in captured.out and "no task" not in captured.out + captured.err

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cskd_bench.config import DataConfig
-from cskd_bench.data import multilabel
+from cskd_bench.data import multilabel, segmentation
 from cskd_bench.data.manifests import Manifest
 from cskd_bench.data.open import open_source
 from cskd_bench.data.sources import IMAGE_SUFFIXES, FolderSource, Source, data_path
@@ -77,7 +77,8 @@ def check_data(
         except UserError as error:
             by_hand = data.by_hand if isinstance(data, TaskData) else ""
             yield Finding("attention", split, str(error), by_hand or _where_from(manifest))
-    yield from _classes_agree(found, data)
+    if data.dataset not in segmentation.LAYOUTS:  # whose classes are in its label maps
+        yield from _classes_agree(found, data)
     for split, source in found.items():
         yield _count(split, len(source), manifest)
         if isinstance(source, FolderSource):
@@ -87,6 +88,8 @@ def check_data(
 
 
 def _open(data: DataConfig, split: str) -> Source:
+    if isinstance(data, TaskData) and data.dataset in segmentation.LAYOUTS:
+        return segmentation.open_segmentation(data, split, segmentation.IGNORED).images
     several = data.dataset in multilabel.LAYOUTS
     return multilabel.open_multilabel(data, split) if several else open_source(data, split)
 
