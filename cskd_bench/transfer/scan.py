@@ -149,4 +149,6 @@ def _keep(parts: Parts, part: range, everyone: list[np.ndarray | None]) -> None:
 def _stopped(what: str, kept: int, images: int, *, anything: bool) -> Interrupted:
     if not anything:
         return Interrupted(f"stopped before any {what} were kept; the same command starts again", kept=False)
+    if not kept:
+        return Interrupted(f"stopped before the {what}; the same command goes on from what is kept")
     return Interrupted(f"stopped: {what} of {kept:,} of {images:,} images are kept; the same command goes on from them")

@@ -455,6 +455,6 @@ def test_importing_the_room_is_light():
 def test_validating_a_task_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
     """Also where its images are made on the spot."""
     monkeypatch.chdir(tmp_path)
-    assert main(["tasks", "validate", "digits_detection", "--data-dir", str(tmp_path)]) == 0
+    assert main(["tasks", "validate", "digits_detection"]) == 0
     assert "600 training and 150 test images, 10 classes" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []

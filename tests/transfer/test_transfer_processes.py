@@ -133,14 +133,15 @@ def test_a_transfer_killed_twice_leaves_the_record_of_an_undisturbed_one(place, 
 
 @pytest.mark.parametrize(
     ("module", "name", "call", "code"),
-    [("transfer.scan", "to_float", 1, 130), ("transfer.scan", "to_float", 2, 75), ("transfer.linear", "_fit", 2, 75)],
+    [("transfer.scan", "to_float", 1, 130), ("transfer.scan", "to_float", 7, 75), ("transfer.linear", "_fit", 2, 75)],
 )
 def test_a_probe_that_is_asked_to_stop_ends_in_good_order(place, colour_squares, tmp_path, module, name, call, code):
     """SIGTERM, as a scheduler sends it: within the first or a later batch of features, or between two fits.
 
     Exit code 75 says that something is kept.
     """
-    (place / "probe.toml").write_text(OWN_TASK.replace('"finetune", "knn", "kshot"', '"linear"'))
+    several = "[run]\neval_batch_size = 8\n"  # batches of each split
+    (place / "probe.toml").write_text(OWN_TASK.replace('"finetune", "knn", "kshot"', '"linear"') + several)
     words = arguments(place, colour_squares, tmp_path, "linear")
     words[words.index(str(place / "my.toml"))] = str(place / "probe.toml")
     ended, said = signalled("SIGTERM", module, name, call, words)
