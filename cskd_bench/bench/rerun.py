@@ -24,6 +24,7 @@ from cskd_bench.report.selection import replicate_of, select
 from cskd_bench.report.statistics import second_run
 from cskd_bench.schema import validate
 from cskd_bench.task import load_task
+from cskd_bench.task_groups import expand_tasks
 from cskd_bench.task_identity import former_settings
 
 Interval = tuple[float, float]
@@ -113,7 +114,7 @@ def transfer_again(
     other defaults.
     """
     settings = [*former_settings(record.config["task"]), *settings]
-    for name in tasks:
+    for name in expand_tasks(list(tasks), tasks_dir):
         task = load_task(name, tasks_dir, settings)
         if task.name == record.task.name:
             break

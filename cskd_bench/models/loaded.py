@@ -37,6 +37,11 @@ class Loaded:
     differs: dict[str, Any] = field(default_factory=dict)  # how pixels and size differ from the architecture's own
     preprocessing: Preprocessing = field(default_factory=Preprocessing)  # what a user changed, as numbers and words
 
+    @property
+    def pixels(self) -> dict[str, Any]:
+        """Mean and std where they are not the architecture's own: one file may be used under both."""
+        return {key: value for key, value in self.differs.items() if key in ("mean", "std")}
+
     def weights_identity(self) -> dict[str, Any]:
         """Return what tells this model from any other: the weights and, where no run says it, their architecture."""
         if self.pretrain_config:
@@ -81,6 +86,8 @@ class Loaded:
             buffer.copy_(new)
         if given.get("interpolation") not in (None, "bicubic", "bilinear"):
             raise UserError(f"{where}: was evaluated with {given['interpolation']!r}; name --interpolation bicubic")
+        if "crop" in given and not 0 < given["crop"] <= 1:
+            raise UserError(f"{where}: was evaluated with the crop {given['crop']:g}; name --crop 1, or a smaller one")
         return replace(self, preprocessing=Preprocessing.model_validate(_tuples(given)))
 
 

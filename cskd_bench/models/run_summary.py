@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError
 
@@ -14,6 +14,7 @@ from cskd_bench.record import CheckpointRef, MethodRef, ModelRef
 from cskd_bench.schema import StrictModel
 
 RUN_FILE: Final = "run.json"
+Rgb = Annotated[tuple[float, ...], Field(min_length=3, max_length=3)]
 
 
 class RunSummary(StrictModel):
@@ -67,8 +68,8 @@ class TunedSummary(StrictModel):
     blueprint: Blueprint
     num_classes: int
     classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: Rgb
+    std: Rgb
     crop: float
     interpolation: str
     sha256: dict[str, str]

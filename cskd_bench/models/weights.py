@@ -17,6 +17,7 @@ from cskd_bench.errors import UserError
 from cskd_bench.models.state_names import find_model
 
 Weights = Literal["raw", "ema"]
+PLAIN: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 KEYS: Final[dict[Weights, tuple[str, ...]]] = {
     "raw": ("model", "state_dict"),
     "ema": ("model_ema", "state_dict_ema"),
@@ -124,10 +125,17 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
             if names
         ]
         raise UserError(f"{path}: weights of another model: {'; '.join(parts)}")
+    if odd := [name for name in sorted(own) if own[name].is_floating_point() and not _is_plain(state[name])]:
+        raise UserError(f"{path}: weights that are not plain floating-point numbers (quantised?): {', '.join(odd[:3])}")
     broken = [name for name in sorted(own) if state[name].is_floating_point() and not state[name].isfinite().all()]
     if broken:
         raise UserError(f"{path}: weights that are not finite (NaN or infinite): {', '.join(broken[:3])}")
     model.load_state_dict({full[name]: tensor.to(own[name].dtype) for name, tensor in state.items()})
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor's numbers are the weights themselves, and all there."""
+    return tensor.dtype in PLAIN and tensor.layout == torch.strided and not tensor.is_meta
 
 
 def _resize_embedding(embedding: Tensor, wanted: Tensor, model: Any) -> Tensor:

@@ -113,6 +113,8 @@ def match(published: list[Published], comparison: Comparison) -> list[Match]:
 def _published_as(cell: TableCell) -> str:
     """Name the data set as published.toml does; empty where all that a published score stands for is not the same."""
     task = cell.records[0].task
+    if "preprocessing" in cell.records[0].config:
+        return ""
     if cell.setting.protocol == "pretrain":
         return "imagenet1k" if task.name.lower() in IMAGENET else ""
     return task.name if cell.setting.group == "detection" else task.published_as

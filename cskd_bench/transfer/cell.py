@@ -39,8 +39,7 @@ class ImageCell(Cell):
     @property
     def features(self) -> Path:
         """The folder of features, which other protocols and seeds use too; another mean or std has its own."""
-        pixels = {key: value for key, value in self.model.differs.items() if key in ("mean", "std")}
-        changed = pixels | self._changed()
+        changed = self.model.pixels | self._changed()
         return self.work / "features" / fingerprint(changed) if changed else self.work / "features"
 
     def settings(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import glob
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from cskd_bench.cells.cell import Cell
 from cskd_bench.cells.locks import run_lock
@@ -24,6 +24,7 @@ from cskd_bench.transfer.kept import clear_folder
 from cskd_bench.transfer.precision import state_precision
 from cskd_bench.transfer.protocols import PROTOCOLS, procedure
 
+PIXELS: Final = "pixels"  # the key of a checkpoint's own mean and std, in records
 LOG = logging.getLogger(__name__)
 
 
@@ -181,6 +182,7 @@ def _subject(cell: Cell, beginning: Beginning, command: str) -> Subject:
             "pretrain": loaded.pretrain_identity(),
             **loaded.tuning_identity(),
             **{key: value for key, value in cell.settings().items() if key == PREPROCESSING},
+            **({PIXELS: loaded.pixels} if loaded.pixels else {}),
         },
         beginning=beginning,
         command=command,
@@ -212,6 +214,7 @@ def _is_of(path: Path, cell: Cell) -> bool:
         and record.task.fingerprint == cell.spec.fingerprint(cell.protocol)
         and (checkpoint.sha256, checkpoint.weights, record.seed) == (ours.sha256, ours.weights, cell.seed)
         and (record.model, record.method.kind) == (cell.model.model, cell.model.method.kind)
+        and record.config.get(PIXELS, {}) == cell.model.pixels
     )
 
 

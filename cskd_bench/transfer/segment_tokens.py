@@ -33,6 +33,7 @@ def keep_tokens(cell: SegmentCell, split: str) -> Parts:
         "model": model.model.name,
         "data": [images.identity, images.stamp],
         "view": [*cell.size, "whole", "bicubic"],
+        **model.pixels,
     }
     student = cell.student
 

@@ -94,10 +94,12 @@ def _data_root(options: argparse.Namespace) -> list[str]:
 def _task_root(options: argparse.Namespace, name: str) -> list[str]:
     """Return the root of a task's images that a command's --data-dir stands for; see `_data_root`."""
     from cskd_bench.task import load_task
+    from cskd_bench.task_groups import expand_tasks
     from cskd_bench.transfer.placing import found_root
 
     given = Path(options.data_dir or "")
-    tasks = [load_task(task, options.tasks_dir, options.set) for task in options.task]
+    names = expand_tasks(options.task, options.tasks_dir)
+    tasks = [load_task(task, options.tasks_dir, options.set) for task in names]
     asked = [task for task in tasks if task.name == name]
     if not (options.data_dir and asked and given.exists()):
         return _data_root(options)

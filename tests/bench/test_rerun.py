@@ -29,7 +29,7 @@ from cskd_bench.errors import UserError
 from cskd_bench.record import Hardware, read_record, read_records
 from cskd_bench.report.statistics import second_run
 from cskd_bench.schema import shipped_file
-from cskd_bench.verbs.records import command_options
+from cskd_bench.verbs.records import _task_root, command_options
 
 pytestmark = pytest.mark.gate
 
@@ -148,6 +148,15 @@ def test_a_task_that_has_changed_is_refused(place):
     record = read_record(next((place / "results" / "records").glob("digits-knn*.json")))
     with pytest.raises(UserError, match="task digits is another one today"):
         transfer_again(record, "small", ["digits"], ["knn.k=3"], None)
+
+
+@pytest.mark.parametrize("words", [["cifar10,digits"], ["cifar10", "dig*"], ["paper", "digits,cifar100"]])
+def test_a_task_is_found_in_a_command_of_several(place, tmp_path, words):
+    """By commas, a pattern, or beside a group; with --data-dir too."""
+    record = read_record(next((place / "results" / "records").glob("digits-knn*.json")))
+    assert transfer_again(record, "small", words, [], None).task.name == "digits"
+    asked = ["transfer", *(word for name in words for word in ("--task", name)), "--checkpoint", "runs/small"]
+    assert _task_root(command_options([*asked, "--data-dir", str(tmp_path)]), "digits")
 
 
 def test_settings_are_the_records_whatever_its_file_says_by_now(place, tmp_path):

@@ -151,6 +151,33 @@ def test_a_part_of_a_backbone_is_never_loaded(change, says, state, tmp_path):
         load_checkpoint(saved(tmp_path / "part.pth", broken), model=PLAIN, image_size=32)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weight: weight.to(torch.int8),  # its scale is elsewhere
+        lambda weight: weight.to(torch.complex64),
+        lambda weight: weight.to(torch.float8_e4m3fn),
+        lambda weight: weight.to_sparse(),
+        lambda weight: weight.to("meta"),
+    ],
+    ids=["whole numbers", "complex", "fp8", "sparse", "meta"],
+)
+def test_weights_that_are_not_plain_numbers_are_refused_in_a_sentence(change, state, tmp_path):
+    """Cast to fp32, whole numbers without their scale would be another model."""
+    file = saved(
+        tmp_path / "part.pth", dict(state) | {"blocks.0.attn.qkv.weight": change(state["blocks.0.attn.qkv.weight"])}
+    )
+    with pytest.raises(UserError, match=r"part\.pth: weights that are not plain .*: blocks\.0\.attn\.qkv\.weight"):
+        load_checkpoint(file, model=PLAIN, image_size=32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_are_taken(dtype, state, tmp_path):
+    file = saved(tmp_path / "part.pth", {name: tensor.to(dtype) for name, tensor in state.items()})
+    loaded = load_checkpoint(file, model=PLAIN, image_size=32).student.model.state_dict()
+    assert all(torch.equal(loaded[name], tensor.to(dtype).float()) for name, tensor in state.items())
+
+
 def test_malformed_files_are_refused_in_a_sentence(state, tmp_path):
     trap = tmp_path / "trap"
     (tmp_path / "empty.pth").touch()

@@ -309,6 +309,16 @@ def test_a_transfer_is_set_beside_a_published_score_only_where_its_task_has_the_
     assert [match.published.value for match in report.matches] == [0.88] * beside
 
 
+def test_a_run_under_a_preprocessing_of_its_own_is_beside_no_published_score(tmp_path):
+    """It is no part of the task, whose recipe is the published one."""
+    for name, more in (("usual", {}), ("other", {"preprocessing": {"mean": [0.5, 0.5, 0.5]}})):
+        ours = {"task": "cifar100_deit", "published_as": "cifar100", "protocol": "finetune"}
+        ours |= {"pretrain_data": "imagenet1k", "config": {"recipe": {"epochs": 300}, **more}}
+        write_record(tmp_path / name / "records", make_record(**ours))
+        (tmp_path / name / "published.toml").write_text(TRANSFERRED)
+    assert [len(render(tmp_path / name)[0].matches) for name in ("usual", "other")] == [1, 0]
+
+
 def test_a_detector_is_set_beside_the_published_schedule_that_its_configuration_has(tmp_path):
     (tmp_path / "published.toml").write_bytes((ROOT / "results" / "published.toml").read_bytes())
     ours = {"task": "coco", "protocol": "detect", "metric": "box_ap", "pretrain_data": "imagenet1k", "value": 0.40}

@@ -130,6 +130,36 @@ def test_features_under_another_mean_are_not_those_of_the_cache(squares):
     assert Found(Places(squares, squares / "results"))._transfers == {}  # no cell of a plan is finished by the other
 
 
+def test_a_record_under_the_mean_of_a_folder_does_not_stand_for_one_under_the_architectures(squares):
+    """One file of weights: its name says one mean, the config.json beside it another."""
+    folder, small = squares / "model", "deit_tiny_patch16_224"
+    config = json.loads((folder / "config.json").read_text())
+    config["pretrained_cfg"] |= {"mean": [9.0, 9.0, 9.0]}
+    (folder / "config.json").write_text(json.dumps(config))
+
+    def knn(checkpoint, model="", settings=()):
+        return transfer(
+            load_task(str(squares / "squares.toml"), None, settings), "knn", checkpoint, 0,
+            results=squares / "results", work=squares / "work", ranks=CPU, workers=0, model=model,
+        )  # fmt: skip
+
+    named, described = knn(folder / "model.safetensors", small), knn(folder)
+    assert named.id != described.id
+    for unused in ([], ["finetune.epochs=3"]):  # under another name, and still found
+        assert knn(folder / "model.safetensors", small, unused) == named
+        assert knn(folder, "", unused) == described
+
+
+@pytest.mark.parametrize("crop", [1.5, -1.0])
+def test_a_checkpoints_crop_that_no_view_can_have_is_told(squares, crop):
+    config = json.loads((squares / "model" / "config.json").read_text())
+    config["pretrained_cfg"]["crop_pct"] = crop
+    (squares / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="name --crop"):
+        cell(squares, crop="checkpoint")
+    assert cell(squares, crop=0.5).model.crop == crop
+
+
 def test_a_crop_is_refused_where_the_task_is_compared(squares):
     with pytest.raises(UserError, match="--crop and --interpolation are for protocol evaluate"):
         cell(squares, "finetune", crop=0.9)

@@ -212,6 +212,11 @@ def test_a_tuned_folder_is_no_pretraining_and_a_damaged_one_is_refused(tuned, tm
     with pytest.raises(UserError, match="holds a fine-tuned student"):
         read_run(folder)
     copy = shutil.copytree(folder, tmp_path / "copy")
+    summary = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps(summary | {"mean": [0.5]}))
+    with pytest.raises(UserError, match="damaged, or of another release: mean"):
+        load_checkpoint(copy)
+    (copy / "run.json").write_text(json.dumps(summary))
     (copy / "model.safetensors").write_bytes(b"1")
     with pytest.raises(UserError, match="does not match the checksum"):
         load_checkpoint(copy)

@@ -1,5 +1,6 @@
 """Linear segmentation: against a slow reference, after a kill, on two ranks, and what is refused."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -258,6 +259,24 @@ def test_tokens_are_the_same_for_every_inference_rule(weights, scenes, tmp_path)
         found.append(segment_tokens.keep_tokens(cell, "test").read())
     assert np.array_equal(*found)
     assert cell.recipe["task"]["segment"]["features"] == "patch tokens@1"
+
+
+def test_tokens_under_another_mean_are_not_those_of_the_cache(weights, scenes, tmp_path):
+    """One file of weights: its name says one mean, a config.json beside it another."""
+
+    def tokens(model=""):
+        task, place = task_on(scenes), tmp_path / "work"
+        cell = open_cell(task, "segment", folder / "w.safetensors", 0, work=place, ranks=RANKS, model=model, workers=0)
+        return segment_tokens.keep_tokens(cell, "test").read()
+
+    folder = tmp_path / "model"
+    folder.mkdir()
+    shutil.copy(weights, folder / "w.safetensors")
+    config = {"architecture": MODEL, "pretrained_cfg": {"mean": [9.0, 9.0, 9.0]}}
+    (folder / "config.json").write_text(json.dumps(config))
+    usual, other = tokens(MODEL), tokens()
+    assert not np.array_equal(usual, other)
+    assert np.array_equal(tokens(MODEL), usual)
 
 
 # -- kill and interrupt -----------------------------------------------------------------------------------------------
