@@ -38,7 +38,7 @@ operators.install()
 from cskd_bench.detection.cell import DetectionCell  # noqa: E402
 from cskd_bench.detection.components import EpochSampler, layer_of, parameter_groups  # noqa: E402
 from cskd_bench.transfer.protocols import PROTOCOLS, Procedure  # noqa: E402
-from cskd_bench.transfer.run import open_cell, transfer  # noqa: E402
+from cskd_bench.transfer.run import look_at_data, open_cell, transfer  # noqa: E402
 
 pytestmark = pytest.mark.gate
 
@@ -452,9 +452,8 @@ def test_importing_the_room_is_light():
     assert run_python(code).strip() == "[]"
 
 
-def test_validating_a_task_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
+def test_looking_at_the_data_of_a_task_leaves_nothing_behind(tmp_path, monkeypatch):
     """Also where its images are made on the spot."""
     monkeypatch.chdir(tmp_path)
-    assert main(["tasks", "validate", "digits_detection"]) == 0
-    assert "600 training and 150 test images, 10 classes" in capsys.readouterr().out
+    assert "600 training and 150 test images, 10 classes" in look_at_data(load_task("digits_detection"))
     assert list(tmp_path.iterdir()) == []
