@@ -34,7 +34,7 @@ def run_lock(path: Path, ranks: Ranks, stop: Stop | None = None) -> Iterator[Non
                 print(f"{path.name}: another process is at it; waiting until that ends", file=sys.stderr, flush=True)
             told = True
             if ranks.settle(stop=stop is not None and stop.requested):
-                raise Interrupted("stopped while waiting for another process")
+                raise Interrupted("stopped while waiting for another process", kept=stop is not None and stop.kept)
             time.sleep(LOOK)
         yield
 

@@ -191,6 +191,7 @@ class SubsetSource:
         self.labels = source.labels[indices]
         self.classes = source.classes
         self.identity = digest(source.identity.encode() + indices.astype(np.int64).tobytes())
+        self.stamp = stamp(source)
 
     def __len__(self) -> int:
         return len(self.labels)

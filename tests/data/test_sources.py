@@ -37,6 +37,7 @@ def test_npz_archives_and_joined_splits(shared_data):
     assert np.asarray(both.load(3)).tolist() == np.asarray(train.load(3)).tolist()
     assert both.load(1500).size == open_source(data, "val").load(480).size
     subset = SubsetSource(both, np.asarray([5, 3]))
+    assert subset.stamp == both.stamp  # what is kept of its images goes with when their files were written
     assert subset.labels.tolist() == both.labels[[5, 3]].tolist()
     assert subset.identity != both.identity
 

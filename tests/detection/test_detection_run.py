@@ -14,6 +14,7 @@ from helpers.processes import run_python
 from PIL import Image
 from safetensors.torch import save_file
 
+from cskd_bench.cells.locks import run_lock
 from cskd_bench.cli import main
 from cskd_bench.detection.annotations import find_split
 from cskd_bench.detection.digits import make_digits
@@ -180,6 +181,15 @@ def test_of_two_processes_at_one_cell_one_waits_for_the_others_record(cell, vit_
         write_record(tmp_path / "results" / "records", whole)
         let_go()
         assert second.result() == whole
+
+
+def test_a_stop_while_another_process_is_waited_for_keeps_nothing(tmp_path):
+    stop = Stop()
+    stop.requested = True
+    lock = tmp_path / "lock"
+    with held(lock), pytest.raises(Interrupted, match="another process") as caught, run_lock(lock, CPU, stop):
+        pytest.fail("took a lock that another process holds")
+    assert not caught.value.kept
 
 
 def test_dry_run_and_validate_open_the_annotations(cell, vit_file, capsys, tmp_path):
