@@ -3,6 +3,8 @@
 
 import argparse
 import errno
+import os
+import select
 import sys
 from collections.abc import Sequence
 
@@ -28,6 +30,7 @@ from cskd_bench.verbs.completion import complete
 from cskd_bench.verbs.help_texts import add_help
 from cskd_bench.verbs.parser import EXIT_BAD_INPUT, VerbParser
 
+EXIT_PIPE_CLOSED = 141  # as a shell says of SIGPIPE
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of which the system names no file
 
 
@@ -37,11 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     complete(parser)
     options = parser.parse_args(arguments)
     try:
-        return int(options.run(options) or 0)
+        code = int(options.run(options) or 0)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"cskd-bench: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return EXIT_PIPE_CLOSED
         if error.errno not in FULL and not (error.filename and error.strerror):
             raise
         named = f"{error.filename}: " if error.filename else ""
@@ -53,6 +60,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("cskd-bench: interrupted; start again to continue", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe whose reader has gone, as in `... | head`; the rest then goes nowhere."""
+    look = select.poll()
+    look.register(sys.stdout, 0)
+    gone = any(events & select.POLLERR for _, events in look.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -40,11 +40,16 @@ def expand_tasks(names: list[str], tasks_dir: Path | None = None) -> list[str]:
 def one_task(name: str, tasks_dir: Path | None = None) -> str:
     """Return the name, or the path of a TOML, of a single task; UserError for a word that names none."""
     files = task_files(tasks_dir)
-    if name.endswith(".toml") or name in files or name in development_tasks():
+    if _is_task(name, files):
         return name
     if name in GROUPS:
         raise UserError(f"{name!r} is a group of tasks ({', '.join(GROUPS[name])}); name one of them")
-    raise UserError(_unknown(name, files))
+    there = ", ".join(sorted(files))
+    raise UserError(f"no task {name!r}{suggest(name, sorted(files))}; there are {there}, and the paths of TOML files")
+
+
+def _is_task(word: str, files: Mapping[str, Path]) -> bool:
+    return word.endswith(".toml") or word in files or word in development_tasks()
 
 
 def _unknown(word: str, files: Mapping[str, Path]) -> str:
@@ -60,7 +65,7 @@ def _words(name: str) -> list[str]:
 
 
 def _tasks_of(word: str, files: Mapping[str, Path]) -> Iterator[str]:
-    if word.endswith(".toml") or word in files or word in development_tasks():
+    if _is_task(word, files):
         yield word
     elif word in GROUPS:
         yield from GROUPS[word]

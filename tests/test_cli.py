@@ -325,3 +325,10 @@ def test_the_shipped_plan_expands(capsys):
     planned = [line for line in capsys.readouterr().out.splitlines() if " to do " in line]
     assert len(planned) == 1 + 4 * 2 + 4 * 2 * 3
     assert planned[0].split()[0] == "quickstart_teacher"
+
+
+def test_a_reader_that_has_gone_is_no_traceback():
+    """`cskd-bench tasks list --json | head -1`."""
+    words = f"{sys.executable} -m cskd_bench.cli tasks list --json | head -c 1; exit ${{PIPESTATUS[0]}}"
+    done = run(["bash", "-c", words])
+    assert (done.returncode, done.stderr) == (141, "")

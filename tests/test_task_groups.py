@@ -52,15 +52,26 @@ def test_a_word_that_names_nothing_is_refused(word):
     ("word", "alike"), [("cifar1000", "cifar100"), ("flowers", "flowers102"), ("papers", "paper"), ("zzz", None)]
 )
 def test_a_word_that_is_nearly_a_name_gets_a_suggestion(word, alike):
-    for ask in (lambda: expand_tasks([word]), lambda: one_task(word)):
+    one = expand_tasks if alike in GROUPS else lambda words: one_task(*words)  # where one is wanted, no group is
+    for ask in (expand_tasks, one):
         with pytest.raises(UserError) as refused:
-            ask()
+            ask([word])
         said = f"no task '{word}' (did you mean {alike}?); there are" if alike else f"no task '{word}'; there are"
         assert str(refused.value).startswith(said)
 
 
+@pytest.mark.parametrize("name", ["dtd", "own/my.toml", "cifar10_jpeg"])  # the last is of development
+def test_one_task_is_named_as_any_other(name):
+    assert one_task(name) == name == expand_tasks([name])[0]
+
+
+def test_where_one_task_is_wanted_neither_groups_nor_patterns_are_offered():
+    with pytest.raises(UserError) as refused:
+        one_task("cifar*")
+    assert str(refused.value).endswith("voc2012, and the paths of TOML files")
+
+
 def test_where_one_task_is_wanted_a_group_is_no_task():
-    assert one_task("dtd") == "dtd" and one_task("own/my.toml") == "own/my.toml"
     with pytest.raises(UserError, match=r"'segmentation' is a group of tasks \(ade20k, voc2012, cityscapes\)"):
         one_task("segmentation")
 

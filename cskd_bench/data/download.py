@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from cskd_bench.data.layouts import PACKED
+from cskd_bench.data.named import DOWNLOADED
 from cskd_bench.data.open import open_source
 from cskd_bench.data.sources import data_path
 from cskd_bench.data.unpack import move_in, staging
@@ -18,23 +19,11 @@ from cskd_bench.errors import UserError
 from cskd_bench.task import TaskData
 
 PATIENCE: Final = 60.0  # seconds without a byte
-_CLASSES: Final = {  # of torchvision
-    "torch/cifar10": "CIFAR10",
-    "torch/cifar100": "CIFAR100",
-    "torch/mnist": "MNIST",
-    "torch/kmnist": "KMNIST",
-    "torch/fashion_mnist": "FashionMNIST",
-    "torchvision/flowers102": "Flowers102",
-    "torchvision/oxford_pets": "OxfordIIITPet",
-    "torchvision/dtd": "DTD",
-    "torchvision/food101": "Food101",
-    "torchvision/fgvc_aircraft": "FGVCAircraft",  # torchvision knows no MD5 of it
-}
 
 
 def can_download(data: TaskData) -> bool:
     """Whether torchvision can download a task's data."""
-    return data.dataset in _CLASSES
+    return data.dataset in DOWNLOADED
 
 
 def download(data: TaskData, splits: Sequence[str]) -> str:
@@ -56,7 +45,7 @@ def download(data: TaskData, splits: Sequence[str]) -> str:
     if (root / layout.inner).exists():
         raise UserError(f"{root / layout.inner}: is there, but not whole ({broken}); move it away, and download again")
     with staging(root) as temporary:
-        _fetch(data, _CLASSES[data.dataset], temporary)
+        _fetch(data, DOWNLOADED[data.dataset], temporary)
         (temporary / "whole").mkdir()
         (temporary / layout.inner).rename(temporary / "whole" / layout.inner)
         move_in(temporary / "whole", root)

@@ -9,6 +9,18 @@ from cskd_bench.data.sources import decode, digest
 from cskd_bench.errors import UserError
 
 TEST_SPLITS: Final = ("test", "val", "valid", "validation", "eval", "evaluation")
+DOWNLOADED: Final = {  # names of data sets whose class in torchvision can download them
+    "torch/cifar10": "CIFAR10",
+    "torch/cifar100": "CIFAR100",
+    "torch/mnist": "MNIST",
+    "torch/kmnist": "KMNIST",
+    "torch/fashion_mnist": "FashionMNIST",
+    "torchvision/flowers102": "Flowers102",
+    "torchvision/oxford_pets": "OxfordIIITPet",
+    "torchvision/dtd": "DTD",
+    "torchvision/food101": "Food101",
+    "torchvision/fgvc_aircraft": "FGVCAircraft",  # torchvision knows no MD5 of it
+}
 SAMPLED: Final = 16  # images whose pixels stand for the content
 
 
@@ -26,7 +38,7 @@ class TimmSource:
         try:
             self._data = create_dataset(name, root=root or None, split=split, download=False, **keys)
         except Exception as error:
-            reason = str(error).replace("You can use download=True to download it", "").strip()
+            reason = str(error).replace("You can use download=True to download it", "").strip(" .")
             raise UserError(f"{self._where}, under {root!r}: {reason}") from error
         self._reader = self._data.reader if isinstance(self._data, ImageDataset) else None
         if getattr(self._data, "train", None) is False and split not in TEST_SPLITS:  # timm opens test for any word

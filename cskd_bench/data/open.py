@@ -8,7 +8,7 @@ from cskd_bench.config import DataConfig
 from cskd_bench.data.builtin import BUILT_IN, built_in_source
 from cskd_bench.data.corruptions import CorruptedSource
 from cskd_bench.data.listed import LISTED
-from cskd_bench.data.named import TimmSource
+from cskd_bench.data.named import DOWNLOADED, TimmSource
 from cskd_bench.data.published import coco_list_source, listed, torchvision_source
 from cskd_bench.data.shards import shard_source
 from cskd_bench.data.sources import FlatSource, FolderSource, JoinedSource, NpzSource, Source, data_path
@@ -40,12 +40,13 @@ def open_source(data: DataConfig, split: str) -> Source:
 
 
 def open_split(data: TaskData, split: str) -> Source:
-    """Open a split of a task; where that fails, the UserError also says how to get the data by hand."""
+    """Open a split of a task; where that fails, the UserError also says how to get the data."""
     try:
         return open_source(data, split)
     except UserError as error:
-        hint = f"; to get the data: {data.by_hand}" if data.by_hand else ""
-        raise UserError(f"{error}{hint}") from error
+        ways = ["add --download"] if data.dataset in DOWNLOADED else []
+        ways += [data.by_hand] if data.by_hand else []
+        raise UserError(f"{error}{'; to get the data: ' if ways else ''}{', or '.join(ways)}") from error
 
 
 def _open(data: DataConfig, split: str) -> Source:

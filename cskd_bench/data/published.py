@@ -17,7 +17,7 @@ def torchvision_source(name: str, root: Path, split: str) -> PathSource:
     try:
         return listed(_TORCHVISION[name](root, split))
     except (RuntimeError, ValueError, OSError, KeyError) as error:
-        reason = str(error).replace("You can use download=True to download it", "").strip()
+        reason = str(error).replace("You can use download=True to download it", "").strip(" .")
         raise UserError(f"torchvision/{name}, split {split!r}, under {root}: {reason}") from error
 
 

@@ -45,8 +45,8 @@ def model_card(
 
 def _data_names(loaded: Loaded, measured: Measured | None) -> list[str]:
     """Name the data that the weights were trained on: of the pretraining, then of a task that followed."""
-    names = [loaded.checkpoint.pretrain_data, measured.record.task.name if measured else ""]
-    return list(dict.fromkeys(name for name in names if name))
+    names = [*loaded.checkpoint.pretrain_data.split(" then "), measured.record.task.name if measured else ""]
+    return list(dict.fromkeys(name for name in names if name not in ("", "external")))
 
 
 def _front_matter(

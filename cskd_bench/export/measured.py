@@ -1,11 +1,10 @@
 """What a run's record says of exported weights: their score, and what they were trained with."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from cskd_bench.models.checkpoints import Loaded
-from cskd_bench.models.run_summary import RUN_FILE
+from cskd_bench.models.run_summary import RUN_FILE, TunedSummary, read_summary
 from cskd_bench.record import Record, read_record
 
 
@@ -24,12 +23,16 @@ def find_measured(checkpoint: Path, results: Path, loaded: Loaded) -> Measured |
     """
     if not (checkpoint / RUN_FILE).is_file():
         return None
-    summary = json.loads((checkpoint / RUN_FILE).read_bytes())  # load_checkpoint has read it before
-    path = results / "records" / f"{Path(str(summary.get('record'))).name}.json"
+    summary = read_summary(checkpoint)
+    if isinstance(summary, TunedSummary):  # its record names the weights that it began with
+        named, sha256 = summary.tuning.record, summary.checkpoint.sha256
+    else:
+        named, sha256 = summary.record, summary.sha256.get("model", "")
+    path = results / "records" / f"{Path(named).name}.json"
     if not path.is_file():
         return None
     record = read_record(path)
-    if record.protocol == "pretrain" and record.checkpoint.sha256 != summary["sha256"].get("model"):
+    if record.checkpoint.sha256 != sha256:
         return None  # of other weights under the same name
     if loaded.checkpoint.weights == "raw":
         return Measured(record, record.value)

@@ -160,16 +160,6 @@ def test_a_card_says_what_was_not_measured(run_folder, keep_record, tmp_path):
     assert "| top-1 | not measured |" in (tmp_path / "other" / "README.md").read_text()
 
 
-def test_a_fine_tuned_runs_card_names_its_task(run_folder, keep_record, tmp_path):
-    """Its record names the weights that it began with."""
-    folder = run_folder()
-    begun = load_checkpoint(folder).checkpoint.model_copy(update={"sha256": "0" * 64})
-    export_timm(folder, tmp_path / "out", results=keep_record(folder, protocol="finetune", checkpoint=begun))
-    text = (tmp_path / "out" / "README.md").read_text()
-    assert "| top-1 | 62.50 % of 1,200 images (imagenet1k, finetune) |" in text
-    assert f"| then | finetune on imagenet1k, recipe `{'1' * 16}` |" in text
-
-
 def test_averaged_weights_have_a_score_of_their_own(run_folder, keep_record, tmp_path):
     folder = run_folder()
     (folder / "ema.safetensors").write_bytes((folder / "model.safetensors").read_bytes())

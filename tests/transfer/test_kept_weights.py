@@ -21,7 +21,7 @@ from cskd_bench.explain.run import explain
 from cskd_bench.export import export_timm
 from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.models.run_summary import read_run, read_summary
-from cskd_bench.record import read_record
+from cskd_bench.record import read_record, write_record
 from cskd_bench.report.recompute import contradictions
 from cskd_bench.report.selection import select, setting_of, student_of
 from cskd_bench.report.verify import verify_records
@@ -136,6 +136,19 @@ def test_a_tuned_student_is_tuned_again_explained_and_exported(place, tuned, tmp
     assert opened.classes == ("blue", "green", "red")
     with torch.no_grad():
         torch.testing.assert_close(opened.student.predict(views), student.predict(views))
+
+
+def test_the_card_of_an_export_holds_the_score_of_the_fine_tuning_and_both_data_sets(place, tuned, tmp_path):
+    record, folder, _ = tuned
+    export_timm(folder, tmp_path / "out", results=place / "results")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| top-1 | {100 * record.value:.2f} % of {record.examples} images (squares, finetune) |" in card
+    assert f"| then | finetune on squares, recipe `{record.recipe}` |" in card and f"| record | `{record.id}` |" in card
+    assert f'datasets: ["{record.checkpoint.pretrain_data}", "squares"]' in card
+    other = record.checkpoint.model_copy(update={"sha256": "0" * 64})
+    write_record(tmp_path / "records", record.model_copy(update={"checkpoint": other}))
+    export_timm(folder, tmp_path / "of other weights", results=tmp_path)
+    assert "| top-1 | not measured |" in (tmp_path / "of other weights" / "README.md").read_text()
 
 
 def test_a_dropped_distillation_head_stays_dropped(place):
