@@ -51,6 +51,8 @@ class Loaded:
             inside["arguments"] = self.blueprint.arguments
         if self.differs:
             inside["differs"] = self.differs
+        if self.classes:  # what the outputs of a weights file are called stands beside it
+            inside["classes"] = list(self.classes)
         return {"checkpoint": self.checkpoint.sha256, "model": self.model.name, "heads": self.student.heads, **inside}
 
     def stated_recipe(self) -> str:

@@ -24,6 +24,7 @@ from cskd_bench.transfer.kept import clear_folder
 from cskd_bench.transfer.precision import state_precision
 from cskd_bench.transfer.protocols import PROTOCOLS, procedure
 
+WEIGHTS: Final = "weights"  # the key of what tells a model of no run of ours from any other, in records
 PIXELS: Final = "pixels"  # the key of a checkpoint's own mean and std, in records
 LOG = logging.getLogger(__name__)
 
@@ -183,6 +184,7 @@ def _subject(cell: Cell, beginning: Beginning, command: str) -> Subject:
             **loaded.tuning_identity(),
             **{key: value for key, value in cell.settings().items() if key == PREPROCESSING},
             **({PIXELS: loaded.pixels} if loaded.pixels else {}),
+            **({} if loaded.pretrain_config else {WEIGHTS: loaded.weights_identity()}),
         },
         beginning=beginning,
         command=command,
@@ -215,6 +217,7 @@ def _is_of(path: Path, cell: Cell) -> bool:
         and (checkpoint.sha256, checkpoint.weights, record.seed) == (ours.sha256, ours.weights, cell.seed)
         and (record.model, record.method.kind) == (cell.model.model, cell.model.method.kind)
         and record.config.get(PIXELS, {}) == cell.model.pixels
+        and (cell.model.pretrain_config is not None or record.config.get(WEIGHTS) == cell.model.weights_identity())
     )
 
 

@@ -205,3 +205,24 @@ def test_the_verb_scores_a_folder_under_its_own_crop(squares, capsys):
     (file,) = (squares / "results" / "records").glob("*.json")
     record = read_record(file)
     assert record.config["preprocessing"] == {"crop": 0.5} and contradictions(record) == []
+
+
+def test_outputs_that_are_called_otherwise_make_another_model(squares):
+    """The same file of weights under two lists of names scores otherwise."""
+    config = json.loads((squares / "model" / "config.json").read_text())
+
+    def evaluate():
+        return transfer(
+            load_task(str(squares / "squares.toml")), "evaluate", squares / "model", 0,
+            results=squares / "results", work=squares / "work", ranks=CPU, workers=0,
+        )  # fmt: skip
+
+    first = evaluate()
+    config["pretrained_cfg"] |= {"label_names": ["green", "red", "blue"]}
+    (squares / "model" / "config.json").write_text(json.dumps(config))
+    other = evaluate()
+    assert other.id != first.id and evaluate() == other
+    assert (other.metrics["top1"], other.config["weights"]["classes"]) != (
+        first.value,
+        first.config["weights"]["classes"],
+    )
