@@ -40,7 +40,9 @@ def fit_linear(cell: ImageCell, chosen: np.ndarray) -> Outcome:
     grid, and how many fits `max_iter` ended.
     """
     began = time.perf_counter()
-    train, test = split_features(cell, cell.train)[chosen], split_features(cell, cell.test)
+    train, test = split_features(cell, cell.train), split_features(cell, cell.test)
+    if len(chosen) < len(train):  # else a copy of all
+        train = train[chosen]
     labels, config, device = cell.train.labels[chosen], cell.spec.linear, cell.ranks.device
     scores, converged = _validate(cell, train, labels, chosen)
     best = config.c_grid[int(np.argmax(scores))]
