@@ -24,6 +24,7 @@ from cskd_bench.errors import UserError
 
 Item = TypeVar("Item")
 PREFETCH: Final = 4  # batches that each worker holds ready, in shared memory
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 @dataclass(frozen=True)
@@ -230,9 +231,15 @@ def start_loader(loader: Iterable[Item]) -> Iterator[Item]:
 
     The loader's own way is an exception out of a signal handler, anywhere in the main thread: a rank would leave its
     peers in the middle of a collective.
+
+    Signals wait meanwhile: a worker inherits that, until it has its own answer to them.
     """
     before = signal.getsignal(signal.SIGCHLD)
-    batches = iter(loader)
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        batches = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
     return batches

@@ -1,7 +1,9 @@
 """Views are a pure function of (seed, epoch, index, repeat): workers, ranks and order change nothing."""
 
 import multiprocessing
+import os
 import random
+import signal
 import subprocess
 import time
 
@@ -10,9 +12,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data._utils import signal_handling
 
 from cskd_bench.config import AugmentConfig, DataConfig, Recipe
-from cskd_bench.data.loader import TrainViews, ViewPlan, eval_loader, leave_signals_to_the_main_process, train_loader
+from cskd_bench.data.loader import (
+    TrainViews,
+    ViewPlan,
+    eval_loader,
+    leave_signals_to_the_main_process,
+    next_item,
+    start_loader,
+    train_loader,
+)
 from cskd_bench.data.open import open_source
 from cskd_bench.data.randomness import Stream, generator
 from cskd_bench.data.views import EvalView
@@ -124,3 +135,34 @@ def test_a_worker_outlives_a_signal_to_the_group_and_ends_with_the_main_process(
     worker.terminate()
     worker.join(10)
     assert worker.exitcode == 0
+
+
+def _serve_slowly(source, reach) -> None:
+    """Make a loader whose worker stays for a while where torch has set its own handlers, and ours are not yet."""
+    set_handlers = signal_handling._set_worker_signal_handlers
+
+    def set_and_wait() -> None:
+        set_handlers()
+        reach.send(os.getpid())
+        time.sleep(1)
+
+    signal_handling._set_worker_signal_handlers = set_and_wait
+    batches = start_loader(eval_loader(source, EvalView(20), range(8), batch_size=8, workers=1))
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    batch = next_item(batches, 1)
+    reach.send((heard, tuple(batch.shape)))
+
+
+def test_a_worker_outlives_a_signal_that_meets_it_while_it_starts(source):
+    context = multiprocessing.get_context("fork")
+    reach, theirs = context.Pipe()
+    process = context.Process(target=_serve_slowly, args=(source, theirs))
+    process.start()
+    assert reach.poll(30)
+    worker = reach.recv()
+    for name in ("TERM", "INT", "USR1"):
+        subprocess.run(["sh", "-c", f"kill -{name} {worker}"], check=True)
+    assert reach.poll(30)
+    assert reach.recv() == (set(), (8, 3, 20, 20))  # the main process hears signals as before
+    process.join(30)
+    assert process.exitcode == 0
