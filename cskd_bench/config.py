@@ -10,16 +10,18 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from cskd_bench.config_files import method_of, read_config, run_name
 from cskd_bench.errors import UserError
 from cskd_bench.method_config import CSKD as CSKD  # method settings are imported from here, like all others
-from cskd_bench.method_config import METHOD_NAMES
 from cskd_bench.method_config import Decay as Decay
 from cskd_bench.method_config import DeiT as DeiT
 from cskd_bench.method_config import Hardness as Hardness
-from cskd_bench.method_config import MethodConfig as MethodConfig
+from cskd_bench.method_config import Locality as Locality
 from cskd_bench.method_config import MethodSettings as MethodSettings
 from cskd_bench.method_config import PlainKD as PlainKD
 from cskd_bench.method_config import Probability as Probability
 from cskd_bench.method_config import Supervised as Supervised
-from cskd_bench.method_config import method_label as method_label
+from cskd_bench.method_config import VkD as VkD
+from cskd_bench.method_registry import MethodConfig as MethodConfig
+from cskd_bench.method_registry import method_label as method_label
+from cskd_bench.method_registry import method_names
 from cskd_bench.schema import StrictModel, apply_overrides, fingerprint, validate
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -279,7 +281,7 @@ def load_config(named: Path, overrides: Sequence[str] = (), method: str = "") ->
     if isinstance(word := asked.get("method"), str):
         raise UserError(f"--set method={word}: a method is a table of settings; name it with --method {word}")
     if "method" not in asked:
-        raise UserError(f"{file}: names no method; add --method with one of {', '.join(METHOD_NAMES)}")
+        raise UserError(f"{file}: names no method; add --method with one of {', '.join(method_names())}")
     if method and chosen != method:
         raise UserError(f"--method {method}: --set names another one, {chosen}; give one of them")
     name = data.setdefault("name", file.stem)
