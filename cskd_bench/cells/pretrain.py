@@ -115,6 +115,7 @@ def _job(config: PretrainConfig, folder: Path, ranks: Ranks, targets: TargetProv
         folder=folder,
         identity=identity,
         teacher_precision=config.teacher.precision,
+        score_training=True,
     )
 
 
@@ -205,7 +206,7 @@ def _outcome(job: Job, result: Fit) -> Outcome:
     last = result.curve[-1]
     outcome = Outcome(
         result.predictions,
-        {"ema_top1": last["ema_top1"]} if "ema_top1" in last else {},
+        {name: last[name] for name in ("ema_top1", "train_top1") if name in last},
         result.curve,
         seconds=result.seconds,
         images_per_second=result.images_per_second,
