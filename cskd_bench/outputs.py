@@ -34,12 +34,12 @@ class StudentOutput:
 
 @dataclass(frozen=True)
 class TeacherOutput:
-    """A teacher's dense response on one batch and its mean over places."""
+    """A teacher's dense response on one batch, its mean over places, and the features that were asked for."""
 
     dense: Tensor  # (B, K, h, w)
     global_logits: Tensor  # (B, K), mean of dense over places
-    pooled: Tensor | None = None  # (B, C) mean over places of the last feature map, where a method asks for it
-    maps: tuple[Tensor, ...] = ()  # (B, C_i, h_i, w_i) of chosen stages
+    pooled: Tensor | None = None  # (B, C), mean over places of the last feature map
+    maps: tuple[Tensor, ...] = ()  # (B, C_i, h_i, w_i) of each stage asked for
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from cskd_bench.device import computing
 from cskd_bench.errors import UserError
 from cskd_bench.models.normalisation import normalisation
 from cskd_bench.models.pieces import views_at_a_time
+from cskd_bench.models.teacher_classes import check_indices, class_indices
+from cskd_bench.models.teacher_features import check_stages, stage_widths
 from cskd_bench.models.weights import load_state
 from cskd_bench.outputs import TeacherOutput
 from cskd_bench.record import sha256_file
@@ -47,6 +49,7 @@ class Teacher(nn.Module):
         self.note = ""  # what a record should say of how it was prepared
         self.model = model.eval().requires_grad_(False)
         self._features: Callable[[Tensor], Tensor] = self.model.forward_features
+        self._with_stages: Callable[..., Any] | None = getattr(self.model, "forward_intermediates", None)
         self._channels_last = False
         self._piece: int | None = None
         self.image_size = image_size
@@ -105,23 +108,43 @@ class Teacher(nn.Module):
     def compile_features(self, backend: str = "inductor", mode: str | None = None) -> "Teacher":
         """Compile the feature extractor; worth its half minute on runs of more than a few minutes."""
         self._features = torch.compile(self.model.forward_features, backend=backend, mode=mode)
+        if self._with_stages is not None:
+            self._with_stages = torch.compile(self.model.forward_intermediates, backend=backend, mode=mode)
         return self
 
     @torch.no_grad()
-    def forward(self, views: Tensor) -> TeacherOutput:
-        """Return dense and global responses in the views' type, restricted to the data set's classes."""
+    def forward(self, views: Tensor, pooled: bool = False, stages: Sequence[int] = ()) -> TeacherOutput:
+        """Return dense and global responses in the views' type, restricted to the data set's classes.
+
+        The same pass gives the last feature map's mean over places (`pooled`) and the maps of `stages`, in that order,
+        as timm's `forward_intermediates` counts them. UserError for a stage that the model does not have.
+        """
+        check_stages(self.model, stages)
         with computing(views.device, self.precision):
             layout = torch.channels_last if self._channels_last else torch.contiguous_format
             views = resize_view(views, self.image_size)
             inputs = ((views - self.mean) / self.std).contiguous(memory_format=layout)
-            dense = self.dense_response(self._map(inputs)).to(views.dtype)
-        return TeacherOutput(dense, dense.flatten(2).mean(2))
+            features, maps = self._pass(inputs, stages)
+            dense = self.dense_response(features).to(views.dtype)
+        mean = features.to(views.dtype).mean((2, 3)) if pooled else None
+        return TeacherOutput(dense, dense.flatten(2).mean(2), mean, tuple(taken.to(views.dtype) for taken in maps))
 
-    def _map(self, inputs: Tensor) -> Tensor:
+    def _pass(self, inputs: Tensor, stages: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """Return the last feature map and those of stages, from one pass, in pieces where that was asked."""
         sections = len(inputs) // self._piece if self._piece else 1
         if sections < 2:
-            return self._features(inputs)
-        return torch.cat([self._features(section) for section in inputs.tensor_split(sections)])
+            return self._pass_piece(inputs, stages)
+        pieces = [self._pass_piece(section, stages) for section in inputs.tensor_split(sections)]
+        maps = [torch.cat(parts) for parts in zip(*(maps for _, maps in pieces), strict=True)]
+        return torch.cat([features for features, _ in pieces]), maps
+
+    def _pass_piece(self, inputs: Tensor, stages: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        if not stages:
+            return self._features(inputs), []
+        assert self._with_stages is not None
+        wanted = sorted(set(stages))  # the order in which timm gives them
+        features, maps = self._with_stages(inputs, indices=wanted)
+        return features, [maps[wanted.index(stage)] for stage in stages]
 
     @torch.no_grad()
     def dense_response(self, features: Tensor) -> Tensor:
@@ -145,6 +168,26 @@ class Teacher(nn.Module):
         image = torch.zeros(1, 3, self.image_size, self.image_size, device=self.mean.device)
         height, width = self.model.forward_features(image).shape[-2:]  # not compiled for a batch of one
         return int(height), int(width)
+
+    def pooled_width(self) -> int:
+        """Return C of `pooled`, the channels of the last feature map."""
+        return int(self.model.num_features)
+
+    def map_widths(self, stages: Sequence[int]) -> tuple[int, ...]:
+        """Return C_i of the map of each stage; UserError for a stage that the model does not have."""
+        return stage_widths(self.model, stages)
+
+    @torch.no_grad()
+    def map_grids(self, stages: Sequence[int]) -> tuple[tuple[int, int], ...]:
+        """Return (h_i, w_i) of the map of each stage, by a pass of one view; UserError as `map_widths`."""
+        check_stages(self.model, stages)
+        if not stages:
+            return ()
+        image = torch.zeros(1, 3, self.image_size, self.image_size, device=self.mean.device)
+        wanted = sorted(set(stages))
+        maps = self.model.forward_intermediates(image, indices=wanted, intermediates_only=True)  # not compiled
+        grids = {stage: (int(taken.shape[-2]), int(taken.shape[-1])) for stage, taken in zip(wanted, maps, strict=True)}
+        return tuple(grids[stage] for stage in stages)
 
 
 def _plain_linear_head(model: Any) -> nn.Linear | None:
@@ -175,15 +218,6 @@ def build_teacher(config: TeacherConfig, classes: Sequence[str], num_classes: in
     check_map(model, repr(config.name), config.image_size)
     indices = class_indices(classes, num_classes, config.num_classes)
     return Teacher(model, config.image_size, indices, config.precision)
-
-
-def check_indices(indices: Sequence[int] | None, num_classes: int) -> None:
-    """UserError for indices that are not among a teacher's outputs; a negative one would pick from the end."""
-    wrong = [index for index in indices or () if not hasattr(index, "__index__") or not 0 <= index < num_classes]
-    if wrong:
-        raise UserError(
-            f"teacher: class_indices holds {wrong[0]}; give whole numbers from 0 to {num_classes - 1}, its outputs"
-        )
 
 
 @torch.no_grad()
@@ -254,33 +288,3 @@ def is_another_teacher(config: TeacherConfig, labelled_by: str) -> bool:
     if not labelled_by or not teacher_weights(config).is_file():
         return False
     return labelled_by != teacher_identity(config)
-
-
-def class_indices(classes: Sequence[str], num_classes: int, teacher_classes: int) -> list[int] | None:
-    """Map a data set's classes to the teacher's; None where they are the same in the same order.
-
-    ImageNet-1k subsets are matched by their synset folder names. UserError for classes that cannot be matched,
-    and for 1,000 numbered folders whose order is not that of their numbers.
-    """
-    from timm.data import ImageNetInfo
-
-    synsets = {name: index for index, name in enumerate(ImageNetInfo().label_names())}
-    if teacher_classes == len(synsets) and all(name in synsets for name in classes):
-        if len(classes) != num_classes:
-            raise UserError(f"data.num_classes: is {num_classes}, the data has {len(classes)} classes; set it to that")
-        indices = [synsets[name] for name in classes]
-        return None if indices == list(range(teacher_classes)) else indices
-    if len(classes) not in (0, num_classes):
-        raise UserError(f"data.num_classes: is {num_classes}, the data has {len(classes)} classes; set it to that")
-    if num_classes == teacher_classes:
-        numbers = [int(name) if name.isdecimal() else -1 for name in classes]
-        if teacher_classes == len(synsets) and sorted(numbers) == list(range(len(synsets))) != numbers:
-            raise UserError(
-                "data: its class folders are numbers, in the order of their digits (0, 1, 10, ...), not the teacher's; "
-                "name them with leading zeros (0000 ... 0999) or by ImageNet synset"
-            )
-        return None
-    raise UserError(
-        f"teacher: its {teacher_classes} classes cannot be matched with the data's {num_classes} "
-        f"({', '.join(classes[:3])}, ...); name class folders by ImageNet synset, or use a teacher of these classes"
-    )
