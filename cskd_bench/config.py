@@ -21,6 +21,8 @@ from cskd_bench.method_config import Probability as Probability
 from cskd_bench.method_config import Supervised as Supervised
 from cskd_bench.method_config import method_label as method_label
 from cskd_bench.schema import StrictModel, apply_overrides, fingerprint, validate
+from cskd_bench.student_config import StudentConfig as StudentConfig
+from cskd_bench.student_config import why_no_grid as why_no_grid
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["fp32", "tf32", "fp16", "bf16"]
@@ -48,40 +50,6 @@ class DataConfig(StrictModel):
     def _keys_are_of_columns(self) -> "DataConfig":
         if (self.input_key or self.target_key) and not self.dataset.startswith("hfds/"):
             raise ValueError(f"input_key and target_key name columns of hfds/ data sets, dataset is {self.dataset!r}")
-        return self
-
-
-def why_no_grid(image_size: int, patch_size: int) -> str:
-    """Say why an image does not divide into patches, and which sizes do (pixels); empty where it does."""
-    if image_size % patch_size == 0:
-        return ""
-    below = image_size // patch_size * patch_size
-    fitting = " or ".join(str(size) for size in (below, below + patch_size) if size)
-    return f"image_size {image_size} is not a multiple of the patch size {patch_size}; take {fitting}"
-
-
-class StudentConfig(StrictModel):
-    """A timm ViT by name, with the few changes that small data need.
-
-    The method decides about a distillation token: name the plain model.
-    """
-
-    name: str = "deit_tiny_patch16_224"
-    image_size: PositiveInt = 224
-    patch_size: PositiveInt | None = None
-    depth: PositiveInt | None = None
-    embed_dim: PositiveInt | None = None
-    num_heads: PositiveInt | None = None
-    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
-
-    @model_validator(mode="after")
-    def _grid_exists(self) -> "StudentConfig":
-        named = re.search(r"patch(\d+)", self.name)
-        patch = self.patch_size or (int(named[1]) if named else 1)
-        if problem := why_no_grid(self.image_size, patch):
-            raise ValueError(problem)
-        if self.embed_dim and self.num_heads and self.embed_dim % self.num_heads:
-            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
         return self
 
 
@@ -220,6 +188,8 @@ class PretrainConfig(StrictModel):
             raise ValueError(f"name {self.name!r}: use letters, digits, '.', '_' and '-'; it names a folder")
         if self.view_size < self.student.image_size:
             raise ValueError(f"recipe.augment.view_size {self.view_size} is less than the student's image_size")
+        if self.student.dist_token == "mean" and self.method.heads == "class":
+            raise ValueError(f'student.dist_token = "mean": method {self.method.kind} has no distillation token')
         return self
 
     @property
@@ -233,9 +203,8 @@ class PretrainConfig(StrictModel):
     @property
     def model_name(self) -> str:
         """Name the student in tables: timm's name and what was changed of it."""
-        changed = self.student.model_dump(exclude={"name", "image_size", "drop_path"}, exclude_none=True)
         plain = self.student.name.replace("_distilled_", "_")
-        return plain + "".join(f" {key.replace('_', '-')}={value}" for key, value in changed.items())
+        return plain + "".join(f" {key.replace('_', '-')}={value}" for key, value in self.student.changes().items())
 
     @property
     def data_name(self) -> str:
