@@ -3,9 +3,18 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from cskd_bench.config_files import method_of, read_config, run_name
 from cskd_bench.errors import UserError
@@ -26,6 +35,7 @@ from cskd_bench.student_config import why_no_grid as why_no_grid
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["fp32", "tf32", "fp16", "bf16"]
+RAND_AUGMENT: Final = "rand-m9-mstd0.5-inc1"
 
 
 class DataConfig(StrictModel):
@@ -72,7 +82,9 @@ class AugmentConfig(StrictModel):
     """How a view is made of an image; the paper's recipe.
 
     `engine`: pil makes views with timm's transforms in the workers; tensor leaves RandAugment to the device.
-    It is left out of fingerprints where it is pil, which every record without it used.
+    `policy`: randaugment does what `auto_augment` says; three does one of grey, solarise and blur to every view, as
+    DeiT III (arXiv 2204.07118), and then colour jitter. Both are left out of fingerprints at their defaults, which
+    every record without them used.
     """
 
     engine: Annotated[Literal["pil", "tensor"], Field(exclude_if=lambda engine: bool(engine == "pil"))] = "pil"
@@ -80,7 +92,10 @@ class AugmentConfig(StrictModel):
     crop_ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
     hflip: Probability = 0.5
     color_jitter: NonNegativeFloat = 0.3
-    auto_augment: str = "rand-m9-mstd0.5-inc1"
+    policy: Annotated[
+        Literal["randaugment", "three"], Field(exclude_if=lambda policy: bool(policy == "randaugment"))
+    ] = "randaugment"
+    auto_augment: Annotated[str, Field(validate_default=True)] = RAND_AUGMENT
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     view_size: PositiveInt | None = None  # None: the larger of student's and teacher's resolution
     erasing: Probability = 0.25
@@ -91,6 +106,16 @@ class AugmentConfig(StrictModel):
     mix_switch: Probability = 0.5
     mix_group: PositiveInt = 16
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    @field_validator("auto_augment")
+    @classmethod
+    def _one_policy(cls, stated: str, others: ValidationInfo) -> str:
+        """Keep one way to write the policy three: without `auto_augment`, which stands empty then."""
+        if others.data.get("policy") != "three":
+            return stated
+        if stated not in ("", RAND_AUGMENT):
+            raise ValueError(f'policy = "three" does without auto_augment {stated!r}; leave one of them out')
+        return ""
 
     @model_validator(mode="after")
     def _possible(self) -> "AugmentConfig":
@@ -188,8 +213,10 @@ class PretrainConfig(StrictModel):
             raise ValueError(f"name {self.name!r}: use letters, digits, '.', '_' and '-'; it names a folder")
         if self.view_size < self.student.image_size:
             raise ValueError(f"recipe.augment.view_size {self.view_size} is less than the student's image_size")
-        if self.student.dist_token == "mean" and self.method.heads == "class":
-            raise ValueError(f'student.dist_token = "mean": method {self.method.kind} has no distillation token')
+        if self.student.distillation_token == "mean" and self.method.heads == "class":
+            raise ValueError(
+                f'student.distillation_token = "mean": method {self.method.kind} has no distillation token'
+            )
         return self
 
     @property

@@ -28,8 +28,8 @@ class StudentConfig(StrictModel):
     """A timm ViT by name, with the few changes that small data need.
 
     The method decides about a distillation token: name the plain model. `stem = "conv"` puts Co-advise's convolutions
-    in front of the patches; `dist_token = "mean"` feeds the distillation token with the mean patch embedding. Both are
-    left out of fingerprints at their defaults, which every record without them used.
+    before the patches; `distillation_token = "mean"` begins that token as the mean patch embedding. Both are left out
+    of fingerprints at their defaults, which every record without them used.
     """
 
     name: str = "deit_tiny_patch16_224"
@@ -40,7 +40,9 @@ class StudentConfig(StrictModel):
     num_heads: PositiveInt | None = None
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
     stem: Annotated[Literal["patch", "conv"], Field(exclude_if=lambda stem: bool(stem == "patch"))] = "patch"
-    dist_token: Annotated[Literal["learnt", "mean"], Field(exclude_if=lambda kind: bool(kind == "learnt"))] = "learnt"
+    distillation_token: Annotated[
+        Literal["learnt", "mean"], Field(exclude_if=lambda token: bool(token == "learnt"))
+    ] = "learnt"
 
     @model_validator(mode="after")
     def _grid_exists(self) -> "StudentConfig":

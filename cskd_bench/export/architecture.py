@@ -26,7 +26,7 @@ def timm_architecture(loaded: Loaded) -> tuple[str, dict[str, Any]]:
     student, run = loaded.student, loaded.pretrain_config
     if isinstance(student.model, MeanTokenViT) or isinstance(getattr(student.model, "patch_embed", None), ConvStem):
         raise UserError(
-            f'{loaded.model.name}: timm has no architecture with stem = "conv" or dist_token = "mean"; '
+            f'{loaded.model.name}: timm has no architecture with stem = "conv" or distillation_token = "mean"; '
             "export it with --to onnx, or hand on its run folder, which --checkpoint takes"
         )
     name = (run.student.name if run else loaded.model.name).replace("_distilled_", "_")

@@ -13,15 +13,17 @@ CHANNELS: Final = 64
 
 
 class ConvStem(PatchEmbed):  # type: ignore[misc]
-    """Maps images (B, 3, H, W) to patch embeddings (B, N, D): three convolutions at half the size, then patches of them.
+    """Maps images (B, 3, H, W) to patch embeddings (B, N, D): three convolutions at half the size, then patches.
 
     A 7x7 with stride 2 and two 3x3, each with batch norm and ReLU; then a convolution whose kernel and stride are half
     a patch. ValueError for a patch size that is odd or less than 4.
     """
 
+    proj: nn.Module
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        plain = self.proj
+        plain: Any = self.proj
         for side in self.patch_size:
             if problem := why_no_stem(side):
                 raise ValueError(problem)
@@ -32,7 +34,7 @@ class ConvStem(PatchEmbed):  # type: ignore[misc]
             *_convolve(CHANNELS, kernel=3, stride=1),
             nn.Conv2d(CHANNELS, plain.out_channels, half, half, bias=plain.bias is not None),
         ).to(plain.weight)
-        for layer in self.proj:
+        for layer in self.proj.children():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight)
 
@@ -80,4 +82,4 @@ def feed_mean(model: VisionTransformerDistilled) -> MeanTokenViT:
     assert not model.no_embed_class, "The position of the distillation token is needed."
     model.__class__ = MeanTokenViT  # timm's entry points of ViTs take no class
     model.register_parameter("dist_token", None)
-    return model  # type: ignore[return-value]
+    return model  # type: ignore[no-any-return]

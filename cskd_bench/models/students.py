@@ -223,15 +223,15 @@ def build_student(config: StudentConfig, num_classes: int, heads: Heads) -> Stud
         return Student(_other_than_vit(name, options, config, heads), heads)
     options |= _vit_options(config)
     if heads == "class":
-        if config.dist_token == "mean":
-            raise UserError('student.dist_token = "mean": this method has no distillation token')
+        if config.distillation_token == "mean":
+            raise UserError('student.distillation_token = "mean": this method has no distillation token')
         return Student(_create(name, options), heads)
     distilled = name.replace("_patch", "_distilled_patch", 1)
     if timm.is_model(distilled):
         model = _create(distilled, options)
-        return Student(feed_mean(model) if config.dist_token == "mean" else model, heads)
-    if config.dist_token == "mean":
-        raise UserError(f'student.dist_token = "mean" needs deit_tiny, deit_small or deit_base, not {name!r}')
+        return Student(feed_mean(model) if config.distillation_token == "mean" else model, heads)
+    if config.distillation_token == "mean":
+        raise UserError(f'student.distillation_token = "mean" needs deit_tiny, deit_small or deit_base, not {name!r}')
     model = _create(name, options | {"reg_tokens": 1})
     if model.cls_token is None or model.global_pool != "token":
         raise UserError(f"student.name: {name!r} has no class token to answer with, which this method needs")
