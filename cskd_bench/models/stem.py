@@ -68,7 +68,7 @@ class MeanTokenViT(VisionTransformerDistilled):  # type: ignore[misc]
                 num_prefix_tokens=self.num_prefix_tokens,
             )
             patches = patches.flatten(1, 2)
-        classes = self.cls_token.expand(len(patches), -1, -1)
+        classes = self.cls_token.expand(patches.shape[0], -1, -1)  # len() would fix the batch of an export
         return self.pos_drop(torch.cat([classes, mean_token(patches), patches], 1) + positions)  # type: ignore[no-any-return]
 
 
