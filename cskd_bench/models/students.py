@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from cskd_bench.config import StudentConfig
 from cskd_bench.errors import UserError
 from cskd_bench.models.normalisation import normalisation
+from cskd_bench.models.stem import ConvStem, feed_mean
 from cskd_bench.outputs import Features, Heads, StudentOutput
 
 
@@ -222,10 +223,15 @@ def build_student(config: StudentConfig, num_classes: int, heads: Heads) -> Stud
         return Student(_other_than_vit(name, options, config, heads), heads)
     options |= _vit_options(config)
     if heads == "class":
+        if config.distillation_token == "mean":
+            raise UserError('student.distillation_token = "mean": this method has no distillation token')
         return Student(_create(name, options), heads)
     distilled = name.replace("_patch", "_distilled_patch", 1)
     if timm.is_model(distilled):
-        return Student(_create(distilled, options), heads)
+        model = _create(distilled, options)
+        return Student(feed_mean(model) if config.distillation_token == "mean" else model, heads)
+    if config.distillation_token == "mean":
+        raise UserError(f'student.distillation_token = "mean" needs deit_tiny, deit_small or deit_base, not {name!r}')
     model = _create(name, options | {"reg_tokens": 1})
     if model.cls_token is None or model.global_pool != "token":
         raise UserError(f"student.name: {name!r} has no class token to answer with, which this method needs")
@@ -236,9 +242,8 @@ def _other_than_vit(name: str, options: dict[str, Any], config: StudentConfig, h
     """Build a CNN or a hierarchical transformer as timm has it, and try it at the student's resolution."""
     if heads != "class":
         raise UserError(f"student.name: {name!r} is not a ViT with patch tokens, which this method needs")
-    changed = [key for key in _vit_options(config) if key != "img_size"]
-    if changed:
-        raise UserError(f"student.{changed[0]}: only ViTs can be resized, {name!r} is as timm has it; leave it out")
+    if changed := list(config.changes()):
+        raise UserError(f"student.{changed[0]}: only ViTs can be changed, {name!r} is as timm has it; leave it out")
     model = _create(name, options)
     try:
         with torch.no_grad():
@@ -262,6 +267,7 @@ def _vit_options(config: StudentConfig) -> dict[str, Any]:
         "depth": config.depth,
         "embed_dim": config.embed_dim,
         "num_heads": config.num_heads,
+        "embed_layer": ConvStem if config.stem == "conv" else None,
     }
     return {key: value for key, value in chosen.items() if value is not None}
 
