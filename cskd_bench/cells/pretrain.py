@@ -21,12 +21,11 @@ from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.job import Fit, Job
 from cskd_bench.engine.provenance import command_line, difference
 from cskd_bench.engine.state import Stop, stop_signals
-from cskd_bench.engine.targets import NoTargets, TargetProvider, TeacherTargets
+from cskd_bench.engine.targets import TargetProvider, open_targets
 from cskd_bench.engine.training import fit
 from cskd_bench.errors import UserError
 from cskd_bench.files import sync, write_file
 from cskd_bench.methods import METHODS
-from cskd_bench.models.labeller import labelling_teacher
 from cskd_bench.models.run_summary import RunSummary, is_finished, read_run, write_run
 from cskd_bench.models.students import Student, build_student
 from cskd_bench.models.teachers import is_another_teacher, teacher_identity
@@ -148,11 +147,9 @@ def _check_classes(train: Source, val: Source) -> None:
 
 
 def _teacher_targets(config: PretrainConfig, classes: Sequence[str], ranks: Ranks) -> TargetProvider:
-    if not METHODS[config.method.kind].needs_teacher:
-        return NoTargets()
     compiled = config.run.compile != "none"
-    teacher = labelling_teacher(config.teacher, classes, config.data.num_classes, ranks.device, compiled=compiled)
-    return TeacherTargets(teacher, teacher_identity(config.teacher), config.method)
+    num_classes = config.data.num_classes
+    return open_targets(config.method, config.teacher, classes, num_classes, ranks.device, compiled=compiled)
 
 
 def initial_student(config: PretrainConfig) -> Student:

@@ -12,7 +12,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cskd_bench.config import PretrainConfig
+from cskd_bench.config import PretrainConfig, TeacherConfig
 from cskd_bench.data.loader import ViewPlan
 from cskd_bench.data.manifests import manifest_for_folder
 from cskd_bench.data.open import open_source
@@ -108,7 +108,7 @@ def estimate(config: PretrainConfig) -> Estimate:
     plan = ViewPlan.of(config.recipe, images, config.seed)
     method = METHODS[config.method.kind]
     student = build_student(config.student, config.data.num_classes, method.heads)
-    teacher = _Teacher(config) if method.needs_teacher else None
+    teacher = TeacherSize(config.teacher, config.recipe.precision) if method.needs_teacher else None
     grid = teacher.grid if teacher is not None and config.method.fusion else None
     forward, step = _student_flops(student, config, grid)
     one, two = (_kept_for_backward(student, config, grid, views) for views in (1, 2))
@@ -192,17 +192,16 @@ def kept_for_backward(student: nn.Module, compute: Callable[[], None]) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-class _Teacher:
-    """A teacher without weights: its size, the FLOPs of one dense response, its largest layer."""
+class TeacherSize:
+    """A teacher without weights: its size, the FLOPs of one dense response, its largest layer in a run's precision."""
 
-    def __init__(self, config: PretrainConfig) -> None:
-        settings = config.teacher
+    def __init__(self, settings: TeacherConfig, precision: str) -> None:
         if not timm.is_model(settings.name):
             raise UserError(f"teacher.name: timm has no model {settings.name!r}")
         options = {} if settings.output_stride is None else {"output_stride": settings.output_stride}
         with torch.device("meta"):
             model: Any = timm.create_model(settings.name, num_classes=settings.num_classes, **options).eval()
-        width = FLOAT if config.recipe.precision == "fp32" else 2
+        width = FLOAT if precision == "fp32" else 2
         self.largest_layer_bytes = 0
 
         def measure(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
-from cskd_bench.config import MethodConfig
+from cskd_bench.config import MethodConfig, TeacherConfig
 from cskd_bench.data.mixing import ViewKey
 from cskd_bench.methods import METHODS
-from cskd_bench.models.teachers import Teacher
+from cskd_bench.models.labeller import labelling_teacher
+from cskd_bench.models.teachers import Teacher, teacher_identity
 from cskd_bench.outputs import Targets
 
 
@@ -72,3 +74,19 @@ class TeacherTargets:
         targets = self._method.targets(self._config, output, ratio)
         # the mean is not finite where one of the responses is not
         return replace(targets, finite=output.global_logits.isfinite().all())
+
+
+def open_targets(
+    method: MethodConfig,
+    teacher: TeacherConfig,
+    classes: Sequence[str],
+    num_classes: int,
+    device: torch.device,
+    *,
+    compiled: bool,
+) -> TargetProvider:
+    """Build on a device what gives a method its targets, a teacher where it needs one; UserError as build_teacher."""
+    if not method.needs_teacher:
+        return NoTargets()
+    labelling = labelling_teacher(teacher, classes, num_classes, device, compiled=compiled)
+    return TeacherTargets(labelling, teacher_identity(teacher), method)

@@ -154,6 +154,21 @@ class Student(nn.Module):
         if hasattr(self, "head_dist"):
             self.head_dist = nn.Linear(self.model.embed_dim, num_classes)
 
+    @property
+    def has_distillation_token(self) -> bool:
+        """Whether a token of its sequence was trained as the distillation token; its head may have been dropped."""
+        return hasattr(self.model, "dist_token") or hasattr(self, "head_dist")
+
+    def take_heads(self, heads: Heads) -> None:
+        """Train and answer by these heads from now on; UserError for a student without the token that they need."""
+        if heads == "class":
+            self.drop_distillation_head()
+            return
+        if not self.has_distillation_token:
+            raise UserError(f"student: has no distillation token, which heads={heads!r} needs")
+        self.distillation_head.requires_grad_(True)
+        self.heads = heads
+
     def drop_distillation_head(self) -> None:
         """Answer by the class head alone from now on; the distillation token stays in the sequence."""
         if self.heads != "class":
