@@ -3,6 +3,7 @@
 A declaration is a class attribute or a property: it is no setting, so no dump and no fingerprint holds it.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Final, Literal, get_args
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
@@ -20,6 +21,10 @@ class MethodSettings(StrictModel):
     """The base of every method's settings."""
 
     kind: str
+
+    equation: ClassVar[str] = ""  # its total loss, one line in plain text
+    source: ClassVar[str] = ""  # where it was published
+    meanings: ClassVar[Mapping[str, str]] = {}  # what its settings mean, beside descriptions of their fields
 
     needs_teacher: ClassVar[bool] = True
     heads: ClassVar[Heads] = "class"  # which of the student's heads inference averages
@@ -50,6 +55,9 @@ class MethodSettings(StrictModel):
 class Supervised(MethodSettings):
     """DeiT without a teacher."""
 
+    equation = "CE(class head, labels)"
+    source = "arXiv 2012.12877"
+
     needs_teacher = False
 
     kind: Literal["supervised"] = "supervised"
@@ -57,6 +65,13 @@ class Supervised(MethodSettings):
 
 class PlainKD(MethodSettings):
     """Soft KL between class logits and global response; defaults of DeiT's soft distillation."""
+
+    equation = "(1 - alpha) CE(class head, labels) + alpha T^2 KL(teacher / T || class head / T), mean over images"
+    source = "arXiv 1503.02531"
+    meanings: ClassVar[Mapping[str, str]] = {
+        "alpha": "weight of the teacher's term; the labels have 1 - alpha",
+        "temperature": "T; both sides' logits are divided by it",
+    }
 
     labels = "soft"
 
@@ -73,6 +88,14 @@ class PlainKD(MethodSettings):
 class DeiT(MethodSettings):
     """DeiT's distillation token."""
 
+    equation = "(1 - alpha) CE(class head, labels) + alpha CE(distillation head, argmax of the teacher)"
+    source = "arXiv 2012.12877"
+    meanings: ClassVar[Mapping[str, str]] = {
+        "alpha": "weight of the teacher's term; the labels have 1 - alpha",
+        "global_loss": "hard: the teacher's argmax; soft: T^2 KL summed / (images x classes)",
+        "temperature": "T of a soft loss",
+    }
+
     heads = "class+dist"
     hardness_keys = ("global_loss",)
 
@@ -88,6 +111,21 @@ class CSKD(MethodSettings):
     The ablations are decays: `local` keeps r = 1 (no CKF), `global` keeps r = 0 (every patch
     token learns the global response).
     """
+
+    equation = (
+        "(1 - alpha) CE(class head, labels) + alpha CE(distillation head, argmax G) + spatial_weight mean over places "
+        "of CE(patch logits, argmax(r D + (1 - r) G)); D teacher's logits by place, G their mean, r from 1 to 0"
+    )
+    source = "arXiv 2307.08500"
+    meanings: ClassVar[Mapping[str, str]] = {
+        "alpha": "weight of the distillation token's term; the labels have 1 - alpha",
+        "spatial_weight": "weight of the patch tokens' term",
+        "decay": "how r falls over the epochs; local keeps 1, global keeps 0",
+        "global_loss": "hard: argmax of G; soft: T^2 KL summed / (images x classes)",
+        "spatial_loss": "hard: argmax of the fused response; soft: T^2 KL",
+        "temperature": "T of soft losses",
+        "spatial_reduction": "of a soft spatial loss; official: summed over places, mean: averaged",
+    }
 
     heads = "class+dist+patch"
     hardness_keys = ("global_loss", "spatial_loss")
