@@ -17,6 +17,7 @@ from cskd_bench.verbs import (
     doctor,
     explain,
     export,
+    methods,
     pretrain,
     quickstart,
     records,
@@ -92,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
         doctor,
         speed,
         tasks,
+        methods,
         configs,
     ):
         verb.add(subparsers)

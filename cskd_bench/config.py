@@ -18,16 +18,16 @@ from pydantic import (
 
 from cskd_bench.config_files import method_of, read_config, run_name
 from cskd_bench.errors import UserError
+from cskd_bench.feature_methods import Locality as Locality
+from cskd_bench.feature_methods import VkD as VkD
 from cskd_bench.method_config import CSKD as CSKD  # method settings are imported from here, like all others
 from cskd_bench.method_config import Decay as Decay
 from cskd_bench.method_config import DeiT as DeiT
 from cskd_bench.method_config import Hardness as Hardness
-from cskd_bench.method_config import Locality as Locality
 from cskd_bench.method_config import MethodSettings as MethodSettings
 from cskd_bench.method_config import PlainKD as PlainKD
 from cskd_bench.method_config import Probability as Probability
 from cskd_bench.method_config import Supervised as Supervised
-from cskd_bench.method_config import VkD as VkD
 from cskd_bench.method_registry import MethodConfig as MethodConfig
 from cskd_bench.method_registry import method_label as method_label
 from cskd_bench.method_registry import method_names

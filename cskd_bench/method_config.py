@@ -3,19 +3,18 @@
 A declaration is a class attribute or a property: it is no setting, so no dump and no fingerprint holds it.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
 )
 
-from cskd_bench.errors import UserError
 from cskd_bench.loss_config import LossConfig
 from cskd_bench.outputs import Heads
 from cskd_bench.schema import StrictModel
@@ -31,6 +30,10 @@ class MethodSettings(StrictModel):
     """The base of every method's settings."""
 
     kind: str
+
+    equation: ClassVar[str] = ""  # its total loss, one line in plain text
+    source: ClassVar[str] = ""  # where it was published
+    meanings: ClassVar[Mapping[str, str]] = {}  # what its settings mean, beside descriptions of their fields
 
     needs_teacher: ClassVar[bool] = True
     heads: ClassVar[Heads] = "class"  # which of the student's heads inference averages
@@ -53,6 +56,14 @@ class MethodSettings(StrictModel):
         """Whether its loss compares the images of a batch with each other: ranks then share what they have of it."""
         return False
 
+    def stages(self) -> tuple[int, ...]:
+        """Return the teacher's stages whose maps it takes, as timm counts them."""
+        return ()
+
+    def blocks(self, depth: int) -> tuple[int, ...]:
+        """Return the blocks, from 0, that its projector takes of a student with `depth` blocks."""
+        return ()
+
     @property
     def soft_temperature(self) -> float:
         """The temperature at which a bank keeps soft labels for it."""
@@ -71,6 +82,9 @@ class MethodSettings(StrictModel):
 class Supervised(MethodSettings):
     """DeiT without a teacher."""
 
+    equation = "CE(class head, labels)"
+    source = "arXiv 2012.12877"
+
     needs_teacher = False
 
     kind: Literal["supervised"] = "supervised"
@@ -87,11 +101,11 @@ class LogitMethod(MethodSettings):
     temperature: PositiveFloat = 1.0
     loss: Annotated[LossConfig | None, Field(exclude_if=lambda loss: loss is None)] = None
 
-    _replaced: ClassVar[tuple[str, ...]] = ("alpha", "temperature")  # what the table stands in the place of
+    replaced: ClassVar[tuple[str, ...]] = ("alpha", "temperature")  # what the table stands in the place of
 
     @model_validator(mode="after")
     def _one_of_the_two(self) -> "LogitMethod":
-        stated = [key for key in self._replaced if key in self.model_fields_set]
+        stated = [key for key in self.replaced if key in self.model_fields_set]
         if self.loss is not None and stated:
             raise ValueError(
                 f"{stated[0]} belongs to {self.kind} without a loss table; "
@@ -102,7 +116,7 @@ class LogitMethod(MethodSettings):
     @model_serializer(mode="wrap")
     def _without_what_is_replaced(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         dumped: dict[str, Any] = dump(self)
-        return dumped if self.loss is None else {key: dumped[key] for key in dumped if key not in self._replaced}
+        return dumped if self.loss is None else {key: dumped[key] for key in dumped if key not in self.replaced}
 
     @property
     def compares_images(self) -> bool:
@@ -118,6 +132,13 @@ class LogitMethod(MethodSettings):
 class PlainKD(LogitMethod):
     """Soft KL between class logits and global response; defaults of DeiT's soft distillation."""
 
+    equation = "(1 - alpha) CE(class head, labels) + alpha T^2 KL(teacher / T || class head / T), mean over images"
+    source = "arXiv 1503.02531"
+    meanings: ClassVar[Mapping[str, str]] = {
+        "alpha": "weight of the teacher's term; the labels have 1 - alpha",
+        "temperature": "T; both sides' logits are divided by it",
+    }
+
     kind: Literal["kd"] = "kd"
     alpha: Probability = 0.1
     temperature: PositiveFloat = 3.0
@@ -131,9 +152,17 @@ class PlainKD(LogitMethod):
 class DeiT(LogitMethod):
     """DeiT's distillation token."""
 
+    equation = "(1 - alpha) CE(class head, labels) + alpha CE(distillation head, argmax of the teacher)"
+    source = "arXiv 2012.12877"
+    meanings: ClassVar[Mapping[str, str]] = {
+        "alpha": "weight of the teacher's term; the labels have 1 - alpha",
+        "global_loss": "hard: the teacher's argmax; soft: T^2 KL summed / (images x classes)",
+        "temperature": "T of a soft loss",
+    }
+
     heads = "class+dist"
     hardness_keys = ("global_loss",)
-    _replaced = ("alpha", "global_loss", "temperature")
+    replaced = ("alpha", "global_loss", "temperature")
 
     kind: Literal["deit"] = "deit"
     alpha: Probability = 0.5
@@ -153,6 +182,21 @@ class CSKD(MethodSettings):
     token learns the global response).
     """
 
+    equation = (
+        "(1 - alpha) CE(class head, labels) + alpha CE(distillation head, argmax G) + spatial_weight mean over places "
+        "of CE(patch logits, argmax(r D + (1 - r) G)); D teacher's logits by place, G their mean, r from 1 to 0"
+    )
+    source = "arXiv 2307.08500"
+    meanings: ClassVar[Mapping[str, str]] = {
+        "alpha": "weight of the distillation token's term; the labels have 1 - alpha",
+        "spatial_weight": "weight of the patch tokens' term",
+        "decay": "how r falls over the epochs; local keeps 1, global keeps 0",
+        "global_loss": "hard: argmax of G; soft: T^2 KL summed / (images x classes)",
+        "spatial_loss": "hard: argmax of the fused response; soft: T^2 KL",
+        "temperature": "T of soft losses",
+        "spatial_reduction": "of a soft spatial loss; official: summed over places, mean: averaged",
+    }
+
     heads = "class+dist+patch"
     hardness_keys = ("global_loss", "spatial_loss")
 
@@ -169,67 +213,3 @@ class CSKD(MethodSettings):
     def fusion(self) -> Decay:
         """Its decay."""
         return self.decay
-
-
-class VkD(MethodSettings):
-    """Teacher features through an orthogonal projection (VkD, arXiv 2403.06213); the preset `srd` is SRD's variant.
-
-    P projects the student's mean patch token to the width of the teacher's pooled features. It is trained beside the
-    student and is no part of it. `feature_norm`: layer normalises the teacher's features by image, batch normalises
-    both sides by channel over the batch. `logsum` is log sum over channels of |correlation - 1|^4 (arXiv 2303.11098).
-    """
-
-    heads = "class+dist"
-    teacher_features = ("pooled",)
-    student_features = ("pooled",)
-
-    kind: Literal["vkd"] = "vkd"
-    temperature: PositiveFloat = 1.0
-    kl_weight: NonNegativeFloat = 1.0
-    feature_weight: NonNegativeFloat = 1.0
-    projector: Literal["orthogonal", "linear"] = "orthogonal"
-    feature_norm: Literal["layer", "batch"] = "layer"
-    distance: Literal["smooth_l1", "logsum"] = "smooth_l1"
-
-    @model_validator(mode="after")
-    def _correlations_need_normalised_sides(self) -> "VkD":
-        if self.distance == "logsum" and self.feature_norm != "batch":
-            raise ValueError(
-                'distance = "logsum" compares correlations over the batch; it needs feature_norm = "batch"'
-            )
-        return self
-
-    @property
-    def compares_images(self) -> bool:
-        """Batch normalisation and correlations look at the whole batch."""
-        return self.feature_norm == "batch"
-
-
-class Locality(MethodSettings):
-    """Locality guidance: projected patch tokens of chosen blocks match the teacher's maps (arXiv 2207.10026).
-
-    `student_blocks` count from 0, None: the first, the middle and the last one; `teacher_stages` as timm counts them
-    (0 is the stem). Both lists are of one length.
-    """
-
-    teacher_features = ("maps",)
-    student_features = ("blocks",)
-
-    kind: Literal["locality"] = "locality"
-    feature_weight: NonNegativeFloat = 2.5
-    student_blocks: tuple[NonNegativeInt, ...] | None = None
-    teacher_stages: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (2, 3, 4)
-
-    @model_validator(mode="after")
-    def _pairs(self) -> "Locality":
-        blocks = 3 if self.student_blocks is None else len(self.student_blocks)
-        if blocks != len(self.teacher_stages):
-            raise ValueError(f"{blocks} student_blocks and {len(self.teacher_stages)} teacher_stages make no pairs")
-        return self
-
-    def blocks(self, depth: int) -> tuple[int, ...]:
-        """Return the blocks to read of a student of `depth` blocks; UserError for one beyond them."""
-        chosen = (0, depth // 2, depth - 1) if self.student_blocks is None else self.student_blocks
-        if beyond := [block for block in chosen if block >= depth]:
-            raise UserError(f"method.student_blocks: names block {beyond[0]}, the student has blocks 0 to {depth - 1}")
-        return chosen

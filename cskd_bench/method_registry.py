@@ -4,7 +4,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator
 
-from cskd_bench.method_config import CSKD, DeiT, Locality, MethodSettings, PlainKD, Supervised, VkD
+from cskd_bench.feature_methods import Locality, VkD
+from cskd_bench.method_config import CSKD, DeiT, MethodSettings, PlainKD, Supervised
 from cskd_bench.own_methods import own_method, own_method_names
 from cskd_bench.schema import validate
 
@@ -36,12 +37,20 @@ MethodConfig = Annotated[
     SerializeAsAny[Annotated[Supervised | PlainKD | DeiT | CSKD | VkD | Locality, Field(discriminator="kind")]],
     WrapValidator(_by_kind),
 ]
-METHOD_NAMES: Final = ("supervised", "kd", "deit", "cskd", "vkd", "locality")
+_OURS: Final = (Supervised, PlainKD, DeiT, CSKD, VkD, Locality)
+METHOD_NAMES: Final = tuple(str(settings.model_fields["kind"].default) for settings in _OURS)
 
 
 def method_names() -> tuple[str, ...]:
     """Return all that a table's `kind` may name: methods, presets, and what installed packages offer."""
     return METHOD_NAMES + tuple(PRESETS) + own_method_names()
+
+
+def known_settings() -> dict[str, type[MethodSettings]]:
+    """Return the settings class of every kind, ours and installed packages'; UserError for a broken one."""
+    own = {name: own_method(name) for name in own_method_names() if name not in METHOD_NAMES}
+    ours: dict[str, type[MethodSettings]] = dict(zip(METHOD_NAMES, _OURS, strict=True))
+    return ours | {name: objective.settings for name, objective in own.items() if objective is not None}
 
 
 def method_label(method: MethodSettings) -> str:

@@ -45,7 +45,7 @@ def test_help_imports_nothing_heavy():
     """Help answers fast because it imports nothing: not even the settings library."""
     done = run_without(["torch", "timm", "numpy", "pydantic", "sklearn", "rich"], "--help")
     assert done.returncode == 0, done.stderr
-    for verb in ("quickstart", "pretrain", "transfer", "bench", "report", "export", "tasks"):
+    for verb in ("quickstart", "pretrain", "transfer", "bench", "report", "export", "tasks", "methods"):
         assert verb in done.stdout
 
 

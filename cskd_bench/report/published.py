@@ -35,6 +35,8 @@ class Published:
     value: float
     protocol: str
     source: str
+    differs: str = ""  # how it was made otherwise than the plain recipe of its table; then nothing is judged
+    secondary: bool = False  # read in a text about the paper, not in the paper or its code
     config: str = ""  # of detection: ours that has the published schedule; without one nothing is set beside it
 
 
@@ -49,8 +51,10 @@ class Match:
 
     @property
     def agrees(self) -> bool | None:
-        """Whether the published score lies within the tolerance; None without one."""
-        return None if self.tolerance is None else abs(self.cell.mean - self.published.value) <= self.tolerance
+        """Whether the published score lies within the tolerance; None without one, or where the recipe differs."""
+        if self.tolerance is None or self.published.differs:
+            return None
+        return abs(self.cell.mean - self.published.value) <= self.tolerance
 
 
 def read_published(path: Path) -> list[Published]:
@@ -66,6 +70,8 @@ def read_published(path: Path) -> list[Published]:
         for key in WORDS[:-1]:
             if not isinstance(block.get(key), str):
                 raise UserError(f"{where}: needs `{key}`, a text")
+        if not isinstance(block.get("secondary", False), bool):
+            raise UserError(f"{where}: `secondary` is true or false")
         for row in block["rows"]:
             found.extend(_scores(block, row, where))
     return found
@@ -74,9 +80,12 @@ def read_published(path: Path) -> list[Published]:
 def _scores(block: dict[str, Any], row: Any, where: str) -> list[Published]:
     if not isinstance(row, dict) or not isinstance(row.get("method"), str) or not isinstance(row.get("model"), str):
         raise UserError(f"{where}: each row needs `method` and `model`, both texts")
+    differs = row.get("differs", block.get("differs", ""))
+    if not isinstance(differs, str):
+        raise UserError(f"{where}: {row['method']}: `differs` is a text")
     found = []
     for key, value in row.items():
-        if key in ("method", "model"):
+        if key in ("method", "model", "differs"):
             continue
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 100:
             raise UserError(f"{where}: {row['method']} {key}: expected a score in percent, got {value!r}")
@@ -84,9 +93,19 @@ def _scores(block: dict[str, Any], row: Any, where: str) -> list[Published]:
         task = str(block["task"] if key in ("value", "rerun") else SAME_TASK.get(key, key))
         metric = key if key in ("box_ap", "mask_ap") else block["metric"]
         protocol = f"{block['protocol']}, rerun" if rerun else block["protocol"]
-        config = str(block.get("config", ""))
         found.append(
-            Published(task, metric, row["method"], row["model"], value / 100, protocol, block["source"], config)
+            Published(
+                task,
+                metric,
+                row["method"],
+                row["model"],
+                value / 100,
+                protocol,
+                block["source"],
+                differs=differs,
+                secondary=block.get("secondary", False),
+                config=str(block.get("config", "")),
+            )
         )
     return found
 

@@ -84,25 +84,41 @@ def _costs_shown(table: Table) -> list[str]:
 
 
 MATCH_HEAD: Final = ["task", "method", "student", "ours", "published", "tolerance", "agrees", "source"]
-PUBLISHED_HEAD: Final = ["task", "method", "model", "metric", "published", "protocol", "source"]
+PUBLISHED_HEAD: Final = ["task", "method", "model", "metric", "published", "protocol", "differs in", "source"]
 
 
 def match_rows(matches: Sequence[Match]) -> list[Row]:
     """Return measured cells beside published scores."""
-    verdict = {True: "yes", False: "no", None: "one seed: no tolerance"}
     return [
         [
             item.published.task,
             item.published.method,
             item.student,
             words.score(item.cell),
-            f"{100 * item.published.value:.1f}",
+            _percent(item.published.value),
             "" if item.tolerance is None else f"±{100 * item.tolerance:.2f}",
-            verdict[item.agrees],
-            f"{item.published.source}; {item.published.protocol}",
+            _verdict(item),
+            f"{_source(item.published)}; {item.published.protocol}",
         ]
         for item in matches
     ]
+
+
+def _verdict(item: Match) -> str:
+    """Say whether ours agrees, or why that is not judged."""
+    if item.published.differs:
+        return f"not judged: differs in {item.published.differs}"
+    return {True: "yes", False: "no", None: "one seed: no tolerance"}[item.agrees]
+
+
+def _source(item: Published) -> str:
+    return f"{item.source} (secondary)" if item.secondary else item.source
+
+
+def _percent(value: float) -> str:
+    """Write a published score with the digits that it has: one decimal, or two."""
+    text = f"{100 * value:.2f}"
+    return text.removesuffix("0")
 
 
 def published_rows(published: Sequence[Published]) -> list[Row]:
@@ -113,9 +129,10 @@ def published_rows(published: Sequence[Published]) -> list[Row]:
             item.method,
             item.model,
             words.METRIC_WORDS.get(item.metric, item.metric),
-            f"{100 * item.value:.1f}",
+            _percent(item.value),
             item.protocol,
-            item.source,
+            item.differs,
+            _source(item),
         ]
         for item in published
     ]

@@ -40,7 +40,7 @@ def add_task_data(verb: argparse.ArgumentParser) -> None:
 
 def add_method(verb: argparse.ArgumentParser) -> None:
     """Add --method."""
-    verb.add_argument("--method", default="", metavar="NAME", help="supervised, kd, deit or cskd, for the TOML's own")
+    verb.add_argument("--method", default="", metavar="NAME", help="a name of `methods list`, for the TOML's own")
 
 
 def add_device(verb: argparse.ArgumentParser) -> None:

@@ -19,13 +19,15 @@ def complete(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_completers(parser: argparse.ArgumentParser, verb: str) -> None:
-    """Say how tasks and protocols are completed; other words are paths, or choices that the parser knows."""
+    """Say how tasks, methods and protocols are completed; other words are paths, or choices that the parser knows."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for name, below in action.choices.items():
                 _add_completers(below, verb or name)
         elif action.dest == "task" or (verb, action.dest) == ("tasks", "name"):
             action.completer = _listed(_tasks)  # type: ignore[attr-defined]  # argcomplete's own attribute
+        elif action.dest == "method" or (verb, action.dest) == ("methods", "name"):
+            action.completer = _listed(_methods)  # type: ignore[attr-defined]
         elif action.dest == "protocol":
             action.completer = _listed(_protocols)  # type: ignore[attr-defined]
 
@@ -45,6 +47,12 @@ def _tasks(tasks_dir: Path | None) -> Iterable[str]:
     from cskd_bench.task_groups import GROUPS
 
     return [*task_files(tasks_dir), *GROUPS]
+
+
+def _methods(_: Path | None) -> Iterable[str]:
+    from cskd_bench.method_registry import method_names
+
+    return method_names()
 
 
 def _protocols(_: Path | None) -> Iterable[str]:

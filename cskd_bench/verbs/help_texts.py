@@ -39,6 +39,7 @@ VARIABLES_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "doctor": ("CSKD_BENCH_DATA", "CSKD_BENCH_DEVICE", "CUDA_VISIBLE_DEVICES", "CXX", "HTTPS_PROXY"),
     "speed": _WORK,
     "tasks": ("CSKD_BENCH_DATA", "HTTPS_PROXY"),
+    "methods": (),
     "configs": (),
 }
 
@@ -97,6 +98,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "cskd-bench tasks show cifar100",
         "cskd-bench tasks validate flowers102 --download",
     ),
+    "methods": ("cskd-bench methods list", "cskd-bench methods show cskd"),
     "configs": ("cskd-bench configs", "cskd-bench configs | grep imagenette"),
 }
 

@@ -284,6 +284,39 @@ def test_what_was_not_measured_alike_is_not_set_beside_a_published_score(tmp_pat
     assert report.matches == ()
 
 
+def test_a_published_score_that_was_made_otherwise_is_shown_and_not_judged(tmp_path):
+    """A conv stem or another augmentation explains a distance that seeds do not."""
+    config = {"recipe": {"epochs": 300}}
+    for seed in range(3):
+        ours = {"task": "imagenet", "protocol": "pretrain", "pretrain_data": "imagenet", "value": 0.79 + seed / 100}
+        write_record(tmp_path / "records", make_record(**ours, seed=seed, pretrain_seed=seed, config=config))
+    rows = PUBLISHED.replace("80.0,", '80.04, differs = "stem (convolutions)",')
+    (tmp_path / "published.toml").write_text(rows.replace("rows = [", "secondary = true\nrows = ["))
+    report, texts = render(tmp_path)
+    (match,) = report.matches
+    assert match.tolerance > 0.04 and match.agrees is None
+    assert [(item.value, item.differs, item.secondary) for item in report.published] == [
+        (pytest.approx(0.8004), "stem (convolutions)", True),
+        (pytest.approx(0.701), "stem (convolutions)", True),
+        (0.5, "", True),
+    ]
+    for text in (texts["md"], texts["html"]):
+        assert "not judged: differs in stem (convolutions)" in text and "A paper, table 1 (secondary)" in text
+        assert "80.04" in text and "70.1" in text and "70.10" not in text
+
+
+def test_published_rows_of_other_recipes_say_what_differs(tmp_path):
+    (tmp_path / "records").mkdir()
+    (tmp_path / "published.toml").write_bytes((ROOT / "results" / "published.toml").read_bytes())
+    found = {(item.method, item.model, item.value): item for item in render(tmp_path)[0].published}
+    other = ("vkd", "srd", "nkd", "vitkd + nkd", "locality", "kd, standardised")
+    assert {name for name, _, _ in found} >= set(other)
+    assert [key for key, item in found.items() if key[0] in other and not item.differs] == []
+    stronger = found["supervised", "deit_tiny_patch16_224", 0.7442]
+    assert "recipe" in stronger.differs and found["deit", "deit_tiny_distilled_patch16_224", 0.745].differs == ""
+    assert any(item.secondary for item in found.values())
+
+
 TRANSFERRED = """
 [[result]]
 task = "transfer"
@@ -342,7 +375,16 @@ def test_the_shipped_published_scores_can_be_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["[[result]]\ntask = 1", "result = 5", "x = [", "[[result]]\nrows = 3", PUBLISHED.replace("80.0", '"many"')]
+    "text",
+    [
+        "[[result]]\ntask = 1",
+        "result = 5",
+        "x = [",
+        "[[result]]\nrows = 3",
+        PUBLISHED.replace("80.0", '"many"'),
+        PUBLISHED.replace("rows", "secondary = 1\nrows"),
+        PUBLISHED.replace("rows", "differs = 1\nrows"),
+    ],
 )
 def test_a_broken_published_file_is_named_and_the_rest_is_shown(results, text):
     (results / "published.toml").write_text(text)
