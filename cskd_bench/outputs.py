@@ -43,6 +43,14 @@ class TeacherOutput:
 
 
 @dataclass(frozen=True)
+class TeacherWidths:
+    """Channels of the features that a method takes of its teacher; 0 and none where it takes none."""
+
+    pooled: int = 0  # C
+    maps: tuple[int, ...] = ()  # C_i of each stage
+
+
+@dataclass(frozen=True)
 class Targets:
     """What a method asks its student to match: class indices (hard) or logits (soft).
 

@@ -25,7 +25,6 @@ from cskd_bench.engine.targets import TargetProvider, open_targets
 from cskd_bench.engine.training import fit
 from cskd_bench.errors import UserError
 from cskd_bench.files import sync, write_file
-from cskd_bench.methods import METHODS
 from cskd_bench.models.run_summary import RunSummary, is_finished, read_run, write_run
 from cskd_bench.models.students import Student, build_student
 from cskd_bench.models.teachers import is_another_teacher, teacher_identity
@@ -94,7 +93,7 @@ def _job(config: PretrainConfig, folder: Path, ranks: Ranks, targets: TargetProv
     student = initial_student(config)
     if targets is None:
         targets = _teacher_targets(config, train.classes, ranks)
-    if METHODS[config.method.kind].needs_teacher and config.teacher.weights:
+    if config.method.needs_teacher and config.teacher.weights:
         identity["teacher"]["weights"] = targets.teacher
     if targets.variant:
         identity["variant"] = targets.variant
@@ -155,7 +154,7 @@ def _teacher_targets(config: PretrainConfig, classes: Sequence[str], ranks: Rank
 def initial_student(config: PretrainConfig) -> Student:
     """Build the student with the weights that the seed gives it."""
     torch.manual_seed(integer_seed(config.seed, Stream.MODEL))
-    return build_student(config.student, config.data.num_classes, METHODS[config.method.kind].heads)
+    return build_student(config.student, config.data.num_classes, config.method.heads)
 
 
 def _subject(config: PretrainConfig, job: Job, beginning: Beginning, command: str) -> Subject:

@@ -19,7 +19,7 @@ from cskd_bench.data.open import open_source
 from cskd_bench.device import computing
 from cskd_bench.engine.optim import build_optimizer
 from cskd_bench.errors import UserError
-from cskd_bench.methods import METHODS
+from cskd_bench.methods import objective_of
 from cskd_bench.models.students import Student, build_student
 from cskd_bench.outputs import TeacherOutput
 
@@ -106,7 +106,7 @@ def estimate(config: PretrainConfig) -> Estimate:
     """Size up a run. UserError where the number of training images cannot be known or a model does not run."""
     images, source = training_images(config)
     plan = ViewPlan.of(config.recipe, images, config.seed)
-    method = METHODS[config.method.kind]
+    method = objective_of(config.method)
     student = build_student(config.student, config.data.num_classes, method.heads)
     teacher = TeacherSize(config.teacher, config.recipe.precision) if method.needs_teacher else None
     grid = teacher.grid if teacher is not None and config.method.fusion else None
@@ -163,7 +163,7 @@ def _student_flops(student: Student, config: PretrainConfig, grid: tuple[int, in
 
 def _kept_for_backward(student: Student, config: PretrainConfig, grid: tuple[int, int] | None, views: int) -> int:
     """Return the bytes that autograd keeps of a forward pass and its losses, beyond the weights themselves."""
-    cpu, method = torch.device("cpu"), METHODS[config.method.kind]
+    cpu, method = torch.device("cpu"), objective_of(config.method)
     size, classes = config.student.image_size, config.data.num_classes
 
     def compute() -> None:

@@ -10,8 +10,8 @@ from cskd_bench.config import CSKD, DeiT, Locality, MethodSettings, PlainKD, Sup
 from cskd_bench.errors import UserError
 from cskd_bench.methods import cskd, deit, kd, locality, supervised, vkd
 from cskd_bench.methods.parts import fusion_ratio
-from cskd_bench.methods.projection import FeatureSizes, Projector
-from cskd_bench.outputs import Heads, StudentOutput, Targets, TeacherOutput
+from cskd_bench.methods.projection import Projector
+from cskd_bench.outputs import Heads, StudentOutput, Targets, TeacherOutput, TeacherWidths
 from cskd_bench.own_methods import own_method
 
 
@@ -20,13 +20,13 @@ class Objective:
     """A method: its settings, which declare what it needs, what it asks of the teacher, and its loss parts.
 
     `losses` returns named scalars, of which `total` is minimised. `projector` is what a method trains beside the
-    student; its output is `StudentOutput.projected`.
+    student, made for the width of its tokens and the teacher's; its output is `StudentOutput.projected`.
     """
 
     settings: type[MethodSettings]
     targets: Callable[[Any, TeacherOutput, float], Targets]
     losses: Callable[[Any, StudentOutput, Targets, Tensor], dict[str, Tensor]]
-    projector: Callable[[Any, FeatureSizes], Projector] | None = None
+    projector: Callable[[Any, int, TeacherWidths], Projector] | None = None
 
     @property
     def needs_teacher(self) -> bool:

@@ -5,8 +5,8 @@ from torch.nn import functional as F
 
 from cskd_bench.config import Locality
 from cskd_bench.methods.parts import label_loss
-from cskd_bench.methods.projection import FeatureSizes, MapProjector, Projector
-from cskd_bench.outputs import StudentOutput, Targets, TeacherOutput
+from cskd_bench.methods.projection import MapProjector, Projector
+from cskd_bench.outputs import StudentOutput, Targets, TeacherOutput, TeacherWidths
 
 
 def targets(config: Locality, teacher: TeacherOutput, ratio: float) -> Targets:
@@ -14,9 +14,9 @@ def targets(config: Locality, teacher: TeacherOutput, ratio: float) -> Targets:
     return Targets(features=teacher.maps)
 
 
-def projector(config: Locality, sizes: FeatureSizes) -> Projector:
+def projector(config: Locality, width: int, teacher: TeacherWidths) -> Projector:
     """Return one projection for each pair of block and stage."""
-    return MapProjector(sizes)
+    return MapProjector(width, teacher)
 
 
 def losses(config: Locality, student: StudentOutput, targets: Targets, labels_BK: Tensor) -> dict[str, Tensor]:

@@ -4,22 +4,12 @@ A projector is no part of the student: it is left out of its weights, its export
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
-from cskd_bench.outputs import StudentOutput
-
-
-@dataclass(frozen=True)
-class FeatureSizes:
-    """Widths that a projector joins: of the student's tokens, the teacher's pooled features, and its chosen maps."""
-
-    student: int
-    pooled: int = 0
-    maps: tuple[int, ...] = ()
+from cskd_bench.outputs import StudentOutput, TeacherWidths
 
 
 class Projector(nn.Module):
@@ -35,9 +25,9 @@ class PooledProjector(Projector):
     An orthogonal P is torch's parametrisation, and starts as Q of the QR decomposition of the default initial weights.
     """
 
-    def __init__(self, sizes: FeatureSizes, orthogonal_columns: bool) -> None:
+    def __init__(self, width: int, teacher: TeacherWidths, orthogonal_columns: bool) -> None:
         super().__init__()
-        layer = nn.Linear(sizes.student, sizes.pooled, bias=False)
+        layer = nn.Linear(width, teacher.pooled, bias=False)
         self.layer = orthogonal(layer) if orthogonal_columns else layer
 
     def forward(self, output: StudentOutput) -> tuple[Tensor, ...]:
@@ -49,9 +39,9 @@ class PooledProjector(Projector):
 class MapProjector(Projector):
     """One 1 x 1 convolution, with bias, for each chosen block's patch tokens (B, D, H, W): (B, C_i, H, W)."""
 
-    def __init__(self, sizes: FeatureSizes) -> None:
+    def __init__(self, width: int, teacher: TeacherWidths) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Conv2d(sizes.student, width, 1) for width in sizes.maps)
+        self.layers = nn.ModuleList(nn.Conv2d(width, channels, 1) for channels in teacher.maps)
 
     def forward(self, output: StudentOutput) -> tuple[Tensor, ...]:
         return tuple(layer(block) for layer, block in zip(self.layers, output.blocks, strict=True))

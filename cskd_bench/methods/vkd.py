@@ -6,8 +6,8 @@ from torch.nn import functional as F
 
 from cskd_bench.config import VkD
 from cskd_bench.methods.parts import label_loss, plain_kd_loss
-from cskd_bench.methods.projection import FeatureSizes, PooledProjector, Projector
-from cskd_bench.outputs import StudentOutput, Targets, TeacherOutput
+from cskd_bench.methods.projection import PooledProjector, Projector
+from cskd_bench.outputs import StudentOutput, Targets, TeacherOutput, TeacherWidths
 
 _LAYER_NORM_EPS = 1e-5
 _LOG_EPS = 1e-5
@@ -19,9 +19,9 @@ def targets(config: VkD, teacher: TeacherOutput, ratio: float) -> Targets:
     return Targets(global_target=teacher.global_logits, features=(teacher.pooled,))
 
 
-def projector(config: VkD, sizes: FeatureSizes) -> Projector:
-    """Return P, from the width of the student's tokens to that of the teacher's pooled features."""
-    return PooledProjector(sizes, config.projector == "orthogonal")
+def projector(config: VkD, width: int, teacher: TeacherWidths) -> Projector:
+    """Return P, from the `width` of the student's tokens to that of the teacher's pooled features."""
+    return PooledProjector(width, teacher, config.projector == "orthogonal")
 
 
 def losses(config: VkD, student: StudentOutput, targets: Targets, labels_BK: Tensor) -> dict[str, Tensor]:

@@ -1,12 +1,12 @@
 """Students: stock timm ViTs; the method decides about a distillation token and the inference rule."""
 
-from typing import Any, get_args
+from collections.abc import Sequence
+from typing import Any
 
 import timm
 import torch
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
-from timm.utils import unwrap_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,6 +14,7 @@ from cskd_bench.config import StudentConfig
 from cskd_bench.errors import UserError
 from cskd_bench.models.normalisation import normalisation
 from cskd_bench.models.stem import ConvStem, feed_mean
+from cskd_bench.models.student_checks import check_heads
 from cskd_bench.outputs import Features, Heads, StudentOutput
 
 
@@ -29,7 +30,7 @@ class Student(nn.Module):
 
     def __init__(self, model: Any, heads: Heads) -> None:
         super().__init__()
-        _check_heads(model, heads)
+        check_heads(model, heads)
         self.model = model
         self.heads: Heads = heads
         if heads != "class" and not hasattr(model, "dist_token"):
@@ -67,19 +68,27 @@ class Student(nn.Module):
         head: nn.Module = self.model.head_dist if hasattr(self.model, "dist_token") else self.head_dist
         return head
 
-    def forward(self, views: Tensor, grid: tuple[int, int] | None = None) -> StudentOutput:
+    def forward(
+        self, views: Tensor, grid: tuple[int, int] | None = None, *, pooled: bool = False, blocks: Sequence[int] = ()
+    ) -> StudentOutput:
         """Return logits; with `grid` = (h, w) also patch logits pooled to the teacher's places.
 
-        The linear head commutes with average pooling, so tokens are pooled before the head.
+        The linear head commutes with average pooling, so tokens are pooled before the head. `pooled` and `blocks` (from
+        0) ask for features from the same pass.
         """
-        tokens = self.tokens(views)
+        tokens, maps = self._tokens_and_maps(views, blocks) if blocks else (self.tokens(views), ())
+        mean = self._mean_patch(tokens) if pooled else None
         if self._stock_head:
-            return StudentOutput(self.model.forward_head(tokens))
+            return StudentOutput(self.model.forward_head(tokens), pooled=mean, blocks=maps)
         class_logits = self.model.head(self.model.head_drop(tokens[:, 0]))
         dist_logits = self.distillation_head(self.model.head_drop(tokens[:, 1]))
-        if grid is None:
-            return StudentOutput(class_logits, dist_logits)
-        return StudentOutput(class_logits, dist_logits, self.patch_logits(tokens, grid))
+        patch_logits = None if grid is None else self.patch_logits(tokens, grid)
+        return StudentOutput(class_logits, dist_logits, patch_logits, mean, maps)
+
+    def _tokens_and_maps(self, views: Tensor, blocks: Sequence[int]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        wanted = sorted(set(blocks))  # the order in which timm gives them
+        tokens, maps = self.model.forward_intermediates((views - self.mean) / self.std, indices=wanted)
+        return tokens, tuple(maps[wanted.index(block)] for block in blocks)
 
     def tokens(self, views: Tensor) -> Tensor:
         """Return what the timm model's forward_features gives: (B, prefix + N, D) for a ViT."""
@@ -174,37 +183,6 @@ class Student(nn.Module):
         if self.heads != "class":
             self.distillation_head.requires_grad_(False)  # ranks wait for the gradient of every weight that has one
             self.heads = "class"
-
-
-def _check_heads(model: Any, heads: Heads) -> None:
-    """UserError for a model without the tokens whose heads a method trains, or with steps that those heads pass by."""
-    if heads not in get_args(Heads):
-        raise UserError(f"student: heads={heads!r}; there are {', '.join(map(repr, get_args(Heads)))}")
-    if unwrap_model(model) is not model:
-        raise UserError(
-            f"student: is wrapped ({type(model).__name__}); give the model itself, and compile or distribute the task"
-        )
-    if heads == "class":
-        return
-    kind = type(model).__name__
-    if not hasattr(model, "patch_embed") or not hasattr(model, "num_prefix_tokens"):
-        raise UserError(f"student: {kind} is not a ViT with patch tokens, which heads={heads!r} needs")
-    if not hasattr(model, "dist_token"):
-        _check_lent_token(model, kind, heads)
-    for part, option in (("patch_drop", "patch_drop_rate=0"), ("fc_norm", "fc_norm=False")):
-        if not isinstance(getattr(model, part, None), nn.Identity | None):
-            raise UserError(f"student: this {kind} has {part}, which {heads!r} cannot use; build it with {option}")
-
-
-def _check_lent_token(model: Any, kind: str, heads: Heads) -> None:
-    """UserError for a ViT without a distillation token that has no register token to lend, or no class token."""
-    if getattr(model, "reg_token", None) is None:
-        raise UserError(
-            f"student: this {kind} has no distillation token, which heads={heads!r} needs; use a distilled model "
-            '("deit_tiny_distilled_patch16_224") or build yours with timm.create_model(name, reg_tokens=1)'
-        )
-    if model.cls_token is None or model.global_pool != "token":
-        raise UserError(f"student: this {kind} has no class token to answer with, which heads={heads!r} needs")
 
 
 def choose_attention(model: nn.Module, device: torch.device, precision: str) -> None:
