@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-import timm
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +20,8 @@ from cskd_bench.engine.optim import build_optimizer
 from cskd_bench.errors import UserError
 from cskd_bench.methods import objective_of
 from cskd_bench.models.students import Student, build_student
+from cskd_bench.models.teacher_heads import TokenHead, has_patch_tokens
+from cskd_bench.models.teacher_models import check_patches, create_model
 from cskd_bench.outputs import TeacherOutput
 
 FLOAT: Final = 4  # bytes of a weight, a gradient, a moment: training keeps them in fp32
@@ -196,11 +197,9 @@ class TeacherSize:
     """A teacher without weights: its size, the FLOPs of one dense response, its largest layer in a run's precision."""
 
     def __init__(self, settings: TeacherConfig, precision: str) -> None:
-        if not timm.is_model(settings.name):
-            raise UserError(f"teacher.name: timm has no model {settings.name!r}")
-        options = {} if settings.output_stride is None else {"output_stride": settings.output_stride}
         with torch.device("meta"):
-            model: Any = timm.create_model(settings.name, num_classes=settings.num_classes, **options).eval()
+            model: Any = create_model(settings, pretrained=False).eval()
+        check_patches(model, repr(settings.name), settings.image_size)
         width = FLOAT if precision == "fp32" else 2
         self.largest_layer_bytes = 0
 
@@ -214,14 +213,24 @@ class TeacherSize:
         views = torch.zeros(1, 3, settings.image_size, settings.image_size, device="meta")
         try:
             with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                features = model.forward_features(views)
-                _, channels, height, width_ = features.shape
-                model.forward_head(features.permute(0, 2, 3, 1).reshape(-1, channels, 1, 1))
+                self.grid = _respond(model, views)
         except (AssertionError, RuntimeError, ValueError) as error:
             raise UserError(f"teacher.name: {settings.name!r} gives no dense response ({error})") from error
-        self.grid = (int(height), int(width_))
         self.flops = counter.get_total_flops()
         self.parameters = _count(model)
+
+
+def _respond(model: Any, views: Tensor) -> tuple[int, int]:
+    """Compute what a teacher answers to views without content; returns its grid."""
+    features = model.forward_features(views)
+    if has_patch_tokens(model):
+        head = TokenHead(model, views.shape[-1])
+        head.dense(features, None)
+        head.own_logits(features, None)
+        return head.grid(views)
+    _, channels, height, width = features.shape
+    model.forward_head(features.permute(0, 2, 3, 1).reshape(-1, channels, 1, 1))
+    return int(height), int(width)
 
 
 def _count(module: nn.Module) -> int:

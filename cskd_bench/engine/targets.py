@@ -77,8 +77,10 @@ class TeacherTargets:
     def __call__(self, views: Tensor, known: Targets, ratio: float) -> Targets:
         output = self._teacher(views, self._pooled, self._stages)
         targets = self._method.targets(self._config, output, ratio)
-        # the mean is not finite where one of the responses is not
-        return replace(targets, finite=output.global_logits.isfinite().all())
+        finite = output.global_logits.isfinite().all()
+        if not self._teacher.global_is_mean:  # a mean is not finite where one of the responses is not
+            finite = finite & output.dense.isfinite().all()
+        return replace(targets, finite=finite)
 
 
 def open_targets(
