@@ -25,7 +25,7 @@ def state_teacher(spec: TaskSpec, protocol: str) -> TaskSpec:
         return spec
     path = teacher_weights(teacher)
     if not path.is_file():
-        raise UserError(f"{path}: no such weights file; set finetune.teacher.weights to a teacher of {spec.name}")
+        raise UserError(f"{path}: no such weights file (finetune.teacher.weights of task {spec.name})")
     known = teacher.known_as(teacher_identity(teacher))
     return spec.model_copy(update={"finetune": spec.finetune.model_copy(update={"teacher": known})})
 
@@ -50,4 +50,5 @@ def tuning_targets(spec: TaskSpec, protocol: str, classes: Sequence[str], device
     try:
         return open_targets(method, teacher, classes, spec.data.num_classes, device, compiled=compiled)
     except UserError as error:
-        raise UserError(f"task {spec.name}: finetune: {error}") from error
+        about = f"{teacher.name} of {teacher.num_classes} classes at {teacher.image_size} px"
+        raise UserError(f"task {spec.name}: no fine-tuning with {about}: {error}") from error

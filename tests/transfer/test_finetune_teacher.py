@@ -22,6 +22,7 @@ from cskd_bench.engine import training
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.state import Stop
 from cskd_bench.errors import Interrupted, UserError
+from cskd_bench.export import export_timm
 from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.models.run_summary import read_summary
 from cskd_bench.record import read_records, sha256_file
@@ -299,7 +300,7 @@ def faults(place):
         "no method": ("deit", taught(place, "deit")[1:], "teacher: nothing is asked of it"),
         "supervised": ("deit", taught(place, "supervised"), "teacher: nothing is asked of it"),
         "no file": ("deit", taught(place, "deit", "gone.safetensors"), "gone.safetensors: no such weights file"),
-        "other classes": ("deit", taught(place, "deit", "five.safetensors"), "differs in shape at head.fc.bias"),
+        "other classes": ("deit", taught(place, "deit", "five.safetensors"), "of 3 classes at 64 px: "),
         "five classes": ("deit", taught(place, "deit", "five.safetensors", num_classes=5), "its 5 classes cannot be"),
         "no map": ("cskd", [*vit, f"finetune.teacher.weights={place / 'vit.safetensors'}"], "has no feature map"),
         "no model": ("deit", taught(place, "deit", name="resnet5"), "timm has no model 'resnet5'"),
@@ -385,6 +386,21 @@ def test_a_teacher_is_the_same_wherever_its_file_lies(place, tmp_path, monkeypat
     monkeypatch.setenv("CSKD_BENCH_DATA", str(tmp_path))
     relative = [*taught(place, "deit"), "finetune.teacher.weights=copy.safetensors"]
     assert cell_of(place, "deit", *relative).name == name
+
+
+def test_the_fingerprint_that_is_validated_is_the_records(place, tmp_path, capsys):
+    assert main(["tasks", "validate", str(write_task(place, tmp_path, "deit"))]) == 0
+    said = capsys.readouterr().out
+    for protocol in ("finetune", "lowlabel"):
+        name = cell_of(place, "deit", *taught(place, "deit"), protocol=protocol).spec.fingerprint(protocol)
+        assert f"{protocol:10} fingerprint {name}" in said
+
+
+def test_the_card_of_an_export_names_who_taught(place, tmp_path):
+    record = tune(place, tmp_path, "deit", *taught(place, "deit"))
+    export_timm(tmp_path / "work" / record.id, tmp_path / "out", results=tmp_path / "results")
+    then = f"| then | finetune on squares with deit from test_byobnet@{sha(place)} at 64 px, recipe `{record.recipe}` |"
+    assert then in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_plans_cells_are_those_of_the_records_and_untaught_students_are_refused(place, tmp_path):
