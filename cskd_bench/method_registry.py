@@ -7,7 +7,7 @@ from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapVa
 from cskd_bench.feature_methods import Locality, VkD
 from cskd_bench.method_config import CSKD, DeiT, MethodSettings, PlainKD, Supervised
 from cskd_bench.own_methods import own_method, own_method_names
-from cskd_bench.schema import validate
+from cskd_bench.schema import as_tuples, validate
 
 PRESETS: Final[dict[str, dict[str, Any]]] = {
     "kd-mdistiller": {"kind": "kd", "loss": "kl"},
@@ -26,11 +26,11 @@ def _by_kind(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         return value
     kind = value.get("kind") if isinstance(value, dict) else None
     if kind in PRESETS:
-        return handler(PRESETS[kind] | {key: value[key] for key in value if key != "kind"})
+        value = PRESETS[kind] | {key: value[key] for key in value if key != "kind"}
     if isinstance(kind, str) and kind not in METHOD_NAMES and (own := own_method(kind)) is not None:
         settings: MethodSettings = validate(own.settings, value, kind)
         return settings
-    return handler(value)
+    return handler(as_tuples(value))
 
 
 MethodConfig = Annotated[

@@ -101,6 +101,8 @@ def build_bank(
 def _check_arguments(config: PretrainConfig, epochs: range, shard: tuple[int, int]) -> None:
     if not config.method.needs_teacher:
         raise UserError(f"method {config.method.kind} has no teacher, so there is nothing to label")
+    if config.method.teacher_features:
+        raise UserError(f"{config.method.why_no_bank()}; build the bank from another method's configuration")
     if config.recipe.epochs > MOST_EPOCHS:
         raise UserError(
             f"recipe.epochs {config.recipe.epochs:,}: a bank holds the ratios of up to {MOST_EPOCHS:,} epochs"
