@@ -66,7 +66,7 @@ class DataConfig(StrictModel):
 
 
 class TeacherConfig(StrictModel):
-    """A frozen timm CNN. `weights` is a file; empty takes timm's pretrained weights.
+    """A frozen timm CNN or ViT. `weights` is a file; empty takes timm's pretrained weights.
 
     `precision` of its labels, in training as in a bank, whatever the student computes in; docs/pretraining.md says how
     many labels each of them flips. It is left out of fingerprints where it is fp32, as in every record without it.
