@@ -354,7 +354,7 @@ def test_a_task_whose_teacher_does_not_fit_leaves_its_probes_alone(place, tmp_pa
     assert [record.protocol for _, record in read_records(tmp_path / "results" / "records")] == ["linear"]
     save_model(place / "five.safetensors", num_classes=5)
     wrong = task_of(place, *taught(place, "deit", "five.safetensors"))
-    with pytest.raises(UserError, match="no fine-tuning with test_byobnet of 3 classes at 64 px: .* differs in shape"):
+    with pytest.raises(UserError, match=r"no fine-tuning with test_byobnet of 3 classes at 64 px: .* differs in shape"):
         cell_of(place, "deit", *taught(place, "deit", "five.safetensors")).check()  # which ranks call together
     assert "differs in shape" in why_unready(wrong, "lowlabel") and why_unready(wrong, "linear") == ""
 
