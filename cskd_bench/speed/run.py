@@ -4,7 +4,7 @@ import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import timm
 import torch
@@ -17,6 +17,9 @@ from cskd_bench.engine.provenance import code_ref, now, versions
 from cskd_bench.errors import UserError
 from cskd_bench.files import write_file
 from cskd_bench.speed.measure import Clock, compare, machine, table
+
+if TYPE_CHECKING:
+    from cskd_bench.speed.step import StepSize
 
 Part = Literal["step", "teacher", "data", "bank", "report"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -56,16 +59,11 @@ def run_speed(
     body: dict[str, Any]
     match part:
         case "step":
-            from cskd_bench.speed.methods import asked_methods, measure_methods
-            from cskd_bench.speed.step import StepSize, measure_step
+            from cskd_bench.speed.step import StepSize
 
             size = StepSize(student, teacher, batch or default_batch, rounds=rounds)
             usual: Literal["fp32", "bf16"] = "fp32" if device.type == "cpu" else "bf16"
-            size = replace(size, compile=compiled, precision=precision or usual)
-            if methods:
-                body = measure_methods(size, asked_methods(methods), device, clock)
-            else:
-                body = measure_step(size, device, clock)
+            body = _measure_steps(replace(size, compile=compiled, precision=precision or usual), methods, device, clock)
         case "teacher":
             from cskd_bench.speed.teacher import measure_teacher
 
@@ -117,6 +115,16 @@ def _check_teacher(name: str, *, needs_fc: bool) -> None:
         raise UserError(f"--teacher {name}: has no feature map (B, C, h, w); a CNN is needed")
     if needs_fc and not hasattr(getattr(model, "head", None), "fc"):
         raise UserError(f"--teacher {name}: the plain step reads a classifier named head.fc, such as a RegNet's")
+
+
+def _measure_steps(size: "StepSize", methods: str, device: torch.device, clock: Clock) -> dict[str, Any]:
+    """Time the step beside the yardsticks, or the steps of some methods beside each other."""
+    from cskd_bench.speed.methods import asked_methods, measure_methods
+    from cskd_bench.speed.step import measure_step
+
+    if methods:
+        return measure_methods(size, asked_methods(methods), device, clock)
+    return measure_step(size, device, clock)
 
 
 def _measure_report(results: Path, rounds: int, clock: Clock) -> dict[str, Any]:
