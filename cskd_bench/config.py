@@ -3,27 +3,41 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from cskd_bench.config_files import method_of, read_config, run_name
 from cskd_bench.errors import UserError
+from cskd_bench.feature_methods import Locality as Locality
+from cskd_bench.feature_methods import VkD as VkD
 from cskd_bench.method_config import CSKD as CSKD  # method settings are imported from here, like all others
-from cskd_bench.method_config import METHOD_NAMES
 from cskd_bench.method_config import Decay as Decay
 from cskd_bench.method_config import DeiT as DeiT
 from cskd_bench.method_config import Hardness as Hardness
-from cskd_bench.method_config import MethodConfig as MethodConfig
 from cskd_bench.method_config import MethodSettings as MethodSettings
 from cskd_bench.method_config import PlainKD as PlainKD
 from cskd_bench.method_config import Probability as Probability
 from cskd_bench.method_config import Supervised as Supervised
-from cskd_bench.method_config import method_label as method_label
+from cskd_bench.method_registry import MethodConfig as MethodConfig
+from cskd_bench.method_registry import method_label as method_label
+from cskd_bench.method_registry import method_names
 from cskd_bench.schema import StrictModel, apply_overrides, fingerprint, validate
+from cskd_bench.student_config import StudentConfig as StudentConfig
+from cskd_bench.student_config import why_no_grid as why_no_grid
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["fp32", "tf32", "fp16", "bf16"]
+RAND_AUGMENT: Final = "rand-m9-mstd0.5-inc1"
 
 
 class DataConfig(StrictModel):
@@ -51,40 +65,6 @@ class DataConfig(StrictModel):
         return self
 
 
-def why_no_grid(image_size: int, patch_size: int) -> str:
-    """Say why an image does not divide into patches, and which sizes do (pixels); empty where it does."""
-    if image_size % patch_size == 0:
-        return ""
-    below = image_size // patch_size * patch_size
-    fitting = " or ".join(str(size) for size in (below, below + patch_size) if size)
-    return f"image_size {image_size} is not a multiple of the patch size {patch_size}; take {fitting}"
-
-
-class StudentConfig(StrictModel):
-    """A timm ViT by name, with the few changes that small data need.
-
-    The method decides about a distillation token: name the plain model.
-    """
-
-    name: str = "deit_tiny_patch16_224"
-    image_size: PositiveInt = 224
-    patch_size: PositiveInt | None = None
-    depth: PositiveInt | None = None
-    embed_dim: PositiveInt | None = None
-    num_heads: PositiveInt | None = None
-    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
-
-    @model_validator(mode="after")
-    def _grid_exists(self) -> "StudentConfig":
-        named = re.search(r"patch(\d+)", self.name)
-        patch = self.patch_size or (int(named[1]) if named else 1)
-        if problem := why_no_grid(self.image_size, patch):
-            raise ValueError(problem)
-        if self.embed_dim and self.num_heads and self.embed_dim % self.num_heads:
-            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
-        return self
-
-
 class TeacherConfig(StrictModel):
     """A frozen timm CNN. `weights` is a file; empty takes timm's pretrained weights.
 
@@ -104,7 +84,9 @@ class AugmentConfig(StrictModel):
     """How a view is made of an image; the paper's recipe.
 
     `engine`: pil makes views with timm's transforms in the workers; tensor leaves RandAugment to the device.
-    It is left out of fingerprints where it is pil, which every record without it used.
+    `policy`: randaugment does what `auto_augment` says; three does one of grey, solarise and blur to every view, as
+    DeiT III (arXiv 2204.07118), and then colour jitter. Both are left out of fingerprints at their defaults, which
+    every record without them used.
     """
 
     engine: Annotated[Literal["pil", "tensor"], Field(exclude_if=lambda engine: bool(engine == "pil"))] = "pil"
@@ -112,7 +94,10 @@ class AugmentConfig(StrictModel):
     crop_ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
     hflip: Probability = 0.5
     color_jitter: NonNegativeFloat = 0.3
-    auto_augment: str = "rand-m9-mstd0.5-inc1"
+    policy: Annotated[
+        Literal["randaugment", "three"], Field(exclude_if=lambda policy: bool(policy == "randaugment"))
+    ] = "randaugment"
+    auto_augment: Annotated[str, Field(validate_default=True)] = RAND_AUGMENT
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     view_size: PositiveInt | None = None  # None: the larger of student's and teacher's resolution
     erasing: Probability = 0.25
@@ -123,6 +108,16 @@ class AugmentConfig(StrictModel):
     mix_switch: Probability = 0.5
     mix_group: PositiveInt = 16
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    @field_validator("auto_augment")
+    @classmethod
+    def _one_policy(cls, stated: str, others: ValidationInfo) -> str:
+        """Keep one way to write the policy three: without `auto_augment`, which stands empty then."""
+        if others.data.get("policy") != "three":
+            return stated
+        if stated not in ("", RAND_AUGMENT):
+            raise ValueError(f'policy = "three" does without auto_augment {stated!r}; leave one of them out')
+        return ""
 
     @model_validator(mode="after")
     def _possible(self) -> "AugmentConfig":
@@ -220,6 +215,15 @@ class PretrainConfig(StrictModel):
             raise ValueError(f"name {self.name!r}: use letters, digits, '.', '_' and '-'; it names a folder")
         if self.view_size < self.student.image_size:
             raise ValueError(f"recipe.augment.view_size {self.view_size} is less than the student's image_size")
+        if self.method.compares_images and self.run.accumulate > 1:
+            raise ValueError(
+                f"run.accumulate {self.run.accumulate}: method {self.method.kind} compares the images of a batch with "
+                "each other, which micro-batches would take apart; use more ranks, which share them"
+            )
+        if self.student.distillation_token == "mean" and self.method.heads == "class":
+            raise ValueError(
+                f'student.distillation_token = "mean": method {self.method.kind} has no distillation token'
+            )
         return self
 
     @property
@@ -233,9 +237,8 @@ class PretrainConfig(StrictModel):
     @property
     def model_name(self) -> str:
         """Name the student in tables: timm's name and what was changed of it."""
-        changed = self.student.model_dump(exclude={"name", "image_size", "drop_path"}, exclude_none=True)
         plain = self.student.name.replace("_distilled_", "_")
-        return plain + "".join(f" {key.replace('_', '-')}={value}" for key, value in changed.items())
+        return plain + "".join(f" {key.replace('_', '-')}={value}" for key, value in self.student.changes().items())
 
     @property
     def data_name(self) -> str:
@@ -279,7 +282,7 @@ def load_config(named: Path, overrides: Sequence[str] = (), method: str = "") ->
     if isinstance(word := asked.get("method"), str):
         raise UserError(f"--set method={word}: a method is a table of settings; name it with --method {word}")
     if "method" not in asked:
-        raise UserError(f"{file}: names no method; add --method with one of {', '.join(METHOD_NAMES)}")
+        raise UserError(f"{file}: names no method; add --method with one of {', '.join(method_names())}")
     if method and chosen != method:
         raise UserError(f"--method {method}: --set names another one, {chosen}; give one of them")
     name = data.setdefault("name", file.stem)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cskd_bench.errors import UserError
-from cskd_bench.method_config import METHOD_NAMES
+from cskd_bench.method_registry import method_names
 from cskd_bench.schema import read_toml, shipped, shipped_file
 
 _METHOD: Final = "(?P<method>supervised|kd|deit|cskd)"
@@ -33,8 +33,8 @@ def read_config(named: Path, method: str = "") -> tuple[Path, dict[str, Any]]:
 
     Its `name` then says the method. UserError for a file that is not there and a method that does not exist.
     """
-    if method and method not in METHOD_NAMES:
-        raise UserError(f"--method {method}: no such method; there are {', '.join(METHOD_NAMES)}")
+    if method and method not in method_names():
+        raise UserError(f"--method {method}: no such method; there are {', '.join(method_names())}")
     file, former = find_config(named)
     data = read_toml(file)
     method = method or former

@@ -4,10 +4,18 @@ A declaration is a class attribute or a property: it is no setting, so no dump a
 """
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Final, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
+from cskd_bench.loss_config import LossConfig
 from cskd_bench.outputs import Heads
 from cskd_bench.schema import StrictModel
 
@@ -15,6 +23,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Hardness = Literal["hard", "soft"]
 Decay = Literal["linear", "quadratic", "cosine", "local", "global"]
 TeacherFeature = Literal["pooled", "maps"]  # after its global pooling (B, C), or a stage's maps (B, C, h, w)
+StudentFeature = Literal["pooled", "blocks"]  # its mean patch token (B, D), or patch tokens of blocks (B, D, H, W)
 
 
 class MethodSettings(StrictModel):
@@ -28,14 +37,32 @@ class MethodSettings(StrictModel):
 
     needs_teacher: ClassVar[bool] = True
     heads: ClassVar[Heads] = "class"  # which of the student's heads inference averages
-    labels: ClassVar[Hardness] = "hard"  # what it asks of a bank: class indices, or the logits of whole images
     hardness_keys: ClassVar[tuple[str, ...]] = ()  # its settings that turn to the teacher's logits when "soft"
     teacher_features: ClassVar[tuple[TeacherFeature, ...]] = ()  # what it takes of the teacher beside its logits
+    student_features: ClassVar[tuple[StudentFeature, ...]] = ()  # what its projector takes of the student
 
     @property
     def fusion(self) -> Decay | None:
         """How the ratio of its fused responses falls; None for a method without targets at each position."""
         return None
+
+    @property
+    def labels(self) -> Hardness:
+        """What it asks of a bank: class indices, or the logits of whole images."""
+        return "hard"
+
+    @property
+    def compares_images(self) -> bool:
+        """Whether its loss compares the images of a batch with each other: ranks then share what they have of it."""
+        return False
+
+    def stages(self) -> tuple[int, ...]:
+        """Return the teacher's stages whose maps it takes, as timm counts them."""
+        return ()
+
+    def blocks(self, depth: int) -> tuple[int, ...]:
+        """Return the blocks, from 0, that its projector takes of a student with `depth` blocks."""
+        return ()
 
     @property
     def soft_temperature(self) -> float:
@@ -63,7 +90,46 @@ class Supervised(MethodSettings):
     kind: Literal["supervised"] = "supervised"
 
 
-class PlainKD(MethodSettings):
+class LogitMethod(MethodSettings):
+    """The base of methods that match the teacher's logits by one head.
+
+    Without a `loss` table it is DeiT's: (1 - alpha) * label + alpha * loss at `temperature`. A table brings its own
+    weights and temperature.
+    """
+
+    alpha: Probability = 0.5
+    temperature: PositiveFloat = 1.0
+    loss: Annotated[LossConfig | None, Field(exclude_if=lambda loss: loss is None)] = None
+
+    replaced: ClassVar[tuple[str, ...]] = ("alpha", "temperature")  # what the table stands in the place of
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> "LogitMethod":
+        stated = [key for key in self.replaced if key in self.model_fields_set]
+        if self.loss is not None and stated:
+            raise ValueError(
+                f"{stated[0]} belongs to {self.kind} without a loss table; "
+                "the table has label_weight, weight and temperature"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_replaced(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = dump(self)
+        return dumped if self.loss is None else {key: dumped[key] for key in dumped if key not in self.replaced}
+
+    @property
+    def compares_images(self) -> bool:
+        """DIST compares the columns of a batch."""
+        return self.loss is not None and self.loss.kind == "dist"
+
+    @property
+    def soft_temperature(self) -> float:
+        """The temperature of its loss."""
+        return self.temperature if self.loss is None else self.loss.temperature
+
+
+class PlainKD(LogitMethod):
     """Soft KL between class logits and global response; defaults of DeiT's soft distillation."""
 
     equation = "(1 - alpha) CE(class head, labels) + alpha T^2 KL(teacher / T || class head / T), mean over images"
@@ -73,19 +139,17 @@ class PlainKD(MethodSettings):
         "temperature": "T; both sides' logits are divided by it",
     }
 
-    labels = "soft"
-
     kind: Literal["kd"] = "kd"
     alpha: Probability = 0.1
     temperature: PositiveFloat = 3.0
 
     @property
-    def soft_temperature(self) -> float:
-        """The temperature of its loss."""
-        return self.temperature
+    def labels(self) -> Hardness:
+        """Logits."""
+        return "soft"
 
 
-class DeiT(MethodSettings):
+class DeiT(LogitMethod):
     """DeiT's distillation token."""
 
     equation = "(1 - alpha) CE(class head, labels) + alpha CE(distillation head, argmax of the teacher)"
@@ -98,11 +162,17 @@ class DeiT(MethodSettings):
 
     heads = "class+dist"
     hardness_keys = ("global_loss",)
+    replaced = ("alpha", "global_loss", "temperature")
 
     kind: Literal["deit"] = "deit"
     alpha: Probability = 0.5
     global_loss: Hardness = "hard"
     temperature: PositiveFloat = 1.0
+
+    @property
+    def labels(self) -> Hardness:
+        """Logits for a loss table, class indices without one."""
+        return "hard" if self.loss is None else "soft"
 
 
 class CSKD(MethodSettings):
@@ -143,15 +213,3 @@ class CSKD(MethodSettings):
     def fusion(self) -> Decay:
         """Its decay."""
         return self.decay
-
-
-MethodConfig = Annotated[Supervised | PlainKD | DeiT | CSKD, Field(discriminator="kind")]
-METHOD_NAMES: Final = tuple(str(settings().kind) for settings in get_args(get_args(MethodConfig)[0]))
-
-
-def method_label(method: MethodSettings) -> str:
-    """Name a method in tables: its kind, and whatever differs from the kind's defaults."""
-    changed = method.model_dump(exclude_defaults=True, exclude={"kind"})
-    if not changed:
-        return method.kind
-    return f"{method.kind} ({', '.join(f'{key}={value}' for key, value in sorted(changed.items()))})"

@@ -21,19 +21,33 @@ class StudentOutput:
     class_logits: Tensor  # (B, K) head(class token)
     dist_logits: Tensor | None = None  # (B, K) head_dist(distillation token)
     patch_logits: Tensor | None = None  # (B, K, h, w) head_dist(patch tokens pooled to h x w)
+    pooled: Tensor | None = None  # (B, D) mean patch token after the final norm, where a method asks for it
+    blocks: tuple[Tensor, ...] = ()  # (B, D, H, W) patch tokens out of chosen blocks, before the final norm
+    projected: tuple[Tensor, ...] = ()  # what a projector made of these, as the method compares it
 
     def in_fp32(self) -> StudentOutput:
         """Take logits to fp32 for the losses; the many patch logits are taken there by their loss, a few at a time."""
         dist_logits = None if self.dist_logits is None else self.dist_logits.float()
-        return StudentOutput(self.class_logits.float(), dist_logits, self.patch_logits)
+        projected = tuple(features.float() for features in self.projected)
+        return StudentOutput(self.class_logits.float(), dist_logits, self.patch_logits, projected=projected)
 
 
 @dataclass(frozen=True)
 class TeacherOutput:
-    """A teacher's dense response on one batch and its mean over places."""
+    """A teacher's dense response on one batch, its mean over places, and the features that were asked for."""
 
     dense: Tensor  # (B, K, h, w)
     global_logits: Tensor  # (B, K), mean of dense over places
+    pooled: Tensor | None = None  # (B, C), mean over places of the last feature map
+    maps: tuple[Tensor, ...] = ()  # (B, C_i, h_i, w_i) of each stage asked for
+
+
+@dataclass(frozen=True)
+class TeacherWidths:
+    """Channels of the features that a method takes of its teacher; 0 and none where it takes none."""
+
+    pooled: int = 0  # C
+    maps: tuple[int, ...] = ()  # C_i of each stage
 
 
 @dataclass(frozen=True)
@@ -47,8 +61,10 @@ class Targets:
     global_target: Tensor | None = None  # (B,) hard or (B, K) soft
     spatial_target: Tensor | None = None  # (B, h, w) hard or (B, K, h, w) soft
     finite: Tensor | None = None  # (), whether the teacher's responses were; None where a bank has seen to it
+    features: tuple[Tensor, ...] = ()  # the teacher's, in the order of the student's `projected`
 
     def to(self, move: Callable[[Tensor], Tensor]) -> Targets:
         """Return the same targets, each moved by `move`."""
         fields = (self.global_target, self.spatial_target, self.finite)
-        return Targets(*(None if field is None else move(field) for field in fields))
+        global_target, spatial_target, finite = (None if field is None else move(field) for field in fields)
+        return Targets(global_target, spatial_target, finite, tuple(map(move, self.features)))

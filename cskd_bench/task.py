@@ -171,6 +171,19 @@ class TaskSpec(StrictModel):
     multilabel: MultilabelConfig = MultilabelConfig()
     run: RunConfig = RunConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _teacher_has_the_classes(cls, data: Any) -> Any:
+        """Fill in the classes of a teacher whose weights are a file, where nobody states them."""
+        try:
+            teacher = data["finetune"]["teacher"]
+            if not teacher["weights"] or "num_classes" in teacher:
+                return data
+            filled = {**teacher, "num_classes": data["data"].get("num_classes", 1000)}
+            return {**data, "finetune": {**data["finetune"], "teacher": filled}}
+        except (KeyError, TypeError, AttributeError):  # no teacher, or no table: validation says it
+            return data
+
     @model_validator(mode="after")
     def _usable(self) -> "TaskSpec":
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
@@ -197,6 +210,8 @@ class TaskSpec(StrictModel):
             data["linear"].pop("choose_by", None)
         if "finetune" in data:
             data["finetune"] = used_settings(data["finetune"])
+            if self.finetune.teacher:
+                data["finetune"]["teacher"]["weights"] = self.finetune.teacher.weights_identity
         data["data"]["root"] = Path(self.data.stands_for or self.data.root).name
         if detect := data.get("detect"):
             detect["config"] = _name_config(Path(self.detect.config))

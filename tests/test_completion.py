@@ -34,7 +34,7 @@ def test_verbs_tasks_protocols_and_paths_are_completed(tmp_path):
     assert completions("cskd-bench transfer --protocol knn,ev", tmp_path) == {"knn,evaluate"}
     assert completions("cskd-bench tasks show eur", tmp_path) == {"eurosat"}
     assert completions("cskd-bench methods show csk", tmp_path) == {"cskd"}
-    assert completions("cskd-bench pretrain --method dei", tmp_path) == {"deit"}
+    assert completions("cskd-bench pretrain --method dei", tmp_path) == {"deit", "deit-standardised"}
     (tmp_path / "runs" / "imagenette64_cskd").mkdir(parents=True)
     assert completions("cskd-bench transfer --checkpoint runs/ima", tmp_path) == {"runs/imagenette64_cskd/"}
 

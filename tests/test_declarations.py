@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import pytest
 
 import cskd_bench
-from cskd_bench.config import CSKD, DeiT, MethodConfig, MethodSettings, PlainKD, Supervised
+from cskd_bench.config import CSKD, DeiT, Locality, MethodConfig, MethodSettings, PlainKD, Supervised, VkD
 from cskd_bench.methods import METHODS, ratio_at
 
 PACKAGE = Path(cskd_bench.__file__).parent
@@ -59,17 +59,19 @@ def test_every_settings_class_has_its_objective():
 
 def test_declarations_are_those_that_the_methods_have_always_had():
     heads = {"supervised": "class", "kd": "class", "deit": "class+dist", "cskd": "class+dist+patch"}
+    heads |= {"vkd": "class+dist", "locality": "class"}
     assert {kind: objective.heads for kind, objective in METHODS.items()} == heads
     assert [kind for kind, objective in METHODS.items() if not objective.needs_teacher] == ["supervised"]
-    assert [kind for kind, objective in METHODS.items() if objective.settings.labels == "soft"] == ["kd"]
+    assert [kind for kind, objective in METHODS.items() if objective.settings().labels == "soft"] == ["kd"]
     assert [kind for kind, objective in METHODS.items() if objective.settings().fusion] == ["cskd"]
     assert ratio_at(CSKD(decay="cosine"), 0.5) == pytest.approx(0.5**0.5)
     assert ratio_at(DeiT(), 0.5) == 0.0
-    assert (PlainKD(temperature=2.0).soft_temperature, DeiT(temperature=2.0).soft_temperature) == (2.0, 1.0)
+    assert (PlainKD(temperature=2.0).soft_temperature, DeiT(loss={"kind": "nkd"}).soft_temperature) == (2.0, 1.0)
 
 
 def test_declarations_are_no_settings():
-    declared = {"needs_teacher", "heads", "labels", "hardness_keys", "teacher_features"}
+    declared = {"needs_teacher", "heads", "labels", "hardness_keys", "teacher_features", "student_features"}
+    declared |= {"compares_images"}
     dumped = [objective.settings().model_dump().keys() for objective in METHODS.values()]
     assert all("kind" in keys and not declared & keys for keys in dumped) and len(dumped) == len(NAMES)
 
@@ -88,6 +90,9 @@ class Features(MethodSettings):
         (Supervised(), "method supervised asks nothing of a teacher; leave the bank out"),
         (PlainKD(), ""),
         (DeiT(), ""),
+        (DeiT(loss={"kind": "nkd"}), ""),
+        (VkD(), "a bank has no features; method vkd needs the teacher in the loop"),
+        (Locality(), "a bank has no features; method locality needs the teacher in the loop"),
         (DeiT(global_loss="soft"), 'a bank has hard labels; method.global_loss = "soft" needs the teacher in the loop'),
         (CSKD(decay="global"), ""),
         (CSKD(spatial_loss="soft"), 'method.spatial_loss = "soft" needs'),

@@ -145,12 +145,17 @@ def test_json_and_wrong_names(capsys):
 
 
 def test_a_method_of_ones_own_is_listed(capsys, monkeypatch):
-    """An entry point says that there may be one; METHODS then has it."""
-
     class Toy:
         settings = ToyMethod
 
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: ["one"])
-    monkeypatch.setitem(METHODS, "toy", Toy)
+    monkeypatch.setattr("cskd_bench.method_registry.own_method_names", lambda: ("toy",))
+    monkeypatch.setattr("cskd_bench.method_registry.own_method", lambda kind: Toy)
     assert main(["methods", "list"]) == 0
-    assert "\ntoy         A toy; needs: teacher logits; bank\n" in capsys.readouterr().out
+    assert "A toy; needs: teacher logits; bank\n" in capsys.readouterr().out
+
+
+def test_a_preset_is_shown_in_its_methods_settings(capsys):
+    assert main(["methods", "show", "kd-nkd"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("kd-nkd: preset: kd with method.loss=nkd\n")
+    assert out.endswith("--method kd-nkd\n")

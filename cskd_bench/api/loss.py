@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from cskd_bench.config import CSKD, Decay, Hardness, MethodConfig, MethodSettings
 from cskd_bench.errors import UserError
-from cskd_bench.methods import METHODS, ratio_at
+from cskd_bench.methods import objective_of, ratio_at
 from cskd_bench.outputs import Heads, StudentOutput, Targets, TeacherOutput
 from cskd_bench.schema import validate
 
@@ -48,7 +48,7 @@ class CSKDLoss(nn.Module):
     @property
     def heads(self) -> Heads:
         """Which of the student's heads are trained, and averaged at inference."""
-        return METHODS[self.method.kind].heads
+        return self.method.heads
 
     @property
     def needs_teacher(self) -> bool:
@@ -61,7 +61,7 @@ class CSKDLoss(nn.Module):
 
     def targets(self, response: TeacherOutput, ratio: float) -> Targets:
         """Return what the student is to match: class indices (hard) or logits (soft)."""
-        return METHODS[self.method.kind].targets(self.method, response, ratio)
+        return objective_of(self.method).targets(self.method, response, ratio)
 
     def forward(self, output: StudentOutput, targets: Targets, labels: Tensor) -> dict[str, Tensor]:
         """Return the named parts and their sum, `total`: scalars in fp32, or in fp64 of fp64 logits.
@@ -72,7 +72,7 @@ class CSKDLoss(nn.Module):
         wanted = (("global_target", self.needs_teacher), ("spatial_target", "patch" in self.heads))
         if missing := [name for name, needed in wanted if needed and getattr(targets, name) is None]:
             raise UserError(f"targets: {' and '.join(missing)} missing, which method {self.method.kind} needs")
-        return METHODS[self.method.kind].losses(self.method, at_least_fp32(output), targets, soft)
+        return objective_of(self.method).losses(self.method, at_least_fp32(output), targets, soft)
 
     def extra_repr(self) -> str:
         """Show the method's settings in the module's description."""

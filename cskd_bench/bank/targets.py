@@ -15,7 +15,7 @@ from cskd_bench.data.mixing import ViewKey
 from cskd_bench.device import to_device
 from cskd_bench.methods import ratio_at
 from cskd_bench.models.teachers import name_teacher, teacher_weights
-from cskd_bench.outputs import Targets
+from cskd_bench.outputs import Targets, TeacherWidths
 
 
 class BankTargets:
@@ -27,6 +27,7 @@ class BankTargets:
     """
 
     labels_from: Literal["none", "teacher", "bank"] = "bank"
+    widths = TeacherWidths()
 
     def __init__(self, bank: Bank, config: PretrainConfig) -> None:
         self._bank = bank

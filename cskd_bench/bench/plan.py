@@ -16,6 +16,7 @@ from cskd_bench.errors import UserError
 from cskd_bench.schema import StrictModel, apply_overrides, load_toml, validate
 from cskd_bench.task import Protocol, TaskSpec, load_task
 from cskd_bench.transfer.precision import state_precision
+from cskd_bench.transfer.teaching import check_student, state_teacher
 
 
 class ContrastConfig(StrictModel):
@@ -181,8 +182,13 @@ def expand(plan: Benchmark, where: Path, tasks_dir: Path | None = None, override
 
 
 def _transfer_cell(plan: Benchmark, spec: TaskSpec, protocol: str, cell: PretrainCell, named: str) -> TransferCell:
-    """Make the cell of a task on a run, its precision stated: workers and records then agree on what it is."""
-    stated = state_precision(spec, protocol)
+    """Make the cell of a task on a run, precision and teacher stated: workers and records then agree on what it is.
+
+    UserError for a teacher's weights that are missing, and for a student that cannot learn from that teacher.
+    """
+    method = cell.config.method
+    check_student(spec, protocol, method.heads != "class", f"a student pretrained with method {method.kind}")
+    stated = state_teacher(state_precision(spec, protocol), protocol)
     settings = plan.task_settings
     if stated.finetune.precision != spec.finetune.precision:
         settings = (*settings, f"finetune.precision={stated.finetune.precision}")

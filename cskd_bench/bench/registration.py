@@ -11,11 +11,12 @@ from cskd_bench.engine.provenance import code_ref
 from cskd_bench.errors import UserError
 from cskd_bench.files import write_file
 from cskd_bench.report.plans import PLANS, Arm, Contrast, Family, RegisteredPlan, read_plan
-from cskd_bench.report.selection import as_set_up
+from cskd_bench.report.tuning import as_set_up
 from cskd_bench.report.words import PROTOCOL_WORDS
 from cskd_bench.schema import validate
 from cskd_bench.task import load_task
 from cskd_bench.transfer.precision import state_precision
+from cskd_bench.transfer.teaching import state_teacher
 
 
 def register_plan(
@@ -133,7 +134,8 @@ class _Resolver:
                 continue
             if asked.protocol not in spec.protocols or asked.protocol not in (self._plan.protocols or spec.protocols):
                 raise UserError(f"{key}: protocol: the plan does not run {asked.protocol!r} on {asked.task}")
-            return spec.name, state_precision(spec, asked.protocol).fingerprint(asked.protocol)
+            stated = state_teacher(state_precision(spec, asked.protocol), asked.protocol)
+            return spec.name, stated.fingerprint(asked.protocol)
         known = f"these are {', '.join(self._plan.tasks)}" if self._plan.tasks else "it has none"
         raise UserError(f"{key}: task: {asked.task!r} is none of the plan's tasks; {known}")
 

@@ -1,9 +1,9 @@
 """Run a record's cell again, from its own command, and hold the outcome to the record."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
@@ -26,6 +26,7 @@ from cskd_bench.schema import validate
 from cskd_bench.task import load_task
 from cskd_bench.task_groups import expand_tasks
 from cskd_bench.task_identity import former_settings
+from cskd_bench.transfer.teaching import state_teacher
 
 Interval = tuple[float, float]
 Verdict = Literal["confirmed", "compatible", "not confirmed"]
@@ -120,12 +121,21 @@ def transfer_again(
             break
     else:
         raise UserError(f"{record.id}: its command does not name its task: {record.command}")
+    task = state_teacher(task, record.protocol)
+    then, now = _tuning_teacher(record.config["task"]), _tuning_teacher(task.identity(record.protocol))
+    if now and now != then:
+        raise UserError(f"{record.id}: the teacher of its fine-tuning was {then or 'none'}, the weights here are {now}")
     if task.fingerprint(record.protocol) != record.task.fingerprint:
         raise UserError(
             f"{record.id}: task {task.name} is another one today: version {task.version}, then {record.task.version}; "
             f"the record's commit is {record.code.commit or 'not known'}"
         )
     return TransferCell(task, record.protocol, run, record.seed, name, tuple(settings), record.command)
+
+
+def _tuning_teacher(task: Mapping[str, Any]) -> str:
+    """Return what a task's identity calls the weights of its fine-tuning's teacher; empty without such weights."""
+    return str(((task.get("finetune") or {}).get("teacher") or {}).get("weights", ""))
 
 
 def run_again(chain: Chain, cells: Cells, output: Path, console: Console) -> Chain | None:

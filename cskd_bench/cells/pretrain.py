@@ -21,12 +21,10 @@ from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.job import Fit, Job
 from cskd_bench.engine.provenance import command_line, difference
 from cskd_bench.engine.state import Stop, stop_signals
-from cskd_bench.engine.targets import NoTargets, TargetProvider, TeacherTargets
+from cskd_bench.engine.targets import TargetProvider, open_targets
 from cskd_bench.engine.training import fit
 from cskd_bench.errors import UserError
 from cskd_bench.files import sync, write_file
-from cskd_bench.methods import METHODS
-from cskd_bench.models.labeller import labelling_teacher
 from cskd_bench.models.run_summary import RunSummary, is_finished, read_run, write_run
 from cskd_bench.models.students import Student, build_student
 from cskd_bench.models.teachers import is_another_teacher, teacher_identity
@@ -95,7 +93,7 @@ def _job(config: PretrainConfig, folder: Path, ranks: Ranks, targets: TargetProv
     student = initial_student(config)
     if targets is None:
         targets = _teacher_targets(config, train.classes, ranks)
-    if METHODS[config.method.kind].needs_teacher and config.teacher.weights:
+    if config.method.needs_teacher and config.teacher.weights:
         identity["teacher"]["weights"] = targets.teacher
     if targets.variant:
         identity["variant"] = targets.variant
@@ -115,6 +113,7 @@ def _job(config: PretrainConfig, folder: Path, ranks: Ranks, targets: TargetProv
         folder=folder,
         identity=identity,
         teacher_precision=config.teacher.precision,
+        score_training=True,
     )
 
 
@@ -147,17 +146,15 @@ def _check_classes(train: Source, val: Source) -> None:
 
 
 def _teacher_targets(config: PretrainConfig, classes: Sequence[str], ranks: Ranks) -> TargetProvider:
-    if not METHODS[config.method.kind].needs_teacher:
-        return NoTargets()
     compiled = config.run.compile != "none"
-    teacher = labelling_teacher(config.teacher, classes, config.data.num_classes, ranks.device, compiled=compiled)
-    return TeacherTargets(teacher, teacher_identity(config.teacher), config.method)
+    num_classes = config.data.num_classes
+    return open_targets(config.method, config.teacher, classes, num_classes, ranks.device, compiled=compiled)
 
 
 def initial_student(config: PretrainConfig) -> Student:
     """Build the student with the weights that the seed gives it."""
     torch.manual_seed(integer_seed(config.seed, Stream.MODEL))
-    return build_student(config.student, config.data.num_classes, METHODS[config.method.kind].heads)
+    return build_student(config.student, config.data.num_classes, config.method.heads)
 
 
 def _subject(config: PretrainConfig, job: Job, beginning: Beginning, command: str) -> Subject:
@@ -205,7 +202,7 @@ def _outcome(job: Job, result: Fit) -> Outcome:
     last = result.curve[-1]
     outcome = Outcome(
         result.predictions,
-        {"ema_top1": last["ema_top1"]} if "ema_top1" in last else {},
+        {name: last[name] for name in ("ema_top1", "train_top1") if name in last},
         result.curve,
         seconds=result.seconds,
         images_per_second=result.images_per_second,

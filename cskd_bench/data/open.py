@@ -1,8 +1,12 @@
 """From `data.dataset` and a split to a source, whatever its layout."""
 
+import re
 from collections import Counter
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Final
+
+import numpy as np
 
 from cskd_bench.config import DataConfig
 from cskd_bench.data.builtin import BUILT_IN, built_in_source
@@ -11,13 +15,25 @@ from cskd_bench.data.listed import LISTED
 from cskd_bench.data.named import DOWNLOADED, TimmSource
 from cskd_bench.data.published import coco_list_source, listed, torchvision_source
 from cskd_bench.data.shards import shard_source
-from cskd_bench.data.sources import FlatSource, FolderSource, JoinedSource, NpzSource, Source, data_path
+from cskd_bench.data.sources import (
+    FlatSource,
+    FolderSource,
+    JoinedSource,
+    NpzSource,
+    Source,
+    choose_images,
+    data_path,
+)
 from cskd_bench.errors import UserError
 from cskd_bench.task import TaskData
 
+_SLICE: Final = re.compile(r"(?P<split>.+)\[(?P<start>\d*):(?P<stop>\d*)(?::(?P<step>[1-9]\d*))?\]")
+
 
 def open_source(data: DataConfig, split: str) -> Source:
-    """Open one split, several joined by `+`, or a corrupted one (`val@contrast/3`).
+    """Open one split, several joined by `+`, a corrupted one (`val@contrast/3`), or a slice (`train[::4]`).
+
+    A slice is Python's, over the images in their order: by class and file name in class folders.
 
     UserError names what is missing and what was expected.
     """
@@ -28,6 +44,8 @@ def open_source(data: DataConfig, split: str) -> Source:
     if "@" in split:
         clean, _, corruption = split.partition("@")
         return CorruptedSource(open_source(data, clean), corruption)
+    if split.endswith("]"):
+        return _open_slice(data, split)
     source = _open(data, split)
     if not len(source):
         raise UserError(f"{data.dataset} {data.root} {split}: no images in it")
@@ -47,6 +65,18 @@ def open_split(data: TaskData, split: str) -> Source:
         ways = ["add --download"] if data.dataset in DOWNLOADED else []
         ways += [data.by_hand] if data.by_hand else []
         raise UserError(f"{error}{'; to get the data: ' if ways else ''}{', or '.join(ways)}") from error
+
+
+def _open_slice(data: DataConfig, split: str) -> Source:
+    found = _SLICE.fullmatch(split)
+    if found is None:
+        raise UserError(f"split {split!r}: a slice is like train[::4] (every fourth image) or train[:1000]")
+    whole = open_source(data, found["split"])
+    start, stop, step = (int(found[part]) if found[part] else None for part in ("start", "stop", "step"))
+    chosen = np.arange(len(whole))[start:stop:step]
+    if not len(chosen):
+        raise UserError(f"split {split!r}: holds none of the {len(whole)} images")
+    return choose_images(whole, chosen)
 
 
 def _open(data: DataConfig, split: str) -> Source:

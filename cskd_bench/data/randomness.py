@@ -23,6 +23,7 @@ class Stream(IntEnum):
     SPLIT = 6
     STEP = 7
     CORRUPT = 8
+    PROJECTOR = 9
 
 
 def generator(seed: int, stream: Stream, epoch: int = 0, index: int = 0, repeat: int = 0) -> Generator:

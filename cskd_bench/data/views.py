@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -15,12 +15,15 @@ from cskd_bench.config import AugmentConfig
 from cskd_bench.data.randomness import Stream, integer_seed
 from cskd_bench.errors import UserError
 
+_THREE: Final = "3a"  # timm's name for one of grey, solarise and blur, the one policy that leaves colour jitter
+
 
 class TrainView:
-    """Crop, flip, RandAugment and colour jitter of one image: (3, S, S) uint8."""
+    """Crop, flip, the policy's operations and colour jitter of one image: (3, S, S) uint8."""
 
     def __init__(self, augment: AugmentConfig, image_size: int, seed: int) -> None:
         self._seed = seed
+        policy = _THREE if augment.policy == "three" else augment.auto_augment or None
         try:
             self._transform: Any = transforms_imagenet_train(
                 img_size=image_size,
@@ -28,7 +31,7 @@ class TrainView:
                 ratio=augment.crop_ratio,
                 hflip=augment.hflip,
                 color_jitter=augment.color_jitter,
-                auto_augment=augment.auto_augment or None,
+                auto_augment=policy,
                 interpolation=augment.interpolation,
                 use_prefetcher=True,
             )

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from cskd_bench.errors import UserError
+from cskd_bench.models.stem import MeanTokenViT, mean_token
 from cskd_bench.models.weights import load_state
 
 
@@ -74,6 +75,12 @@ class PlainViT(nn.Module):
         """Pixels per token, along either side."""
         return int(self.vit.patch_embed.patch_size[0])
 
+    def train(self, mode: bool = True) -> "PlainViT":
+        """Set the mode, but keep a convolutional stem's batch norms as pretrained: a detector's batches are small."""
+        super().train(mode)
+        self.vit.patch_embed.eval()
+        return self
+
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map normalised images (B, 3, height, width) to `taps` maps (B, D, H, W), H = ceil(height / patch)."""
         tokens, grid = self._embed(images)
@@ -102,6 +109,8 @@ class PlainViT(nn.Module):
             for token in (getattr(self.vit, name, None) for name in ("cls_token", "dist_token", "reg_token"))
             if token is not None
         ]
+        if isinstance(self.vit, MeanTokenViT):
+            prefix.append(mean_token(patches))
         positions = self.positions(grid)
         if positions is None:
             tokens = torch.cat([*prefix, patches], 1)

@@ -11,6 +11,7 @@ from cskd_bench.doctor.findings import Finding
 from cskd_bench.errors import UserError
 from cskd_bench.task import TaskSpec
 from cskd_bench.transfer.placing import Placed, splits_read, takes_folder
+from cskd_bench.transfer.readiness import look_at_teacher
 from cskd_bench.transfer.run import look_at_data
 
 
@@ -39,6 +40,19 @@ def check_task(placed: Placed, *, decode: bool, threads: int) -> Iterator[Findin
         yield Finding("ok", "task", look_at_data(spec))
     except UserError as error:
         yield Finding("attention", "task", str(error))
+        return
+    yield from _teacher(spec)
+
+
+def _teacher(spec: TaskSpec) -> Iterator[Finding]:
+    """Build the teacher of the task's fine-tuning on its classes, at its size."""
+    try:
+        named = next(filter(None, (look_at_teacher(spec, protocol) for protocol in spec.protocols)), "")
+    except UserError as error:
+        yield Finding("attention", "teacher", str(error), "set finetune.teacher in the task")
+        return
+    if spec.finetune.teacher and named:
+        yield Finding("ok", "teacher", f"{named} at {spec.finetune.teacher.image_size} px knows the task's classes")
 
 
 def _real_labels(spec: TaskSpec) -> Iterator[Finding]:

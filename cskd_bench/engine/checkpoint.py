@@ -1,12 +1,13 @@
 """Checkpoints: a folder written under a temporary name, synced, then renamed; the last K are kept.
 
-A checkpoint holds model.safetensors, ema.safetensors, optimizer.pt (tensors only) and state.json
-with the step, the run's identity and the SHA-256 of the other files. Nothing in it can run code.
+A checkpoint holds model.safetensors, ema.safetensors, optimizer.pt (tensors only), projector.safetensors where a
+method trains one beside its student, and state.json with the step, the run's identity and the SHA-256 of the other
+files. Nothing in it can run code.
 """
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ class Checkpoint:
     optimizer: dict[str, Any]
     state: dict[str, Any]  # history, meters, identity: plain JSON
     checksum: str = ""  # of state.json, which names those of the other files
+    projector: dict[str, Tensor] = field(default_factory=dict)  # what a method trains beside its student
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
@@ -42,6 +44,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
             save_tensors(temporary / "model.safetensors", checkpoint.model)
             if checkpoint.ema:
                 save_tensors(temporary / "ema.safetensors", checkpoint.ema)
+            if checkpoint.projector:
+                save_tensors(temporary / "projector.safetensors", checkpoint.projector)
             torch.save(checkpoint.optimizer, temporary / "optimizer.pt")
             hashes = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
             state = {"step": checkpoint.step, "sha256": hashes, **checkpoint.state}
@@ -108,7 +112,7 @@ def _load(path: Path) -> Checkpoint:
     for name, expected in state.pop("sha256").items():
         if sha256_file(path / name) != expected:
             raise ValueError(f"{name} does not match its checksum")
-    ema = path / "ema.safetensors"
+    ema, projector = path / "ema.safetensors", path / "projector.safetensors"
     return Checkpoint(
         step=state.pop("step"),
         model=load_file(path / "model.safetensors"),
@@ -116,6 +120,7 @@ def _load(path: Path) -> Checkpoint:
         optimizer=torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True),
         state=state,
         checksum=checksum,
+        projector=load_file(projector) if projector.exists() else {},
     )
 
 

@@ -5,22 +5,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-import timm
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cskd_bench.config import PretrainConfig
+from cskd_bench.config import PretrainConfig, TeacherConfig
 from cskd_bench.data.loader import ViewPlan
 from cskd_bench.data.manifests import manifest_for_folder
 from cskd_bench.data.open import open_source
 from cskd_bench.device import computing
 from cskd_bench.engine.optim import build_optimizer
 from cskd_bench.errors import UserError
-from cskd_bench.methods import METHODS
+from cskd_bench.methods import objective_of
 from cskd_bench.models.students import Student, build_student
+from cskd_bench.models.teacher_heads import TokenHead, has_patch_tokens
+from cskd_bench.models.teacher_models import check_patches, create_model
 from cskd_bench.outputs import TeacherOutput
 
 FLOAT: Final = 4  # bytes of a weight, a gradient, a moment: training keeps them in fp32
@@ -106,9 +107,9 @@ def estimate(config: PretrainConfig) -> Estimate:
     """Size up a run. UserError where the number of training images cannot be known or a model does not run."""
     images, source = training_images(config)
     plan = ViewPlan.of(config.recipe, images, config.seed)
-    method = METHODS[config.method.kind]
+    method = objective_of(config.method)
     student = build_student(config.student, config.data.num_classes, method.heads)
-    teacher = _Teacher(config) if method.needs_teacher else None
+    teacher = TeacherSize(config.teacher, config.recipe.precision) if method.needs_teacher else None
     grid = teacher.grid if teacher is not None and config.method.fusion else None
     forward, step = _student_flops(student, config, grid)
     one, two = (_kept_for_backward(student, config, grid, views) for views in (1, 2))
@@ -163,7 +164,7 @@ def _student_flops(student: Student, config: PretrainConfig, grid: tuple[int, in
 
 def _kept_for_backward(student: Student, config: PretrainConfig, grid: tuple[int, int] | None, views: int) -> int:
     """Return the bytes that autograd keeps of a forward pass and its losses, beyond the weights themselves."""
-    cpu, method = torch.device("cpu"), METHODS[config.method.kind]
+    cpu, method = torch.device("cpu"), objective_of(config.method)
     size, classes = config.student.image_size, config.data.num_classes
 
     def compute() -> None:
@@ -192,17 +193,14 @@ def kept_for_backward(student: nn.Module, compute: Callable[[], None]) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-class _Teacher:
-    """A teacher without weights: its size, the FLOPs of one dense response, its largest layer."""
+class TeacherSize:
+    """A teacher without weights: its size, the FLOPs of one dense response, its largest layer in a run's precision."""
 
-    def __init__(self, config: PretrainConfig) -> None:
-        settings = config.teacher
-        if not timm.is_model(settings.name):
-            raise UserError(f"teacher.name: timm has no model {settings.name!r}")
-        options = {} if settings.output_stride is None else {"output_stride": settings.output_stride}
+    def __init__(self, settings: TeacherConfig, precision: str) -> None:
         with torch.device("meta"):
-            model: Any = timm.create_model(settings.name, num_classes=settings.num_classes, **options).eval()
-        width = FLOAT if config.recipe.precision == "fp32" else 2
+            model: Any = create_model(settings, pretrained=False).eval()
+        check_patches(model, repr(settings.name), settings.image_size)
+        width = FLOAT if precision == "fp32" else 2
         self.largest_layer_bytes = 0
 
         def measure(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -215,14 +213,24 @@ class _Teacher:
         views = torch.zeros(1, 3, settings.image_size, settings.image_size, device="meta")
         try:
             with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                features = model.forward_features(views)
-                _, channels, height, width_ = features.shape
-                model.forward_head(features.permute(0, 2, 3, 1).reshape(-1, channels, 1, 1))
+                self.grid = _respond(model, views)
         except (AssertionError, RuntimeError, ValueError) as error:
             raise UserError(f"teacher.name: {settings.name!r} gives no dense response ({error})") from error
-        self.grid = (int(height), int(width_))
         self.flops = counter.get_total_flops()
         self.parameters = _count(model)
+
+
+def _respond(model: Any, views: Tensor) -> tuple[int, int]:
+    """Compute what a teacher answers to views without content; returns its grid."""
+    features = model.forward_features(views)
+    if has_patch_tokens(model):
+        head = TokenHead(model, views.shape[-1])
+        head.dense(features, None)
+        head.own_logits(features, None)
+        return head.grid(views)
+    _, channels, height, width = features.shape
+    model.forward_head(features.permute(0, 2, 3, 1).reshape(-1, channels, 1, 1))
+    return int(height), int(width)
 
 
 def _count(module: nn.Module) -> int:

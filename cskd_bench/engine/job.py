@@ -29,6 +29,7 @@ class Job:
     folder: Path
     identity: dict[str, Any]
     teacher_precision: str = "fp32"
+    score_training: bool = False  # whether the last epoch's scores hold the accuracy on training images
 
 
 @dataclass(frozen=True)

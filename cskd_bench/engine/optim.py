@@ -19,9 +19,16 @@ def learning_rate(config: OptimConfig, step: int, steps_per_epoch: int, steps: i
     return config.min_lr + (config.lr - config.min_lr) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Build the optimiser; no decay for biases, norms, position embeddings and tokens (as timm)."""
+def build_optimizer(
+    module: nn.Module, config: OptimConfig, projector: nn.Module | None = None
+) -> torch.optim.Optimizer:
+    """Build the optimiser; no decay for biases, norms, position embeddings and tokens (as timm).
+
+    A projector's weights are trained like the last layer's.
+    """
     groups = parameter_groups(module, config)
+    if projector is not None:
+        groups += _by_shape(list(projector.parameters()), config)
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
@@ -39,10 +46,14 @@ def parameter_groups(module: nn.Module, config: OptimConfig) -> list[dict[str, A
         groups = param_groups_weight_decay(model, config.weight_decay, no_weight_decay_list=exempt)
     grouped = {id(parameter) for group in groups for parameter in group["params"]}
     own = [parameter for parameter in module.parameters() if id(parameter) not in grouped]
-    matrices, biases = [p for p in own if p.ndim > 1], [p for p in own if p.ndim <= 1]
-    groups += [{"params": matrices, "weight_decay": config.weight_decay}] if matrices else []
-    groups += [{"params": biases, "weight_decay": 0.0}] if biases else []
+    groups += _by_shape(own, config)
     return [{key: group[key] for key in ("params", "weight_decay", "lr_scale") if key in group} for group in groups]
+
+
+def _by_shape(parameters: list[nn.Parameter], config: OptimConfig) -> list[dict[str, Any]]:
+    matrices, biases = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
+    decays = ((matrices, config.weight_decay), (biases, 0.0))
+    return [{"params": group, "weight_decay": decay} for group, decay in decays if group]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

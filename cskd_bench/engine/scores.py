@@ -1,14 +1,20 @@
 """Scores of an epoch: raw and averaged weights on the validation split, and what patch tokens do."""
 
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
-from cskd_bench.data.sources import Source
+import numpy as np
+
+from cskd_bench.data.sources import Source, choose_images
 from cskd_bench.data.views import EvalView
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions, evaluate
 from cskd_bench.engine.job import Job
 from cskd_bench.engine.patches import patch_measures
+from cskd_bench.errors import UserError
+
+MOST_TRAINING_IMAGES: Final = 50_000  # that are scored at the end, evenly spaced over the split
 
 
 def scores_of_epoch(
@@ -24,7 +30,24 @@ def scores_of_epoch(
     if ema is not None:
         scores["ema_top1"] = score_split(job, val, ranks, ema.module, stop).top1
     measures = ranks.together(lambda: patch_measures(student, val, _eval_view(job), ranks.device), stop=stop())
+    if job.score_training and epoch + 1 == job.recipe.epochs:
+        measures |= _training_accuracy(job, ranks, student, stop)
     return scores | measures, predictions
+
+
+def _training_accuracy(job: Job, ranks: Ranks, student: Any, stop: Callable[[], bool]) -> dict[str, float]:
+    """Return `train_top1` of the raw weights on the training split's evaluation views, empty where it cannot be had.
+
+    An image that cannot be read, which training may have left out, takes the score and no more.
+    """
+    every = -(-len(job.train) // MOST_TRAINING_IMAGES)
+    images = job.train if every == 1 else choose_images(job.train, np.arange(0, len(job.train), every))
+    try:
+        return {"train_top1": score_split(job, images, ranks, student, stop).top1}
+    except UserError as error:
+        if ranks.is_main:
+            print(f"{job.title}: the training split is not scored: {error}", file=sys.stderr)
+        return {}
 
 
 def score_split(
@@ -52,7 +75,9 @@ def epoch_line(job: Job, entry: dict[str, float], images_per_second: float) -> s
     """Say in one line what an epoch came to."""
     shown = [f"{name} {entry[name]:.3f}" for name in ("total", "label", "global", "spatial") if name in entry]
     shown += [
-        f"{name} {100 * entry[name]:.1f} %" for name in ("spatial_agreement", "top1", "ema_top1") if name in entry
+        f"{name} {100 * entry[name]:.1f} %"
+        for name in ("spatial_agreement", "top1", "ema_top1", "train_top1")
+        if name in entry
     ]
     title = f"{job.title}: epoch {entry['epoch']:.0f}/{job.recipe.epochs}"
     return "  ".join([title, *shown, f"{images_per_second:,.0f} img/s"])

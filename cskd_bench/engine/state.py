@@ -37,12 +37,17 @@ class Progress:
 
 @dataclass(frozen=True)
 class Trained:
-    """What training changes: weights, their average, the optimiser and the loss scale."""
+    """What training changes: weights, their average, the optimiser, the loss scale, and a method's projector."""
 
     student: nn.Module
     ema: Any | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    projector: nn.Module | None = None
+
+    def modules(self) -> list[nn.Module]:
+        """Return what the optimiser steps."""
+        return [self.student] if self.projector is None else [self.student, self.projector]
 
 
 def resume(folder: Path, identity: dict[str, Any], trained: Trained, ranks: Ranks) -> tuple[Progress, list[str]]:
@@ -92,6 +97,8 @@ def _load(
     trained.student.load_state_dict(checkpoint.model)
     if trained.ema is not None:
         trained.ema.module.load_state_dict(checkpoint.ema)
+    if trained.projector is not None:
+        trained.projector.load_state_dict(checkpoint.projector)
     trained.optimizer.load_state_dict(checkpoint.optimizer["optimizer"])
     if checkpoint.optimizer["scaler"]:  # empty where an older release had no loss scale on a CPU
         trained.scaler.load_state_dict(checkpoint.optimizer["scaler"])
@@ -130,7 +137,7 @@ def save(
 
     def write() -> None:
         check_skipped(progress, max_skipped)
-        refuse_non_finite_weights(trained.student, None if trained.ema is None else trained.ema.module)
+        refuse_non_finite_weights(*trained.modules(), None if trained.ema is None else trained.ema.module)
         state = {
             "identity": identity,
             "curve": progress.curve,
@@ -145,7 +152,10 @@ def save(
         }
         averaged = trained.ema.module.state_dict() if trained.ema is not None else {}
         optimizers = {"optimizer": trained.optimizer.state_dict(), "scaler": trained.scaler.state_dict()}
-        checkpoint = Checkpoint(progress.step, trained.student.state_dict(), averaged, optimizers, state)
+        projected = trained.projector.state_dict() if trained.projector is not None else {}
+        checkpoint = Checkpoint(
+            progress.step, trained.student.state_dict(), averaged, optimizers, state, projector=projected
+        )
         save_checkpoint(folder / "checkpoints", checkpoint, keep)
 
     ranks.on_main(write)

@@ -8,7 +8,7 @@ The way of a batch:
     finish     to the device, to [0, 1], erase, mix; labels (B, K)                   data.engines.finish_batch
     targets    the teacher's responses to the very same views, fused (or the bank's) targets(...)
     student    views at its own resolution to class, distillation and patch logits   models.students.Student
-    losses     the method's parts, in fp32; `total` is what is minimised             methods.METHODS
+    losses     the method's parts, in fp32; `total` is what is minimised             methods.objective_of
     update     gradients averaged over ranks, scaled back, clipped, applied; EMA     engine.finite.FiniteWatch
 
 Ranks agree once a step, on the host, before any of them waits for another's gradients.
@@ -37,10 +37,11 @@ from cskd_bench.engine.finite import Advice, FiniteWatch
 from cskd_bench.engine.job import Fit, Job
 from cskd_bench.engine.logs import Bar, Meter, RunLog, progress_bar, stack
 from cskd_bench.engine.optim import build_optimizer, learning_rate, set_learning_rate
+from cskd_bench.engine.projected import build_projector, share_images, with_projector
 from cskd_bench.engine.scores import epoch_line, score_split, scores_of_epoch
 from cskd_bench.engine.state import Progress, Stop, Trained, check_skipped, resume, save, stop_signals
 from cskd_bench.errors import Interrupted, UserError
-from cskd_bench.methods import METHODS, ratio_at
+from cskd_bench.methods import objective_of, ratio_at
 from cskd_bench.models.students import choose_attention
 from cskd_bench.outputs import StudentOutput, Targets
 
@@ -76,11 +77,13 @@ class _Run:
         self.student = job.student.to(device)
         choose_attention(self.student, device, recipe.precision)
         self.ema = ModelEmaV3(self.student, decay=recipe.ema_decay) if recipe.ema_decay > 0 else None
-        self.optimizer = build_optimizer(self.student, recipe.optim)
+        projector = ranks.together(lambda: build_projector(job.method, self.student, job.targets.widths, job.seed))
+        self.optimizer = build_optimizer(self.student, recipe.optim, projector)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
-        self.trained = Trained(self.student, self.ema, self.optimizer, self.scaler)
+        self.trained = Trained(self.student, self.ema, self.optimizer, self.scaler, projector)
         self.progress, self.notes = resume(job.folder, job.identity, self.trained, ranks)
         module: Any = torch.compile(self.student) if job.run.compile == "all" else self.student
+        module = with_projector(self.student, module, projector, job.method)
         # Three ranks and more add up in an order that follows DDP's buckets, which a process changes after its first
         # step: a resumed run would round otherwise. They stay where unused parameters are looked for.
         keeps_buckets = device.type == "cpu" and ranks.world > 2
@@ -89,7 +92,7 @@ class _Run:
         self.watch = FiniteWatch(
             self.optimizer,
             self.scaler,
-            list(self.student.parameters()),
+            [weight for part in self.trained.modules() for weight in part.parameters()],
             Advice(recipe.precision, job.teacher_precision),
             device,
             self.progress.skipped_updates,
@@ -189,7 +192,9 @@ class _Run:
             with computing(device, recipe.precision):
                 output = self.module(resize_view(views, job.image_size), job.targets.grid)
             output = output.in_fp32()
-            parts = METHODS[job.method.kind].losses(job.method, output, targets, labels)
+            if self.ranks.world > 1 and job.method.compares_images:
+                output, targets, labels = share_images(output, targets, labels, self.ranks.rank, self.ranks.world)
+            parts = objective_of(job.method).losses(job.method, output, targets, labels)
             loss = self.watch.guard(parts["total"] / job.run.accumulate, targets.finite)
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         for shown in (parts, _agreement(output, targets) if log_now else {}):

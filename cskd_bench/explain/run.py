@@ -11,7 +11,6 @@ from cskd_bench.data.views import EvalView
 from cskd_bench.errors import UserError
 from cskd_bench.explain.figures import draw_attention, draw_distances, draw_labels
 from cskd_bench.explain.labels import LabelMaps, label_maps
-from cskd_bench.methods import METHODS
 from cskd_bench.models.attention import attention_maps, has_standard_attention, mean_distance
 from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.models.students import Student
@@ -35,7 +34,7 @@ def explain(checkpoint: Path, image: Path, output: Path, weights: Weights = "raw
         raise UserError(f"{checkpoint}: explain draws plain ViTs; {loaded.model.name} has no patch tokens")
     config = None if loaded.tuning else loaded.pretrain_config
     teacher = None
-    if config and METHODS[config.method.kind].needs_teacher:
+    if config and config.method.needs_teacher:
         teacher = build_teacher(config.teacher, loaded.classes, loaded.num_classes)
     view = EvalView(max(config.view_size, size) if config else size, loaded.crop, loaded.interpolation)
     views = to_float(view(picture)).unsqueeze(0)

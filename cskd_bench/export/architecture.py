@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cskd_bench.errors import UserError
 from cskd_bench.models import architectures
 from cskd_bench.models.checkpoints import Loaded
+from cskd_bench.models.stem import ConvStem, MeanTokenViT
 from cskd_bench.models.weights import plain_state
 
 _CSKD_NAMES = {"deit_tiny": "cskd_tiny", "deit_small": "cskd_small", "deit_base": "cskd_base"}
@@ -19,9 +20,15 @@ _CSKD_NAMES = {"deit_tiny": "cskd_tiny", "deit_small": "cskd_small", "deit_base"
 def timm_architecture(loaded: Loaded) -> tuple[str, dict[str, Any]]:
     """Return the timm name and arguments whose forward is the student's inference rule.
 
-    Raises UserError for a model with a distillation token that is neither timm's nor ours.
+    Raises UserError for a model with a distillation token that is neither timm's nor ours, and for embeddings that timm
+    has no name for.
     """
     student, run = loaded.student, loaded.pretrain_config
+    if isinstance(student.model, MeanTokenViT) or isinstance(getattr(student.model, "patch_embed", None), ConvStem):
+        raise UserError(
+            f'{loaded.model.name}: timm has no architecture with stem = "conv" or distillation_token = "mean"; '
+            "export it with --to onnx, or hand on its run folder, which --checkpoint takes"
+        )
     name = (run.student.name if run else loaded.model.name).replace("_distilled_", "_")
     chosen = {"patch_size", "depth", "embed_dim", "num_heads"}
     arguments = run.student.model_dump(include=chosen, exclude_none=True) if run else {}

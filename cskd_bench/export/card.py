@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from cskd_bench.export.measured import Measured
 from cskd_bench.models.checkpoints import Loaded
+from cskd_bench.report.tuning import tuned_with
 from cskd_bench.schema import read_toml
 from cskd_bench.task import task_files
 
@@ -90,7 +91,9 @@ def _facts(loaded: Loaded, architecture: str, measured: Measured | None) -> dict
     if record:
         changed = " (with changes that are not committed)" if record.code.dirty else ""
         if record.protocol != "pretrain":
-            rows["then"] = f"{record.protocol} on {record.task.name}, recipe `{record.recipe}`"
+            tuned = tuned_with(record.config.get("task") or {})
+            taught = f" with {tuned}" if tuned else ""
+            rows["then"] = f"{record.protocol} on {record.task.name}{taught}, recipe `{record.recipe}`"
         rows["commit"] = f"`{record.code.commit}`{changed}"
         rows["record"] = f"`{record.id}`"
         rows["trained with"] = ", ".join(f"{name} {number}" for name, number in sorted(record.versions.items()))

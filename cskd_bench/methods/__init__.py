@@ -1,4 +1,4 @@
-"""Pretraining objectives: one file per method, and the dict that names them."""
+"""Training objectives: one file per method, and the dict that names them; installed packages may add to it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,19 +6,27 @@ from typing import Any
 
 from torch import Tensor
 
-from cskd_bench.config import CSKD, DeiT, MethodSettings, PlainKD, Supervised
-from cskd_bench.methods import cskd, deit, kd, supervised
+from cskd_bench.config import CSKD, DeiT, Locality, MethodSettings, PlainKD, Supervised, VkD
+from cskd_bench.errors import UserError
+from cskd_bench.methods import cskd, deit, kd, locality, supervised, vkd
 from cskd_bench.methods.parts import fusion_ratio
-from cskd_bench.outputs import Heads, StudentOutput, Targets, TeacherOutput
+from cskd_bench.methods.projection import Projector
+from cskd_bench.outputs import Heads, StudentOutput, Targets, TeacherOutput, TeacherWidths
+from cskd_bench.own_methods import own_method
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A method: its settings, which declare what it needs, what it asks of the teacher, and its loss parts."""
+    """A method: its settings, which declare what it needs, what it asks of the teacher, and its loss parts.
+
+    `losses` returns named scalars, of which `total` is minimised. `projector` is what a method trains beside the
+    student, made for the width of its tokens and the teacher's; its output is `StudentOutput.projected`.
+    """
 
     settings: type[MethodSettings]
     targets: Callable[[Any, TeacherOutput, float], Targets]
     losses: Callable[[Any, StudentOutput, Targets, Tensor], dict[str, Tensor]]
+    projector: Callable[[Any, int, TeacherWidths], Projector] | None = None
 
     @property
     def needs_teacher(self) -> bool:
@@ -36,7 +44,20 @@ METHODS = {
     "kd": Objective(PlainKD, kd.targets, kd.losses),
     "deit": Objective(DeiT, deit.targets, deit.losses),
     "cskd": Objective(CSKD, cskd.targets, cskd.losses),
+    "vkd": Objective(VkD, vkd.targets, vkd.losses, vkd.projector),
+    "locality": Objective(Locality, locality.targets, locality.losses, locality.projector),
 }
+
+
+def objective_of(method: MethodSettings) -> Objective:
+    """Return the objective of a method's settings, ours or an installed package's; UserError where there is none."""
+    found = METHODS.get(method.kind) or own_method(method.kind)
+    if found is None:
+        raise UserError(
+            f"method {method.kind}: no installed package offers it under the entry point cskd_bench.methods"
+        )
+    objective: Objective = found
+    return objective
 
 
 def ratio_at(config: MethodSettings, progress: float) -> float:

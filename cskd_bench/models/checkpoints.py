@@ -6,7 +6,6 @@ import torch
 
 from cskd_bench.config import StudentConfig
 from cskd_bench.errors import UserError
-from cskd_bench.methods import METHODS
 from cskd_bench.models.external import TIMM_CONFIG, create, find_weights, load_file
 from cskd_bench.models.hub import is_hub_name, load_pretrained
 from cskd_bench.models.loaded import Loaded as Loaded  # imported from here, like the function that makes it
@@ -75,7 +74,7 @@ def _load_pretraining(
     folder: Path, summary: RunSummary, weights: Weights, digest: str, image_size: int | None
 ) -> Loaded:
     config = summary.config
-    blueprint = Blueprint(name=config.student.name, student=config.student, heads=METHODS[config.method.kind].heads)
+    blueprint = Blueprint(name=config.student.name, student=config.student, heads=config.method.heads)
     size = image_size or config.student.image_size
     student = rebuild(blueprint, config.data.num_classes, size, folder)
     load_state(student, folder / ("model.safetensors" if weights == "raw" else "ema.safetensors"))

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError
 
-from cskd_bench.config import PretrainConfig, StudentConfig
+from cskd_bench.config import MethodConfig, PretrainConfig, StudentConfig
 from cskd_bench.errors import UserError
 from cskd_bench.files import write_file
 from cskd_bench.outputs import Heads
@@ -45,6 +45,7 @@ class Tuning(StrictModel):
     """The fine-tuning that made weights: its task, seed and record, and the resolution (pixels) that it trained at.
 
     `recipe` is that of its record, which holds the recipe of the pretraining. `data` names all that was learnt from.
+    `method` and `teacher` (model and hash of its weights) are left out where all heads learnt the labels alone.
     """
 
     task: str
@@ -54,6 +55,8 @@ class Tuning(StrictModel):
     recipe: str
     image_size: int
     data: str
+    method: Annotated[MethodConfig | None, Field(exclude_if=lambda method: method is None)] = None
+    teacher: Annotated[str, Field(exclude_if=lambda teacher: not teacher)] = ""
 
 
 class TunedSummary(StrictModel):

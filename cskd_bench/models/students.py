@@ -1,18 +1,20 @@
 """Students: stock timm ViTs; the method decides about a distillation token and the inference rule."""
 
-from typing import Any, get_args
+from collections.abc import Sequence
+from typing import Any
 
 import timm
 import torch
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
-from timm.utils import unwrap_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cskd_bench.config import StudentConfig
 from cskd_bench.errors import UserError
 from cskd_bench.models.normalisation import normalisation
+from cskd_bench.models.stem import ConvStem, feed_mean
+from cskd_bench.models.student_checks import check_heads
 from cskd_bench.outputs import Features, Heads, StudentOutput
 
 
@@ -28,7 +30,7 @@ class Student(nn.Module):
 
     def __init__(self, model: Any, heads: Heads) -> None:
         super().__init__()
-        _check_heads(model, heads)
+        check_heads(model, heads)
         self.model = model
         self.heads: Heads = heads
         if heads != "class" and not hasattr(model, "dist_token"):
@@ -66,19 +68,27 @@ class Student(nn.Module):
         head: nn.Module = self.model.head_dist if hasattr(self.model, "dist_token") else self.head_dist
         return head
 
-    def forward(self, views: Tensor, grid: tuple[int, int] | None = None) -> StudentOutput:
+    def forward(
+        self, views: Tensor, grid: tuple[int, int] | None = None, *, pooled: bool = False, blocks: Sequence[int] = ()
+    ) -> StudentOutput:
         """Return logits; with `grid` = (h, w) also patch logits pooled to the teacher's places.
 
-        The linear head commutes with average pooling, so tokens are pooled before the head.
+        The linear head commutes with average pooling, so tokens are pooled before the head. `pooled` and `blocks` (from
+        0) ask for features from the same pass.
         """
-        tokens = self.tokens(views)
+        tokens, maps = self._tokens_and_maps(views, blocks) if blocks else (self.tokens(views), ())
+        mean = self._mean_patch(tokens) if pooled else None
         if self._stock_head:
-            return StudentOutput(self.model.forward_head(tokens))
+            return StudentOutput(self.model.forward_head(tokens), pooled=mean, blocks=maps)
         class_logits = self.model.head(self.model.head_drop(tokens[:, 0]))
         dist_logits = self.distillation_head(self.model.head_drop(tokens[:, 1]))
-        if grid is None:
-            return StudentOutput(class_logits, dist_logits)
-        return StudentOutput(class_logits, dist_logits, self.patch_logits(tokens, grid))
+        patch_logits = None if grid is None else self.patch_logits(tokens, grid)
+        return StudentOutput(class_logits, dist_logits, patch_logits, mean, maps)
+
+    def _tokens_and_maps(self, views: Tensor, blocks: Sequence[int]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        wanted = sorted(set(blocks))  # the order in which timm gives them
+        tokens, maps = self.model.forward_intermediates((views - self.mean) / self.std, indices=wanted)
+        return tokens, tuple(maps[wanted.index(block)] for block in blocks)
 
     def tokens(self, views: Tensor) -> Tensor:
         """Return what the timm model's forward_features gives: (B, prefix + N, D) for a ViT."""
@@ -153,42 +163,26 @@ class Student(nn.Module):
         if hasattr(self, "head_dist"):
             self.head_dist = nn.Linear(self.model.embed_dim, num_classes)
 
+    @property
+    def has_distillation_token(self) -> bool:
+        """Whether a token of its sequence was trained as the distillation token; its head may have been dropped."""
+        return hasattr(self.model, "dist_token") or hasattr(self, "head_dist")
+
+    def take_heads(self, heads: Heads) -> None:
+        """Train and answer by these heads from now on; UserError for a student without the token that they need."""
+        if heads == "class":
+            self.drop_distillation_head()
+            return
+        if not self.has_distillation_token:
+            raise UserError(f"student: has no distillation token, which heads={heads!r} needs")
+        self.distillation_head.requires_grad_(True)
+        self.heads = heads
+
     def drop_distillation_head(self) -> None:
         """Answer by the class head alone from now on; the distillation token stays in the sequence."""
         if self.heads != "class":
             self.distillation_head.requires_grad_(False)  # ranks wait for the gradient of every weight that has one
             self.heads = "class"
-
-
-def _check_heads(model: Any, heads: Heads) -> None:
-    """UserError for a model without the tokens whose heads a method trains, or with steps that those heads pass by."""
-    if heads not in get_args(Heads):
-        raise UserError(f"student: heads={heads!r}; there are {', '.join(map(repr, get_args(Heads)))}")
-    if unwrap_model(model) is not model:
-        raise UserError(
-            f"student: is wrapped ({type(model).__name__}); give the model itself, and compile or distribute the task"
-        )
-    if heads == "class":
-        return
-    kind = type(model).__name__
-    if not hasattr(model, "patch_embed") or not hasattr(model, "num_prefix_tokens"):
-        raise UserError(f"student: {kind} is not a ViT with patch tokens, which heads={heads!r} needs")
-    if not hasattr(model, "dist_token"):
-        _check_lent_token(model, kind, heads)
-    for part, option in (("patch_drop", "patch_drop_rate=0"), ("fc_norm", "fc_norm=False")):
-        if not isinstance(getattr(model, part, None), nn.Identity | None):
-            raise UserError(f"student: this {kind} has {part}, which {heads!r} cannot use; build it with {option}")
-
-
-def _check_lent_token(model: Any, kind: str, heads: Heads) -> None:
-    """UserError for a ViT without a distillation token that has no register token to lend, or no class token."""
-    if getattr(model, "reg_token", None) is None:
-        raise UserError(
-            f"student: this {kind} has no distillation token, which heads={heads!r} needs; use a distilled model "
-            '("deit_tiny_distilled_patch16_224") or build yours with timm.create_model(name, reg_tokens=1)'
-        )
-    if model.cls_token is None or model.global_pool != "token":
-        raise UserError(f"student: this {kind} has no class token to answer with, which heads={heads!r} needs")
 
 
 def choose_attention(model: nn.Module, device: torch.device, precision: str) -> None:
@@ -222,10 +216,15 @@ def build_student(config: StudentConfig, num_classes: int, heads: Heads) -> Stud
         return Student(_other_than_vit(name, options, config, heads), heads)
     options |= _vit_options(config)
     if heads == "class":
+        if config.distillation_token == "mean":
+            raise UserError('student.distillation_token = "mean": this method has no distillation token')
         return Student(_create(name, options), heads)
     distilled = name.replace("_patch", "_distilled_patch", 1)
     if timm.is_model(distilled):
-        return Student(_create(distilled, options), heads)
+        model = _create(distilled, options)
+        return Student(feed_mean(model) if config.distillation_token == "mean" else model, heads)
+    if config.distillation_token == "mean":
+        raise UserError(f'student.distillation_token = "mean" needs deit_tiny, deit_small or deit_base, not {name!r}')
     model = _create(name, options | {"reg_tokens": 1})
     if model.cls_token is None or model.global_pool != "token":
         raise UserError(f"student.name: {name!r} has no class token to answer with, which this method needs")
@@ -236,9 +235,8 @@ def _other_than_vit(name: str, options: dict[str, Any], config: StudentConfig, h
     """Build a CNN or a hierarchical transformer as timm has it, and try it at the student's resolution."""
     if heads != "class":
         raise UserError(f"student.name: {name!r} is not a ViT with patch tokens, which this method needs")
-    changed = [key for key in _vit_options(config) if key != "img_size"]
-    if changed:
-        raise UserError(f"student.{changed[0]}: only ViTs can be resized, {name!r} is as timm has it; leave it out")
+    if changed := list(config.changes()):
+        raise UserError(f"student.{changed[0]}: only ViTs can be changed, {name!r} is as timm has it; leave it out")
     model = _create(name, options)
     try:
         with torch.no_grad():
@@ -262,6 +260,7 @@ def _vit_options(config: StudentConfig) -> dict[str, Any]:
         "depth": config.depth,
         "embed_dim": config.embed_dim,
         "num_heads": config.num_heads,
+        "embed_layer": ConvStem if config.stem == "conv" else None,
     }
     return {key: value for key, value in chosen.items() if value is not None}
 

@@ -1,11 +1,10 @@
-"""Teachers: frozen timm CNNs whose own classification head is applied at every place."""
+"""Teachers: frozen timm CNNs and ViTs whose own classification head is applied at every place."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -16,16 +15,21 @@ from cskd_bench.device import computing
 from cskd_bench.errors import UserError
 from cskd_bench.models.normalisation import normalisation
 from cskd_bench.models.pieces import views_at_a_time
+from cskd_bench.models.teacher_classes import check_indices, class_indices
+from cskd_bench.models.teacher_features import check_stages, stage_widths
+from cskd_bench.models.teacher_heads import head_of
+from cskd_bench.models.teacher_models import check_model, create_model, fetch_model, own_size
 from cskd_bench.models.weights import load_state
 from cskd_bench.outputs import TeacherOutput
 from cskd_bench.record import sha256_file
 
 
 class Teacher(nn.Module):
-    """A frozen CNN: views (B, 3, S, S) in [0, 1] to the dense response D (B, K, h, w) and its mean G (B, K).
+    """A frozen model: views (B, 3, S, S) in [0, 1] to a dense response D (B, K, h, w) and a global one G (B, K).
 
-    G is the mean of D over places (arXiv 2307.08500). For GAP + linear heads that equals the model's
-    ordinary logits; for heads with a norm or a non-linearity (ConvNeXt, MobileNetV3) it does not.
+    Of a CNN, G is the mean of D over places (arXiv 2307.08500). For GAP + linear heads that equals the model's
+    ordinary logits; for heads with a norm or a non-linearity (ConvNeXt, MobileNetV3) it does not. Of a ViT, D is its
+    head on each patch token and G its ordinary logits (`TokenHead` says which head and norm).
     """
 
     mean: Tensor
@@ -47,6 +51,7 @@ class Teacher(nn.Module):
         self.note = ""  # what a record should say of how it was prepared
         self.model = model.eval().requires_grad_(False)
         self._features: Callable[[Tensor], Tensor] = self.model.forward_features
+        self._with_stages: Callable[..., Any] | None = getattr(self.model, "forward_intermediates", None)
         self._channels_last = False
         self._piece: int | None = None
         self.image_size = image_size
@@ -55,7 +60,7 @@ class Teacher(nn.Module):
         mean, std = normalisation(model)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-        self._linear = _plain_linear_head(model)
+        self._head = head_of(model, image_size)
 
     @classmethod
     def from_timm(
@@ -66,21 +71,25 @@ class Teacher(nn.Module):
         class_indices: Sequence[int] | None = None,
         precision: Precision = "fp32",
     ) -> "Teacher":
-        """Take a timm CNN as it is, or timm's pretrained one of a name; it is frozen, in place.
+        """Take a timm CNN or ViT as it is, or timm's pretrained one of a name; it is frozen, in place.
 
-        Views are resized to `image_size` (pixels), by default the size that timm's weights were trained at;
-        `class_indices` picks the teacher's outputs that are the data's classes. UserError for a model without a
-        feature map, and for weights that cannot be fetched.
+        Views are resized to `image_size` (pixels), by default the size that timm's weights were trained at, or that a
+        ViT was built for; `class_indices` picks the teacher's outputs that are the data's classes. UserError for a
+        model without a feature map or patch tokens, or without classes, and for weights that cannot be fetched.
         """
         if isinstance(model, str):
-            model = _fetch(model)
+            model = fetch_model(model, image_size)
         kind = type(model).__name__
         if not all(hasattr(model, name) for name in ("forward_features", "forward_head", "get_classifier")):
             raise UserError(f"teacher: {kind} is not a timm model; build the teacher with timm.create_model")
-        own_size = int((getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))[-1])
-        size = own_size if image_size is None else image_size
-        check_map(model, kind, size)
+        size = own_size(model) if image_size is None else image_size
+        check_model(model, kind, size)
         return cls(model, size, class_indices, precision)
+
+    @property
+    def global_is_mean(self) -> bool:
+        """Whether the global response is the mean of the dense one, so that it is finite only where all of that is."""
+        return self._head.global_is_mean
 
     @property
     def num_classes(self) -> int:
@@ -105,66 +114,75 @@ class Teacher(nn.Module):
     def compile_features(self, backend: str = "inductor", mode: str | None = None) -> "Teacher":
         """Compile the feature extractor; worth its half minute on runs of more than a few minutes."""
         self._features = torch.compile(self.model.forward_features, backend=backend, mode=mode)
+        if self._with_stages is not None:
+            self._with_stages = torch.compile(self.model.forward_intermediates, backend=backend, mode=mode)
         return self
 
     @torch.no_grad()
-    def forward(self, views: Tensor) -> TeacherOutput:
-        """Return dense and global responses in the views' type, restricted to the data set's classes."""
+    def forward(self, views: Tensor, pooled: bool = False, stages: Sequence[int] = ()) -> TeacherOutput:
+        """Return dense and global responses in the views' type, restricted to the data set's classes.
+
+        The same pass gives the last feature map's mean over places (`pooled`) and the maps of `stages`, in that order,
+        as timm's `forward_intermediates` counts them. UserError for a stage that the model does not have.
+        """
+        check_stages(self.model, stages)
         with computing(views.device, self.precision):
             layout = torch.channels_last if self._channels_last else torch.contiguous_format
             views = resize_view(views, self.image_size)
             inputs = ((views - self.mean) / self.std).contiguous(memory_format=layout)
-            dense = self.dense_response(self._map(inputs)).to(views.dtype)
-        return TeacherOutput(dense, dense.flatten(2).mean(2))
+            features, maps = self._pass(inputs, stages)
+            dense = self._head.dense(features, self.class_indices).to(views.dtype)
+            own = self._head.own_logits(features, self.class_indices)
+            mean = self._head.pooled(features.to(views.dtype)) if pooled else None
+        global_logits = dense.flatten(2).mean(2) if own is None else own.to(views.dtype)
+        return TeacherOutput(dense, global_logits, mean, tuple(taken.to(views.dtype) for taken in maps))
 
-    def _map(self, inputs: Tensor) -> Tensor:
+    def _pass(self, inputs: Tensor, stages: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """Return the last feature map and those of stages, from one pass, in pieces where that was asked."""
         sections = len(inputs) // self._piece if self._piece else 1
         if sections < 2:
-            return self._features(inputs)
-        return torch.cat([self._features(section) for section in inputs.tensor_split(sections)])
+            return self._pass_piece(inputs, stages)
+        pieces = [self._pass_piece(section, stages) for section in inputs.tensor_split(sections)]
+        maps = [torch.cat(parts) for parts in zip(*(maps for _, maps in pieces), strict=True)]
+        return torch.cat([features for features, _ in pieces]), maps
 
-    @torch.no_grad()
-    def dense_response(self, features: Tensor) -> Tensor:
-        """Apply the head at every place of a feature map (B, C, h, w): (B, K, h, w)."""
-        if self._linear is not None:
-            weight: Tensor = self._linear.weight
-            bias: Tensor | None = self._linear.bias
-            if self.class_indices is not None:
-                weight = weight[self.class_indices]
-                bias = None if bias is None else bias[self.class_indices]
-            return nn.functional.conv2d(features, weight[:, :, None, None].to(features.dtype), bias)
-        batch, channels, height, width = features.shape
-        places = features.permute(0, 2, 3, 1).reshape(-1, channels, 1, 1)
-        logits: Tensor = self.model.forward_head(places)
-        if self.class_indices is not None:
-            logits = logits[:, self.class_indices]
-        return logits.view(batch, height, width, -1).permute(0, 3, 1, 2).contiguous()
+    def _pass_piece(self, inputs: Tensor, stages: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        if not stages:
+            return self._features(inputs), []
+        assert self._with_stages is not None
+        wanted = sorted(set(stages))  # the order in which timm gives them
+        features, maps = self._with_stages(inputs, indices=wanted)
+        return features, [maps[wanted.index(stage)] for stage in stages]
 
     def grid(self) -> tuple[int, int]:
         """Return (h, w), the places of the feature map at the teacher's resolution."""
         image = torch.zeros(1, 3, self.image_size, self.image_size, device=self.mean.device)
-        height, width = self.model.forward_features(image).shape[-2:]  # not compiled for a batch of one
-        return int(height), int(width)
+        return self._head.grid(image)
 
+    def pooled_width(self) -> int:
+        """Return C of `pooled`, the channels of the last feature map."""
+        return int(self.model.num_features)
 
-def _plain_linear_head(model: Any) -> nn.Linear | None:
-    """Return the classifier if the head is nothing but pooling and that linear layer (found by trying it)."""
-    classifier = model.get_classifier()
-    if not isinstance(classifier, nn.Linear) or classifier.in_features != model.num_features:
-        return None
-    probe = torch.randn(2, model.num_features, 1, 1, generator=torch.Generator().manual_seed(0))
-    probe = probe.to(classifier.weight.dtype)
-    with torch.no_grad():
-        return (
-            classifier if torch.allclose(model.forward_head(probe), classifier(probe.flatten(1)), atol=1e-6) else None
-        )
+    def map_widths(self, stages: Sequence[int]) -> tuple[int, ...]:
+        """Return C_i of the map of each stage; UserError for a stage that the model does not have."""
+        return stage_widths(self.model, stages)
+
+    @torch.no_grad()
+    def map_grids(self, stages: Sequence[int]) -> tuple[tuple[int, int], ...]:
+        """Return (h_i, w_i) of the map of each stage, by a pass of one view; UserError as `map_widths`."""
+        check_stages(self.model, stages)
+        if not stages:
+            return ()
+        image = torch.zeros(1, 3, self.image_size, self.image_size, device=self.mean.device)
+        wanted = sorted(set(stages))
+        maps = self.model.forward_intermediates(image, indices=wanted, intermediates_only=True)  # not compiled
+        grids = {stage: (int(taken.shape[-2]), int(taken.shape[-1])) for stage, taken in zip(wanted, maps, strict=True)}
+        return tuple(grids[stage] for stage in stages)
 
 
 def build_teacher(config: TeacherConfig, classes: Sequence[str], num_classes: int) -> Teacher:
     """Build a teacher for a data set; UserError where weights are missing or classes cannot be matched."""
-    if not timm.is_model(config.name):
-        raise UserError(f"teacher.name: timm has no model {config.name!r}")
-    model = _create(config)
+    model = create_model(config, pretrained=not config.weights)
     if config.weights:
         load_state(model, teacher_weights(config))
     elif (known := model.pretrained_cfg.get("num_classes")) != config.num_classes:
@@ -172,53 +190,9 @@ def build_teacher(config: TeacherConfig, classes: Sequence[str], num_classes: in
             f"teacher.num_classes: is {config.num_classes}, timm's weights of {config.name!r} are for {known} classes: "
             f"its classifier would be untrained; set it to {known}, or name weights of your own with teacher.weights"
         )
-    check_map(model, repr(config.name), config.image_size)
+    check_model(model, repr(config.name), config.image_size)
     indices = class_indices(classes, num_classes, config.num_classes)
     return Teacher(model, config.image_size, indices, config.precision)
-
-
-def check_indices(indices: Sequence[int] | None, num_classes: int) -> None:
-    """UserError for indices that are not among a teacher's outputs; a negative one would pick from the end."""
-    wrong = [index for index in indices or () if not hasattr(index, "__index__") or not 0 <= index < num_classes]
-    if wrong:
-        raise UserError(
-            f"teacher: class_indices holds {wrong[0]}; give whole numbers from 0 to {num_classes - 1}, its outputs"
-        )
-
-
-@torch.no_grad()
-def check_map(model: Any, name: str, image_size: int) -> None:
-    """UserError for a model that does not run at a size in pixels, or has no feature map there."""
-    device = next(model.parameters()).device
-    try:
-        features = model.eval().forward_features(torch.zeros(1, 3, image_size, image_size, device=device))
-    except (AssertionError, RuntimeError) as error:
-        raise UserError(f"teacher.name: {name} does not run at {image_size} px ({error})") from error
-    if features.ndim != 4 or features.shape[1] != model.num_features:
-        raise UserError(f"teacher.name: {name} has no feature map (B, C, h, w); a CNN is needed")
-
-
-def _fetch(name: str) -> Any:
-    """Return timm's pretrained model of a name; UserError where there is none or it cannot be fetched."""
-    if not timm.is_model(name):
-        raise UserError(f"teacher: timm has no model {name!r}")
-    known = timm.get_pretrained_cfg(name)
-    return _create(TeacherConfig(name=name, num_classes=known.num_classes if known else 1000))
-
-
-def _create(config: TeacherConfig) -> Any:
-    """Build the timm model, with timm's own weights where none are named."""
-    options = {} if config.output_stride is None else {"output_stride": config.output_stride}
-    try:
-        return timm.create_model(config.name, pretrained=not config.weights, num_classes=config.num_classes, **options)
-    except (AssertionError, NotImplementedError, TypeError) as error:
-        asked = f" with teacher.output_stride = {config.output_stride}" if options else ""
-        raise UserError(f"teacher: timm cannot build {config.name!r}{asked} ({error})") from error
-    except Exception as error:
-        raise UserError(
-            f"teacher.name: timm could not fetch weights of {config.name!r} ({type(error).__name__}); "
-            "name a file on disk with teacher.weights"
-        ) from error
 
 
 def teacher_weights(config: TeacherConfig) -> Path:
@@ -254,33 +228,3 @@ def is_another_teacher(config: TeacherConfig, labelled_by: str) -> bool:
     if not labelled_by or not teacher_weights(config).is_file():
         return False
     return labelled_by != teacher_identity(config)
-
-
-def class_indices(classes: Sequence[str], num_classes: int, teacher_classes: int) -> list[int] | None:
-    """Map a data set's classes to the teacher's; None where they are the same in the same order.
-
-    ImageNet-1k subsets are matched by their synset folder names. UserError for classes that cannot be matched,
-    and for 1,000 numbered folders whose order is not that of their numbers.
-    """
-    from timm.data import ImageNetInfo
-
-    synsets = {name: index for index, name in enumerate(ImageNetInfo().label_names())}
-    if teacher_classes == len(synsets) and all(name in synsets for name in classes):
-        if len(classes) != num_classes:
-            raise UserError(f"data.num_classes: is {num_classes}, the data has {len(classes)} classes; set it to that")
-        indices = [synsets[name] for name in classes]
-        return None if indices == list(range(teacher_classes)) else indices
-    if len(classes) not in (0, num_classes):
-        raise UserError(f"data.num_classes: is {num_classes}, the data has {len(classes)} classes; set it to that")
-    if num_classes == teacher_classes:
-        numbers = [int(name) if name.isdecimal() else -1 for name in classes]
-        if teacher_classes == len(synsets) and sorted(numbers) == list(range(len(synsets))) != numbers:
-            raise UserError(
-                "data: its class folders are numbers, in the order of their digits (0, 1, 10, ...), not the teacher's; "
-                "name them with leading zeros (0000 ... 0999) or by ImageNet synset"
-            )
-        return None
-    raise UserError(
-        f"teacher: its {teacher_classes} classes cannot be matched with the data's {num_classes} "
-        f"({', '.join(classes[:3])}, ...); name class folders by ImageNet synset, or use a teacher of these classes"
-    )

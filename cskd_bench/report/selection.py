@@ -10,12 +10,12 @@ from typing import Any, Final
 from cskd_bench.errors import UserError
 from cskd_bench.record import Record, read_records
 from cskd_bench.report.columns import Words, flatten, list_differences
+from cskd_bench.report.tuning import as_set_up, in_words
 from cskd_bench.task_identity import used_by, with_former_meaning
 
 BASELINES: Final = ("supervised", "kd", "deit")
 STUDIED: Final = "cskd"  # the label that verdicts and figures are about
 METHOD_ORDER: Final = (*BASELINES, STUDIED)
-TEACHER_SETTINGS: Final = (("image_size", "", " px"), ("output_stride", "stride ", ""))
 GROUP_ORDER: Final = ("pretraining", "classification", "robustness", "detection", "segmentation")
 PROTOCOL_ORDER: Final = (
     *("pretrain", "finetune", "linear", "knn", "kshot", "lowlabel", "detect", "segment", "multilabel", "evaluate"),
@@ -115,12 +115,6 @@ def _as_set_up(record: Record) -> str:
     """Say at what resolution and stride the teacher worked, where a run of ours says it."""
     teacher = _pretraining(record).get("teacher")
     return as_set_up(teacher) if record.method.teacher and isinstance(teacher, dict) else ""
-
-
-def as_set_up(teacher: dict[str, Any]) -> str:
-    """Say at what resolution and stride a teacher works: ` at 128 px, stride 8`."""
-    parts = [f"{word}{teacher[key]}{unit}" for key, word, unit in TEACHER_SETTINGS if teacher.get(key) is not None]
-    return f" at {', '.join(parts)}" if parts else ""
 
 
 def pretrain_epochs(record: Record) -> int:
@@ -249,7 +243,9 @@ def _in_what(recipes: Iterable[Words]) -> str:
 def _recipe_words(record: Record, setting: Setting) -> Words:
     """Return in words what a record's recipe names: of its pretraining and of its task."""
     pretraining = {key: value for key, value in _pretraining(record).items() if key in ("data", "student", "recipe")}
-    words = flatten(pretraining if record.protocol == "pretrain" else {**setting.content, "pretrain": pretraining})
+    words = flatten(
+        pretraining if record.protocol == "pretrain" else {**in_words(setting.content), "pretrain": pretraining}
+    )
     return {key: value for key, value in words.items() if not key.endswith("data.identity")}
 
 

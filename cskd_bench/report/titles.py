@@ -22,6 +22,8 @@ PLAIN: Final = {
     "student.embed_dim": "width {}",
     "student.num_heads": "{} heads",
     "student.drop_path": "drop path {}",
+    "student.stem": "{} stem",
+    "student.distillation_token": "{} distillation token",
     "recipe.batch_size": "batch size {}",
     "recipe.precision": "{}",
     "recipe.ema_decay": "EMA {}",
@@ -30,6 +32,7 @@ PLAIN: Final = {
     "recipe.optim.weight_decay": "weight decay {}",
     "recipe.augment.view_size": "views of {} px",
     "recipe.augment.repeats": "{} repeats",
+    "recipe.augment.policy": "{}-augment",
     "teacher.name": "teacher {}",
     "teacher.image_size": "teacher {} px",
 }

@@ -6,6 +6,7 @@ from cskd_bench.report.columns import differing, flatten, name_settings
 from cskd_bench.report.selection import Method, Setting
 from cskd_bench.report.statistics import LEVEL
 from cskd_bench.report.tables import Difference, Table, TableCell, TableCost
+from cskd_bench.report.tuning import in_words, tuned_with
 
 METRIC_WORDS = {
     "top1": "top-1",
@@ -119,15 +120,13 @@ def column(setting: Setting, settings: list[Setting], *, version: bool = True) -
     """Name a column below its task; what sets it apart from like columns is added, in the words of its settings.
 
     A hash is added where nothing else tells two apart. `version`: whether to add the task's, where it differs.
+    A fine-tuning with a teacher is always told: `fine-tune with deit from resnet50@0123456789ab at 224 px`.
     """
     same = [other for other in settings if (other.task, other.protocol) == (setting.task, setting.protocol)]
-    keys = differing([flatten(other.content) for other in same])
+    keys = differing([flatten(in_words(other.content)) for other in same])
     parts = _apart(setting, same, keys)
     like = [
-        other
-        for other in same
-        if (other.version, _features(other)) == (setting.version, _features(setting))
-        and _apart(other, same, keys) == parts
+        other for other in same if _always_said(other) == _always_said(setting) and _apart(other, same, keys) == parts
     ]
     if len(like) > 1:
         parts.append(f"recipe {setting.recipe[:6]}")
@@ -137,17 +136,27 @@ def column(setting: Setting, settings: list[Setting], *, version: bool = True) -
         parts.insert(0, f"v{setting.version}")
     if _features(setting) in ("cls", "inference"):
         parts.insert(0, f"{_features(setting)} features")
-    return ", ".join([protocol(setting), *parts])
+    return ", ".join([protocol(setting) + _tuned(setting), *parts])
+
+
+def _always_said(setting: Setting) -> tuple[int, str, str]:
+    return setting.version, _features(setting), _tuned(setting)
+
+
+def _tuned(setting: Setting) -> str:
+    """Say by which method and teacher a column's students were fine-tuned; empty where it was by labels alone."""
+    tuned = tuned_with(setting.content)
+    return f" with {tuned}" if tuned else ""
 
 
 def _apart(setting: Setting, same: list[Setting], keys: list[str]) -> list[str]:
     """Return what but the version sets a column apart from others of its task, whose contents differ in `keys`."""
     parts = []
-    said = ["name", "version", "metric", "features", "features_version"]
+    said = ["name", "version", "metric", "features", "features_version", "finetune.method", "finetune.teacher"]
     if len({other.image_size for other in same}) > 1:
         parts.append(f"{setting.image_size} px")
         said.append("image_size")
-    parts.extend(name_settings(flatten(setting.content), [key for key in keys if key not in said]))
+    parts.extend(name_settings(flatten(in_words(setting.content)), [key for key in keys if key not in said]))
     if len({other.weights for other in same}) > 1:
         parts.append(f"{setting.weights} weights")
     if setting.metric != "top1":

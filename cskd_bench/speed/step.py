@@ -41,7 +41,7 @@ from cskd_bench.device import computing
 from cskd_bench.engine.finite import Advice, FiniteWatch
 from cskd_bench.engine.optim import build_optimizer, set_learning_rate
 from cskd_bench.engine.targets import NoTargets, TargetProvider, TeacherTargets
-from cskd_bench.methods import METHODS
+from cskd_bench.methods import objective_of
 from cskd_bench.models.labeller import make_fast
 from cskd_bench.models.students import choose_attention
 from cskd_bench.models.teachers import Teacher
@@ -69,7 +69,7 @@ class OurStep:
 
     def __init__(self, config: PretrainConfig, targets: TargetProvider, device: torch.device) -> None:
         self._config = config
-        self._method = METHODS[config.method.kind]
+        self._method = objective_of(config.method)
         self._targets = targets
         self._device = device
         self._student = initial_student(config).to(device).train()

@@ -13,11 +13,13 @@ from cskd_bench.data.open import open_split
 from cskd_bench.data.sources import Source, choose_images
 from cskd_bench.data.views import EvalView
 from cskd_bench.engine.evaluate import Predictions
+from cskd_bench.engine.targets import TargetProvider
 from cskd_bench.errors import UserError
 from cskd_bench.models.pieces import views_at_a_time
 from cskd_bench.schema import fingerprint
 from cskd_bench.transfer.checks import check_splits, check_whole
 from cskd_bench.transfer.subsets import even_draw, plain_draw
+from cskd_bench.transfer.teaching import tuning_targets
 
 PREPROCESSING: Final = "preprocessing"  # the key of what a user changed, in settings and records
 RESAMPLING: Final = "bicubic"  # of images that are scored as pretrained
@@ -62,6 +64,19 @@ class ImageCell(Cell):
         source = open_split(self.spec.data, self.spec.data.test)
         return choose_images(source, plain_draw(len(source), self.limit)) if self.limit else source
 
+    @cached_property
+    def targets(self) -> TargetProvider:
+        """What fine-tuning learns from beside the labels; UserError for a teacher that does not fit the task."""
+        return tuning_targets(self.spec, self.protocol, self.train.classes, self.ranks.device)
+
+    def check_teacher(self) -> None:
+        """UserError for a teacher that does not fit the task; images that are not there are told elsewhere."""
+        try:
+            _ = self.train
+        except UserError:
+            return
+        _ = self.targets
+
     def images(self) -> str:
         """Return the identity of both splits."""
         return f"{self.train.identity} {self.test.identity}"
@@ -71,8 +86,10 @@ class ImageCell(Cell):
         return number_images(self.test, parts_alike=self.spec.group == "robustness")
 
     def check(self) -> str:
-        """Return a note on images that are in both splits; UserError as `check_splits` raises it."""
-        return check_splits(self.spec, self.train, self.test)
+        """Return a note on images that are in both splits; UserError as `check_splits` and `targets` raise it."""
+        note = check_splits(self.spec, self.train, self.test)
+        _ = self.targets
+        return note
 
     def describe_images(self) -> str:
         """Say their size, their number in each split, and their classes; or why they are not there."""

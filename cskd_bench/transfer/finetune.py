@@ -2,7 +2,7 @@
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from cskd_bench.data.sources import Source, SubsetSource
 from cskd_bench.data.views import EvalView
 from cskd_bench.engine.evaluate import Predictions
 from cskd_bench.engine.job import Fit, Job
-from cskd_bench.engine.targets import NoTargets
 from cskd_bench.engine.training import fit
 from cskd_bench.models.hub import hash_state
 from cskd_bench.models.stochastic_depth import set_drop_path
@@ -51,6 +50,9 @@ class AveragedHeads(nn.Module):
     def predict(self, views: Tensor) -> Tensor:
         """Return (B, K) logits."""
         return self.student.predict(views)
+
+
+Tuned: TypeAlias = AveragedHeads | Student  # what is trained: without a method, and with one
 
 
 def run(cell: ImageCell) -> Outcome:
@@ -93,21 +95,29 @@ def fit_student(cell: ImageCell, chosen: np.ndarray, folder: Path, recipe: Finet
         images_per_second=result.images_per_second,
         started=min([result.started, *(trial.started for trial in trials)]),
         resumptions=max([result.resumptions, *(trial.resumptions for trial in trials)]),
-        note=choice.note if choice else "",
+        labels_from=cell.targets.labels_from,
+        labelling_seconds=cell.targets.labelling_seconds,
+        tf32=recipe.teacher is not None and recipe.teacher.precision == "tf32",
+        note="; ".join(filter(None, (choice.note if choice else "", cell.targets.note))),
     )
-    return outcome, tuned.student
+    return outcome, tuned.student if isinstance(tuned, AveragedHeads) else tuned
 
 
-def new_student(cell: ImageCell, recipe: FinetuneConfig) -> AveragedHeads:
-    """Return the checkpoint's student as it is before the first step: a new head, drawn by the cell's seed."""
+def new_student(cell: ImageCell, recipe: FinetuneConfig) -> Tuned:
+    """Return the checkpoint's student as it is before the first step: a new head, drawn by the cell's seed.
+
+    Under a method it answers by that method's heads, which are those that learn.
+    """
     student = copy.deepcopy(cell.model.student)
     torch.manual_seed(integer_seed(cell.seed, Stream.MODEL))
     student.reset_classifier(cell.spec.data.num_classes)
-    if recipe.distillation_token == "drop":
+    if recipe.method is not None:
+        student.take_heads(recipe.method.heads)
+    elif recipe.distillation_token == "drop":
         student.drop_distillation_head()
     if recipe.drop_path is not None:
         set_drop_path(student.model, recipe.drop_path)
-    return AveragedHeads(student)
+    return AveragedHeads(student) if recipe.method is None else student
 
 
 def _choose(cell: ImageCell, chosen: np.ndarray, folder: Path, recipe: FinetuneConfig) -> RateChoice:
@@ -127,20 +137,20 @@ def _choose(cell: ImageCell, chosen: np.ndarray, folder: Path, recipe: FinetuneC
 
 def _train(
     cell: ImageCell, train: Source, val: Source | None, folder: Path, recipe: FinetuneConfig, said: str = ""
-) -> tuple[AveragedHeads, Fit]:
+) -> tuple[Tuned, Fit]:
     """Train to the end of the recipe, or on from what `folder` holds; return the student that is to be scored."""
     chosen = {"lr": recipe.optim.lr, "epochs": recipe.epochs} if cell.spec.finetune.lr_grid else {}
     job = Job(
         title=f"{cell.spec.name} finetune {cell.model.checkpoint.run} s{cell.seed}{said}",
         student=new_student(cell, recipe),
-        method=Supervised(),
-        targets=NoTargets(),
+        method=recipe.method or Supervised(),
+        targets=cell.targets,
         train=train,
         val=val,
         data=cell.spec.data,
         recipe=recipe,
         run=cell.spec.run.model_copy(update={"workers": cell.workers}),
-        view_size=recipe.augment.view_size or cell.model.image_size,
+        view_size=recipe.view_size(cell.model.image_size),
         image_size=cell.model.image_size,
         seed=cell.seed,
         folder=folder,
@@ -151,14 +161,15 @@ def _train(
             "data": f"{train.identity} {cell.test.identity}",
             **chosen,
         },
+        teacher_precision=recipe.teacher.precision if recipe.teacher else "fp32",
     )
     result = fit(job, cell.ranks, cell.stop)
     cell.stop.kept = True  # its last checkpoint
-    tuned: AveragedHeads = result.ema if result.ema is not None else result.student
+    tuned: Tuned = result.ema if result.ema is not None else result.student
     return tuned.eval(), result
 
 
-def _score(cell: ImageCell, tuned: AveragedHeads, source: Source, recipe: FinetuneConfig, folder: Path) -> Predictions:
+def _score(cell: ImageCell, tuned: Tuned, source: Source, recipe: FinetuneConfig, folder: Path) -> Predictions:
     """Predict every image of a split once; what a killed process had predicted is kept in `folder`."""
     rows = scan_split(
         cell,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cskd_bench.files import sync, write_file
 from cskd_bench.models.loaded import count_parameters
-from cskd_bench.models.run_summary import RUN_FILE, TunedSummary, Tuning, is_finished, write_run
+from cskd_bench.models.run_summary import RUN_FILE, Blueprint, TunedSummary, Tuning, is_finished, write_run
 from cskd_bench.models.students import Student
 from cskd_bench.models.weights import plain_state, save_tensors
 from cskd_bench.record import Record, sha256_file
@@ -47,7 +47,6 @@ def _summary(cell: ImageCell, student: Student, digest: str) -> TunedSummary:
     """Say how a fine-tuned student is built and what made it."""
     spec, begun = cell.spec, cell.model
     mean, std = ([float(value) for value in buffer.flatten()] for buffer in (student.mean, student.std))
-    dropped = begun.blueprint.dropped or student.heads != begun.student.heads
     learnt = begun.checkpoint.pretrain_data or "external"
     return TunedSummary(
         tuning=Tuning(
@@ -58,8 +57,10 @@ def _summary(cell: ImageCell, student: Student, digest: str) -> TunedSummary:
             recipe=fingerprint(cell.recipe),
             image_size=begun.image_size,
             data=f"{learnt} then {spec.name}",
+            method=spec.finetune.method,
+            teacher=cell.targets.teacher,
         ),
-        blueprint=begun.blueprint.model_copy(update={"dropped": dropped}),
+        blueprint=_blueprint(begun.blueprint, student),
         num_classes=spec.data.num_classes,
         classes=tuple(cell.train.classes),
         mean=tuple(mean),
@@ -72,3 +73,10 @@ def _summary(cell: ImageCell, student: Student, digest: str) -> TunedSummary:
         model=begun.model.model_copy(update={"parameters": count_parameters(student)}),
         config=begun.pretrain_config,
     )
+
+
+def _blueprint(begun: Blueprint, student: Student) -> Blueprint:
+    """Say how a fine-tuned student is built from the blueprint that it began with; a head that is dropped stays."""
+    if student.heads == "class":
+        return begun.model_copy(update={"dropped": begun.heads != "class"})
+    return begun.model_copy(update={"heads": student.heads, "dropped": False})

@@ -38,6 +38,9 @@ def run(cell: ImageCell) -> Outcome:
         images_per_second=outcome.images_per_second,
         started=started,
         resumptions=resumptions,
+        labels_from=outcome.labels_from,
+        labelling_seconds=outcome.labelling_seconds,
+        tf32=outcome.tf32,
         note="; ".join(notes),
     )
 

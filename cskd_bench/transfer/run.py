@@ -23,6 +23,7 @@ from cskd_bench.transfer.cell import PREPROCESSING, ImageCell, ScoringCell
 from cskd_bench.transfer.kept import clear_folder
 from cskd_bench.transfer.precision import state_precision
 from cskd_bench.transfer.protocols import PROTOCOLS, procedure
+from cskd_bench.transfer.teaching import check_student, state_teacher
 
 WEIGHTS: Final = "weights"  # the key of what tells a model of no run of ours from any other, in records
 PIXELS: Final = "pixels"  # the key of a checkpoint's own mean and std, in records
@@ -46,17 +47,19 @@ def open_cell(
 ) -> Cell:
     """Load a cell's checkpoint, at the task's resolution; UserError for a protocol that the task has not.
 
-    UserError also for preprocessing that the protocol leaves to the task. A task's own `run.workers` overrules
-    `workers`, and a precision that is not stated is this device's.
+    UserError also for preprocessing that the protocol leaves to the task, and for a teacher's weights that are missing
+    or a student that cannot learn from it. A task's own `run.workers` overrules `workers`, and a precision that is not
+    stated is this device's.
     """
     kind = procedure(spec, protocol).cell
-    spec = state_precision(spec, protocol, ranks.device)
+    spec = state_teacher(state_precision(spec, protocol, ranks.device), protocol)
     workers = spec.run.workers if "workers" in spec.run.model_fields_set else workers
     if preprocessing:
         _check_preprocessing(kind, protocol, preprocessing)
     loaded = load_checkpoint(
         checkpoint, model=model, weights=weights, image_size=spec.image_size, preprocessing=preprocessing
     )
+    check_student(spec, protocol, loaded.student.has_distillation_token, f"the checkpoint {loaded.checkpoint.run}")
     return kind(spec, protocol, seed, loaded, work, ranks, workers, stop or Stop(), keep_weights)
 
 
@@ -244,8 +247,13 @@ def expand(
 
 
 def describe(cell: Cell, results: Path) -> str:
-    """Say in one line what a cell will do, with its data opened, and whether its record is there."""
+    """Say in one line what a cell will do, with its data opened, and whether its record is there.
+
+    UserError for a teacher that does not fit the task.
+    """
     said = f"{cell.spec.name} {cell.protocol} seed {cell.seed}"
+    if isinstance(cell, ImageCell):
+        cell.check_teacher()
     try:
         images, name = cell.describe_images(), cell.name
     except UserError as error:

@@ -9,11 +9,11 @@ import torch
 from cskd_bench.data.loader import ViewPlan
 from cskd_bench.data.open import open_split
 from cskd_bench.device import computing, gpu_memory
-from cskd_bench.engine.estimate import FLOAT, kept_for_backward
+from cskd_bench.engine.estimate import FLOAT, TeacherSize, kept_for_backward
 from cskd_bench.engine.optim import build_optimizer
 from cskd_bench.task import FinetuneConfig, TaskSpec
 from cskd_bench.transfer.cell import ImageCell
-from cskd_bench.transfer.finetune import AveragedHeads, chosen_images, new_student
+from cskd_bench.transfer.finetune import Tuned, chosen_images, new_student
 from cskd_bench.transfer.learning_rate import for_trial, hold_out
 
 CARD: Final = 80e9  # bytes of the GPU that is spoken of where none is here
@@ -34,7 +34,7 @@ def size_of_finetuning(spec: TaskSpec, seed: int, work: Path) -> tuple[int, int]
 
 @dataclass(frozen=True)
 class FinetuneMemory:
-    """An estimate of a GPU's memory in bytes: `state` is weights, gradients, moments and EMA."""
+    """An estimate of a GPU's memory in bytes: `state` is weights, the teacher's too, gradients, moments and EMA."""
 
     batch_size: int
     group: int  # views that a micro-batch must hold whole
@@ -58,29 +58,36 @@ class FinetuneMemory:
 
 
 def estimate_memory(cell: ImageCell) -> FinetuneMemory:
-    """Size up a fine-tuning by what autograd keeps of one view and of two, on the CPU in the run's precision."""
+    """Size up a fine-tuning by what autograd keeps of one view and of two, on the CPU in the run's precision.
+
+    A teacher adds its weights and, for each view, its largest layer.
+    """
     recipe: FinetuneConfig = cell.spec.finetune
     student = new_student(cell, recipe).train()
     one, two = (_kept(student, cell, views) for views in (1, 2))
     weights = FLOAT * sum(parameter.numel() for parameter in student.parameters())
     moments = 2 if isinstance(build_optimizer(student, recipe.optim), torch.optim.AdamW) else 1
-    view = 3 * FLOAT * (recipe.augment.view_size or cell.model.image_size) ** 2
+    view = 3 * FLOAT * recipe.view_size(cell.model.image_size) ** 2
+    teacher = TeacherSize(recipe.teacher, recipe.precision) if recipe.teacher else None
     return FinetuneMemory(
         batch_size=recipe.batch_size,
         group=recipe.augment.mix_group if recipe.augment.mixes else 1,
-        state=weights * (2 + moments + (recipe.ema_decay > 0)),
+        state=weights * (2 + moments + (recipe.ema_decay > 0)) + (FLOAT * teacher.parameters if teacher else 0),
         fixed=max(0, 2 * one - two),
-        per_view=two - one + 3 * view,  # as made, its mixing partner, normalised
+        # as made, its mixing partner, normalised
+        per_view=two - one + 3 * view + (teacher.largest_layer_bytes if teacher else 0),
     )
 
 
-def _kept(student: AveragedHeads, cell: ImageCell, views: int) -> int:
+def _kept(student: Tuned, cell: ImageCell, views: int) -> int:
     size = cell.model.image_size
 
     def compute() -> None:
         with computing(torch.device("cpu"), cell.spec.finetune.precision):
-            logits = student(torch.rand(views, 3, size, size)).class_logits
-        logits.float().log_softmax(1).sum()
+            output = student(torch.rand(views, 3, size, size), cell.targets.grid)
+        for logits in (output.class_logits, output.dist_logits, output.patch_logits):
+            if logits is not None:
+                logits.float().log_softmax(1).sum()
 
     return kept_for_backward(student, compute)
 
@@ -93,11 +100,14 @@ def describe_finetuning(cell: ImageCell) -> str:
     spec, parts = cell.spec, cell.spec.run.accumulate
     steps, views = size_of_finetuning(spec, cell.seed, cell.work)
     memory, card = estimate_memory(cell), gpu_memory() or CARD
+    method, teacher = spec.finetune.method, cell.targets.teacher
+    taught = f", method {method.kind} from {teacher}" if method else ""
     fitting = memory.fitting(card)
     advice = f"run.accumulate={fitting} fits" if fitting else "no run.accumulate fits"
     micro = spec.finetune.batch_size // parts
     return (
-        f"{steps:,} steps, {views:,} views, {spec.finetune.precision}; estimated memory of one GPU, not measured: "
+        f"{steps:,} steps, {views:,} views, {spec.finetune.precision}{taught}; "
+        f"estimated memory of one GPU, not measured: "
         f"{memory.state / 1e9:.1f} GB of weights and optimiser, {memory.activations(parts) / 1e9:.1f} GB for a "
         f"micro-batch of {micro:,} views; {advice} a GPU of {card / 1e9:.0f} GB"
     )

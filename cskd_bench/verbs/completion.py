@@ -50,9 +50,9 @@ def _tasks(tasks_dir: Path | None) -> Iterable[str]:
 
 
 def _methods(_: Path | None) -> Iterable[str]:
-    from cskd_bench.verbs.methods import find_methods
+    from cskd_bench.method_registry import method_names
 
-    return find_methods()
+    return method_names()
 
 
 def _protocols(_: Path | None) -> Iterable[str]:

@@ -2,15 +2,10 @@
 
 import argparse
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 from cskd_bench.errors import UserError
 from cskd_bench.verbs.common import Verbs
-
-if TYPE_CHECKING:
-    from cskd_bench.method_config import MethodSettings
-
-GROUP: Final = "cskd_bench.methods"  # entry points of methods of one's own
 
 
 def add(verbs: Verbs) -> None:
@@ -24,47 +19,45 @@ def add(verbs: Verbs) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from cskd_bench.method_facts import describe_method
+    from cskd_bench.method_registry import PRESETS, known_settings
 
-    known = find_methods()
+    known = known_settings()
     if options.action == "show" and options.name is None:
         raise UserError("methods show: name a method")
-    if options.name is not None and options.name not in known:
-        raise UserError(f"methods: there is no method {options.name!r}; there are {', '.join(known)}")
-    names = [options.name] if options.name is not None else list(known)
+    if options.name is not None and options.name not in {**known, **PRESETS}:
+        raise UserError(f"methods: there is no method {options.name!r}; there are {', '.join({**known, **PRESETS})}")
+    preset = PRESETS.get(options.name or "", {})
+    names = [preset.get("kind", options.name)] if options.name is not None else list(known)
     described = [describe_method(known[name]) for name in names]
+    if preset:
+        described[0]["preset"] = {"name": options.name, "settings": preset}
     if options.json:
         print(json.dumps(described[0] if options.action == "show" else described, indent=1))
     elif options.action == "show":
         print("\n".join(_page(described[0])))
     else:
-        width = max(map(len, names))
+        width = max(map(len, [*names, *PRESETS]))
         for told in described:
             needs = ", ".join(told["needs"]) or "no teacher"
             bank = "bank" if told["bank"]["serves"] else "no bank"
             print(f"{told['name']:{width}}  {told['about']}; needs: {needs}; {bank}")
+        for name, settings in PRESETS.items():
+            print(f"{name:{width}}  {_preset(settings)}")
     return 0
 
 
-def find_methods() -> "dict[str, type[MethodSettings]]":
-    """Return the settings class of each method by its name; methods of one's own need torch, ours do not."""
-    from importlib.metadata import entry_points
-    from typing import get_args
-
-    from cskd_bench.method_config import MethodConfig
-
-    found = {str(settings().kind): settings for settings in get_args(get_args(MethodConfig)[0])}
-    if entry_points(group=GROUP):
-        from cskd_bench.methods import METHODS
-
-        found |= {name: objective.settings for name, objective in METHODS.items()}
-    return found
+def _preset(settings: dict[str, Any]) -> str:
+    """Say what a preset is, in its method's settings."""
+    changes = ", ".join(f"method.{key}={value}" for key, value in settings.items() if key != "kind")
+    return f"preset: {settings['kind']} with {changes}"
 
 
 def _page(told: dict[str, Any]) -> list[str]:
     """Return the lines of `show`."""
-    bank = told["bank"]
+    bank, preset = told["bank"], told.get("preset")
     serves = f"serves it with {bank['labels']} labels" if bank["serves"] else f"does not serve it: {bank['reason']}"
-    lines = [
+    lines = [f"{preset['name']}: {_preset(preset['settings'])}"] if preset else []
+    lines += [
         f"{told['name']}: {told['about']}",
         "",
         f"equation  {told['equation'] or 'not stated'}",
@@ -77,8 +70,10 @@ def _page(told: dict[str, Any]) -> list[str]:
         lines += ["", f"method.{variant['where']}: {variant['about']}", f"equation  {variant['equation']}"]
         lines += [f"source    {variant['source']}"] if variant["source"] else []
     lines += ["", "settings:", *map(_setting, told["settings"])] if told["settings"] else ["", "no settings"]
-    words = [f" --set method.{one['key']}={_toml(one['default'])}" for one in told["settings"][:1]]
-    return [*lines, "", "use:", f"  cskd-bench pretrain configs/deit_tiny.toml --method {told['name']}{''.join(words)}"]
+    first = [] if preset else told["settings"][:1]
+    words = [f" --set method.{one['key']}={_toml(one['default'])}" for one in first]
+    name = preset["name"] if preset else told["name"]
+    return [*lines, "", "use:", f"  cskd-bench pretrain configs/deit_tiny.toml --method {name}{''.join(words)}"]
 
 
 def _setting(one: dict[str, Any]) -> str:

@@ -53,7 +53,7 @@ def _run(options: argparse.Namespace) -> int:
             checked = _look(spec, options)
             print(f"{spec.name}: valid{checked}")
             for protocol in spec.protocols:
-                print(f"    {protocol:10} fingerprint {spec.fingerprint(protocol)}")
+                print(f"    {protocol:10} fingerprint {_stated(spec, protocol).fingerprint(protocol)}")
     elif options.name is None:
         raise UserError(f"tasks {options.action}: name a task")
     elif options.action == "show":
@@ -67,6 +67,15 @@ def _run(options: argparse.Namespace) -> int:
         labels = open_split(specs[0].data, specs[0].data.train).labels
         print(json.dumps({"task": specs[0].name, "seed": options.seed, **index_lists(specs[0], labels, options.seed)}))
     return 0
+
+
+def _stated(spec: "TaskSpec", protocol: str) -> "TaskSpec":
+    """Return the task with the teacher of its fine-tuning called as records call it; UserError without its weights."""
+    if spec.finetune.teacher is None:
+        return spec
+    from cskd_bench.transfer.teaching import state_teacher
+
+    return state_teacher(spec, protocol)
 
 
 def _summary(spec: "TaskSpec") -> dict[str, Any]:

@@ -286,7 +286,7 @@ def test_models_that_do_not_fit_are_refused_in_a_sentence():
         "no class token", lambda: Student(vit("vit_tiny_patch16_224", reg_tokens=1, global_pool="avg"), "class+dist")
     )
     refused("teacher: has 7 classes, the student 5", lambda: CSKDTask(vit(), cnn(7), epochs=1))
-    refused("no feature map", lambda: Teacher.from_timm(vit(), image_size=64))
+    refused("no feature map .* is no plain ViT", lambda: Teacher.from_timm(timm.create_model("levit_128s")))
     refused("not a timm model", lambda: Teacher.from_timm(torch.nn.Linear(2, 2)))
     refused("no model 'nothing'", lambda: CSKDTask(vit(), "nothing", epochs=1))
     refused("answers by 'class', this loss trains", lambda: CSKDTask(Student(vit(), "class"), teacher, epochs=1))

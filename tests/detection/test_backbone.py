@@ -5,9 +5,11 @@ import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
+from cskd_bench.config import StudentConfig
 from cskd_bench.detection.backbone import PlainViT, evenly_spaced, partition, unpartition
 from cskd_bench.detection.necks import FourTapFPN, SimpleFeaturePyramid, pyramid_strides
 from cskd_bench.errors import UserError
+from cskd_bench.models.students import build_student
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 3, "num_classes": 5}
 
@@ -36,6 +38,31 @@ def test_map_equals_patch_tokens_at_the_pretraining_size(name, options):
         (feature_map,) = PlainViT(vit)(images)
     assert feature_map.shape == (2, 24, 4, 4)
     torch.testing.assert_close(feature_map.flatten(2).transpose(1, 2), tokens, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("changes", [{"stem": "conv"}, {"distillation_token": "mean"}])
+def test_map_equals_patch_tokens_after_a_stem_and_beside_a_mean_token(changes):
+    sizes = {"image_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 3}
+    torch.manual_seed(0)
+    vit = build_student(StudentConfig(**sizes, **changes), 5, "class+dist").model
+    torch.nn.init.normal_(vit.pos_embed, std=0.5)
+    images = torch.randn(2, 3, 32, 32)
+    vit.train()(images)  # running statistics of their own
+    with torch.no_grad():
+        tokens = vit.eval().forward_features(images)[:, 2:]
+        (feature_map,) = PlainViT(vit)(images)
+    torch.testing.assert_close(feature_map.flatten(2).transpose(1, 2), tokens, atol=1e-5, rtol=0)
+    assert PlainViT(vit)(torch.randn(1, 3, 45, 70))[0].shape == (1, 24, 6, 9)
+
+
+def test_a_detectors_small_batches_leave_a_stems_statistics_alone():
+    student = build_student(StudentConfig(image_size=32, patch_size=8, depth=1, stem="conv"), 5, "class")
+    backbone = PlainViT(student.model).train()
+    (feature_map,) = backbone(torch.randn(1, 3, 32, 32))
+    feature_map.sum().backward()
+    norm = backbone.vit.patch_embed.proj[1]
+    assert torch.equal(norm.running_var, torch.ones(64)) and not norm.training
+    assert norm.weight.grad is not None and backbone.vit.blocks.training
 
 
 def test_built_by_name_with_weights_it_is_the_same_model(tmp_path):

@@ -89,7 +89,7 @@ def test_classes_that_only_seem_to_be_the_teachers_are_refused():
 def test_timms_weights_for_another_number_of_classes_would_leave_the_classifier_untrained(monkeypatch):
     create = timm.create_model
     offline = lambda name, pretrained, **options: create(name, **options)  # noqa: E731
-    monkeypatch.setattr("cskd_bench.models.teachers.timm.create_model", offline)
+    monkeypatch.setattr("timm.create_model", offline)
     with pytest.raises(UserError, match=r"teacher\.num_classes: is 2, timm's weights of 'regnety_002' are for 1000"):
         build_teacher(TeacherConfig(name="regnety_002", num_classes=2), ["cat", "dog"], 2)
     assert build_teacher(TeacherConfig(name="regnety_002"), ["n01440764", "n02102040"], 2).class_indices.tolist() == [
@@ -101,6 +101,8 @@ def test_timms_weights_for_another_number_of_classes_would_leave_the_classifier_
 def test_teachers_that_cannot_teach_are_refused(tmp_path):
     with pytest.raises(UserError, match="no model 'resnet_of_dreams'"):
         build_teacher(TeacherConfig(name="resnet_of_dreams"), ["a"], 1)
+    with pytest.raises(UserError, match=r"no weights 'resnet18\.dreamt'"):
+        build_teacher(TeacherConfig(name="resnet18.dreamt"), ["a"], 1)
     with pytest.raises(UserError, match="no such weights file"):
         build_teacher(TeacherConfig(name="regnety_002", weights=str(tmp_path / "none.safetensors")), ["a"], 1)
 

@@ -1,7 +1,7 @@
-"""RandAugment's operations on a batch of uint8 views, on any device, each view with its own.
+"""Operations of RandAugment and three-augment on a batch of uint8 views, on any device, each view with its own.
 
 Eight operations are tables of 256 entries a channel, five are one affine warp, two blend with another
-image. All but the warps give PIL's very pixels; warps sample with torch's cubic kernel (a = -0.75)
+image, one blurs. All but the warps give PIL's very pixels; warps sample with torch's cubic kernel (a = -0.75)
 where PIL has a = -1, and agree within the tolerance that the tests state.
 """
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cskd_bench.data.mixing import IMAGENET_MEAN
+from cskd_bench.data.tensor.blur import blur
 from cskd_bench.data.tensor.parameters import Operation, Operations
 from cskd_bench.device import to_device
 
@@ -47,6 +48,9 @@ def apply_operations(pixels: Tensor, operations: Operations, interpolation: str 
             if len(rows):
                 images = pixels[rows]
                 pixels[rows] = _blend(other(images), images, factors.view(-1, 1, 1, 1))
+        rows, _ = _select(pixels, kinds == Operation.BLUR, values)
+        if len(rows):
+            pixels[rows] = blur(pixels[rows], values[kinds == Operation.BLUR])
     return pixels
 
 

@@ -17,7 +17,7 @@ _OPERATION_DRAWS = 2**32  # added to the repeat: a part of the counter that crop
 
 
 class Operation(IntEnum):
-    """The 15 operations of timm's increasing RandAugment; NONE leaves the view alone."""
+    """The 15 operations of timm's increasing RandAugment, and blur; NONE leaves the view alone."""
 
     NONE = -1
     AUTO_CONTRAST = 0
@@ -35,6 +35,7 @@ class Operation(IntEnum):
     SHEAR_Y = 12  # factor
     TRANSLATE_X = 13  # fraction of the width
     TRANSLATE_Y = 14  # fraction of the height
+    BLUR = 15  # radius in pixels, PIL's deviation of a Gaussian; not of RandAugment
 
 
 @dataclass(frozen=True)
@@ -75,19 +76,27 @@ def parse_rand_augment(text: str) -> RandAugment:
 
 def check_policy(augment: AugmentConfig) -> None:
     """Raise UserError where `augment` asks for a policy that only the PIL engine knows."""
-    if augment.auto_augment:
+    if augment.policy == "randaugment" and augment.auto_augment:
         parse_rand_augment(augment.auto_augment)
 
 
 def draw_operations(keys: Sequence[ViewKey], augment: AugmentConfig, seed: int) -> Operations:
-    """Draw RandAugment's operations for each view or, without it, colour jitter (as timm: never both)."""
-    policy = parse_rand_augment(augment.auto_augment) if augment.auto_augment else None
+    """Draw each view's operations: RandAugment's, or else (as timm) colour jitter, which one of three may precede."""
+    three = augment.policy == "three"
+    policy = parse_rand_augment(augment.auto_augment) if augment.auto_augment and not three else None
     rows = []
     for key in keys:
         draw = generator(seed, Stream.VIEW, key.epoch, key.index, key.repeat + _OPERATION_DRAWS)
-        rows.append(_rand_augment(draw, policy) if policy else _jitter(draw, augment.color_jitter))
+        first = [_one_of_three(draw)] if three else []
+        rows.append(first + (_rand_augment(draw, policy) if policy else _jitter(draw, augment.color_jitter)))
     table = np.array(rows, dtype=np.float32).reshape(len(rows), -1, 2)
     return Operations(table[:, :, 0].astype(np.int8), table[:, :, 1])
+
+
+def _one_of_three(draw: np.random.Generator) -> tuple[Operation, float]:
+    """Grey, solarise at 128 or blur with a radius of 0.1 to 2 px, with equal probability, as in timm's policy 3a."""
+    radius = draw.uniform(0.1, 2.0)
+    return ((Operation.COLOR, 0.0), (Operation.SOLARIZE, 128.0), (Operation.BLUR, radius))[draw.integers(0, 3)]
 
 
 def _jitter(draw: np.random.Generator, strength: float) -> list[tuple[Operation, float]]:

@@ -1,0 +1,74 @@
+"""Which methods there are: the package's own by kind, presets of them by name, and those of installed packages."""
+
+from typing import Annotated, Any, Final
+
+from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator
+
+from cskd_bench.feature_methods import Locality, VkD
+from cskd_bench.method_config import CSKD, DeiT, MethodSettings, PlainKD, Supervised
+from cskd_bench.own_methods import own_method, own_method_names
+from cskd_bench.schema import validate
+
+PRESETS: Final[dict[str, dict[str, Any]]] = {
+    "kd-mdistiller": {"kind": "kd", "loss": "kl"},
+    "kd-standardised": {"kind": "kd", "loss": "standardised"},
+    "kd-nkd": {"kind": "kd", "loss": "nkd"},
+    "kd-dkd": {"kind": "kd", "loss": "dkd"},
+    "kd-dist": {"kind": "kd", "loss": "dist"},
+    "deit-standardised": {"kind": "deit", "loss": "standardised"},
+    "srd": {"kind": "vkd", "projector": "linear", "feature_norm": "batch", "distance": "logsum"},
+}
+
+
+def _by_kind(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    """Read a method's table by its kind: one of ours, a preset's name, or an installed package's."""
+    if isinstance(value, MethodSettings):
+        return value
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if kind in PRESETS:
+        return handler(PRESETS[kind] | {key: value[key] for key in value if key != "kind"})
+    if isinstance(kind, str) and kind not in METHOD_NAMES and (own := own_method(kind)) is not None:
+        settings: MethodSettings = validate(own.settings, value, kind)
+        return settings
+    return handler(value)
+
+
+MethodConfig = Annotated[
+    SerializeAsAny[Annotated[Supervised | PlainKD | DeiT | CSKD | VkD | Locality, Field(discriminator="kind")]],
+    WrapValidator(_by_kind),
+]
+_OURS: Final = (Supervised, PlainKD, DeiT, CSKD, VkD, Locality)
+METHOD_NAMES: Final = tuple(str(settings.model_fields["kind"].default) for settings in _OURS)
+
+
+def method_names() -> tuple[str, ...]:
+    """Return all that a table's `kind` may name: methods, presets, and what installed packages offer."""
+    return METHOD_NAMES + tuple(PRESETS) + own_method_names()
+
+
+def known_settings() -> dict[str, type[MethodSettings]]:
+    """Return the settings class of every kind, ours and installed packages'; UserError for a broken one."""
+    own = {name: own_method(name) for name in own_method_names() if name not in METHOD_NAMES}
+    ours: dict[str, type[MethodSettings]] = dict(zip(METHOD_NAMES, _OURS, strict=True))
+    return ours | {name: objective.settings for name, objective in own.items() if objective is not None}
+
+
+def method_label(method: MethodSettings) -> str:
+    """Name a method in tables: its kind or a preset, and whatever differs from the kind's defaults."""
+    changed = _changed_settings(method)
+    if not changed:
+        return method.kind
+    for name, preset in PRESETS.items():
+        if preset["kind"] == method.kind and _changed_settings(type(method).model_validate(preset)) == changed:
+            return name
+    return f"{method.kind} ({', '.join(f'{key}={value}' for key, value in sorted(changed.items()))})"
+
+
+def _changed_settings(method: MethodSettings) -> dict[str, Any]:
+    """Return the settings that differ from the kind's defaults; of a loss table its kind, and what differs in it."""
+    changed = method.model_dump(exclude_defaults=True, exclude={"kind"})
+    loss = getattr(method, "loss", None)
+    if loss is None:
+        return changed
+    within = loss.model_dump(exclude_defaults=True, exclude={"kind"})
+    return changed | {"loss": loss.kind} | {f"loss.{key}": value for key, value in within.items()}
