@@ -23,7 +23,7 @@ def step_costs():
     """Return what a step of each method costs, from the last record of `speed --part step --methods`."""
     costs = {}
     for file in sorted((ROOT / "results" / "speed").glob("*_methods_*.json")):
-        for row in json.loads(file.read_text())["methods"]:
+        for row in json.loads(file.read_text())["sides"]:
             costs.setdefault(row["method"], {})[row["labels_from"]] = row["times_supervised"]
     return costs
 

@@ -31,7 +31,7 @@ from cskd_bench.models.labeller import labelling_teacher
 from cskd_bench.models.teachers import Teacher, build_teacher
 
 _SHARD_VIEWS = 65_536
-_SOFT_CLASSES = 64
+SOFT_CLASSES = 64  # k of the soft targets
 _COMPARED_VIEWS = 64  # with fp32, where the teacher's precision is another
 _VERSIONS = ("torch", "torchvision", "timm", "numpy", "pillow")
 
@@ -129,7 +129,7 @@ def _manifest(config: PretrainConfig, source: Source, teacher: Teacher, plan: Vi
         epochs=config.recipe.epochs,
         views_per_epoch=plan.steps_per_epoch * plan.batch_size,
         views_per_shard=max(_SHARD_VIEWS // batch, 1) * batch,
-        soft_classes=min(_SOFT_CLASSES, config.data.num_classes) if config.method.labels == "soft" else 0,
+        soft_classes=min(SOFT_CLASSES, config.data.num_classes) if config.method.labels == "soft" else 0,
         soft_temperature=config.method.soft_temperature,
         versions={name: version(name) for name in _VERSIONS},
     )

@@ -4,7 +4,7 @@ import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import timm
 import torch
@@ -17,6 +17,9 @@ from cskd_bench.engine.provenance import code_ref, now, versions
 from cskd_bench.errors import UserError
 from cskd_bench.files import write_file
 from cskd_bench.speed.measure import Clock, compare, machine, table
+
+if TYPE_CHECKING:
+    from cskd_bench.speed.step import StepSize
 
 Part = Literal["step", "teacher", "data", "bank", "report"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -33,6 +36,7 @@ def run_speed(
     clock: Clock = "wall",
     compiled: bool = False,
     precision: Literal["fp32", "bf16"] | None = None,
+    methods: str = "",
     images: Path | None = None,
     config: PretrainConfig | None = None,
     results: Path = Path("results"),
@@ -40,11 +44,12 @@ def run_speed(
     """Measure a part, print it, write it to `output` where given, and return it.
 
     `student`, `teacher`, `batch`, `compiled`: step and teacher (weights are random). `precision`: step (None:
-    fp32 on a CPU, bf16 on a GPU). `images`: a folder for data. `config`: the run whose teacher and views the
+    fp32 on a CPU, bf16 on a GPU). `methods`: step, of these beside the one without a teacher, not of the yardsticks
+    ("all", or names with commas). `images`: a folder for data. `config`: the run whose teacher and views the
     bank part measures. `results`: records for the report part. `clock` cpu counts processor time: for a busy
     machine, with one thread. UserError for missing inputs and an output that exists.
     """
-    _check(part, output, student, teacher, rounds)
+    _check(part, output, student, teacher, rounds, methods)
     if clock == "cpu":
         torch.set_num_threads(1)
     device = default_device()
@@ -54,11 +59,11 @@ def run_speed(
     body: dict[str, Any]
     match part:
         case "step":
-            from cskd_bench.speed.step import StepSize, measure_step
+            from cskd_bench.speed.step import StepSize
 
             size = StepSize(student, teacher, batch or default_batch, rounds=rounds)
             usual: Literal["fp32", "bf16"] = "fp32" if device.type == "cpu" else "bf16"
-            body = measure_step(replace(size, compile=compiled, precision=precision or usual), device, clock)
+            body = _measure_steps(replace(size, compile=compiled, precision=precision or usual), methods, device, clock)
         case "teacher":
             from cskd_bench.speed.teacher import measure_teacher
 
@@ -82,7 +87,7 @@ def run_speed(
     return measured
 
 
-def _check(part: str, output: Path | None, student: str, teacher: str, rounds: int) -> None:
+def _check(part: str, output: Path | None, student: str, teacher: str, rounds: int, methods: str) -> None:
     """UserError for what cannot be measured."""
     if part not in PARTS:
         raise UserError(f"--part {part}: choose one of {', '.join(PARTS)}")
@@ -90,8 +95,10 @@ def _check(part: str, output: Path | None, student: str, teacher: str, rounds: i
         raise UserError(f"--rounds {rounds}: medians need at least 3")
     if output is not None and output.exists():
         raise UserError(f"{output}: exists already; measurements are not overwritten")
+    if methods and part != "step":
+        raise UserError(f"--methods is for --part step, not for {part}")
     if part in ("step", "teacher"):
-        _check_teacher(teacher, needs_fc=part == "step")
+        _check_teacher(teacher, needs_fc=part == "step" and not methods)
     usable = student.endswith("_224") and timm.is_model(student.replace("_patch", "_distilled_patch", 1))
     if part == "step" and not usable:
         raise UserError(f"--student {student}: the yardsticks need timm's deit_{{tiny,small,base}}_patch16_224")
@@ -108,6 +115,16 @@ def _check_teacher(name: str, *, needs_fc: bool) -> None:
         raise UserError(f"--teacher {name}: has no feature map (B, C, h, w); a CNN is needed")
     if needs_fc and not hasattr(getattr(model, "head", None), "fc"):
         raise UserError(f"--teacher {name}: the plain step reads a classifier named head.fc, such as a RegNet's")
+
+
+def _measure_steps(size: "StepSize", methods: str, device: torch.device, clock: Clock) -> dict[str, Any]:
+    """Time the step beside the yardsticks, or the steps of some methods beside each other."""
+    from cskd_bench.speed.methods import asked_methods, measure_methods
+    from cskd_bench.speed.step import measure_step
+
+    if methods:
+        return measure_methods(size, asked_methods(methods), device, clock)
+    return measure_step(size, device, clock)
 
 
 def _measure_report(results: Path, rounds: int, clock: Clock) -> dict[str, Any]:

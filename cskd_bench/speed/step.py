@@ -16,8 +16,9 @@ from timm.task import ClassificationTask, TokenDistillationTask, TrainingTask
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
+from cskd_bench.bank.build import SOFT_CLASSES
 from cskd_bench.bank.envelope import upper_envelope
-from cskd_bench.bank.pack import pack
+from cskd_bench.bank.pack import pack, soft_targets
 from cskd_bench.bank.shard import write_shard
 from cskd_bench.bank.store import Bank, BankManifest, begin_bank, shard_path
 from cskd_bench.bank.targets import BankTargets
@@ -26,6 +27,7 @@ from cskd_bench.config import (
     CSKD,
     AugmentConfig,
     MethodConfig,
+    MethodSettings,
     Precision,
     PretrainConfig,
     Recipe,
@@ -46,7 +48,7 @@ from cskd_bench.models.teachers import Teacher
 from cskd_bench.speed.measure import Clock, compare, table
 from cskd_bench.speed.plain import PlainStep
 
-_RATIO = 0.5  # of an epoch in the middle of the run: 1 - 150/300
+RATIO = 0.5  # of an epoch in the middle of the run: 1 - 150/300
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class OurStep:
         """Take one step."""
         config = self._config
         set_learning_rate(self._optimizer, config.recipe.optim.lr)
-        targets = self._targets(views, self._targets.look_up(keys, _RATIO), _RATIO)
+        targets = self._targets(views, self._targets.look_up(keys, RATIO), RATIO)
         with computing(self._device, config.recipe.precision):
             output = self._module(resize_view(views, config.student.image_size), self._targets.grid)
         loss = self._method.losses(config.method, output.in_fp32(), targets, labels_BK)["total"]
@@ -136,20 +138,15 @@ class _SoftTargetCrossEntropy(nn.Module):
 def measure_step(size: StepSize, device: torch.device, clock: Clock) -> dict[str, Any]:
     """Time one step of every side; weights are random, which changes no operation."""
     precision = size.precision
-    torch.manual_seed(0)
-    views = torch.rand(size.batch, 3, size.image_size, size.image_size, device=device)
-    labels = torch.rand(size.batch, 1000, device=device).softmax(1)
-    keys = [ViewKey(0, position, position, 0) for position in range(size.batch)]
-    teaches_in: Precision = "fp16" if device.type == "cuda" and precision != "fp32" else "fp32"
-    ours = Teacher(_teacher(size, device), size.image_size, precision=teaches_in).to(device)
-    make_fast(ours, compiled=size.compile)
-    config = partial(_config, size, precision)
+    views, labels, keys = random_batch(size, device)
+    ours = fast_teacher(size, device)
+    config = partial(step_config, size)
     with tempfile.TemporaryDirectory() as folder:
-        bank = _bank(Path(folder), ours, views)
-        stock = _teacher(size, device)
+        bank = bank_of_views(Path(folder), dense_responses(ours, views), CSKD())
+        stock = random_teacher(size, device)
         in_precision = partial(computing, device, precision)
         steps: dict[str, Callable[[], object]] = {
-            "plain": partial(PlainStep(size.student, stock, _RATIO, in_precision), views, labels),
+            "plain": partial(PlainStep(size.student, stock, RATIO, in_precision), views, labels),
             "timm": partial(TimmStep(size, stock, device), views, labels),
             "timm, student alone": partial(TimmStep(size, None, device), views, labels),
             "student alone": partial(OurStep(config(Supervised()), NoTargets(), device), views, labels, keys),
@@ -165,37 +162,61 @@ def measure_step(size: StepSize, device: torch.device, clock: Clock) -> dict[str
         "what": f"{size.student} with {size.teacher}, {size.image_size} px, batch {size.batch}, {precision}",
         "compiled": size.compile,
         "sides": table(seconds, "plain", size.batch),
-        "bank_over_student_alone": _median_ratio(seconds, "ours, bank", "student alone"),
-        "timm_over_ours_with_teacher": _median_ratio(seconds, "timm", "ours, teacher"),
-        "timm_over_ours_student_alone": _median_ratio(seconds, "timm, student alone", "student alone"),
+        "bank_over_student_alone": median_ratio(seconds, "ours, bank", "student alone"),
+        "timm_over_ours_with_teacher": median_ratio(seconds, "timm", "ours, teacher"),
+        "timm_over_ours_student_alone": median_ratio(seconds, "timm, student alone", "student alone"),
         "note": "plain and both of ours do CSKD; timm distils the global label alone, which is less work",
     }
 
 
-def _median_ratio(seconds: dict[str, list[float]], one: str, other: str) -> float:
+def random_batch(size: StepSize, device: torch.device) -> tuple[Tensor, Tensor, list[ViewKey]]:
+    """Return mixed views (B, 3, S, S), labels (B, 1000) and keys of a bank's first views."""
+    torch.manual_seed(0)
+    views = torch.rand(size.batch, 3, size.image_size, size.image_size, device=device)
+    labels = torch.rand(size.batch, 1000, device=device).softmax(1)
+    return views, labels, [ViewKey(0, position, position, 0) for position in range(size.batch)]
+
+
+def fast_teacher(size: StepSize, device: torch.device) -> Teacher:
+    """Build the teacher as a run has it: norms folded, in half precision beside a student in it on a GPU."""
+    teaches_in: Precision = "fp16" if device.type == "cuda" and size.precision != "fp32" else "fp32"
+    teacher = Teacher(random_teacher(size, device), size.image_size, precision=teaches_in).to(device)
+    make_fast(teacher, compiled=size.compile)
+    return teacher
+
+
+def median_ratio(seconds: dict[str, list[float]], one: str, other: str) -> float:
+    """Return the median over rounds of one side's time over another's."""
     ratios = sorted(a / b for a, b in zip(seconds[one], seconds[other], strict=True))
     return ratios[len(ratios) // 2]
 
 
-def _teacher(size: StepSize, device: torch.device) -> Any:
+def random_teacher(size: StepSize, device: torch.device) -> Any:
+    """Build the teacher with random weights."""
     torch.manual_seed(1)
     return timm.create_model(size.teacher).to(device).eval().requires_grad_(False)
 
 
-def _config(size: StepSize, precision: Literal["fp32", "bf16"], method: MethodConfig) -> PretrainConfig:
+def step_config(size: StepSize, method: MethodConfig) -> PretrainConfig:
+    """Return the run whose step is taken."""
     return PretrainConfig(
         name="speed",
         method=method,
         student=StudentConfig(name=size.student, image_size=size.image_size),
         teacher=TeacherConfig(name=size.teacher, image_size=size.image_size),
-        recipe=Recipe(precision=precision, batch_size=size.batch, augment=AugmentConfig(mix_probability=0.0)),
+        recipe=Recipe(precision=size.precision, batch_size=size.batch, augment=AugmentConfig(mix_probability=0.0)),
         run=RunConfig(compile="all" if size.compile else "none"),
     )
 
 
-def _bank(folder: Path, teacher: Teacher, views: Tensor) -> Bank:
-    """Write a bank of the very views, so that the look-up from disk is timed too."""
-    dense = torch.cat([teacher(part).dense for part in torch.split(views, 64)]).float()
+def dense_responses(teacher: Teacher, views: Tensor) -> Tensor:
+    """Return the teacher's dense responses (B, K, h, w), in fp32."""
+    return torch.cat([teacher(part).dense for part in torch.split(views, 64)]).float()
+
+
+def bank_of_views(folder: Path, dense: Tensor, method: MethodSettings) -> Bank:
+    """Write a bank of the very views with the labels that a method asks for, so that the look-up is timed too."""
+    soft = min(SOFT_CLASSES, dense.shape[1]) if method.labels == "soft" else 0
     manifest = BankManifest(
         views={},
         teacher={"name": "random weights"},
@@ -203,12 +224,16 @@ def _bank(folder: Path, teacher: Teacher, views: Tensor) -> Bank:
         num_classes=dense.shape[1],
         grid=(dense.shape[2], dense.shape[3]),
         epochs=300,
-        views_per_epoch=len(views),
-        views_per_shard=len(views),
+        views_per_epoch=len(dense),
+        views_per_shard=len(dense),
+        soft_classes=soft,
+        soft_temperature=method.soft_temperature,
         versions={},
     )
     begin_bank(folder, manifest)
     bank = Bank(folder)
-    envelope = upper_envelope(dense, dense.flatten(2).mean(2), bank.ladder)
-    write_shard(shard_path(folder, 0, 0), manifest.fingerprint(), 0, 0, pack(envelope))
+    global_ = dense.flatten(2).mean(2)
+    labels = soft_targets(global_, soft, method.soft_temperature) if soft else None
+    packed = pack(upper_envelope(dense, global_, bank.ladder), labels)
+    write_shard(shard_path(folder, 0, 0), manifest.fingerprint(), 0, 0, packed)
     return bank

@@ -91,6 +91,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "speed": (
         "cskd-bench speed --part step --batch 8 --output step.json",
+        "cskd-bench speed --part step --methods all --output methods.json",
         "cskd-bench speed --part data --images photographs",
     ),
     "tasks": (

@@ -19,6 +19,8 @@ def add(verbs: Verbs) -> None:
     verb.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: processor time, one thread")
     verb.add_argument("--compile", action="store_true", help="step, teacher: torch.compile both sides")
     verb.add_argument("--precision", choices=("fp32", "bf16"), help="step (default: fp32 on a CPU, bf16 on a GPU)")
+    methods = "step: these beside supervised instead of the yardsticks; all, or names with commas"
+    verb.add_argument("--methods", default="", metavar="NAMES", help=methods)
     verb.add_argument("--images", type=Path, help="data: a folder of JPEG files")
     verb.add_argument("--config", type=Path, help="bank: the run whose teacher and views are measured")
     add_method(verb)
@@ -46,6 +48,7 @@ def _run(options: argparse.Namespace) -> int:
         clock=options.clock,
         compiled=options.compile,
         precision=options.precision,
+        methods=options.methods,
         images=options.images,
         config=config,
         results=options.results,

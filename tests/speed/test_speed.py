@@ -10,12 +10,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from cskd_bench.cli import main
-from cskd_bench.config import DataConfig, PretrainConfig, Recipe, Supervised
+from cskd_bench.config import CSKD, DataConfig, PlainKD, PretrainConfig, Recipe, Supervised
 from cskd_bench.errors import UserError
+from cskd_bench.methods import METHODS, Objective, kd
 from cskd_bench.speed import data as data_part
 from cskd_bench.speed.measure import compare, table
+from cskd_bench.speed.methods import asked_methods, measure_methods
 from cskd_bench.speed.run import run_speed
-from cskd_bench.speed.step import StepSize, measure_step
+from cskd_bench.speed.step import StepSize, bank_of_views, measure_step
 
 pytestmark = pytest.mark.gate
 
@@ -49,6 +51,44 @@ def test_step_measures_every_side(precision):
     assert found["timm_over_ours_with_teacher"] > 0 and found["timm_over_ours_student_alone"] > 0
 
 
+class FeatureKD(PlainKD):
+    """KD that also asks for features, which no bank has."""
+
+    teacher_features = ("pooled",)
+
+
+def test_methods_are_measured_beside_the_one_without_a_teacher(monkeypatch):
+    """Whatever METHODS holds is a side by itself: with the teacher, and from a bank where one serves."""
+    monkeypatch.setitem(METHODS, "feature_kd", Objective(FeatureKD, kd.targets, kd.losses))
+    size = StepSize("deit_tiny_patch16_224", "regnety_002", batch=2, rounds=3)
+    found = measure_methods(size, asked_methods("all"), torch.device("cpu"), "cpu")
+    sides = {row["side"]: row for row in found["sides"]}
+    assert {row["method"] for row in sides.values()} == set(METHODS)
+    assert next(iter(sides)) == "supervised" and sides["supervised"]["times_supervised"] == 1.0
+    assert {"kd, teacher", "kd, bank", "deit, teacher", "deit, bank", "cskd, teacher", "cskd, bank"} <= sides.keys()
+    assert "feature_kd, teacher" in sides and "feature_kd, bank" not in sides
+    assert found["without_a_bank"]["feature_kd"] in found["note"]
+    assert [sides[f"cskd, {source}"]["labels_from"] for source in ("teacher", "bank")] == ["teacher", "bank"]
+    cskd = sides["cskd, teacher"]
+    assert cskd["times_supervised"] == pytest.approx(1 / cskd["speedup_over_supervised"])
+
+
+def test_a_bank_of_soft_labels_gives_the_teachers_largest_logits(tmp_path):
+    dense = torch.randn(2, 1000, 2, 2, generator=torch.Generator().manual_seed(0))
+    bank = bank_of_views(tmp_path, dense, PlainKD(temperature=3.0))
+    assert (bank.manifest.soft_classes, bank.manifest.soft_temperature) == (64, 3.0)
+    kept = bank.soft_targets(0, np.arange(2)).expand(1000)
+    assert torch.equal(kept.argmax(1), dense.mean((2, 3)).argmax(1))
+    (tmp_path / "hard").mkdir()
+    assert bank_of_views(tmp_path / "hard", dense, CSKD()).manifest.soft_classes == 0
+
+
+def test_asked_methods_are_named_once_and_beside_their_reference():
+    assert asked_methods("cskd, kd,cskd") == ["supervised", "cskd", "kd"]
+    with pytest.raises(UserError, match="no method 'nothing'; there are supervised, kd"):
+        asked_methods("kd,nothing")
+
+
 def test_teacher_measures_layouts_and_folding():
     found = run_speed("teacher", teacher="regnety_002", batch=1, rounds=3, clock="cpu")
     best = "folded, channels last"
@@ -78,6 +118,10 @@ def test_data_measures_worker_and_device(tmp_path, monkeypatch):
         ({"part": "gpu"}, "choose one of"),
         ({"part": "step", "rounds": 1}, "at least 3"),
         ({"part": "bank"}, "needs --config"),
+        (
+            {"part": "teacher", "teacher": "test_resnet", "batch": 1, "rounds": 3, "methods": "all"},
+            "--methods is for --part step, not for teacher",
+        ),
         ({"part": "step", "student": "deit_huge"}, "--student deit_huge: the yardsticks need"),
         ({"part": "step", "teacher": "regnety_999"}, "--teacher regnety_999: timm has no such model"),
         ({"part": "step", "teacher": "test_resnet"}, "head.fc"),
