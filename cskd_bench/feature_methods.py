@@ -72,6 +72,7 @@ class Locality(MethodSettings):
         "teacher_stages": "stages as timm counts them, 0 is the stem; one for each block",
     }
 
+    needs_logits = False
     teacher_features = ("maps",)
     student_features = ("blocks",)
 

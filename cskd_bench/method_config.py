@@ -36,6 +36,7 @@ class MethodSettings(StrictModel):
     meanings: ClassVar[Mapping[str, str]] = {}  # what its settings mean, beside descriptions of their fields
 
     needs_teacher: ClassVar[bool] = True
+    needs_logits: ClassVar[bool] = True  # of its teacher; False for a method that takes features alone
     heads: ClassVar[Heads] = "class"  # which of the student's heads inference averages
     hardness_keys: ClassVar[tuple[str, ...]] = ()  # its settings that turn to the teacher's logits when "soft"
     teacher_features: ClassVar[tuple[TeacherFeature, ...]] = ()  # what it takes of the teacher beside its logits

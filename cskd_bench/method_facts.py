@@ -44,13 +44,13 @@ def first_sentence(model: type[BaseModel]) -> str:
 def list_needs(method: MethodSettings) -> list[str]:
     """Say what a method needs of teacher and student, from its declarations."""
     needs = []
-    if method.needs_teacher:
+    if method.needs_teacher and method.needs_logits:
         needs.append("dense responses" if method.fusion else "teacher logits")
     names = {"pooled": "pooled features", "maps": "feature maps"}
     needs += [names[feature] for feature in method.teacher_features]
     if "dist" in method.heads:
         needs.append("distillation token")
-    if "patch" in method.heads or method.teacher_features:
+    if "patch" in method.heads or method.student_features:
         needs.append("patch tokens")
     return needs
 

@@ -70,7 +70,15 @@ def test_declarations_are_those_that_the_methods_have_always_had():
 
 
 def test_declarations_are_no_settings():
-    declared = {"needs_teacher", "heads", "labels", "hardness_keys", "teacher_features", "student_features"}
+    declared = {
+        "needs_teacher",
+        "needs_logits",
+        "heads",
+        "labels",
+        "hardness_keys",
+        "teacher_features",
+        "student_features",
+    }
     declared |= {"compares_images"}
     dumped = [objective.settings().model_dump().keys() for objective in METHODS.values()]
     assert all("kind" in keys and not declared & keys for keys in dumped) and len(dumped) == len(NAMES)

@@ -5,6 +5,7 @@ import sys
 from typing import Annotated, ClassVar, Literal
 
 import pytest
+import torch
 from helpers.processes import run
 from pydantic import Field
 
@@ -12,9 +13,10 @@ from cskd_bench.cli import main
 from cskd_bench.method_config import MethodSettings
 from cskd_bench.method_facts import describe_method, list_settings, nested_tables
 from cskd_bench.methods import METHODS
+from cskd_bench.outputs import TeacherOutput
 from cskd_bench.schema import StrictModel
 
-KNOWN = ("supervised", "kd", "deit", "cskd")  # whose settings all state what they mean
+KNOWN = ("supervised", "kd", "deit", "cskd")
 
 
 class ToyPlain(StrictModel):
@@ -54,6 +56,7 @@ class ToyFeatures(MethodSettings):
 
     heads = "class+dist"
     teacher_features = ("maps",)
+    student_features = ("blocks",)
 
     kind: Literal["toy_features"] = "toy_features"
 
@@ -66,10 +69,10 @@ def test_every_method_states_its_equation_and_its_source(name):
 
 
 def test_every_setting_says_what_it_means():
-    told = {name: describe_method(METHODS[name].settings)["settings"] for name in KNOWN}
+    told = {name: describe_method(METHODS[name].settings)["settings"] for name in METHODS}
     assert [one["key"] for one in told["cskd"]][:3] == ["alpha", "spatial_weight", "decay"]
-    silent = [(name, one["key"]) for name in KNOWN for one in told[name] if not one["meaning"]]
-    assert [pair for pair in silent if not pair[1].startswith("loss")] == []
+    silent = [(name, one["key"]) for name in METHODS for one in told[name] if not one["meaning"]]
+    assert [pair for pair in silent if pair[1] != "loss.kind"] == []
 
 
 def test_needs_and_banks_are_those_declared():
@@ -88,6 +91,19 @@ def test_needs_and_banks_are_those_declared():
     features = describe_method(ToyFeatures)
     assert features["needs"] == ["teacher logits", "feature maps", "distillation token", "patch tokens"]
     assert features["bank"]["reason"].startswith("a bank has no features")
+
+
+def test_a_method_needs_the_logits_that_it_takes():
+    """What it asks of a teacher that gives everything is what it says that it needs."""
+    maps = tuple(torch.rand(2, 4, 3, 3) for _ in range(3))
+    teacher = TeacherOutput(torch.rand(2, 5, 3, 3), torch.rand(2, 5), torch.rand(2, 4), maps)
+    takes = {}
+    for name, objective in METHODS.items():
+        settings = objective.settings.model_validate({})
+        takes[name] = objective.targets(settings, teacher, 0.5).global_target is not None
+    declared = {name: describe_method(objective.settings)["needs"] for name, objective in METHODS.items()}
+    assert takes == {name: bool({"teacher logits", "dense responses"} & set(needs)) for name, needs in declared.items()}
+    assert declared["locality"] == ["feature maps", "patch tokens"]
 
 
 def test_nested_tables_are_shown_with_their_kinds():

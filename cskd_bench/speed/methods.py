@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 
 from cskd_bench.bank.targets import BankTargets
+from cskd_bench.config import MethodConfig
 from cskd_bench.engine.targets import NoTargets, TargetProvider, TeacherTargets
 from cskd_bench.errors import UserError
-from cskd_bench.methods import METHODS
+from cskd_bench.method_registry import known_settings, method_names
 from cskd_bench.speed.measure import Clock, compare, table
 from cskd_bench.speed.step import (
     OurStep,
@@ -29,15 +31,24 @@ from cskd_bench.speed.step import (
 
 
 def asked_methods(words: str) -> list[str]:
-    """Return the methods that `all`, or a list with commas, names; the one without a teacher comes first."""
-    names = list(METHODS) if words == "all" else [word.strip() for word in words.split(",")]
-    if unknown := [name for name in names if name not in METHODS]:
-        raise UserError(f"--methods {words}: no method {unknown[0]!r}; there are {', '.join(METHODS)}")
+    """Return the methods that `all`, or a list with commas, names; the one without a teacher comes first.
+
+    `all` leaves presets out: a list may name them.
+    """
+    names = list(known_settings()) if words == "all" else [word.strip() for word in words.split(",")]
+    if unknown := [name for name in names if name not in method_names()]:
+        raise UserError(f"--methods {words}: no method {unknown[0]!r}; there are {', '.join(method_names())}")
     return list(dict.fromkeys([_reference(), *names]))
 
 
 def _reference() -> str:
-    return next(name for name, objective in METHODS.items() if not objective.needs_teacher)
+    return next(name for name, settings in known_settings().items() if not settings.needs_teacher)
+
+
+def _settings(name: str) -> MethodConfig:
+    """Return the defaults of a method, or a preset's settings."""
+    found: MethodConfig = TypeAdapter(MethodConfig).validate_python({"kind": name})
+    return found
 
 
 def measure_methods(size: StepSize, names: Sequence[str], device: torch.device, clock: Clock) -> dict[str, Any]:
@@ -50,9 +61,9 @@ def measure_methods(size: StepSize, names: Sequence[str], device: torch.device, 
     without = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
-            method = METHODS[name].settings.model_validate({})
-            config: Any = step_config(size, method)  # type: ignore[arg-type]  # a method of one's own is in no union
-            sources: list[TargetProvider] = [TeacherTargets(teacher, "", config.method)]
+            config = step_config(size, _settings(name))
+            method = config.method
+            sources: list[TargetProvider] = [TeacherTargets(teacher, "", method)]
             if not method.needs_teacher:
                 sources = [NoTargets()]
             elif reason := method.why_no_bank():

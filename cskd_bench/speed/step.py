@@ -39,6 +39,7 @@ from cskd_bench.data.mixing import ViewKey, resize_view
 from cskd_bench.device import computing
 from cskd_bench.engine.finite import Advice, FiniteWatch
 from cskd_bench.engine.optim import build_optimizer, set_learning_rate
+from cskd_bench.engine.projected import build_projector, with_projector
 from cskd_bench.engine.targets import NoTargets, TargetProvider, TeacherTargets
 from cskd_bench.methods import objective_of
 from cskd_bench.models.labeller import make_fast
@@ -64,7 +65,7 @@ class StepSize:
 
 
 class OurStep:
-    """The step of the training loop (engine/training.py), with its own student, optimiser and EMA."""
+    """The step of the training loop (engine/training.py), with its own student, projector, optimiser and EMA."""
 
     def __init__(self, config: PretrainConfig, targets: TargetProvider, device: torch.device) -> None:
         self._config = config
@@ -73,12 +74,14 @@ class OurStep:
         self._device = device
         self._student = initial_student(config).to(device).train()
         choose_attention(self._student, device, config.recipe.precision)
-        self._module: Any = torch.compile(self._student) if config.run.compile == "all" else self._student
-        self._optimizer = build_optimizer(self._student, config.recipe.optim)
+        projector = build_projector(config.method, self._student, targets.widths, config.seed)
+        module: Any = torch.compile(self._student) if config.run.compile == "all" else self._student
+        self._module: Any = with_projector(self._student, module, projector, config.method)
+        self._optimizer = build_optimizer(self._student, config.recipe.optim, projector)
         self._ema = ModelEmaV3(self._student, decay=config.recipe.ema_decay)
         scaler = torch.amp.GradScaler(device.type, enabled=False)
         advice = Advice(config.recipe.precision, config.teacher.precision)
-        self._watch = FiniteWatch(self._optimizer, scaler, list(self._student.parameters()), advice, device)
+        self._watch = FiniteWatch(self._optimizer, scaler, list(self._module.parameters()), advice, device)
 
     def __call__(self, views: Tensor, labels_BK: Tensor, keys: list[ViewKey]) -> None:
         """Take one step."""

@@ -86,4 +86,4 @@ def _setting(one: dict[str, Any]) -> str:
 
 
 def _toml(value: Any) -> str:
-    return value if isinstance(value, str) and value else json.dumps(value)
+    return "none" if value is None else value if isinstance(value, str) and value else json.dumps(value)

@@ -10,14 +10,23 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from cskd_bench.cli import main
-from cskd_bench.config import CSKD, DataConfig, PlainKD, PretrainConfig, Recipe, Supervised
+from cskd_bench.config import CSKD, DataConfig, PlainKD, PretrainConfig, Recipe, Supervised, VkD
+from cskd_bench.engine.targets import TeacherTargets
 from cskd_bench.errors import UserError
-from cskd_bench.methods import METHODS, Objective, kd
+from cskd_bench.methods import METHODS
 from cskd_bench.speed import data as data_part
 from cskd_bench.speed.measure import compare, table
 from cskd_bench.speed.methods import asked_methods, measure_methods
 from cskd_bench.speed.run import run_speed
-from cskd_bench.speed.step import StepSize, bank_of_views, measure_step
+from cskd_bench.speed.step import (
+    OurStep,
+    StepSize,
+    bank_of_views,
+    fast_teacher,
+    measure_step,
+    random_batch,
+    step_config,
+)
 
 pytestmark = pytest.mark.gate
 
@@ -51,26 +60,32 @@ def test_step_measures_every_side(precision):
     assert found["timm_over_ours_with_teacher"] > 0 and found["timm_over_ours_student_alone"] > 0
 
 
-class FeatureKD(PlainKD):
-    """KD that also asks for features, which no bank has."""
-
-    teacher_features = ("pooled",)
-
-
-def test_methods_are_measured_beside_the_one_without_a_teacher(monkeypatch):
+def test_methods_are_measured_beside_the_one_without_a_teacher():
     """Whatever METHODS holds is a side by itself: with the teacher, and from a bank where one serves."""
-    monkeypatch.setitem(METHODS, "feature_kd", Objective(FeatureKD, kd.targets, kd.losses))
     size = StepSize("deit_tiny_patch16_224", "regnety_002", batch=2, rounds=3)
-    found = measure_methods(size, asked_methods("all"), torch.device("cpu"), "cpu")
+    found = measure_methods(size, [*asked_methods("all"), "srd"], torch.device("cpu"), "cpu")
     sides = {row["side"]: row for row in found["sides"]}
-    assert {row["method"] for row in sides.values()} == set(METHODS)
+    assert {row["method"] for row in sides.values()} == {*METHODS, "srd"}
     assert next(iter(sides)) == "supervised" and sides["supervised"]["times_supervised"] == 1.0
     assert {"kd, teacher", "kd, bank", "deit, teacher", "deit, bank", "cskd, teacher", "cskd, bank"} <= sides.keys()
-    assert "feature_kd, teacher" in sides and "feature_kd, bank" not in sides
-    assert found["without_a_bank"]["feature_kd"] in found["note"]
+    without = {"supervised", *(f"{name}, teacher" for name in ("vkd", "locality", "srd"))}
+    assert without <= sides.keys() and not {"vkd, bank", "locality, bank", "srd, bank"} & sides.keys()
+    assert all(reason in found["note"] for reason in found["without_a_bank"].values())
+    assert {"vkd", "locality", "srd"} <= found["without_a_bank"].keys()
     assert [sides[f"cskd, {source}"]["labels_from"] for source in ("teacher", "bank")] == ["teacher", "bank"]
     cskd = sides["cskd, teacher"]
     assert cskd["times_supervised"] == pytest.approx(1 / cskd["speedup_over_supervised"])
+
+
+def test_a_step_trains_the_methods_projector_too():
+    size = StepSize("deit_tiny_patch16_224", "regnety_002", batch=2)
+    device = torch.device("cpu")
+    config = step_config(size, VkD())
+    step = OurStep(config, TeacherTargets(fast_teacher(size, device), "", config.method), device)
+    weight = next(step._module.projector.parameters())
+    before = weight.detach().clone()
+    step(*random_batch(size, device))
+    assert not torch.equal(weight, before)
 
 
 def test_a_bank_of_soft_labels_gives_the_teachers_largest_logits(tmp_path):
@@ -84,7 +99,7 @@ def test_a_bank_of_soft_labels_gives_the_teachers_largest_logits(tmp_path):
 
 
 def test_asked_methods_are_named_once_and_beside_their_reference():
-    assert asked_methods("cskd, kd,cskd") == ["supervised", "cskd", "kd"]
+    assert asked_methods("cskd, kd-nkd,cskd") == ["supervised", "cskd", "kd-nkd"]
     with pytest.raises(UserError, match="no method 'nothing'; there are supervised, kd"):
         asked_methods("kd,nothing")
 
