@@ -217,6 +217,10 @@ class PretrainConfig(StrictModel):
             raise ValueError(f"recipe.augment.view_size {self.view_size} is less than the student's image_size")
         if problem := self.method.why_whole_batch(self.run.accumulate):
             raise ValueError(problem)
+        if self.student.distillation_token == "mean" and self.method.heads == "class":
+            raise ValueError(
+                f'student.distillation_token = "mean": method {self.method.kind} has no distillation token'
+            )
         return self
 
     @property

@@ -71,9 +71,9 @@ def test_the_projector_is_trained_and_no_part_of_the_student(tiny_config, tmp_pa
 def test_students_start_alike_under_all_methods_with_the_same_heads(tiny_config):
     """Heads add tokens and layers, which draw; the projector has draws of its own."""
     for kinds in (["supervised", "kd", "kd-dist", "locality"], ["deit", "vkd", "srd", "cskd"]):
-        states = [initial_student(load(tiny_config, kind)).state_dict() for kind in kinds]
-        for state in states[1:]:
-            assert all(torch.equal(state[name], states[0][name]) for name in states[0])
+        first, *others = [initial_student(load(tiny_config, kind)).state_dict() for kind in kinds]
+        equal = [torch.equal(state[name], first[name]) for state in others for name in first]
+        assert equal == [True] * len(first) * len(others)
 
 
 def test_a_projector_leaves_the_global_draws_alone():

@@ -123,7 +123,7 @@ def test_a_compiled_vit_gives_the_same():
 def test_a_dense_response_that_is_not_finite_is_seen_beside_finite_logits(monkeypatch, value, finite):
     dense = torch.ones(2, 7, 3, 3)
     dense[1, 2, 0, 1] = value
-    monkeypatch.setattr(Teacher, "forward", lambda self, views: TeacherOutput(dense, torch.ones(2, 7)))
+    monkeypatch.setattr(Teacher, "forward", lambda self, views, *asked: TeacherOutput(dense, torch.ones(2, 7)))
     targets = TeacherTargets(Teacher(make_model("class token"), 48), "a ViT", CSKD())
     assert targets.grid == (3, 3)
     assert bool(targets(torch.rand(2, 3, 48, 48), targets.look_up([], 0.5), 0.5).finite) is finite
