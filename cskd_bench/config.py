@@ -66,7 +66,7 @@ class DataConfig(StrictModel):
 
 
 class TeacherConfig(StrictModel):
-    """A frozen timm CNN. `weights` is a file; empty takes timm's pretrained weights.
+    """A frozen timm CNN or ViT. `weights` is a file; empty takes timm's pretrained weights.
 
     `precision` of its labels, in training as in a bank, whatever the student computes in; docs/pretraining.md says how
     many labels each of them flips. It is left out of fingerprints where it is fp32, as in every record without it.
@@ -215,15 +215,8 @@ class PretrainConfig(StrictModel):
             raise ValueError(f"name {self.name!r}: use letters, digits, '.', '_' and '-'; it names a folder")
         if self.view_size < self.student.image_size:
             raise ValueError(f"recipe.augment.view_size {self.view_size} is less than the student's image_size")
-        if self.method.compares_images and self.run.accumulate > 1:
-            raise ValueError(
-                f"run.accumulate {self.run.accumulate}: method {self.method.kind} compares the images of a batch with "
-                "each other, which micro-batches would take apart; use more ranks, which share them"
-            )
-        if self.student.distillation_token == "mean" and self.method.heads == "class":
-            raise ValueError(
-                f'student.distillation_token = "mean": method {self.method.kind} has no distillation token'
-            )
+        if problem := self.method.why_whole_batch(self.run.accumulate):
+            raise ValueError(problem)
         return self
 
     @property

@@ -70,6 +70,15 @@ class MethodSettings(StrictModel):
         """The temperature at which a bank keeps soft labels for it."""
         return 1.0
 
+    def why_whole_batch(self, accumulate: int) -> str:
+        """Say why a batch cannot be taken apart into micro-batches; empty where it can, or is not."""
+        if accumulate == 1 or not self.compares_images:
+            return ""
+        return (
+            f"run.accumulate {accumulate}: method {self.kind} compares the images of a batch with each other, which "
+            "micro-batches would take apart; set it to 1, or use more ranks, which share their images"
+        )
+
     def why_no_bank(self) -> str:
         """Say why no bank can stand in for its teacher; empty where one can."""
         if not self.needs_teacher:

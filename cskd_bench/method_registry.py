@@ -4,10 +4,11 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator
 
+from cskd_bench.errors import suggest
 from cskd_bench.feature_methods import Locality, VkD
 from cskd_bench.method_config import CSKD, DeiT, MethodSettings, PlainKD, Supervised
 from cskd_bench.own_methods import own_method, own_method_names
-from cskd_bench.schema import validate
+from cskd_bench.schema import as_tuples, validate
 
 PRESETS: Final[dict[str, dict[str, Any]]] = {
     "kd-mdistiller": {"kind": "kd", "loss": "kl"},
@@ -26,11 +27,13 @@ def _by_kind(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         return value
     kind = value.get("kind") if isinstance(value, dict) else None
     if kind in PRESETS:
-        return handler(PRESETS[kind] | {key: value[key] for key in value if key != "kind"})
-    if isinstance(kind, str) and kind not in METHOD_NAMES and (own := own_method(kind)) is not None:
+        value = PRESETS[kind] | {key: value[key] for key in value if key != "kind"}
+    if isinstance(kind, str) and kind not in {*METHOD_NAMES, *PRESETS}:
+        if (own := own_method(kind)) is None:
+            raise ValueError(f"there is no method {kind!r}{suggest(kind, method_names())}; there are {_listed()}")
         settings: MethodSettings = validate(own.settings, value, kind)
         return settings
-    return handler(value)
+    return handler(as_tuples(value))
 
 
 MethodConfig = Annotated[
@@ -39,6 +42,10 @@ MethodConfig = Annotated[
 ]
 _OURS: Final = (Supervised, PlainKD, DeiT, CSKD, VkD, Locality)
 METHOD_NAMES: Final = tuple(str(settings.model_fields["kind"].default) for settings in _OURS)
+
+
+def _listed() -> str:
+    return f"{', '.join(method_names())}, and those of installed packages (docs/methods.md)"
 
 
 def method_names() -> tuple[str, ...]:

@@ -34,11 +34,11 @@ class StudentOutput:
 
 @dataclass(frozen=True)
 class TeacherOutput:
-    """A teacher's dense response on one batch, its mean over places, and the features that were asked for."""
+    """A teacher's dense and global response on one batch, and the features that were asked for."""
 
     dense: Tensor  # (B, K, h, w)
-    global_logits: Tensor  # (B, K), mean of dense over places
-    pooled: Tensor | None = None  # (B, C), mean over places of the last feature map
+    global_logits: Tensor  # (B, K), of a CNN the mean of dense over places, of a ViT its own logits
+    pooled: Tensor | None = None  # (B, C), mean over places of the last feature map, of a ViT over its patch tokens
     maps: tuple[Tensor, ...] = ()  # (B, C_i, h_i, w_i) of each stage asked for
 
 

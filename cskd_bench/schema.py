@@ -69,16 +69,16 @@ def _toml_value(text: str) -> Any:
 def validate(model: type[Model], data: dict[str, Any], where: str) -> Model:
     """Validate `data`; every problem is reported with its key in a UserError that names `where`."""
     try:
-        return model.model_validate(_tuples(data))
+        return model.model_validate(as_tuples(data))
     except ValidationError as error:
         raise UserError(f"{where}: {'; '.join(map(_sentence, error.errors()))}") from error
 
 
-def _tuples(value: Any) -> Any:
-    """TOML has arrays, frozen models have tuples."""
+def as_tuples(value: Any) -> Any:
+    """Return a table with tuples for arrays: TOML and JSON have the latter, frozen models the former."""
     if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+        return {key: as_tuples(item) for key, item in value.items()}
+    return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _sentence(problem: Any) -> str:

@@ -193,6 +193,8 @@ class TaskSpec(StrictModel):
         for protocol in self.protocols:
             if self.metric not in _METRICS[protocol]:
                 raise ValueError(f'protocol "{protocol}" gives {" or ".join(_METRICS[protocol])}, not {self.metric}')
+        if self.finetune.method and (problem := self.finetune.method.why_whole_batch(self.run.accumulate)):
+            raise ValueError(problem)
         return self
 
     def identity(self, protocol: str = "") -> dict[str, Any]:

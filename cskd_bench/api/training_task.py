@@ -23,8 +23,8 @@ from cskd_bench.outputs import Targets
 class CSKDTask(TrainingTask):  # type: ignore[misc]
     """Trains a student with CSKD, or another method of `CSKDLoss`, in a timm loop.
 
-    `student` is a `Student` or a timm ViT, `teacher` a `Teacher`, a timm CNN or the name of a pretrained one, and
-    None where none is needed: by the loss, or by a loop that brings targets of its own. Images come as the loader
+    `student` is a `Student` or a timm ViT, `teacher` a `Teacher`, a timm CNN or ViT or the name of a pretrained one,
+    and None where none is needed: by the loss, or by a loop that brings targets of its own. Images come as the loader
     normalised them: with `mean` and `std`, by default those of the student's timm configuration, as timm's loaders
     take them; (0, 0, 0) and (1, 1, 1) for images in [0, 1].
 

@@ -19,7 +19,7 @@ from cskd_bench.bank.flips import first_views, label_flips
 from cskd_bench.bank.match import bank_plan, teacher_identity, teacher_source, views_identity
 from cskd_bench.bank.pack import pack, soft_targets
 from cskd_bench.bank.shard import write_shard
-from cskd_bench.bank.store import Bank, BankManifest, begin_bank, cost_path, shard_path
+from cskd_bench.bank.store import SOFT_CLASSES, Bank, BankManifest, begin_bank, cost_path, shard_path
 from cskd_bench.config import PretrainConfig
 from cskd_bench.data.engines import finish_batch, worker_views
 from cskd_bench.data.loader import Batch, ViewPlan, leave_signals_to_the_main_process, next_item, start_loader
@@ -31,7 +31,6 @@ from cskd_bench.models.labeller import labelling_teacher
 from cskd_bench.models.teachers import Teacher, build_teacher
 
 _SHARD_VIEWS = 65_536
-SOFT_CLASSES = 64  # k of the soft targets
 _COMPARED_VIEWS = 64  # with fp32, where the teacher's precision is another
 _VERSIONS = ("torch", "torchvision", "timm", "numpy", "pillow")
 
@@ -101,6 +100,8 @@ def build_bank(
 def _check_arguments(config: PretrainConfig, epochs: range, shard: tuple[int, int]) -> None:
     if not config.method.needs_teacher:
         raise UserError(f"method {config.method.kind} has no teacher, so there is nothing to label")
+    if config.method.teacher_features:
+        raise UserError(f"{config.method.why_no_bank()}; build the bank from another method's configuration")
     if config.recipe.epochs > MOST_EPOCHS:
         raise UserError(
             f"recipe.epochs {config.recipe.epochs:,}: a bank holds the ratios of up to {MOST_EPOCHS:,} epochs"

@@ -76,7 +76,8 @@ def open_matching_bank(folder: Path, config: PretrainConfig) -> Bank:
         "precision": config.teacher.precision,
     }
     if config.method.labels == "soft":
-        asked["soft_temperature"] = config.method.soft_temperature
+        if manifest.soft_classes < config.data.num_classes:  # else every logit is there, whatever the temperature
+            asked["soft_temperature"] = config.method.soft_temperature
         if not manifest.soft_classes:
             kind = config.method.kind
             raise UserError(

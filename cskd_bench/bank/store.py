@@ -4,7 +4,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
@@ -18,6 +18,8 @@ from cskd_bench.files import write_file
 from cskd_bench.schema import StrictModel, fingerprint
 
 _LEFT_OUT: Any = object()  # a setting at its default that a bank or a run does not name
+
+SOFT_CLASSES: Final = 64  # most logits of a view that soft targets keep
 
 
 class BankManifest(StrictModel):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cskd_bench.bank.store import Bank
+from cskd_bench.bank.store import SOFT_CLASSES, Bank
 from cskd_bench.bench.plan import PretrainCell
 from cskd_bench.config import PlainKD, PretrainConfig
 from cskd_bench.errors import UserError
@@ -26,7 +26,8 @@ def assign_banks(cells: Sequence[PretrainCell], banks: Path) -> dict[str, BankUs
     """Map the names of cells to their banks under `banks`; a cell that needs its teacher in the loop has none.
 
     Where `kd` is among the cells of a bank, the bank is built from its configuration: it then holds soft
-    targets beside the hard labels, at one temperature; `kd` at another one has its teacher in the loop.
+    targets beside the hard labels, of up to SOFT_CLASSES classes exactly; of more at one temperature, and `kd` at
+    another one has its teacher in the loop.
     Without `kd` such a bank is read where it is whole, else one of hard labels alone is built beside. A run
     reads the bank of a run with a multiple of its epochs where that one is there or in the same plan.
     """
@@ -47,7 +48,8 @@ def assign_banks(cells: Sequence[PretrainCell], banks: Path) -> dict[str, BankUs
             name = f"{name}-hard"
         for cell in group:
             method = cell.config.method
-            if method.labels == "hard" or method.soft_temperature == temperature:
+            exact = cell.config.data.num_classes <= SOFT_CLASSES
+            if method.labels == "hard" or exact or method.soft_temperature == temperature:
                 assigned[cell.name] = BankUse(banks / name, built_from)
     return assigned
 

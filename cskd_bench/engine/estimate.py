@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import torch
 from rich.console import Console
@@ -11,20 +11,19 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cskd_bench.config import PretrainConfig, TeacherConfig
+from cskd_bench.config import PretrainConfig
 from cskd_bench.data.loader import ViewPlan
 from cskd_bench.data.manifests import manifest_for_folder
 from cskd_bench.data.open import open_source
 from cskd_bench.device import computing
 from cskd_bench.engine.optim import build_optimizer
+from cskd_bench.engine.projected import build_projector, with_projector
+from cskd_bench.engine.teacher_size import FLOAT, TeacherSize
 from cskd_bench.errors import UserError
 from cskd_bench.methods import objective_of
-from cskd_bench.models.students import Student, build_student
-from cskd_bench.models.teacher_heads import TokenHead, has_patch_tokens
-from cskd_bench.models.teacher_models import check_patches, create_model
-from cskd_bench.outputs import TeacherOutput
+from cskd_bench.models.students import build_student
+from cskd_bench.outputs import Targets, TeacherWidths
 
-FLOAT: Final = 4  # bytes of a weight, a gradient, a moment: training keeps them in fp32
 SUSTAINED: Final = 100e12  # FLOP/s: a round figure to scale from, not a measurement
 METHOD: Final = (
     "FLOPs: torch's counter, 2 per multiply-add, on one image without data (backward included for the student). "
@@ -109,11 +108,13 @@ def estimate(config: PretrainConfig) -> Estimate:
     plan = ViewPlan.of(config.recipe, images, config.seed)
     method = objective_of(config.method)
     student = build_student(config.student, config.data.num_classes, method.heads)
-    teacher = TeacherSize(config.teacher, config.recipe.precision) if method.needs_teacher else None
+    teacher = TeacherSize(config.teacher, config.recipe.precision, config.method) if method.needs_teacher else None
     grid = teacher.grid if teacher is not None and config.method.fusion else None
-    forward, step = _student_flops(student, config, grid)
-    one, two = (_kept_for_backward(student, config, grid, views) for views in (1, 2))
-    optimizer = build_optimizer(student, config.recipe.optim)
+    projector = build_projector(config.method, student, teacher.widths if teacher else TeacherWidths(), config.seed)
+    trained = with_projector(student, student, projector, config.method)
+    forward, step = _student_flops(trained, config, grid)
+    one, two = (_kept_for_backward(trained, config, grid, teacher, views) for views in (1, 2))
+    optimizer = build_optimizer(student, config.recipe.optim, projector)
     return Estimate(
         name=config.name,
         images=images,
@@ -150,19 +151,21 @@ def training_images(config: PretrainConfig) -> tuple[int, str]:
         raise UserError(f"the number of training images is known from the data alone: {error}") from error
 
 
-def _student_flops(student: Student, config: PretrainConfig, grid: tuple[int, int] | None) -> tuple[int, int]:
+def _student_flops(student: nn.Module, config: PretrainConfig, grid: tuple[int, int] | None) -> tuple[int, int]:
     """Count one image's FLOPs, forward alone and with backward, on tensors without content."""
     hollow = copy.deepcopy(student).to("meta")
     views = torch.zeros(1, 3, config.student.image_size, config.student.image_size, device="meta")
     with FlopCounterMode(display=False) as counter:
         output = hollow(views, grid)
         forward = counter.get_total_flops()
-        heads = (output.class_logits, output.dist_logits, output.patch_logits)
+        heads = (output.class_logits, output.dist_logits, output.patch_logits, *output.projected)
         torch.stack([head.sum() for head in heads if head is not None]).sum().backward()  # type: ignore[no-untyped-call]
     return forward, counter.get_total_flops()
 
 
-def _kept_for_backward(student: Student, config: PretrainConfig, grid: tuple[int, int] | None, views: int) -> int:
+def _kept_for_backward(
+    student: nn.Module, config: PretrainConfig, grid: tuple[int, int] | None, teacher: TeacherSize | None, views: int
+) -> int:
     """Return the bytes that autograd keeps of a forward pass and its losses, beyond the weights themselves."""
     cpu, method = torch.device("cpu"), objective_of(config.method)
     size, classes = config.student.image_size, config.data.num_classes
@@ -170,8 +173,9 @@ def _kept_for_backward(student: Student, config: PretrainConfig, grid: tuple[int
     def compute() -> None:
         with computing(cpu, config.recipe.precision):
             output = student.train()(torch.rand(views, 3, size, size), grid)
-        dense = torch.rand(views, classes, *(grid or (1, 1)))
-        targets = method.targets(config.method, TeacherOutput(dense, dense.flatten(2).mean(2)), 0.5)
+        targets = Targets()
+        if teacher is not None:
+            targets = method.targets(config.method, teacher.respond(views, classes, grid), 0.5)
         method.losses(config.method, output, targets, torch.full((views, classes), 1 / classes))
 
     return kept_for_backward(student, compute)
@@ -191,46 +195,6 @@ def kept_for_backward(student: nn.Module, compute: Callable[[], None]) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         compute()
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-
-
-class TeacherSize:
-    """A teacher without weights: its size, the FLOPs of one dense response, its largest layer in a run's precision."""
-
-    def __init__(self, settings: TeacherConfig, precision: str) -> None:
-        with torch.device("meta"):
-            model: Any = create_model(settings, pretrained=False).eval()
-        check_patches(model, repr(settings.name), settings.image_size)
-        width = FLOAT if precision == "fp32" else 2
-        self.largest_layer_bytes = 0
-
-        def measure(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            tensors = [tensor for tensor in (*inputs, output) if isinstance(tensor, Tensor)]
-            self.largest_layer_bytes = max(self.largest_layer_bytes, sum(t.numel() for t in tensors) * width)
-
-        for layer in model.modules():
-            if not list(layer.children()):
-                layer.register_forward_hook(measure)
-        views = torch.zeros(1, 3, settings.image_size, settings.image_size, device="meta")
-        try:
-            with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                self.grid = _respond(model, views)
-        except (AssertionError, RuntimeError, ValueError) as error:
-            raise UserError(f"teacher.name: {settings.name!r} gives no dense response ({error})") from error
-        self.flops = counter.get_total_flops()
-        self.parameters = _count(model)
-
-
-def _respond(model: Any, views: Tensor) -> tuple[int, int]:
-    """Compute what a teacher answers to views without content; returns its grid."""
-    features = model.forward_features(views)
-    if has_patch_tokens(model):
-        head = TokenHead(model, views.shape[-1])
-        head.dense(features, None)
-        head.own_logits(features, None)
-        return head.grid(views)
-    _, channels, height, width = features.shape
-    model.forward_head(features.permute(0, 2, 3, 1).reshape(-1, channels, 1, 1))
-    return int(height), int(width)
 
 
 def _count(module: nn.Module) -> int:

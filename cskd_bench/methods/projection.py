@@ -4,6 +4,7 @@ A projector is no part of the student: it is left out of its weights, its export
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ class PooledProjector(Projector):
 
     def forward(self, output: StudentOutput) -> tuple[Tensor, ...]:
         assert output.pooled is not None
-        with torch.autocast(output.pooled.device.type, enabled=False):
+        with _without_autocast(output.pooled.device.type):
             return (self.layer(output.pooled.to(next(self.parameters()).dtype)),)
 
 
@@ -45,6 +46,11 @@ class MapProjector(Projector):
 
     def forward(self, output: StudentOutput) -> tuple[Tensor, ...]:
         return tuple(layer(block) for layer, block in zip(self.layers, output.blocks, strict=True))
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """Compute in the weights' own type; tensors without content know no autocast."""
+    return nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)
 
 
 def seeded(build: Callable[[], Projector], seed: int) -> Projector:

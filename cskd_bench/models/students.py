@@ -180,7 +180,7 @@ class Student(nn.Module):
 
     def drop_distillation_head(self) -> None:
         """Answer by the class head alone from now on; the distillation token stays in the sequence."""
-        if self.heads != "class":
+        if self.has_distillation_token:
             self.distillation_head.requires_grad_(False)  # ranks wait for the gradient of every weight that has one
             self.heads = "class"
 

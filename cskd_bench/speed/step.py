@@ -16,11 +16,10 @@ from timm.task import ClassificationTask, TokenDistillationTask, TrainingTask
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from cskd_bench.bank.build import SOFT_CLASSES
 from cskd_bench.bank.envelope import upper_envelope
 from cskd_bench.bank.pack import pack, soft_targets
 from cskd_bench.bank.shard import write_shard
-from cskd_bench.bank.store import Bank, BankManifest, begin_bank, shard_path
+from cskd_bench.bank.store import SOFT_CLASSES, Bank, BankManifest, begin_bank, shard_path
 from cskd_bench.bank.targets import BankTargets
 from cskd_bench.cells.pretrain import initial_student
 from cskd_bench.config import (

@@ -113,7 +113,7 @@ def new_student(cell: ImageCell, recipe: FinetuneConfig) -> Tuned:
     student.reset_classifier(cell.spec.data.num_classes)
     if recipe.method is not None:
         student.take_heads(recipe.method.heads)
-    elif recipe.distillation_token == "drop":
+    elif recipe.distillation_token == "drop" or student.heads == "class":  # its new head would learn nothing
         student.drop_distillation_head()
     if recipe.drop_path is not None:
         set_drop_path(student.model, recipe.drop_path)

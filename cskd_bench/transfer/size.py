@@ -6,11 +6,13 @@ from typing import Final
 
 import torch
 
+from cskd_bench.config import Supervised
 from cskd_bench.data.loader import ViewPlan
 from cskd_bench.data.open import open_split
 from cskd_bench.device import computing, gpu_memory
-from cskd_bench.engine.estimate import FLOAT, TeacherSize, kept_for_backward
+from cskd_bench.engine.estimate import kept_for_backward
 from cskd_bench.engine.optim import build_optimizer
+from cskd_bench.engine.teacher_size import FLOAT, TeacherSize
 from cskd_bench.task import FinetuneConfig, TaskSpec
 from cskd_bench.transfer.cell import ImageCell
 from cskd_bench.transfer.finetune import Tuned, chosen_images, new_student
@@ -68,7 +70,8 @@ def estimate_memory(cell: ImageCell) -> FinetuneMemory:
     weights = FLOAT * sum(parameter.numel() for parameter in student.parameters())
     moments = 2 if isinstance(build_optimizer(student, recipe.optim), torch.optim.AdamW) else 1
     view = 3 * FLOAT * recipe.view_size(cell.model.image_size) ** 2
-    teacher = TeacherSize(recipe.teacher, recipe.precision) if recipe.teacher else None
+    method = recipe.method or Supervised()
+    teacher = TeacherSize(recipe.teacher, recipe.precision, method) if recipe.teacher else None
     return FinetuneMemory(
         batch_size=recipe.batch_size,
         group=recipe.augment.mix_group if recipe.augment.mixes else 1,

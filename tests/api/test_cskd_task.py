@@ -61,6 +61,19 @@ def test_it_is_a_timm_task_with_the_losses_of_the_method(batch):
     assert result["output"].shape == (4, 5)
 
 
+@pytest.mark.parametrize("method", [CSKD(), DeiT(), PlainKD()], ids=["cskd", "deit", "kd"])
+def test_a_vit_teaches(method, batch):
+    images, labels = batch
+    model = vit("deit_tiny_patch16_224" if method.kind == "kd" else "deit_tiny_distilled_patch16_224")
+    teacher = vit("vit_tiny_patch16_224", img_size=96)
+    task = CSKDTask(Student(model, CSKDLoss(method).heads), teacher, CSKDLoss(method), epochs=2)
+    assert task.teacher.image_size == 96 and task.teacher.model is teacher
+    result = task(images, labels)
+    result["loss"].backward()
+    assert result["loss"].isfinite() and model.head.weight.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
 def test_integer_and_soft_labels_are_the_same_where_they_say_the_same(batch):
     images, labels = batch
     task = new_task()

@@ -1,6 +1,7 @@
 """Which cells of a bench share a bank: those whose views and teacher are the same and whose labels are hard."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -10,7 +11,7 @@ from cskd_bench.bank.envelope import declared_ratios
 from cskd_bench.bank.store import BankManifest, begin_bank, shard_path
 from cskd_bench.bench.banks import assign_banks
 from cskd_bench.bench.plan import PretrainCell
-from cskd_bench.config import CSKD, Decay, DeiT, PlainKD, PretrainConfig, Recipe, Supervised
+from cskd_bench.config import CSKD, DataConfig, Decay, DeiT, PlainKD, PretrainConfig, Recipe, Supervised
 from cskd_bench.methods.parts import fusion_ratio
 
 METHODS = {
@@ -42,6 +43,14 @@ def test_methods_of_one_seed_share_a_bank_with_soft_targets_at_one_temperature()
         assert len({assigned[name].folder for name in shared}) == 1
         assert {assigned[name].built_from.name for name in shared} == {f"kd{seed}"}
     assert assigned["cskd0"].folder != assigned["cskd1"].folder
+
+
+def test_few_classes_are_kept_exactly_and_serve_every_temperature():
+    few = [
+        replace(cell, config=cell.config.model_copy(update={"data": DataConfig(num_classes=64)})) for cell in cells()
+    ]
+    assigned = assign_banks(few, Path("banks"))
+    assert assigned["hot0"].folder == assigned["kd0"].folder
 
 
 def test_without_kd_labels_are_hard_only():

@@ -1,12 +1,17 @@
 """Every example runs as it stands on a CPU, and does what it says."""
 
 import importlib.util
+import json
+import os
+import shutil
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from helpers import without_ddp
-from helpers.processes import TWO_RANKS, run
+from helpers.processes import TWO_RANKS, run, run_cskd_bench
+from helpers.tiny import save_model
 
 pytestmark = pytest.mark.gate
 
@@ -43,6 +48,37 @@ def test_timm_loop_runs_on_two_ranks(tmp_path):
 def test_own_method_trains_its_own_spatial_loss():
     losses = load("own_method").main([])
     assert losses[-1] < losses[0]
+
+
+def test_own_pretraining_method_is_known_once_it_is_installed(tmp_path):
+    """An installed package is its modules and the entry points of its pyproject.toml."""
+    package, installed = EXAMPLES / "own_pretraining_method", tmp_path / "site"
+    about = tomllib.loads((package / "pyproject.toml").read_text())["project"]
+    offered = about["entry-points"]["cskd_bench.methods"]
+    facts = installed / f"{about['name'].replace('-', '_')}-{about['version']}.dist-info"
+    facts.mkdir(parents=True)
+    (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {about['name']}\nVersion: {about['version']}\n")
+    lines = [f"{name} = {value}" for name, value in offered.items()]
+    (facts / "entry_points.txt").write_text("\n".join(["[cskd_bench.methods]", *lines]))
+    shutil.copy(package / "confident_kd.py", installed)
+    where = {"PYTHONPATH": os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", "")])}
+    assert "\nconfident_kd " in run_cskd_bench("methods", "list", **where)
+    assert "method.weight = 1.0 (at least 0)" in run_cskd_bench("methods", "show", "confident_kd", **where)
+    weights = save_model(tmp_path / "teacher.safetensors", num_classes=10)
+    settings = {"weights": json.dumps(str(weights)), "name": "test_byobnet", "image_size": 32, "num_classes": 10}
+    words = [word for key, value in settings.items() for word in ("--set", f"teacher.{key}={value}")]
+    words += ["--set", "recipe.epochs=1", "--set", "recipe.optim.warmup_epochs=0", "--set", "method.weight=2.0"]
+    config = EXAMPLES.parent / "configs" / "quickstart" / "student.toml"
+    places = ["--runs", tmp_path / "runs", "--results", tmp_path / "results"]
+    run_cskd_bench("pretrain", config, "--method", "confident_kd", *words, *places, **where)
+    (record,) = (tmp_path / "results" / "records").glob("*.json")
+    method = json.loads(record.read_text())["method"]
+    assert method["label"] == "confident_kd (weight=2.0)" and method["config"]["kind"] == "confident_kd"
+    (finished,) = (tmp_path / "runs").glob("*/run.json")
+    words = ["--task", "digits", "--protocol", "linear", "--checkpoint", finished.parent, *places]
+    run_cskd_bench("transfer", *words, **where)
+    said = run_cskd_bench("transfer", *words, "--results", tmp_path / "other", code=2)
+    assert "confident_kd" in said and "Traceback" not in said
 
 
 def test_own_task_leaves_a_record(tmp_path):

@@ -74,6 +74,16 @@ def test_label_maps_are_the_models_own_labels():
     assert torch.equal(maps.student.labels.flatten(), student.distillation_head(tokens).argmax(-1))
 
 
+def test_label_maps_of_a_vit_are_those_of_its_patches():
+    torch.manual_seed(1)
+    teacher = Teacher(timm.create_model("test_vit", num_classes=3, img_size=96), 96)
+    views = torch.rand(1, 3, 96, 96)
+    maps, output = label_maps(small_student(), teacher, views, 32), teacher(views)
+    assert torch.equal(maps.teacher.labels, output.dense.argmax(1)[0]) and maps.teacher.labels.shape == (6, 6)
+    assert (maps.fused[2][1].labels == output.global_logits.argmax(1)).all(), "at r = 0 every place has its answer"
+    assert 0 <= maps.agreement <= 1
+
+
 def test_a_student_without_patch_head_is_read_by_its_class_head():
     assert small_student("class").patch_map(torch.rand(1, 3, 32, 32)).shape == (1, 3, 4, 4)
 

@@ -9,10 +9,10 @@ from cskd_bench.data.loader import ViewPlan
 from cskd_bench.data.open import open_source
 
 
-@pytest.mark.parametrize("engine", ["pil", "tensor"])
-def test_views_are_finished_without_a_host_sync(colour_squares, engine):
+@pytest.mark.parametrize(("engine", "policy"), [("pil", "randaugment"), ("tensor", "randaugment"), ("tensor", "three")])
+def test_views_are_finished_without_a_host_sync(colour_squares, engine, policy):
     source = open_source(DataConfig(root=str(colour_squares), num_classes=3), "train")
-    augment = AugmentConfig(engine=engine, erasing=1.0)
+    augment = AugmentConfig(engine=engine, policy=policy, erasing=1.0)
     keys = ViewPlan(images=48, batch_size=16, repeats=3, epochs=1, seed=5).keys(0)
     views, device = worker_views(source, augment, 32, 5, DataConfig()), torch.device("cuda")
     finish_batch(views.__getitems__(keys).pin_memory(), augment, 3, 5, device)  # the noise table is made once

@@ -53,10 +53,9 @@ def test_a_stem_is_three_convolutions_at_half_the_size_then_patches(patch):
 
 
 def test_a_stem_begins_as_kaiming_says():
-    for layer in small(stem="conv").model.patch_embed.proj:
-        if isinstance(layer, nn.Conv2d):
-            wanted = (2 / layer.weight[0].numel()) ** 0.5
-            assert layer.weight.std().item() == pytest.approx(wanted, rel=0.03)
+    convolutions = [layer for layer in small(stem="conv").model.patch_embed.proj if isinstance(layer, nn.Conv2d)]
+    wanted = [(2 / layer.weight[0].numel()) ** 0.5 for layer in convolutions]
+    assert [layer.weight.std().item() for layer in convolutions] == pytest.approx(wanted, rel=0.03)
 
 
 @pytest.mark.parametrize(("heads", "name"), [("class", "deit_tiny"), ("class+dist", "deit_tiny_distilled")])

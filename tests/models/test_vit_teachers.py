@@ -9,6 +9,7 @@ from cskd_bench.config import CSKD, TeacherConfig
 from cskd_bench.engine.targets import TeacherTargets
 from cskd_bench.errors import UserError
 from cskd_bench.models.labeller import make_fast
+from cskd_bench.models.students import pool_to_grid
 from cskd_bench.models.teachers import Teacher, build_teacher
 from cskd_bench.outputs import TeacherOutput
 
@@ -138,6 +139,13 @@ def test_a_named_vit_is_built_for_its_image_size_and_its_position_embeddings_are
     assert torch.equal(teacher.model.blocks[0].attn.qkv.weight, original.blocks[0].attn.qkv.weight)
     original.set_input_size((64, 64))
     torch.testing.assert_close(teacher.model.pos_embed, original.pos_embed)
+
+
+def test_on_a_grid_finer_than_its_own_a_students_patch_answers_for_every_position_inside_it():
+    maps = torch.arange(4.0).view(1, 1, 2, 2)
+    twice = [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
+    assert pool_to_grid(maps, (4, 4))[0, 0].tolist() == twice
+    assert pool_to_grid(maps, (3, 2))[0, 0].tolist() == [[0, 1], [1, 2], [2, 3]], "the mean of those that it overlaps"
 
 
 def test_a_vit_in_a_program_of_ones_own_takes_the_size_that_it_was_built_for():

@@ -88,15 +88,16 @@ def test_a_box_weighs_what_it_covers():
     assert (middle >= near).all() and (near >= outer).all() and (outer >= 0).all()
 
 
-def test_the_device_does_timms_three_operations():
-    """timm's own policy beside the tables and the blur of a batch: the same pixels."""
+@pytest.mark.parametrize(
+    ("name", "kind", "value"), [("Desaturate", Operation.COLOR, 0.0), ("Solarize", Operation.SOLARIZE, 128.0)]
+)
+def test_the_device_does_what_timms_policy_does(name, kind, value):
+    """Blur, the third, is above; its radius is drawn inside timm's operation."""
+    policy = {operation.name: operation for (operation,) in auto_augment_policy("3a")}
+    assert policy.keys() == {"Desaturate", "Solarize", "GaussianBlurRand"}
+    layer = Operations(np.full((1, 1), kind, dtype=np.int8), np.full((1, 1), value, dtype=np.float32))
     image = picture(48)
-    for (operation,) in auto_augment_policy("3a"):
-        if operation.name == "GaussianBlurRand":
-            continue
-        kind, value = {"Desaturate": (Operation.COLOR, 0.0), "Solarize": (Operation.SOLARIZE, 128.0)}[operation.name]
-        layer = Operations(np.full((1, 1), kind, dtype=np.int8), np.full((1, 1), value, dtype=np.float32))
-        assert torch.equal(apply_operations(to_tensor(image)[None], layer)[0], to_tensor(operation(image)))
+    assert torch.equal(apply_operations(to_tensor(image)[None], layer)[0], to_tensor(policy[name](image)))
 
 
 def test_workers_draw_each_of_the_three_equally_often():

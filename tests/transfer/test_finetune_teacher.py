@@ -18,13 +18,17 @@ from cskd_bench.bench.plan import Benchmark, expand
 from cskd_bench.bench.registration import resolve_plan
 from cskd_bench.bench.rerun import transfer_again
 from cskd_bench.cli import main
+from cskd_bench.config import Supervised
+from cskd_bench.data.mixing import resize_view
 from cskd_bench.engine import training
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.state import Stop
 from cskd_bench.errors import Interrupted, UserError
 from cskd_bench.export import export_timm
+from cskd_bench.methods import METHODS
 from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.models.run_summary import read_summary
+from cskd_bench.outputs import Targets
 from cskd_bench.record import read_records, sha256_file
 from cskd_bench.report import words
 from cskd_bench.report.compare import compare
@@ -197,6 +201,23 @@ def test_a_head_that_was_dropped_learns_again_under_a_method_that_has_it(place, 
     assert all(parameter.requires_grad for parameter in student.distillation_head.parameters())
 
 
+@pytest.mark.parametrize("kind", ["supervised", "kd", "deit", "cskd"])
+@pytest.mark.parametrize("run", ["deit", "cskd", "dropped"])
+def test_every_weight_that_learns_has_a_gradient(place, run, kind):
+    """Ranks wait for each of them."""
+    cell = cell_of(place, "deit" if run == "dropped" else run, *(taught(place, kind) if kind != "supervised" else []))
+    if run == "dropped":
+        cell.model.student.drop_distillation_head()
+    recipe, views = cell.spec.finetune, torch.rand(2, 3, 64, 64)
+    student, method = finetune.new_student(cell, recipe), recipe.method or Supervised()
+    output = student(resize_view(views, 32), cell.targets.grid)
+    targets = cell.targets(views, Targets(), 0.5)
+    METHODS[method.kind].losses(method, output, targets, torch.eye(3)[:2])["total"].backward()
+    learning = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
+    reached = {name for name, parameter in student.named_parameters() if parameter.grad is not None}
+    assert learning == reached and any("head" in name for name in reached)
+
+
 # -- every way to a record --------------------------------------------------------------------------------------------
 
 
@@ -331,7 +352,10 @@ def test_a_task_whose_teacher_does_not_fit_leaves_its_probes_alone(place, tmp_pa
     assert main([str(word) for word in words]) == 1
     assert "gone.safetensors: no such weights file" in capsys.readouterr().out
     assert [record.protocol for _, record in read_records(tmp_path / "results" / "records")] == ["linear"]
+    save_model(place / "five.safetensors", num_classes=5)
     wrong = task_of(place, *taught(place, "deit", "five.safetensors"))
+    with pytest.raises(UserError, match=r"no fine-tuning with test_byobnet of 3 classes at 64 px: .* differs in shape"):
+        cell_of(place, "deit", *taught(place, "deit", "five.safetensors")).check()  # which ranks call together
     assert "differs in shape" in why_unready(wrong, "lowlabel") and why_unready(wrong, "linear") == ""
 
 
