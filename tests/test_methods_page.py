@@ -71,6 +71,15 @@ def test_a_method_without_a_record_is_not_measured():
     assert text.count(f"| {NOT_MEASURED} |") == len(METHODS) - 1
 
 
+def test_what_the_page_says_of_an_orthogonal_projection_is_measured():
+    """What vkd's step takes beyond kd's, which runs the same teacher and student."""
+    record = json.loads((ROOT / "results" / "speed" / "cpu_methods_deit_tiny_regnety_160.json").read_text())
+    seconds = {row["side"]: row["median_seconds"] for row in record["sides"]}
+    assert record["what"] == "deit_tiny_patch16_224 with regnety_160, 224 px, batch 8, fp32"
+    assert 1 - seconds["kd, teacher"] / seconds["vkd, teacher"] == pytest.approx(2 / 3, abs=0.05)
+    assert "two thirds of a `vkd` step are its orthogonal projection" in PAGE.read_text()
+
+
 def value_and_slope(config, scale):
     """Return (teacher's term against the labels' in value over KL, in the gradient's length) of some logits."""
     draw = torch.Generator().manual_seed(0)
