@@ -24,15 +24,11 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Build the optimiser; no decay for biases, norms, position embeddings and tokens (as timm).
 
-    A projector's weights are trained like the last layer's; those behind a parametrisation have no decay: torch's
-    orthogonal one keeps signs among them, which any decay would round to 0, and the projection with them.
+    A projector's weights are trained like the last layer's.
     """
     groups = parameter_groups(module, config)
     if projector is not None:
-        named = list(projector.named_parameters())
-        behind = [weight for name, weight in named if ".parametrizations." in f".{name}"]
-        groups += _by_shape([weight for name, weight in named if ".parametrizations." not in f".{name}"], config)
-        groups += [{"params": behind, "weight_decay": 0.0}] if behind else []
+        groups += _by_shape(list(projector.parameters()), config)
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)

@@ -51,7 +51,7 @@ def gradients(kind: str, rank: int, world: int) -> dict[str, torch.Tensor]:
     if world > 1 and method.compares_images:
         output, targets, labels = share_images(output, targets, labels, rank, world)
     objective.losses(method, output, targets, labels)["total"].backward()
-    return {name: weight.grad for name, weight in trained.named_parameters()}
+    return {name: weight.grad.contiguous() for name, weight in trained.named_parameters()}
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import torch
 from helpers.processes import TWO_RANKS, end, finish, kill, start
 from helpers.runs import small_student
 from safetensors.torch import load_file
+from torch.nn.utils.parametrizations import orthogonal
 
 sys.path.insert(0, str(Path(__file__).parent))  # feature_ranks.py, which torchrun runs too
 
@@ -22,7 +23,7 @@ from cskd_bench.engine.estimate import estimate
 from cskd_bench.engine.optim import build_optimizer
 from cskd_bench.engine.projected import build_projector, with_projector
 from cskd_bench.errors import UserError
-from cskd_bench.methods.projection import PooledProjector
+from cskd_bench.methods.projection import OrthonormalLinear, PooledProjector
 from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.models.weights import plain_state
 from cskd_bench.outputs import TeacherWidths
@@ -111,6 +112,44 @@ def test_an_orthogonal_projection_stays_orthogonal_while_it_is_trained(width, ch
     gram = weight.T @ weight if channels >= width else weight @ weight.T
     assert torch.allclose(gram, torch.eye(len(gram)), atol=1e-5)
     assert (weight - start_).abs().max() > 1e-3
+
+
+def householder(lower):
+    """Multiply the reflections of a matrix's columns one after the other: (n, n)."""
+    product = torch.eye(len(lower), dtype=lower.dtype)
+    for number, column in enumerate(lower.tril(-1).T):
+        vector = column.clone()
+        vector[number] = 1
+        product -= 2 / vector.dot(vector) * torch.outer(product @ vector, vector)
+    return product
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(60, 24), (24, 24), (10, 24)])
+def test_an_orthonormal_map_is_torchs_parametrisation_in_value_and_gradient(rows, columns):
+    """Its reflectors are torch's raw weights without their diagonal, which holds signs alone.
+
+    What torch adds to the first columns of its base is drawn; here it follows from these.
+    """
+    torch.manual_seed(0)
+    plain = torch.nn.Linear(columns, rows, bias=False).double()
+    ours = OrthonormalLinear(plain.weight.detach())
+    theirs = orthogonal(plain, orthogonal_map="householder")
+    raw = theirs.parametrizations.weight.original
+    assert torch.allclose(ours.weight, theirs.weight, atol=1e-12)
+    size = max(rows, columns)
+    signs = torch.cat([ours.start_signs, torch.ones(size - min(rows, columns))]).double()
+    theirs.parametrizations.weight[0].base = householder(ours.start) * signs
+    moved = torch.randn(raw.shape, dtype=raw.dtype).mul(0.3).fill_diagonal_(0.0)
+    with torch.no_grad():
+        raw += moved
+        ours.reflectors += moved.T if rows < columns else moved
+    features, wanted = torch.randn(4, columns).double(), torch.randn(4, rows).double()
+    for layer in (ours, theirs):
+        (layer(features) * wanted).sum().backward()
+    assert torch.allclose(ours.weight, theirs.weight, atol=1e-12)
+    gradient = raw.grad.T if rows < columns else raw.grad
+    assert torch.allclose(ours.reflectors.grad.tril(-1), gradient.tril(-1), atol=1e-12)
+    assert ours.reflectors.grad.tril(-1).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("blocks", [(0, 1), (1, 0, 1)])
