@@ -312,8 +312,9 @@ def test_two_ranks_come_to_the_record_of_one(place, tmp_path, run, kind):
 def faults(place):
     """Return run, settings and what is said, by a name."""
     save_model(place / "five.safetensors", num_classes=5)
-    save_model(place / "vit.safetensors", "test_vit", num_classes=3, img_size=64)
-    vit = ["finetune.method.kind=cskd", "finetune.teacher.name=test_vit", "finetune.teacher.image_size=64"]
+    save_model(place / "xcit.safetensors", "xcit_nano_12_p16_224", num_classes=3)
+    xcit = ["finetune.method.kind=cskd", "finetune.teacher.name=xcit_nano_12_p16_224"]
+    xcit += ["finetune.teacher.image_size=64"]
     return {
         "no token": ("supervised", taught(place, "deit"), "trains a distillation token, and the checkpoint supervised"),
         "dropped": ("deit", [*taught(place, "deit"), "finetune.distillation_token=drop"], "leave the key out"),
@@ -323,7 +324,7 @@ def faults(place):
         "no file": ("deit", taught(place, "deit", "gone.safetensors"), "gone.safetensors: no such weights file"),
         "other classes": ("deit", taught(place, "deit", "five.safetensors"), "of 3 classes at 64 px: "),
         "five classes": ("deit", taught(place, "deit", "five.safetensors", num_classes=5), "its 5 classes cannot be"),
-        "no map": ("cskd", [*vit, f"finetune.teacher.weights={place / 'vit.safetensors'}"], "has no feature map"),
+        "no map": ("cskd", [*xcit, f"finetune.teacher.weights={place / 'xcit.safetensors'}"], "has no feature map"),
         "no model": ("deit", taught(place, "deit", name="resnet5"), "timm has no model 'resnet5'"),
         "no method of that name": ("deit", taught(place, "dyt"), "finetune.method"),
     }
