@@ -54,11 +54,13 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(small_config, ranks, tmp_p
     assert_close(weights(tmp_path / "stopped"), weights(tmp_path / "whole"))
 
 
-def test_no_part_of_a_step_waits_for_the_device(small_config, ranks, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["cskd", "kd-standardised", "kd-nkd", "kd-dkd", "kd-dist", "vkd", "srd", "locality"])
+def test_no_part_of_a_step_waits_for_the_device(small_config, ranks, tmp_path, monkeypatch, kind):
     """Views, teacher, student, losses, backward, update and EMA are queued without one host sync."""
     if ranks.device.type == "cpu":
         pytest.skip("a CPU has nothing to wait for")
-    config = small_config("run.save_every=1000", "run.log_every=1000", "recipe.precision=bf16", "recipe.epochs=1")
+    settings = ["run.save_every=1000", "run.log_every=1000", "recipe.precision=bf16", "recipe.epochs=1"]
+    config = small_config(f"method.kind={kind}", *settings)
     backward, update = training._Run._backward, FiniteWatch.update
     calls = []
 
