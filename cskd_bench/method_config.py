@@ -59,7 +59,7 @@ class MethodSettings(StrictModel):
 
     @property
     def needs_all_logits(self) -> bool:
-        """Whether its loss reads every class's logit: the largest ones and the mass of the rest then tell it too little."""
+        """Whether its loss reads every class's logit, so that the largest and the mass of the rest are not enough."""
         return False
 
     def stages(self) -> tuple[int, ...]:

@@ -58,12 +58,21 @@ def _listed() -> str:
 
 def method_names() -> tuple[str, ...]:
     """Return all that a table's `kind` may name: methods, presets, and what installed packages offer."""
-    return METHOD_NAMES + tuple(PRESETS) + own_method_names()
+    return METHOD_NAMES + tuple(PRESETS) + _reachable_names()
+
+
+def unreachable_names() -> tuple[str, ...]:
+    """Return the kinds of installed packages whose names are ours already: ours are meant."""
+    return tuple(name for name in own_method_names() if name in METHOD_NAMES or name in PRESETS)
+
+
+def _reachable_names() -> tuple[str, ...]:
+    return tuple(name for name in own_method_names() if name not in unreachable_names())
 
 
 def known_settings() -> dict[str, type[MethodSettings]]:
     """Return the settings class of every kind, ours and installed packages'; UserError for a broken one."""
-    own = {name: own_method(name) for name in own_method_names() if name not in METHOD_NAMES}
+    own = {name: own_method(name) for name in _reachable_names()}
     ours: dict[str, type[MethodSettings]] = dict(zip(METHOD_NAMES, _OURS, strict=True))
     return ours | {name: objective.settings for name, objective in own.items() if objective is not None}
 

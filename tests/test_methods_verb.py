@@ -13,7 +13,7 @@ from cskd_bench.cli import main
 from cskd_bench.loss_config import DIST, DKD, NKD, Standardised
 from cskd_bench.method_config import MethodSettings
 from cskd_bench.method_facts import describe_method, list_settings, nested_tables
-from cskd_bench.method_registry import MethodConfig, method_label
+from cskd_bench.method_registry import MethodConfig, method_label, method_names
 from cskd_bench.methods import METHODS
 from cskd_bench.outputs import TeacherOutput
 from cskd_bench.schema import StrictModel
@@ -201,6 +201,15 @@ def test_a_loss_table_changes_that_of_a_preset(kind, table, loss):
 def test_a_loss_table_without_a_kind_is_a_sentence():
     with pytest.raises(ValueError, match="a table of a loss has a kind: kl, standardised, nkd, dkd or dist"):
         TypeAdapter(MethodConfig).validate_python({"kind": "kd", "loss": {"gamma": 2.0}})
+
+
+def test_a_name_that_is_taken_is_said_and_means_ours(capsys, monkeypatch):
+    monkeypatch.setattr("cskd_bench.method_registry.own_method_names", lambda: ("kd", "srd"))
+    assert main(["methods", "list"]) == 0
+    out, err = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines()].count("srd") == 1
+    assert "kd: an installed package offers a method of this name, which is taken\nsrd: " in err
+    assert method_names().count("srd") == method_names().count("kd") == 1
 
 
 def test_a_preset_is_shown_in_its_methods_settings(capsys):
