@@ -94,6 +94,8 @@ class DIST(LogitLoss):
 
 
 def _as_table(value: Any) -> Any:
+    if isinstance(value, dict) and "kind" not in value:
+        raise ValueError("a table of a loss has a kind: kl, standardised, nkd, dkd or dist")
     return {"kind": value} if isinstance(value, str) else value
 
 

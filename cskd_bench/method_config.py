@@ -57,6 +57,11 @@ class MethodSettings(StrictModel):
         """Whether its loss compares the images of a batch with each other: ranks then share what they have of it."""
         return False
 
+    @property
+    def needs_all_logits(self) -> bool:
+        """Whether its loss reads every class's logit, so that the largest and the mass of the rest are not enough."""
+        return False
+
     def stages(self) -> tuple[int, ...]:
         """Return the teacher's stages whose maps it takes, as timm counts them."""
         return ()
@@ -132,6 +137,11 @@ class LogitMethod(MethodSettings):
     def compares_images(self) -> bool:
         """DIST compares the columns of a batch."""
         return self.loss is not None and self.loss.kind == "dist"
+
+    @property
+    def needs_all_logits(self) -> bool:
+        """Standardised logits are divided by the deviation of all."""
+        return self.loss is not None and self.loss.kind == "standardised"
 
     @property
     def soft_temperature(self) -> float:

@@ -8,7 +8,7 @@ from cskd_bench.errors import suggest
 from cskd_bench.feature_methods import Locality, VkD
 from cskd_bench.method_config import CSKD, DeiT, MethodSettings, PlainKD, Supervised
 from cskd_bench.own_methods import own_method, own_method_names
-from cskd_bench.schema import as_tuples, validate
+from cskd_bench.schema import StrictModel, as_tuples, validate
 
 PRESETS: Final[dict[str, dict[str, Any]]] = {
     "kd-mdistiller": {"kind": "kd", "loss": "kl"},
@@ -27,13 +27,21 @@ def _by_kind(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         return value
     kind = value.get("kind") if isinstance(value, dict) else None
     if kind in PRESETS:
-        value = PRESETS[kind] | {key: value[key] for key in value if key != "kind"}
+        value = _over_preset(PRESETS[kind], value)
     if isinstance(kind, str) and kind not in {*METHOD_NAMES, *PRESETS}:
         if (own := own_method(kind)) is None:
             raise ValueError(f"there is no method {kind!r}{suggest(kind, method_names())}; there are {_listed()}")
         settings: MethodSettings = validate(own.settings, value, kind)
         return settings
     return handler(as_tuples(value))
+
+
+def _over_preset(preset: dict[str, Any], stated: dict[str, Any]) -> dict[str, Any]:
+    """Put what a table states over a preset; a loss table without a kind changes the preset's loss."""
+    settings = preset | {key: stated[key] for key in stated if key != "kind"}
+    if "loss" in preset and isinstance(settings["loss"], dict):
+        settings["loss"] = {"kind": preset["loss"]} | settings["loss"]
+    return settings
 
 
 MethodConfig = Annotated[
@@ -50,12 +58,21 @@ def _listed() -> str:
 
 def method_names() -> tuple[str, ...]:
     """Return all that a table's `kind` may name: methods, presets, and what installed packages offer."""
-    return METHOD_NAMES + tuple(PRESETS) + own_method_names()
+    return METHOD_NAMES + tuple(PRESETS) + _reachable_names()
+
+
+def unreachable_names() -> tuple[str, ...]:
+    """Return the kinds of installed packages whose names are ours already: ours are meant."""
+    return tuple(name for name in own_method_names() if name in METHOD_NAMES or name in PRESETS)
+
+
+def _reachable_names() -> tuple[str, ...]:
+    return tuple(name for name in own_method_names() if name not in unreachable_names())
 
 
 def known_settings() -> dict[str, type[MethodSettings]]:
     """Return the settings class of every kind, ours and installed packages'; UserError for a broken one."""
-    own = {name: own_method(name) for name in own_method_names() if name not in METHOD_NAMES}
+    own = {name: own_method(name) for name in _reachable_names()}
     ours: dict[str, type[MethodSettings]] = dict(zip(METHOD_NAMES, _OURS, strict=True))
     return ours | {name: objective.settings for name, objective in own.items() if objective is not None}
 
@@ -75,7 +92,7 @@ def _changed_settings(method: MethodSettings) -> dict[str, Any]:
     """Return the settings that differ from the kind's defaults; of a loss table its kind, and what differs in it."""
     changed = method.model_dump(exclude_defaults=True, exclude={"kind"})
     loss = getattr(method, "loss", None)
-    if loss is None:
+    if "loss" not in changed or not isinstance(loss, StrictModel):  # one's own method may call anything so
         return changed
     within = loss.model_dump(exclude_defaults=True, exclude={"kind"})
-    return changed | {"loss": loss.kind} | {f"loss.{key}": value for key, value in within.items()}
+    return changed | {"loss": getattr(loss, "kind", "")} | {f"loss.{key}": value for key, value in within.items()}

@@ -7,11 +7,13 @@ from typing import Annotated, ClassVar, Literal
 import pytest
 import torch
 from helpers.processes import run
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from cskd_bench.cli import main
+from cskd_bench.loss_config import DIST, DKD, NKD, Standardised
 from cskd_bench.method_config import MethodSettings
 from cskd_bench.method_facts import describe_method, list_settings, nested_tables
+from cskd_bench.method_registry import MethodConfig, method_label, method_names
 from cskd_bench.methods import METHODS
 from cskd_bench.outputs import TeacherOutput
 from cskd_bench.schema import StrictModel
@@ -168,6 +170,46 @@ def test_a_method_of_ones_own_is_listed(capsys, monkeypatch):
     monkeypatch.setattr("cskd_bench.method_registry.own_method", lambda kind: Toy)
     assert main(["methods", "list"]) == 0
     assert "A toy; needs: teacher logits; bank\n" in capsys.readouterr().out
+
+
+class ToyWord(MethodSettings):
+    """A toy whose loss is a word."""
+
+    kind: Literal["toy_word"] = "toy_word"
+    loss: str = "sharp"
+
+
+def test_a_setting_of_ones_own_may_be_called_loss():
+    assert method_label(ToyWord()) == "toy_word" and method_label(ToyWord(loss="dull")) == "toy_word (loss=dull)"
+    assert method_label(ToyMethod()) == "toy"
+    assert method_label(ToyMethod(loss=ToyFused(weight=3.0))) == "toy (loss=fused, loss.weight=3.0)"
+
+
+@pytest.mark.parametrize(
+    ("kind", "table", "loss"),
+    [
+        ("kd-nkd", {"gamma": 2.0}, NKD(gamma=2.0)),
+        ("kd-nkd", {"kind": "dkd", "beta": 8.0}, DKD(beta=8.0)),
+        ("kd-nkd", "dist", DIST()),
+        ("deit-standardised", {"weight": 5.0}, Standardised(weight=5.0)),
+    ],
+)
+def test_a_loss_table_changes_that_of_a_preset(kind, table, loss):
+    assert TypeAdapter(MethodConfig).validate_python({"kind": kind, "loss": table}).loss == loss
+
+
+def test_a_loss_table_without_a_kind_is_a_sentence():
+    with pytest.raises(ValueError, match="a table of a loss has a kind: kl, standardised, nkd, dkd or dist"):
+        TypeAdapter(MethodConfig).validate_python({"kind": "kd", "loss": {"gamma": 2.0}})
+
+
+def test_a_name_that_is_taken_is_said_and_means_ours(capsys, monkeypatch):
+    monkeypatch.setattr("cskd_bench.method_registry.own_method_names", lambda: ("kd", "srd"))
+    assert main(["methods", "list"]) == 0
+    out, err = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines()].count("srd") == 1
+    assert "kd: an installed package offers a method of this name, which is taken\nsrd: " in err
+    assert method_names().count("srd") == method_names().count("kd") == 1
 
 
 def test_a_preset_is_shown_in_its_methods_settings(capsys):

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from cskd_bench.bank.claim import claim_shard, launcher_rank
 from cskd_bench.bank.envelope import MOST_EPOCHS, upper_envelope
 from cskd_bench.bank.flips import first_views, label_flips
-from cskd_bench.bank.match import bank_plan, teacher_identity, teacher_source, views_identity
+from cskd_bench.bank.match import bank_plan, teacher_identity, teacher_source, views_identity, why_no_bank
 from cskd_bench.bank.pack import pack, soft_targets
 from cskd_bench.bank.shard import write_shard
 from cskd_bench.bank.store import SOFT_CLASSES, Bank, BankManifest, begin_bank, cost_path, shard_path
@@ -100,8 +100,8 @@ def build_bank(
 def _check_arguments(config: PretrainConfig, epochs: range, shard: tuple[int, int]) -> None:
     if not config.method.needs_teacher:
         raise UserError(f"method {config.method.kind} has no teacher, so there is nothing to label")
-    if config.method.teacher_features:
-        raise UserError(f"{config.method.why_no_bank()}; build the bank from another method's configuration")
+    if (config.method.teacher_features or config.method.needs_all_logits) and (reason := why_no_bank(config)):
+        raise UserError(f"{reason}; build the bank from another method's configuration")
     if config.recipe.epochs > MOST_EPOCHS:
         raise UserError(
             f"recipe.epochs {config.recipe.epochs:,}: a bank holds the ratios of up to {MOST_EPOCHS:,} epochs"

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from cskd_bench.bank.store import Bank, differences, refusal
+from cskd_bench.bank.store import SOFT_CLASSES, Bank, differences, refusal
 from cskd_bench.config import PretrainConfig
 from cskd_bench.data.engines import augment_batch, worker_views
 from cskd_bench.data.loader import ViewPlan
@@ -61,11 +61,24 @@ def teacher_source(config: PretrainConfig) -> Literal["timm", "file"]:
     return "file" if config.teacher.weights else "timm"
 
 
+def why_no_bank(config: PretrainConfig) -> str:
+    """Say why no bank can stand in for a run's teacher; empty where one can."""
+    method, classes = config.method, config.data.num_classes
+    if reason := method.why_no_bank():
+        return reason
+    if method.needs_all_logits and classes > SOFT_CLASSES:
+        return (
+            f"a bank keeps the {SOFT_CLASSES} largest of {classes} logits, and the loss of method {method.kind} reads "
+            "all of them; it needs the teacher in the loop"
+        )
+    return ""
+
+
 def open_matching_bank(folder: Path, config: PretrainConfig) -> Bank:
     """Open a bank for a run; UserError prints the difference, or what the bank lacks."""
     bank = Bank(folder)
     manifest = bank.manifest
-    if reason := config.method.why_no_bank():
+    if reason := why_no_bank(config):
         raise UserError(f"{folder}: {reason}")
     source = open_source(config.data, config.data.train)
     asked: dict[str, Any] = {

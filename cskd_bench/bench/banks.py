@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cskd_bench.bank.match import why_no_bank
 from cskd_bench.bank.store import SOFT_CLASSES, Bank
 from cskd_bench.bench.plan import PretrainCell
 from cskd_bench.config import PlainKD, PretrainConfig
@@ -31,7 +32,7 @@ def assign_banks(cells: Sequence[PretrainCell], banks: Path) -> dict[str, BankUs
     Without `kd` such a bank is read where it is whole, else one of hard labels alone is built beside. A run
     reads the bank of a run with a multiple of its epochs where that one is there or in the same plan.
     """
-    users = [cell for cell in cells if not cell.config.method.why_no_bank()]
+    users = [cell for cell in cells if not why_no_bank(cell.config)]
     planned = {cell.config.recipe.epochs for cell in users}
     groups: dict[str, list[PretrainCell]] = {}
     for cell in users:

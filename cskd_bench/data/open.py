@@ -44,7 +44,7 @@ def open_source(data: DataConfig, split: str) -> Source:
     if "@" in split:
         clean, _, corruption = split.partition("@")
         return CorruptedSource(open_source(data, clean), corruption)
-    if split.endswith("]"):
+    if split.endswith("]") and not _is_own_name(data, split):
         return _open_slice(data, split)
     source = _open(data, split)
     if not len(source):
@@ -65,6 +65,17 @@ def open_split(data: TaskData, split: str) -> Source:
         ways = ["add --download"] if data.dataset in DOWNLOADED else []
         ways += [data.by_hand] if data.by_hand else []
         raise UserError(f"{error}{'; to get the data: ' if ways else ''}{', or '.join(ways)}") from error
+
+
+def _is_own_name(data: DataConfig, split: str) -> bool:
+    """Whether brackets are the data set's: a file or folder of that name, a pattern of tars, a slice of Hugging Face's.
+
+    The last are `train[:1000]` and `train[:10%]`, without a step.
+    """
+    if data.dataset in ("folder", "npz", "flat"):
+        return _split_path(data.dataset, data_path(data.root), split).exists()
+    found = _SLICE.fullmatch(split)
+    return found is None or (data.dataset.startswith("hfds/") and found["step"] is None)
 
 
 def _open_slice(data: DataConfig, split: str) -> Source:
@@ -99,7 +110,7 @@ def _open(data: DataConfig, split: str) -> Source:
 
 
 def _open_files(kind: str, root: Path, split: str) -> Source:
-    path = root / f"{split}.npz" if kind == "npz" else root / split
+    path = _split_path(kind, root, split)
     if not path.exists():
         raise UserError(
             f"{path}: no such {'file' if kind == 'npz' else 'folder'}; give the data set's folder with --data-dir, "
@@ -108,6 +119,10 @@ def _open_files(kind: str, root: Path, split: str) -> Source:
     if kind == "npz":
         return NpzSource(path)
     return FolderSource(path) if kind == "folder" else FlatSource(path)
+
+
+def _split_path(kind: str, root: Path, split: str) -> Path:
+    return root / f"{split}.npz" if kind == "npz" else root / split
 
 
 def _from_entry_point(data: DataConfig, split: str) -> Source:

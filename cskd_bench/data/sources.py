@@ -187,7 +187,7 @@ class SubsetSource:
     """Chosen images of a source, in the given order."""
 
     def __init__(self, source: Source, indices: np.ndarray) -> None:
-        self._source, self._indices = source, indices
+        self.source, self.indices = source, indices
         self.labels = source.labels[indices]
         self.classes = source.classes
         self.identity = digest(source.identity.encode() + indices.astype(np.int64).tobytes())
@@ -197,14 +197,36 @@ class SubsetSource:
         return len(self.labels)
 
     def load(self, index: int) -> Image.Image:
-        return self._source.load(int(self._indices[index]))
+        return self.source.load(int(self.indices[index]))
+
+
+class StoredSubset(SubsetSource):
+    """Chosen images of a source that can be searched for duplicates, which can be searched as well."""
+
+    def __init__(self, source: ContentSource, indices: np.ndarray) -> None:
+        super().__init__(source, indices)
+        self._stored, self.sizes = source, source.sizes[indices]
+
+    def content(self, index: int) -> bytes:
+        return self._stored.content(int(self.indices[index]))
+
+    def name(self, index: int) -> str:
+        return self._stored.name(int(self.indices[index]))
+
+
+def unsliced(source: Source) -> tuple[Source, np.ndarray]:
+    """Return what a source's images were chosen from, and their indices there."""
+    if not isinstance(source, SubsetSource):
+        return source, np.arange(len(source))
+    whole, indices = unsliced(source.source)
+    return whole, indices[source.indices]
 
 
 def choose_images(source: Source, indices: np.ndarray) -> Source:
-    """Return chosen images of a source, in the given order; of files on disk they stay files on disk."""
+    """Return chosen images of a source, in the given order; they stay files on disk, or stored bytes."""
     if isinstance(source, PathSource):
         return PathSource([source.paths[index] for index in indices], source.labels[indices], source.classes)
-    return SubsetSource(source, indices)
+    return StoredSubset(source, indices) if isinstance(source, ContentSource) else SubsetSource(source, indices)
 
 
 def data_path(root: str) -> Path:

@@ -41,8 +41,9 @@ def _training_accuracy(job: Job, ranks: Ranks, student: Any, stop: Callable[[], 
     An image that cannot be read, which training may have left out, takes the score and no more.
     """
     every = -(-len(job.train) // MOST_TRAINING_IMAGES)
-    images = job.train if every == 1 else choose_images(job.train, np.arange(0, len(job.train), every))
     try:
+        chosen = np.arange(0, len(job.train), every)
+        images = job.train if every == 1 else ranks.together(lambda: choose_images(job.train, chosen))
         return {"train_top1": score_split(job, images, ranks, student, stop).top1}
     except UserError as error:
         if ranks.is_main:
@@ -73,7 +74,8 @@ def _eval_view(job: Job) -> EvalView:
 
 def epoch_line(job: Job, entry: dict[str, float], images_per_second: float) -> str:
     """Say in one line what an epoch came to."""
-    shown = [f"{name} {entry[name]:.3f}" for name in ("total", "label", "global", "spatial") if name in entry]
+    losses = ("total", "label", "global", "spatial", "feature")
+    shown = [f"{name} {entry[name]:.3f}" for name in losses if name in entry]
     shown += [
         f"{name} {100 * entry[name]:.1f} %"
         for name in ("spatial_agreement", "top1", "ema_top1", "train_top1")

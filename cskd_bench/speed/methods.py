@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
+from cskd_bench.bank.match import why_no_bank
 from cskd_bench.bank.targets import BankTargets
 from cskd_bench.config import MethodConfig
 from cskd_bench.engine.targets import NoTargets, TargetProvider, TeacherTargets
@@ -66,7 +67,7 @@ def measure_methods(size: StepSize, names: Sequence[str], device: torch.device, 
             sources: list[TargetProvider] = [TeacherTargets(teacher, "", method)]
             if not method.needs_teacher:
                 sources = [NoTargets()]
-            elif reason := method.why_no_bank():
+            elif reason := why_no_bank(config):
                 without[name] = reason
             else:
                 sources.append(BankTargets(bank_of_views(Path(folder) / name, dense, method), config))

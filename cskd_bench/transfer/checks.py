@@ -7,7 +7,7 @@ import numpy as np
 
 from cskd_bench.data.named import TimmSource
 from cskd_bench.data.open import open_split
-from cskd_bench.data.sources import ContentSource, JoinedSource, Source
+from cskd_bench.data.sources import ContentSource, JoinedSource, Source, unsliced
 from cskd_bench.errors import UserError
 from cskd_bench.task import TaskSpec
 
@@ -28,10 +28,10 @@ def check_splits(spec: TaskSpec, train: Source, test: Source) -> str:
     _check_same_classes(where, train, test, "test")
     if spec.data.val:
         _check_same_classes(where, train, open_split(spec.data, spec.data.val), "val")
-    if same := set(_contents(train)) & set(_contents(test)):
+    if same := len(_unsearched(train) & _unsearched(test)):
         raise UserError(
             f"{where}: data.train {spec.data.train!r} and data.test {spec.data.test!r} open the same "
-            f"{len(same)} part(s) of {spec.data.dataset}; it has no further split of that name"
+            f"{same} images of {spec.data.dataset}; it has no further split of that name, or slices overlap"
         )
     return note_leaks(spec, train, test)
 
@@ -86,10 +86,15 @@ def _check_same_classes(where: str, train: Source, other: Source, split: str) ->
         raise UserError(f"{where}: train and {split} have different classes, for example {', '.join(odd[:3])}")
 
 
-def _contents(source: Source) -> list[str]:
-    """Return what names the content of parts whose stored bytes cannot be searched, whatever their split is called."""
-    parts = source.parts if isinstance(source, JoinedSource) else [source]
-    return [part.content_identity for part in parts if isinstance(part, TimmSource)]
+def _unsearched(source: Source) -> set[tuple[str, int]]:
+    """Return (content, index) of images whose stored bytes cannot be searched, whatever their split is called."""
+    parts = [unsliced(part) for part in (source.parts if isinstance(source, JoinedSource) else [source])]
+    return {
+        (whole.content_identity, int(index))
+        for whole, indices in parts
+        if isinstance(whole, TimmSource)
+        for index in indices
+    }
 
 
 def _stored(source: Source) -> list[ContentSource]:

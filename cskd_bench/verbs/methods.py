@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from typing import Any
 
 from cskd_bench.errors import UserError
@@ -19,7 +20,7 @@ def add(verbs: Verbs) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from cskd_bench.method_facts import describe_method
-    from cskd_bench.method_registry import PRESETS, known_settings
+    from cskd_bench.method_registry import PRESETS, known_settings, unreachable_names
 
     known = known_settings()
     if options.action == "show" and options.name is None:
@@ -43,6 +44,8 @@ def _run(options: argparse.Namespace) -> int:
             print(f"{told['name']:{width}}  {told['about']}; needs: {needs}; {bank}")
         for name, settings in PRESETS.items():
             print(f"{name:{width}}  {_preset(settings)}")
+        for name in unreachable_names():
+            print(f"{name}: an installed package offers a method of this name, which is taken", file=sys.stderr)
     return 0
 
 
@@ -70,7 +73,8 @@ def _page(told: dict[str, Any]) -> list[str]:
         lines += ["", f"method.{variant['where']}: {variant['about']}", f"equation  {variant['equation']}"]
         lines += [f"source    {variant['source']}"] if variant["source"] else []
     lines += ["", "settings:", *map(_setting, told["settings"])] if told["settings"] else ["", "no settings"]
-    first = [] if preset else told["settings"][:1]
+    stated = [one for one in told["settings"] if one["default"] is not None]
+    first = [] if preset else stated[:1]
     words = [f" --set method.{one['key']}={_toml(one['default'])}" for one in first]
     name = preset["name"] if preset else told["name"]
     return [*lines, "", "use:", f"  cskd-bench pretrain configs/deit_tiny.toml --method {name}{''.join(words)}"]

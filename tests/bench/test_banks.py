@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from pydantic import TypeAdapter
 
+from cskd_bench.bank.build import build_bank
 from cskd_bench.bank.envelope import declared_ratios
+from cskd_bench.bank.match import open_matching_bank
 from cskd_bench.bank.store import BankManifest, begin_bank, shard_path
 from cskd_bench.bench.banks import assign_banks
 from cskd_bench.bench.plan import PretrainCell
 from cskd_bench.config import CSKD, DataConfig, Decay, DeiT, PlainKD, PretrainConfig, Recipe, Supervised
+from cskd_bench.errors import UserError
+from cskd_bench.loss_config import LossConfig
 from cskd_bench.methods.parts import fusion_ratio
 
 METHODS = {
@@ -51,6 +56,28 @@ def test_few_classes_are_kept_exactly_and_serve_every_temperature():
     ]
     assigned = assign_banks(few, Path("banks"))
     assert assigned["hot0"].folder == assigned["kd0"].folder
+
+
+@pytest.mark.parametrize("loss", ["standardised", "dkd"])
+@pytest.mark.parametrize("method", [PlainKD, DeiT])
+@pytest.mark.parametrize(("classes", "temperature"), [(64, 2.0), (65, 2.0)])
+def test_standardised_logits_need_all_of_them(tmp_path, method, loss, classes, temperature):
+    """Of the 64 largest of 1,000 the deviation is another: the loss was nine times as large, unsaid."""
+    asked = method(loss=TypeAdapter(LossConfig).validate_python({"kind": loss, "temperature": temperature}))
+    config = PretrainConfig(name="run", method=asked, data=DataConfig(num_classes=classes))
+    refused = loss == "standardised" and classes > 64
+    assert bool(assign_banks([PretrainCell(config, "")], Path("banks"))) != refused
+    sentence = "a bank keeps the 64 largest of 65 logits" if refused else "epochs 0:300"
+    with pytest.raises(UserError, match=sentence):
+        build_bank(config, tmp_path / "bank", epochs=range(400))
+    with pytest.raises(UserError, match=sentence if refused else "no such folder|no images|not a bank"):
+        open_matching_bank(begun(tmp_path / "bank", classes), config)
+
+
+def begun(folder, classes):
+    sizes = {"epochs": 300, "views_per_epoch": 64, "views_per_shard": 64, "soft_classes": 64, "num_classes": classes}
+    begin_bank(folder, BankManifest(views={}, teacher={}, precision="fp32", grid=(7, 7), versions={}, **sizes))
+    return folder
 
 
 def test_without_kd_labels_are_hard_only():

@@ -12,7 +12,7 @@ from PIL import Image
 from cskd_bench.config import AugmentConfig, DataConfig
 from cskd_bench.data.loader import TrainViews
 from cskd_bench.data.mixing import ViewKey
-from cskd_bench.data.named import SAMPLED
+from cskd_bench.data.named import SAMPLED, TimmSource
 from cskd_bench.data.open import open_source
 from cskd_bench.data.sources import digest
 from cskd_bench.errors import UserError
@@ -154,6 +154,16 @@ def test_the_identity_of_healthy_images_is_what_it_was(levels, kind):
     data = settings(kind, levels)
     source = open_source(data, "train")
     assert (source.identity, source.content_identity) == as_before(data, "train")
+
+
+def test_hugging_faces_own_slices_stay_theirs(levels):
+    """Runs that name one keep its identity; a step is a slice of ours."""
+    data = settings("hfds", levels)
+    whole, part = open_source(data, "train"), open_source(data, "train[:50%]")
+    assert part.labels.tolist() == whole.labels[:12].tolist()
+    named = TimmSource(data.dataset, data.root, "train[3:9]")
+    assert open_source(data, "train[3:9]").identity == named.identity
+    assert open_source(data, "train[::5]").labels.tolist() == whole.labels[::5].tolist()
 
 
 def test_the_identity_of_images_in_one_file_is_what_it_was(mnist):

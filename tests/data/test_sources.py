@@ -119,6 +119,14 @@ def test_shards_are_read_by_index_without_unpacking(tmp_path):
     assert source.identity != open_source(folder(tmp_path, dataset="wds"), "val").identity
 
 
+def test_brackets_in_a_pattern_of_tars_are_no_slice(tmp_path):
+    for number in range(3):
+        write_shard(tmp_path / f"toy-train-{number}.tar", [("a.png", png(10 * number)), ("a.cls", b"1")])
+    assert len(open_source(folder(tmp_path, dataset="wds"), "train-[01]")) == 2
+    part = open_source(folder(tmp_path, dataset="wds"), "train[1:]")
+    assert np.asarray(part.load(0))[0, 0, 0] == 10 and len(part) == 2
+
+
 @pytest.mark.parametrize(
     ("members", "words"),
     [

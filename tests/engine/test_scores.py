@@ -1,6 +1,7 @@
 """What a pretraining's last epoch says of the training split."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,6 +83,16 @@ def test_a_slice_of_a_split_is_pythons(tiny_config, split, chosen):
         assert len(part) == len(expected)
         assert part.load(1).tobytes() == whole.load(range(len(whole))[chosen][1]).tobytes()
     assert part.identity != whole.identity
+
+
+def test_a_folder_may_be_called_like_a_slice(tiny_config, tmp_path):
+    data = load_config(tiny_config).data.model_copy(update={"root": str(tmp_path)})
+    plain = load_config(tiny_config).data.root
+    (tmp_path / "train").symlink_to(Path(plain) / "train")
+    for name in ("train[old]", "train[::2]"):
+        (tmp_path / name).symlink_to(Path(plain) / "val")
+        assert np.array_equal(open_source(data, name).labels, open_source(load_config(tiny_config).data, "val").labels)
+    assert len(open_source(data, "train[::3]")) == len(open_source(data, "train")) / 3
 
 
 @pytest.mark.parametrize("split", ["train[4]", "train[::0]", "train[-4:]", "train[9999:]", "[::2]"])

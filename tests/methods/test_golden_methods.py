@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from cskd_bench.config import DeiT, Locality, PlainKD, VkD
 from cskd_bench.methods import METHODS
 from cskd_bench.methods.logit_losses import logit_loss
+from cskd_bench.methods.vkd import feature_loss
 from cskd_bench.outputs import StudentOutput, Targets, TeacherOutput
 
 HERE = Path(__file__).resolve().parents[1] / "fixtures"
@@ -113,6 +114,20 @@ def test_losses_of_pooled_features(case):
     parts["total"].backward()
     for ours, theirs in ((class_logits, "cls"), (dist_logits, "dist"), (tokens, "tokens"), (projection, "projection")):
         assert_close(ours.grad, arrays[f"grad_{theirs}"])
+
+
+@pytest.mark.parametrize("images", [1, 3, 6, 48, 100])
+@pytest.mark.parametrize("level", [0.0, 0.1, 1.7])
+def test_a_channel_that_never_varies_is_zero_whatever_its_mean_rounds_to(images, level):
+    torch.manual_seed(0)
+    config = VkD(projector="linear", feature_norm="batch", distance="logsum")
+    projected, pooled = torch.randn(images, 4), torch.randn(images, 4)
+    projected[:, 0] = pooled[:, 1] = level
+    projected.requires_grad_()
+    loss = feature_loss(config, projected, pooled)
+    loss.backward()
+    zeroed = torch.where(torch.tensor([True, True, False, False]), 0.0, projected.detach())
+    assert torch.equal(loss, feature_loss(config, zeroed, pooled)) and projected.grad[:, :2].abs().max() == 0
 
 
 @pytest.mark.parametrize("case", OF_MAPS, ids=named)

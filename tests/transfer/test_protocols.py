@@ -1,6 +1,8 @@
 """k-shot, low-label, evaluation, the feature cache and what is refused, on images made on the spot."""
 
+import hashlib
 import json
+import re
 import shlex
 import shutil
 from dataclasses import replace
@@ -15,6 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from cskd_bench.cli import main
+from cskd_bench.config import DataConfig
 from cskd_bench.data.open import open_source
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.errors import UserError
@@ -22,7 +25,7 @@ from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.models.students import Student
 from cskd_bench.task import TaskData, TaskSpec, load_task, task_files
 from cskd_bench.transfer import scan
-from cskd_bench.transfer.checks import check_splits
+from cskd_bench.transfer.checks import _unsearched, check_splits, shared_images
 from cskd_bench.transfer.evaluate import class_columns, with_real_labels
 from cskd_bench.transfer.linear import TorchLogisticRegression
 from cskd_bench.transfer.lowlabel import for_few_images
@@ -360,7 +363,7 @@ def test_other_classes_are_refused(squares, weights, tmp_path):
 def test_two_names_of_one_split_do_not_make_two(mnist):
     """CIFAR's and MNIST's "val" is their test split: train+val would learn the answers."""
     data = {"dataset": "torch/mnist", "root": str(mnist), "num_classes": 10, "test": "test"}
-    for train, expected in (("train", ""), ("train+val", "'train+val' and data.test 'test' open the same 1 part")):
+    for train, expected in (("train", ""), ("train+val", "'train+val' and data.test 'test' open the same 20 images")):
         spec = TaskSpec(name="digits", protocols=("knn",), data=TaskData(train=train, **data))
         splits = [open_source(spec.data, split) for split in (train, "test")]
         said = ""
@@ -369,6 +372,40 @@ def test_two_names_of_one_split_do_not_make_two(mnist):
         except UserError as error:
             said = str(error)
         assert expected in said and bool(said) == bool(expected)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "shared"),
+    [
+        ("train[::2]", "train[1::2]", 0),
+        ("train[::2]", "train[1:5]", 2),
+        ("train[:]", "train", 9),
+        ("train", "train[::3][::2]", 2),
+        ("train[:4]+train[6:]", "train[3:7]", 2),
+    ],
+)
+@pytest.mark.parametrize("kind", ["npz", "torch", "built-in"])
+def test_slices_that_overlap_are_leaks(tmp_path, mnist, kind, train, test, shared):
+    """A slice of images that are no files was searched for no leak."""
+    if kind == "npz":
+        images = [hashlib.sha256(bytes([number])).digest() for number in range(9)]
+        labels = np.arange(9) % 3
+        np.savez(
+            tmp_path / "train.npz",
+            jpeg=np.frombuffer(b"".join(images), np.uint8),
+            offsets=np.arange(10) * 32,
+            labels=labels,
+        )
+        data = {"dataset": "npz", "root": str(tmp_path), "num_classes": 3}
+    elif kind == "torch":
+        data = {"dataset": "torch/mnist", "root": str(mnist), "num_classes": 10}
+    else:
+        data = {"dataset": "sklearn/digits", "num_classes": 10}
+    if kind != "npz":
+        train, test = (re.sub(r"train(?!\[)", "train[:9]", split) for split in (train, test))
+    sources = [open_source(DataConfig(**data), split) for split in (train, test)]
+    found = len(shared_images(*sources)) or len(_unsearched(sources[0]) & _unsearched(sources[1]))
+    assert found == shared
 
 
 def test_a_partly_unpacked_test_split_is_refused(squares, weights, tmp_path):
