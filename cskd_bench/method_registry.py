@@ -22,18 +22,28 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
 
 
 def _by_kind(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-    """Read a method's table by its kind: one of ours, a preset's name, or an installed package's."""
+    """Read a method's table, or its kind alone: one of ours, a preset's name, or an installed package's."""
     if isinstance(value, MethodSettings):
         return value
+    if isinstance(value, str):
+        value = {"kind": value}
     kind = value.get("kind") if isinstance(value, dict) else None
     if kind in PRESETS:
-        value = PRESETS[kind] | {key: value[key] for key in value if key != "kind"}
+        value = _with_preset(PRESETS[kind], value)
     if isinstance(kind, str) and kind not in {*METHOD_NAMES, *PRESETS}:
         if (own := own_method(kind)) is None:
-            raise ValueError(f"there is no method {kind!r}{suggest(kind, method_names())}; there are {_listed()}")
+            raise ValueError(f"{no_such_method(kind)}, and those of installed packages (docs/methods.md)")
         settings: MethodSettings = validate(own.settings, value, kind)
         return settings
     return handler(as_tuples(value))
+
+
+def _with_preset(preset: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]:
+    """Put a preset in the place of its name; a loss table that names no kind changes the preset's loss."""
+    merged = preset | {key: value[key] for key in value if key != "kind"}
+    if "loss" in preset and isinstance(merged["loss"], dict):
+        merged["loss"] = {"kind": preset["loss"]} | merged["loss"]
+    return merged
 
 
 MethodConfig = Annotated[
@@ -44,8 +54,12 @@ _OURS: Final = (Supervised, PlainKD, DeiT, CSKD, VkD, Locality)
 METHOD_NAMES: Final = tuple(str(settings.model_fields["kind"].default) for settings in _OURS)
 
 
-def _listed() -> str:
-    return f"{', '.join(method_names())}, and those of installed packages (docs/methods.md)"
+def no_such_method(name: str) -> str:
+    """Say that no method has a name, which one may be meant, and which there are."""
+    names = method_names()
+    meant = [known for known in names if name.casefold() in (known, known.rpartition("-")[2])]
+    hint = f" (did you mean {' or '.join(meant)}?)" if meant else suggest(name.casefold(), names)
+    return f"there is no method {name!r}{hint}; there are {', '.join(names)}"
 
 
 def method_names() -> tuple[str, ...]:
