@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator
 
-from cskd_bench.errors import suggest
+from cskd_bench.errors import UserError, suggest
 from cskd_bench.feature_methods import Locality, VkD
 from cskd_bench.method_config import CSKD, DeiT, MethodSettings, PlainKD, Supervised
 from cskd_bench.own_methods import own_method, own_method_names
@@ -69,9 +69,25 @@ def method_names() -> tuple[str, ...]:
 
 def known_settings() -> dict[str, type[MethodSettings]]:
     """Return the settings class of every kind, ours and installed packages'; UserError for a broken one."""
-    own = {name: own_method(name) for name in own_method_names() if name not in METHOD_NAMES}
-    ours: dict[str, type[MethodSettings]] = dict(zip(METHOD_NAMES, _OURS, strict=True))
-    return ours | {name: objective.settings for name, objective in own.items() if objective is not None}
+    known, broken = find_settings()
+    if broken:
+        raise UserError(next(iter(broken.values())))
+    return known
+
+
+def find_settings() -> tuple[dict[str, type[MethodSettings]], dict[str, str]]:
+    """Return the settings class of every kind that can be used, and why an installed package's cannot."""
+    known: dict[str, type[MethodSettings]] = dict(zip(METHOD_NAMES, _OURS, strict=True))
+    broken: dict[str, str] = {}
+    for name in own_method_names():
+        try:
+            objective = None if name in METHOD_NAMES else own_method(name)
+        except UserError as error:
+            broken[name] = str(error)
+            continue
+        if objective is not None:
+            known[name] = objective.settings
+    return known, broken
 
 
 def method_label(method: MethodSettings) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from typing import Any
 
 from cskd_bench.errors import UserError
@@ -19,11 +20,13 @@ def add(verbs: Verbs) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from cskd_bench.method_facts import describe_method, describe_preset
-    from cskd_bench.method_registry import PRESETS, known_settings, no_such_method
+    from cskd_bench.method_registry import PRESETS, find_settings, no_such_method
 
-    known = known_settings()
+    known, broken = find_settings()
     if options.action == "show" and options.name is None:
         raise UserError("methods show: name a method")
+    if options.name in broken:
+        raise UserError(broken[options.name])
     if options.name is not None and options.name not in {**known, **PRESETS}:
         raise UserError(f"methods: {no_such_method(options.name)}")
     names = [options.name] if options.name in known else list(known)
@@ -43,6 +46,9 @@ def _run(options: argparse.Namespace) -> int:
             print(f"{told['name']:{width}}  {told['about']}; needs: {needs}; {bank}")
         for name, settings in PRESETS.items():
             print(f"{name:{width}}  {_preset(settings)}")
+    if options.action == "list":
+        for reason in broken.values():
+            print(f"cskd-bench: {reason}", file=sys.stderr)
     return 0
 
 
