@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cskd_bench.errors import UserError
-from cskd_bench.method_registry import method_names
+from cskd_bench.method_registry import method_names, no_such_method
 from cskd_bench.schema import read_toml, shipped, shipped_file
 
 _METHOD: Final = "(?P<method>supervised|kd|deit|cskd)"
@@ -34,7 +34,7 @@ def read_config(named: Path, method: str = "") -> tuple[Path, dict[str, Any]]:
     Its `name` then says the method. UserError for a file that is not there and a method that does not exist.
     """
     if method and method not in method_names():
-        raise UserError(f"--method {method}: no such method; there are {', '.join(method_names())}")
+        raise UserError(f"--method: {no_such_method(method)}")
     file, former = find_config(named)
     data = read_toml(file)
     method = method or former

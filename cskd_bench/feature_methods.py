@@ -10,7 +10,7 @@ from cskd_bench.method_config import MethodSettings
 
 
 class VkD(MethodSettings):
-    """Teacher features through an orthogonal projection of the mean patch token; `srd` names SRD's settings of it.
+    """Teacher features through a trained projection of the mean patch token; `srd` names SRD's settings of it.
 
     The projection P is trained beside the student and is no part of it: exports and predictions are without it.
     """

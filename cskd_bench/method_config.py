@@ -42,6 +42,10 @@ class MethodSettings(StrictModel):
     teacher_features: ClassVar[tuple[TeacherFeature, ...]] = ()  # what it takes of the teacher beside its logits
     student_features: ClassVar[tuple[StudentFeature, ...]] = ()  # what its projector takes of the student
 
+    def full_equation(self) -> str:
+        """Return the equation that holds under its settings."""
+        return self.equation
+
     @property
     def fusion(self) -> Decay | None:
         """How the ratio of its fused responses falls; None for a method without targets at each position."""
@@ -123,8 +127,8 @@ class LogitMethod(MethodSettings):
         stated = [key for key in self.replaced if key in self.model_fields_set]
         if self.loss is not None and stated:
             raise ValueError(
-                f"{stated[0]} belongs to {self.kind} without a loss table; "
-                "the table has label_weight, weight and temperature"
+                f"{stated[0]} belongs to {self.kind} without a loss; "
+                "with one, set loss.label_weight, loss.weight and loss.temperature"
             )
         return self
 
@@ -132,6 +136,13 @@ class LogitMethod(MethodSettings):
     def _without_what_is_replaced(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         dumped: dict[str, Any] = dump(self)
         return dumped if self.loss is None else {key: dumped[key] for key in dumped if key not in self.replaced}
+
+    def full_equation(self) -> str:
+        """Return that of its loss where it has one; L compares the teacher with the head that `heads` adds last."""
+        if self.loss is None:
+            return self.equation
+        head = "distillation head" if "dist" in self.heads else "class head"
+        return f"label_weight CE(class head, labels) + weight L; L, on the {head}: {self.loss.equation}"
 
     @property
     def compares_images(self) -> bool:
@@ -157,6 +168,7 @@ class PlainKD(LogitMethod):
     meanings: ClassVar[Mapping[str, str]] = {
         "alpha": "weight of the teacher's term; the labels have 1 - alpha",
         "temperature": "T; both sides' logits are divided by it",
+        "loss": "a loss with weights of its own, in the place of alpha and temperature",
     }
 
     kind: Literal["kd"] = "kd"
@@ -178,6 +190,7 @@ class DeiT(LogitMethod):
         "alpha": "weight of the teacher's term; the labels have 1 - alpha",
         "global_loss": "hard: the teacher's argmax; soft: T^2 KL summed / (images x classes)",
         "temperature": "T of a soft loss",
+        "loss": "a loss with weights of its own, in the place of alpha, global_loss and temperature",
     }
 
     heads = "class+dist"

@@ -175,3 +175,36 @@ def describe_method(settings: type[MethodSettings]) -> dict[str, Any]:
         ],
         "variants": [vars(variant) for variant in list_variants(settings)],
     }
+
+
+def describe_preset(settings: type[MethodSettings], name: str, preset: dict[str, Any]) -> dict[str, Any]:
+    """Return what is said of a method under a preset: its values, and no settings that they leave without effect."""
+    method, told = settings.model_validate(preset), describe_method(settings)
+    chosen, reason = _flat(method.model_dump(mode="json")), method.why_no_bank()
+
+    def holds(where: str) -> bool:
+        key, _, kind = where.partition("=")
+        return not where or chosen.get(key) == kind
+
+    variant = next((one for one in told["variants"] if holds(one["where"])), told)
+    return told | {
+        "preset": {"name": name, "settings": preset},
+        "about": variant["about"],
+        "equation": method.full_equation(),
+        "source": variant["source"],
+        "bank": {"serves": not reason, "labels": method.labels, "reason": reason, "except": []},
+        "settings": [
+            one | {"default": chosen[one["key"]], "where": ""}
+            for one in told["settings"]
+            if one["key"] in chosen and holds(one["where"])
+        ],
+        "variants": [],
+    }
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn tables into dotted keys."""
+    whole: dict[str, Any] = {}
+    for key, value in table.items():
+        whole |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return whole

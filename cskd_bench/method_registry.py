@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator
 
-from cskd_bench.errors import suggest
+from cskd_bench.errors import UserError, suggest
 from cskd_bench.feature_methods import Locality, VkD
 from cskd_bench.method_config import CSKD, DeiT, MethodSettings, PlainKD, Supervised
 from cskd_bench.own_methods import own_method, own_method_names
@@ -22,26 +22,28 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
 
 
 def _by_kind(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-    """Read a method's table by its kind: one of ours, a preset's name, or an installed package's."""
+    """Read a method's table, or its kind alone: one of ours, a preset's name, or an installed package's."""
     if isinstance(value, MethodSettings):
         return value
+    if isinstance(value, str):
+        value = {"kind": value}
     kind = value.get("kind") if isinstance(value, dict) else None
     if kind in PRESETS:
-        value = _over_preset(PRESETS[kind], value)
+        value = _with_preset(PRESETS[kind], value)
     if isinstance(kind, str) and kind not in {*METHOD_NAMES, *PRESETS}:
         if (own := own_method(kind)) is None:
-            raise ValueError(f"there is no method {kind!r}{suggest(kind, method_names())}; there are {_listed()}")
+            raise ValueError(f"{no_such_method(kind)}, and those of installed packages (docs/methods.md)")
         settings: MethodSettings = validate(own.settings, value, kind)
         return settings
     return handler(as_tuples(value))
 
 
-def _over_preset(preset: dict[str, Any], stated: dict[str, Any]) -> dict[str, Any]:
-    """Put what a table states over a preset; a loss table without a kind changes the preset's loss."""
-    settings = preset | {key: stated[key] for key in stated if key != "kind"}
-    if "loss" in preset and isinstance(settings["loss"], dict):
-        settings["loss"] = {"kind": preset["loss"]} | settings["loss"]
-    return settings
+def _with_preset(preset: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]:
+    """Put a preset in the place of its name; a loss table that names no kind changes the preset's loss."""
+    merged = preset | {key: value[key] for key in value if key != "kind"}
+    if "loss" in preset and isinstance(merged["loss"], dict):
+        merged["loss"] = {"kind": preset["loss"]} | merged["loss"]
+    return merged
 
 
 MethodConfig = Annotated[
@@ -52,8 +54,12 @@ _OURS: Final = (Supervised, PlainKD, DeiT, CSKD, VkD, Locality)
 METHOD_NAMES: Final = tuple(str(settings.model_fields["kind"].default) for settings in _OURS)
 
 
-def _listed() -> str:
-    return f"{', '.join(method_names())}, and those of installed packages (docs/methods.md)"
+def no_such_method(name: str) -> str:
+    """Say that no method has a name, which one may be meant, and which there are."""
+    names = method_names()
+    meant = [known for known in names if name.casefold() in (known, known.rpartition("-")[2])]
+    hint = f" (did you mean {' or '.join(meant)}?)" if meant else suggest(name.casefold(), names)
+    return f"there is no method {name!r}{hint}; there are {', '.join(names)}"
 
 
 def method_names() -> tuple[str, ...]:
@@ -70,11 +76,19 @@ def _reachable_names() -> tuple[str, ...]:
     return tuple(name for name in own_method_names() if name not in unreachable_names())
 
 
-def known_settings() -> dict[str, type[MethodSettings]]:
-    """Return the settings class of every kind, ours and installed packages'; UserError for a broken one."""
-    own = {name: own_method(name) for name in _reachable_names()}
-    ours: dict[str, type[MethodSettings]] = dict(zip(METHOD_NAMES, _OURS, strict=True))
-    return ours | {name: objective.settings for name, objective in own.items() if objective is not None}
+def find_settings() -> tuple[dict[str, type[MethodSettings]], dict[str, str]]:
+    """Return the settings class of every kind that can be used, and why an installed package's cannot."""
+    known: dict[str, type[MethodSettings]] = dict(zip(METHOD_NAMES, _OURS, strict=True))
+    broken: dict[str, str] = {}
+    for name in _reachable_names():
+        try:
+            objective = own_method(name)
+        except UserError as error:
+            broken[name] = str(error)
+            continue
+        if objective is not None:
+            known[name] = objective.settings
+    return known, broken
 
 
 def method_label(method: MethodSettings) -> str:

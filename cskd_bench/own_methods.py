@@ -31,6 +31,13 @@ def own_method(kind: str) -> Any | None:
     except Exception as error:  # a stranger's module fails in its own way
         raise UserError(f"{named} cannot be imported ({type(error).__name__}: {error})") from error
     fields = getattr(getattr(objective, "settings", None), "model_fields", {})
-    if "kind" not in fields or fields["kind"].default != kind:
-        raise UserError(f"{named} is no Objective whose settings have kind = {kind!r}; see docs/methods.md")
+    if "kind" not in fields:
+        raise UserError(f"{named} is no Objective with settings of a `kind`; see docs/methods.md")
+    if fields["kind"].default != kind:
+        raise UserError(
+            f"{named} is no Objective of that kind: its settings have kind = {fields['kind'].default!r}; "
+            "give the entry point and the settings one name"
+        )
+    if objective.settings.student_features and objective.projector is None:
+        raise UserError(f"{named} states student_features, which only a projector takes; give its Objective one")
     return objective

@@ -87,11 +87,21 @@ def _sentence(problem: Any) -> str:
         return f"unknown key {key}"
     if problem["type"] == "missing":
         return f"missing key {key}"
+    if problem["type"] == "union_tag_not_found":
+        return f"missing key {key}.{_kind_of(problem)}"
+    if problem["type"] == "union_tag_invalid":
+        wanted, given = problem["ctx"]["expected_tags"], problem["ctx"]["tag"]
+        return f"{key}.{_kind_of(problem)}: input should be one of {wanted} (got {given!r})"
     message = problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     shown = problem.get("input")
     given = f" (got {shown!r})" if isinstance(shown, str | int | float | bool) else ""
     return f"{key}: {message}{given}" if key else f"{message}{given}"
+
+
+def _kind_of(problem: Any) -> str:
+    """Return the key that says of which kind a table is."""
+    return str(problem["ctx"]["discriminator"]).strip("'")
 
 
 def load_toml(path: Path, model: type[Model], overrides: Sequence[str] = ()) -> Model:

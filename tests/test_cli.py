@@ -149,7 +149,7 @@ def test_pretrain_takes_a_method_and_asks_for_one_where_there_is_none(capsys):
     said = refused(capsys, "pretrain", "deit_tiny", "--dry-run")
     assert "deit_tiny.toml: names no method; add --method with one of supervised, kd, deit, cskd" in said
     said = refused(capsys, "pretrain", "deit_tiny", "--method", "vkx")
-    assert "--method vkx: no such method; there are supervised, kd, deit, cskd" in said
+    assert "--method: there is no method 'vkx' (did you mean vkd?); there are supervised, kd, deit, cskd" in said
     said = refused(capsys, "pretrain", "deit_tiny", "--method", "kd", "--set", "method.kind=deit")
     assert "--method kd: --set names another one, deit" in said
     for given in ([], ["--method", "kd"]):

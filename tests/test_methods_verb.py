@@ -73,8 +73,7 @@ def test_every_method_states_its_equation_and_its_source(name):
 def test_every_setting_says_what_it_means():
     told = {name: describe_method(METHODS[name].settings)["settings"] for name in METHODS}
     assert [one["key"] for one in told["cskd"]][:3] == ["alpha", "spatial_weight", "decay"]
-    silent = [(name, one["key"]) for name in METHODS for one in told[name] if not one["meaning"]]
-    assert [pair for pair in silent if pair[1] != "loss.kind"] == []
+    assert [(name, one["key"]) for name in METHODS for one in told[name] if not one["meaning"]] == []
 
 
 def test_needs_and_banks_are_those_declared():
@@ -157,7 +156,7 @@ def test_json_and_wrong_names(capsys):
     assert main(["methods", "show", "kd", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == describe_method(METHODS["kd"].settings)
     assert main(["methods", "show", "kdd"]) == 2
-    assert "there is no method 'kdd'; there are supervised, kd" in capsys.readouterr().err
+    assert "there is no method 'kdd' (did you mean kd?); there are supervised, kd" in capsys.readouterr().err
     assert main(["methods", "show"]) == 2
     assert "name a method" in capsys.readouterr().err
 
@@ -215,5 +214,28 @@ def test_a_name_that_is_taken_is_said_and_means_ours(capsys, monkeypatch):
 def test_a_preset_is_shown_in_its_methods_settings(capsys):
     assert main(["methods", "show", "kd-nkd"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("kd-nkd: preset: kd with method.loss=nkd\n")
+    assert out.startswith("kd-nkd: preset: kd with method.loss=nkd\nCross-entropy on the target class")
+    assert "\nequation  label_weight CE(class head, labels) + weight L; L, on the class head: -p_t[c] log" in out
+    assert "\nsource    arXiv 2303.13005\n" in out and "dkd:" not in out and "method.alpha" not in out
+    assert "\n  method.loss.gamma = 1.0 (at least 0): weight of the other classes' part\n" in out
     assert out.endswith("--method kd-nkd\n")
+    assert main(["methods", "show", "deit-standardised"]) == 0
+    assert "weight L; L, on the distillation head: T^2 KL(Z(teacher)" in capsys.readouterr().out
+    assert main(["methods", "show", "srd"]) == 0
+    assert "\n  method.projector = linear (orthogonal | linear)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("nkd", "kd-nkd"),
+        ("NKD", "kd-nkd"),
+        ("VkD", "vkd"),
+        ("standardised", "kd-standardised or deit-standardised"),
+        ("localty", "locality"),
+    ],
+)
+def test_a_word_that_is_nearly_a_method_gets_a_suggestion(capsys, word, meant):
+    for command in (["methods", "show", word], ["pretrain", "deit_tiny", "--method", word, "--dry-run"]):
+        assert main(command) == 2
+        assert f"there is no method {word!r} (did you mean {meant}?); there are supervised" in capsys.readouterr().err

@@ -148,6 +148,22 @@ def test_a_run_whose_file_has_no_method_is_named_after_both(tmp_path, method, se
     assert load_config(path, settings, method).name == name
 
 
+def test_a_setting_of_a_presets_loss_needs_no_kind(tmp_path):
+    path = write(tmp_path, MINIMAL)
+    loss = load_config(path, ["method.loss.gamma=2"], "kd-nkd").method.loss
+    assert (loss.kind, loss.gamma) == ("nkd", 2.0)
+    for settings, words in [
+        (["method.loss.gamma=2"], "missing key method.kd.loss.kind"),
+        (["method.loss=nkdd"], "method.kd.loss.kind: input should be one of 'kl', 'standardised', 'nkd'"),
+        (
+            ["method.loss=nkd", "method.alpha=0.5"],
+            "alpha belongs to kd without a loss; with one, set loss.label_weight",
+        ),
+    ]:
+        with pytest.raises(UserError, match=words):
+            load_config(path, settings, "kd")
+
+
 def test_settings_of_the_files_method_stay_under_the_same_method_alone(tmp_path):
     path = write(tmp_path, '[method]\nkind = "cskd"\nalpha = 0.2\n')
     assert load_config(path, method="cskd").method == CSKD(alpha=0.2)

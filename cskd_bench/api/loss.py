@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from cskd_bench.config import CSKD, Decay, Hardness, MethodConfig, MethodSettings
 from cskd_bench.errors import UserError
-from cskd_bench.methods import objective_of, ratio_at
+from cskd_bench.methods import loss_parts, objective_of, ratio_at
 from cskd_bench.outputs import Heads, StudentOutput, Targets, TeacherOutput
 from cskd_bench.schema import validate
 
@@ -72,7 +72,7 @@ class CSKDLoss(nn.Module):
         wanted = (("global_target", self.needs_teacher), ("spatial_target", "patch" in self.heads))
         if missing := [name for name, needed in wanted if needed and getattr(targets, name) is None]:
             raise UserError(f"targets: {' and '.join(missing)} missing, which method {self.method.kind} needs")
-        return objective_of(self.method).losses(self.method, at_least_fp32(output), targets, soft)
+        return loss_parts(self.method, at_least_fp32(output), targets, soft)
 
     def extra_repr(self) -> str:
         """Show the method's settings in the module's description."""

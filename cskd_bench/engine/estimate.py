@@ -20,7 +20,7 @@ from cskd_bench.engine.optim import build_optimizer
 from cskd_bench.engine.projected import build_projector, with_projector
 from cskd_bench.engine.teacher_size import FLOAT, TeacherSize
 from cskd_bench.errors import UserError
-from cskd_bench.methods import objective_of
+from cskd_bench.methods import loss_parts, objective_of
 from cskd_bench.models.students import build_student
 from cskd_bench.outputs import Targets, TeacherWidths
 
@@ -176,7 +176,7 @@ def _kept_for_backward(
         targets = Targets()
         if teacher is not None:
             targets = method.targets(config.method, teacher.respond(views, classes, grid), 0.5)
-        method.losses(config.method, output, targets, torch.full((views, classes), 1 / classes))
+        loss_parts(config.method, output, targets, torch.full((views, classes), 1 / classes))
 
     return kept_for_backward(student, compute)
 

@@ -15,6 +15,9 @@ from cskd_bench.engine.patches import patch_measures
 from cskd_bench.errors import UserError
 
 MOST_TRAINING_IMAGES: Final = 50_000  # that are scored at the end, evenly spaced over the split
+# Of an epoch's entry: what is a share, and what is neither a share nor one of the method's losses.
+SHARES: Final = ("spatial_agreement", "top1", "ema_top1", "train_top1")
+OTHERS: Final = ("epoch", "lr", "fusion_ratio", "attention_distance", "patch_top1", "grad_norm", "skipped_updates")
 
 
 def scores_of_epoch(
@@ -74,12 +77,8 @@ def _eval_view(job: Job) -> EvalView:
 
 def epoch_line(job: Job, entry: dict[str, float], images_per_second: float) -> str:
     """Say in one line what an epoch came to."""
-    losses = ("total", "label", "global", "spatial", "feature")
-    shown = [f"{name} {entry[name]:.3f}" for name in losses if name in entry]
-    shown += [
-        f"{name} {100 * entry[name]:.1f} %"
-        for name in ("spatial_agreement", "top1", "ema_top1", "train_top1")
-        if name in entry
-    ]
+    losses = sorted((name for name in entry if name not in (*SHARES, *OTHERS)), key=lambda name: name != "total")
+    shown = [f"{name} {entry[name]:.3f}" for name in losses]
+    shown += [f"{name} {100 * entry[name]:.1f} %" for name in SHARES if name in entry]
     title = f"{job.title}: epoch {entry['epoch']:.0f}/{job.recipe.epochs}"
     return "  ".join([title, *shown, f"{images_per_second:,.0f} img/s"])

@@ -41,7 +41,7 @@ from cskd_bench.engine.projected import build_projector, share_images, with_proj
 from cskd_bench.engine.scores import epoch_line, score_split, scores_of_epoch
 from cskd_bench.engine.state import Progress, Stop, Trained, check_skipped, resume, save, stop_signals
 from cskd_bench.errors import Interrupted, UserError
-from cskd_bench.methods import objective_of, ratio_at
+from cskd_bench.methods import loss_parts, ratio_at
 from cskd_bench.models.students import choose_attention
 from cskd_bench.outputs import StudentOutput, Targets
 
@@ -194,7 +194,7 @@ class _Run:
             output = output.in_fp32()
             if self.ranks.world > 1 and job.method.compares_images:
                 output, targets, labels = share_images(output, targets, labels, self.ranks.rank, self.ranks.world)
-            parts = objective_of(job.method).losses(job.method, output, targets, labels)
+            parts = loss_parts(job.method, output, targets, labels)
             loss = self.watch.guard(parts["total"] / job.run.accumulate, targets.finite)
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         for shown in (parts, _agreement(output, targets) if log_now else {}):

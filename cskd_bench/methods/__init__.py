@@ -60,6 +60,20 @@ def objective_of(method: MethodSettings) -> Objective:
     return objective
 
 
+def loss_parts(method: MethodSettings, output: StudentOutput, targets: Targets, labels_BK: Tensor) -> dict[str, Tensor]:
+    """Return a method's losses; UserError where they are no scalars of torch, or `total` is not among them."""
+    parts = objective_of(method).losses(method, output, targets, labels_BK)
+    named = f"method {method.kind}: its losses"
+    if not isinstance(parts, dict) or "total" not in parts:
+        there = f"have {', '.join(map(repr, parts)) or 'nothing'}" if isinstance(parts, dict) else "are no dict"
+        raise UserError(f"{named} {there}; return a dict of scalars with 'total', which is minimised")
+    for name, part in parts.items():
+        if not isinstance(part, Tensor) or part.ndim:
+            given = f"a tensor of shape {tuple(part.shape)}" if isinstance(part, Tensor) else f"a {type(part).__name__}"
+            raise UserError(f"{named}: {name!r} is {given}; it must be a scalar tensor, such as a mean over images")
+    return parts
+
+
 def ratio_at(config: MethodSettings, progress: float) -> float:
     """Return the fusion ratio of an epoch; methods without fusion have none and get 0."""
     return fusion_ratio(config.fusion, progress) if config.fusion else 0.0

@@ -57,7 +57,8 @@ def _options(config: TeacherConfig) -> dict[str, int]:
     is_vit = timm.model_entrypoint(config.name).__module__.removeprefix("timm.models.") in VIT_MODULES
     if is_vit and config.output_stride is not None:
         raise UserError(
-            f"teacher.output_stride: {config.name!r} is a ViT, whose positions are its patches; leave it out"
+            f"teacher.output_stride: {config.name!r} is a ViT, whose positions are its patches; leave it out "
+            f"(--set 'teacher={{name=\"{config.name}\", ...}}' replaces the file's whole table)"
         )
     if is_vit:
         return {"img_size": config.image_size}

@@ -41,7 +41,7 @@ from cskd_bench.engine.finite import Advice, FiniteWatch
 from cskd_bench.engine.optim import build_optimizer, set_learning_rate
 from cskd_bench.engine.projected import build_projector, with_projector
 from cskd_bench.engine.targets import NoTargets, TargetProvider, TeacherTargets
-from cskd_bench.methods import objective_of
+from cskd_bench.methods import loss_parts
 from cskd_bench.models.labeller import make_fast
 from cskd_bench.models.students import choose_attention
 from cskd_bench.models.teachers import Teacher
@@ -69,7 +69,6 @@ class OurStep:
 
     def __init__(self, config: PretrainConfig, targets: TargetProvider, device: torch.device) -> None:
         self._config = config
-        self._method = objective_of(config.method)
         self._targets = targets
         self._device = device
         self._student = initial_student(config).to(device).train()
@@ -90,7 +89,7 @@ class OurStep:
         targets = self._targets(views, self._targets.look_up(keys, RATIO), RATIO)
         with computing(self._device, config.recipe.precision):
             output = self._module(resize_view(views, config.student.image_size), self._targets.grid)
-        loss = self._method.losses(config.method, output.in_fp32(), targets, labels_BK)["total"]
+        loss = loss_parts(config.method, output.in_fp32(), targets, labels_BK)["total"]
         self._watch.guard(loss, targets.finite).backward()  # type: ignore[no-untyped-call]
         self._watch.check()
         self._watch.update(config.recipe.optim.clip_grad, lambda: "in a measurement")

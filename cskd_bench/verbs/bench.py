@@ -71,7 +71,7 @@ def _run(options: argparse.Namespace) -> int:
     from cskd_bench.bench.work import Places
 
     places = Places(options.runs, options.results, options.keep_weights)
-    from cskd_bench.bench.registration import register_plan
+    from cskd_bench.bench.registration import register_plan, resolve_plan
 
     if not options.dry_run:
         registered = register_plan(file, options.results, options.tasks_dir, options.set)
@@ -81,6 +81,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.dry_run:
         from cskd_bench.bench.dryrun import show_plan
 
+        resolve_plan(load_plan(file), file, options.tasks_dir, options.set)  # refuses what could not be registered
         show_plan(cells, places, Console(), options.bank)
         return 0
     from cskd_bench.bench.runner import run_plan

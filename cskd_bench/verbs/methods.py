@@ -19,19 +19,21 @@ def add(verbs: Verbs) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from cskd_bench.method_facts import describe_method
-    from cskd_bench.method_registry import PRESETS, known_settings, unreachable_names
+    from cskd_bench.method_facts import describe_method, describe_preset
+    from cskd_bench.method_registry import PRESETS, find_settings, no_such_method, unreachable_names
 
-    known = known_settings()
+    known, broken = find_settings()
     if options.action == "show" and options.name is None:
         raise UserError("methods show: name a method")
+    if options.name in broken:
+        raise UserError(broken[options.name])
     if options.name is not None and options.name not in {**known, **PRESETS}:
-        raise UserError(f"methods: there is no method {options.name!r}; there are {', '.join({**known, **PRESETS})}")
-    preset = PRESETS.get(options.name or "", {})
-    names = [preset.get("kind", options.name)] if options.name is not None else list(known)
+        raise UserError(f"methods: {no_such_method(options.name)}")
+    names = [options.name] if options.name in known else list(known)
     described = [describe_method(known[name]) for name in names]
-    if preset:
-        described[0]["preset"] = {"name": options.name, "settings": preset}
+    if options.name in PRESETS:
+        preset = PRESETS[options.name]
+        described = [describe_preset(known[preset["kind"]], options.name, preset)]
     if options.json:
         print(json.dumps(described[0] if options.action == "show" else described, indent=1))
     elif options.action == "show":
@@ -44,8 +46,11 @@ def _run(options: argparse.Namespace) -> int:
             print(f"{told['name']:{width}}  {told['about']}; needs: {needs}; {bank}")
         for name, settings in PRESETS.items():
             print(f"{name:{width}}  {_preset(settings)}")
+    if options.action == "list":
         for name in unreachable_names():
             print(f"{name}: an installed package offers a method of this name, which is taken", file=sys.stderr)
+        for reason in broken.values():
+            print(f"cskd-bench: {reason}", file=sys.stderr)
     return 0
 
 
@@ -61,7 +66,7 @@ def _page(told: dict[str, Any]) -> list[str]:
     serves = f"serves it with {bank['labels']} labels" if bank["serves"] else f"does not serve it: {bank['reason']}"
     lines = [f"{preset['name']}: {_preset(preset['settings'])}"] if preset else []
     lines += [
-        f"{told['name']}: {told['about']}",
+        told["about"] if preset else f"{told['name']}: {told['about']}",
         "",
         f"equation  {told['equation'] or 'not stated'}",
         f"source    {told['source'] or 'not stated'}",

@@ -23,7 +23,7 @@ from cskd_bench.bench.runner import Queue
 from cskd_bench.bench.state import Found
 from cskd_bench.bench.work import Ended, Places
 from cskd_bench.cells.pretrain import pretrain
-from cskd_bench.config import CSKD, PretrainConfig, load_config
+from cskd_bench.config import CSKD, PretrainConfig, load_config, method_label
 from cskd_bench.device import take_gpu
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.errors import UserError
@@ -388,6 +388,11 @@ def test_a_plan_sets_the_method_whatever_a_students_file_says(tmp_path):
     plan = Benchmark.model_validate({**dict(good), "students": (str(tmp_path / "student.toml"),)})
     kinds = {cell.config.method.kind for cell in expand(plan, Path("plan.toml")).pretrain}
     assert kinds == {method.kind for method in good.methods} == {"supervised", "kd", "deit", "cskd"}
+
+
+def test_a_methods_name_stands_for_its_table(tmp_path):
+    (tmp_path / "plan.toml").write_text('students = ["a"]\nseeds = [0]\nmethods = ["vkd", "kd-nkd", {kind = "cskd"}]\n')
+    assert [method_label(method) for method in load_plan(tmp_path / "plan.toml").methods] == ["vkd", "kd-nkd", "cskd"]
 
 
 def test_a_run_of_another_release_is_one_sentence(tmp_path):

@@ -124,6 +124,14 @@ def test_a_plan_without_contrasts_registers_nothing(tmp_path, capsys):
     assert not (tmp_path / "results").exists()
 
 
+def test_a_dry_run_refuses_what_could_not_be_registered(tmp_path, capsys):
+    places = ["--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")]
+    file = write(tmp_path, f'method = "csdk"\nagainst = "supervised"\n{FIRST}')
+    assert main(["bench", str(file), "--dry-run", *places]) == 2
+    assert "primary.0: the plan has no method 'csdk'; its methods are supervised" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
 def test_registering_runs_nothing(tmp_path, capsys):
     file = write(tmp_path, f'method = "cskd"\nagainst = "supervised"\n{FIRST}')
     places = ["--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")]

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,3 +100,13 @@ def test_a_folder_may_be_called_like_a_slice(tiny_config, tmp_path):
 def test_a_slice_that_is_none_or_empty_is_named(tiny_config, split):
     with pytest.raises(UserError, match=r"a slice is like|holds none of the|no such folder"):
         open_source(load_config(tiny_config).data, split)
+
+
+def test_an_epochs_line_shows_every_loss_of_its_method():
+    job = SimpleNamespace(title="run", recipe=SimpleNamespace(epochs=9))
+    entry = {"epoch": 2.0, "lr": 0.1, "fusion_ratio": 0.0, "label": 1.0, "own": 0.25, "total": 1.25, "top1": 0.5}
+    entry |= {"attention_distance": 3.0, "patch_top1": 0.1}
+    assert (
+        scores.epoch_line(job, entry, 1234.0)
+        == "run: epoch 2/9  total 1.250  label 1.000  own 0.250  top1 50.0 %  1,234 img/s"
+    )
