@@ -67,14 +67,6 @@ def method_names() -> tuple[str, ...]:
     return METHOD_NAMES + tuple(PRESETS) + own_method_names()
 
 
-def known_settings() -> dict[str, type[MethodSettings]]:
-    """Return the settings class of every kind, ours and installed packages'; UserError for a broken one."""
-    known, broken = find_settings()
-    if broken:
-        raise UserError(next(iter(broken.values())))
-    return known
-
-
 def find_settings() -> tuple[dict[str, type[MethodSettings]], dict[str, str]]:
     """Return the settings class of every kind that can be used, and why an installed package's cannot."""
     known: dict[str, type[MethodSettings]] = dict(zip(METHOD_NAMES, _OURS, strict=True))

@@ -16,7 +16,7 @@ from cskd_bench.bank.targets import BankTargets
 from cskd_bench.config import MethodConfig
 from cskd_bench.engine.targets import NoTargets, TargetProvider, TeacherTargets
 from cskd_bench.errors import UserError
-from cskd_bench.method_registry import known_settings, method_names
+from cskd_bench.method_registry import find_settings, method_names
 from cskd_bench.speed.measure import Clock, compare, table
 from cskd_bench.speed.step import (
     OurStep,
@@ -35,14 +35,14 @@ def asked_methods(words: str) -> list[str]:
 
     `all` leaves presets out: a list may name them.
     """
-    names = list(known_settings()) if words == "all" else [word.strip() for word in words.split(",")]
+    names = list(find_settings()[0]) if words == "all" else [word.strip() for word in words.split(",")]
     if unknown := [name for name in names if name not in method_names()]:
         raise UserError(f"--methods {words}: no method {unknown[0]!r}; there are {', '.join(method_names())}")
     return list(dict.fromkeys([_reference(), *names]))
 
 
 def _reference() -> str:
-    return next(name for name, settings in known_settings().items() if not settings.needs_teacher)
+    return next(name for name, settings in find_settings()[0].items() if not settings.needs_teacher)
 
 
 def _settings(name: str) -> MethodConfig:
