@@ -26,7 +26,7 @@ from cskd_bench.outputs import Targets, TeacherWidths
 
 SUSTAINED: Final = 100e12  # FLOP/s: a round figure to scale from, not a measurement
 METHOD: Final = (
-    "FLOPs: torch's counter, 2 per multiply-add, on one image without data (backward included for the student). "
+    "FLOPs: torch's counter, 2 per multiply-add, on images without data (backward included for the student). "
     "Memory: weights, gradients, moments and EMA by their sizes; activations are what autograd keeps of one and of "
     "two images on the CPU under this precision, extended to a GPU's micro-batch; the teacher adds its weights and its "
     "largest layer. Left out: the allocator's and cuDNN's workspace and the CUDA context."
@@ -48,6 +48,7 @@ class Estimate:
     teacher_parameters: int
     student_forward_flops: int
     student_step_flops: int  # forward and backward
+    batch_flops: int  # of a micro-batch, whatever its size: a projection that is made anew in each
     teacher_flops: int
     optimizer_moments: int  # tensors of the weights' size that the optimiser keeps
     ema: bool
@@ -70,7 +71,8 @@ class Estimate:
     @property
     def total_flops(self) -> int:
         """FLOPs of the whole run, evaluation left out."""
-        return self.views * (self.student_step_flops + self.teacher_flops)
+        batches = self.steps * self.accumulate
+        return self.views * (self.student_step_flops + self.teacher_flops) + batches * self.batch_flops
 
     @property
     def gpu_hours(self) -> float:
@@ -112,7 +114,7 @@ def estimate(config: PretrainConfig) -> Estimate:
     grid = teacher.grid if teacher is not None and config.method.fusion else None
     projector = build_projector(config.method, student, teacher.widths if teacher else TeacherWidths(), config.seed)
     trained = with_projector(student, student, projector, config.method)
-    forward, step = _student_flops(trained, config, grid)
+    (forward, step), (both, both_steps) = (_student_flops(trained, config, grid, views) for views in (1, 2))
     one, two = (_kept_for_backward(trained, config, grid, teacher, views) for views in (1, 2))
     optimizer = build_optimizer(student, config.recipe.optim, projector)
     return Estimate(
@@ -125,8 +127,9 @@ def estimate(config: PretrainConfig) -> Estimate:
         accumulate=config.run.accumulate,
         student_parameters=_count(student),
         teacher_parameters=teacher.parameters if teacher else 0,
-        student_forward_flops=forward,
-        student_step_flops=step,
+        student_forward_flops=both - forward,
+        student_step_flops=both_steps - step,
+        batch_flops=2 * step - both_steps,
         teacher_flops=teacher.flops if teacher else 0,
         optimizer_moments=2 if isinstance(optimizer, torch.optim.AdamW) else 1,
         ema=config.recipe.ema_decay > 0,
@@ -151,10 +154,12 @@ def training_images(config: PretrainConfig) -> tuple[int, str]:
         raise UserError(f"the number of training images is known from the data alone: {error}") from error
 
 
-def _student_flops(student: nn.Module, config: PretrainConfig, grid: tuple[int, int] | None) -> tuple[int, int]:
-    """Count one image's FLOPs, forward alone and with backward, on tensors without content."""
+def _student_flops(
+    student: nn.Module, config: PretrainConfig, grid: tuple[int, int] | None, images: int
+) -> tuple[int, int]:
+    """Count the FLOPs of some images, forward alone and with backward, on tensors without content."""
     hollow = copy.deepcopy(student).to("meta")
-    views = torch.zeros(1, 3, config.student.image_size, config.student.image_size, device="meta")
+    views = torch.zeros(images, 3, config.student.image_size, config.student.image_size, device="meta")
     with FlopCounterMode(display=False) as counter:
         output = hollow(views, grid)
         forward = counter.get_total_flops()
@@ -216,6 +221,8 @@ def show(size: Estimate, console: Console) -> None:
     run.add_row("student", f"{size.student_parameters / 1e6:.2f} M parameters")
     run.add_row("  FLOPs an image, forward", _giga(size.student_forward_flops))
     run.add_row("  FLOPs an image, forward + backward", _giga(size.student_step_flops))
+    if size.batch_flops:
+        run.add_row("  FLOPs a batch, whatever its size", _giga(size.batch_flops))
     if size.teacher_parameters:
         run.add_row("teacher", f"{size.teacher_parameters / 1e6:.2f} M parameters")
         run.add_row("  FLOPs an image, forward", _giga(size.teacher_flops))

@@ -45,6 +45,14 @@ def test_a_supervised_run_has_no_teacher():
     assert size.memory(1)["teacher"] == 0
 
 
+def test_a_projection_is_counted_once_a_batch():
+    plain, projected = estimate(small(method={"kind": "deit"})), estimate(small(method={"kind": "vkd"}))
+    assert plain.batch_flops == 0 < projected.batch_flops
+    assert projected.student_step_flops == pytest.approx(plain.student_step_flops, rel=0.05)
+    run = projected.views * (projected.student_step_flops + projected.teacher_flops)
+    assert projected.total_flops == run + projected.steps * projected.batch_flops
+
+
 def test_memory_adds_up_by_hand():
     size = estimate(small())
     one, two = size.memory(1), size.memory(2)
