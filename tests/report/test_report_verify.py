@@ -381,6 +381,6 @@ def test_records_without_settings_of_ours_are_counted_and_no_problem(folder, res
     assert "4 of them hold no settings of ours" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["", "first_look"])
+@pytest.mark.parametrize("name", ["", "first_look", "methods", "small_data"])
 def test_the_committed_records_have_a_manifest(name):
     assert (RESULTS / name / "records" / MANIFEST).is_file()
