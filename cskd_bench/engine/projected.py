@@ -62,7 +62,7 @@ class _GatherImages(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Any) -> tuple[Tensor, None, None]:
-        whole = upstream[0].contiguous()
+        whole = upstream[0].clone(memory_format=torch.contiguous_format)  # autograd may use the gradient elsewhere
         distributed.all_reduce(whole)
         first = ctx.rank * ctx.images
         return whole[first : first + ctx.images], None, None
