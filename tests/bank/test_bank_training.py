@@ -73,7 +73,7 @@ class StopAt:
     """Asks this process to stop, as a cluster does, while a step is under way."""
 
     def __init__(self, targets, step: int) -> None:
-        self.grid, self._targets, self._left = targets.grid, targets, step
+        self.grid, self.widths, self._targets, self._left = targets.grid, targets.widths, targets, step
         self.teacher, self.note, self.variant = targets.teacher, targets.note, targets.variant
         self.labelling_seconds, self.labels_from = targets.labelling_seconds, targets.labels_from
 
