@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cskd_bench.config import MethodSettings, TeacherConfig
 from cskd_bench.errors import UserError
+from cskd_bench.models.intermediates import take_maps
 from cskd_bench.models.teacher_features import stage_widths
 from cskd_bench.models.teacher_heads import TokenHead, has_patch_tokens
 from cskd_bench.models.teacher_models import check_patches, create_model
@@ -77,8 +78,6 @@ def _respond(model: Any, views: Tensor) -> tuple[int, int]:
 def _stage_grids(model: Any, views: Tensor, stages: Sequence[int]) -> list[tuple[int, int]]:
     if not stages:
         return []
-    wanted = sorted(set(stages))
     with torch.no_grad():
-        maps = model.forward_intermediates(views, indices=wanted, intermediates_only=True)
-    places = [(int(taken.shape[-2]), int(taken.shape[-1])) for taken in maps]
-    return [places[wanted.index(stage)] for stage in stages]
+        _, maps = take_maps(model.forward_intermediates, views, stages)
+    return [(int(taken.shape[-2]), int(taken.shape[-1])) for taken in maps]

@@ -13,10 +13,10 @@ from cskd_bench.outputs import StudentOutput, TeacherWidths
 
 
 class Projector(nn.Module):
-    """Maps what `StudentOutput` holds of the student's features to what is compared with the teacher's."""
+    """The base of projectors: `forward` maps a `StudentOutput`, with the features that a method asks for, to a tuple.
 
-    def forward(self, output: StudentOutput) -> tuple[Tensor, ...]:
-        raise NotImplementedError
+    The tuple is compared with the teacher's features, tensor by tensor.
+    """
 
 
 class PooledProjector(Projector):

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from cskd_bench.config import StudentConfig
 from cskd_bench.errors import UserError
+from cskd_bench.models.intermediates import take_maps
 from cskd_bench.models.normalisation import normalisation
 from cskd_bench.models.stem import ConvStem, feed_mean
 from cskd_bench.models.student_checks import check_heads
@@ -86,9 +87,8 @@ class Student(nn.Module):
         return StudentOutput(class_logits, dist_logits, patch_logits, mean, maps)
 
     def _tokens_and_maps(self, views: Tensor, blocks: Sequence[int]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        wanted = sorted(set(blocks))  # the order in which timm gives them
-        tokens, maps = self.model.forward_intermediates((views - self.mean) / self.std, indices=wanted)
-        return tokens, tuple(maps[wanted.index(block)] for block in blocks)
+        tokens, maps = take_maps(self.model.forward_intermediates, (views - self.mean) / self.std, blocks)
+        return tokens, tuple(maps)
 
     def tokens(self, views: Tensor) -> Tensor:
         """Return what the timm model's forward_features gives: (B, prefix + N, D) for a ViT."""

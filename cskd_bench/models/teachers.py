@@ -13,6 +13,7 @@ from cskd_bench.data.mixing import resize_view
 from cskd_bench.data.sources import data_path
 from cskd_bench.device import computing
 from cskd_bench.errors import UserError
+from cskd_bench.models.intermediates import take_maps
 from cskd_bench.models.normalisation import normalisation
 from cskd_bench.models.pieces import views_at_a_time
 from cskd_bench.models.teacher_classes import check_indices, class_indices
@@ -150,9 +151,7 @@ class Teacher(nn.Module):
         if not stages:
             return self._features(inputs), []
         assert self._with_stages is not None
-        wanted = sorted(set(stages))  # the order in which timm gives them
-        features, maps = self._with_stages(inputs, indices=wanted)
-        return features, [maps[wanted.index(stage)] for stage in stages]
+        return take_maps(self._with_stages, inputs, stages)
 
     def grid(self) -> tuple[int, int]:
         """Return (h, w), the places of the feature map at the teacher's resolution."""
@@ -166,18 +165,6 @@ class Teacher(nn.Module):
     def map_widths(self, stages: Sequence[int]) -> tuple[int, ...]:
         """Return C_i of the map of each stage; UserError for a stage that the model does not have."""
         return stage_widths(self.model, stages)
-
-    @torch.no_grad()
-    def map_grids(self, stages: Sequence[int]) -> tuple[tuple[int, int], ...]:
-        """Return (h_i, w_i) of the map of each stage, by a pass of one view; UserError as `map_widths`."""
-        check_stages(self.model, stages)
-        if not stages:
-            return ()
-        image = torch.zeros(1, 3, self.image_size, self.image_size, device=self.mean.device)
-        wanted = sorted(set(stages))
-        maps = self.model.forward_intermediates(image, indices=wanted, intermediates_only=True)  # not compiled
-        grids = {stage: (int(taken.shape[-2]), int(taken.shape[-1])) for stage, taken in zip(wanted, maps, strict=True)}
-        return tuple(grids[stage] for stage in stages)
 
 
 def build_teacher(config: TeacherConfig, classes: Sequence[str], num_classes: int) -> Teacher:

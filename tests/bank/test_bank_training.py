@@ -123,6 +123,14 @@ def test_bank_equals_teacher_on_two_ranks(weights, bank, tmp_path):
     assert all(torch.equal(teacher[name], from_bank[name]) for name in teacher)
 
 
+@pytest.fixture(scope="module")
+def soft_bank(weights, tmp_path_factory):
+    """A bank with soft targets, built for one temperature."""
+    folder = tmp_path_factory.mktemp("soft") / "bank"
+    build_bank(small_run(weights, method=PlainKD()), folder, range(2))
+    return folder
+
+
 @pytest.mark.parametrize(
     "method",
     [
@@ -133,12 +141,11 @@ def test_bank_equals_teacher_on_two_ranks(weights, bank, tmp_path):
     ],
     ids=lambda method: method_label(method).replace(" ", "_"),
 )
-def test_kd_learns_the_same_from_soft_targets_up_to_float16(weights, tmp_path, method):
+def test_kd_learns_the_same_from_soft_targets_up_to_float16(weights, soft_bank, tmp_path, method):
     """Of few classes all logits are in the bank, whatever temperature it was built for."""
-    build_bank(small_run(weights, method=PlainKD()), tmp_path / "soft", range(2))
     expected = pretrain(small_run(weights, "teacher", method), tmp_path, tmp_path / "a", ALONE)
     config = small_run(weights, "bank", method)
-    found = pretrain(config, tmp_path, tmp_path / "b", ALONE, bank_targets(tmp_path / "soft", config))
+    found = pretrain(config, tmp_path, tmp_path / "b", ALONE, bank_targets(soft_bank, config))
     losses = [[entry["total"] for entry in record.curve] for record in (expected, found)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     assert losses[1] != losses[0]

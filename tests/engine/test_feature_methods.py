@@ -23,6 +23,7 @@ from cskd_bench.engine.estimate import estimate
 from cskd_bench.engine.optim import build_optimizer
 from cskd_bench.engine.projected import build_projector, with_projector
 from cskd_bench.errors import UserError
+from cskd_bench.export import export_timm
 from cskd_bench.methods.projection import OrthonormalLinear, PooledProjector
 from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.models.weights import plain_state
@@ -64,6 +65,8 @@ def test_the_projector_is_trained_and_no_part_of_the_student(tiny_config, tmp_pa
     student = initial_student(config)
     assert set(weights) == set(plain_state(student)) and not any("projector" in name for name in weights)
     assert record.model.parameters == sum(weight.numel() for weight in student.parameters())
+    export_timm(tmp_path / "runs" / config.name, tmp_path / "export")
+    assert not [name for name in load_file(tmp_path / "export" / "model.safetensors") if "projector" in name]
     loaded = load_checkpoint(tmp_path / "runs" / config.name).student
     views = torch.rand(2, 3, 32, 32)
     assert torch.equal(loaded.eval().predict(views), held.student.cpu().eval().predict(views))

@@ -52,8 +52,7 @@ def test_sizes_are_known_before_the_first_pass(name):
     output = teacher(torch.rand(1, 3, 60, 60), pooled=True, stages=(0, 2, 3))
     assert teacher.pooled_width() == output.pooled.shape[1]
     assert teacher.map_widths((0, 2, 3)) == tuple(taken.shape[1] for taken in output.maps)
-    assert teacher.map_grids((2, 0, 3, 2)) == tuple(tuple(output.maps[i].shape[2:]) for i in (1, 0, 2, 1))
-    assert teacher.map_widths(()) == teacher.map_grids(()) == ()
+    assert teacher.map_widths(()) == ()
 
 
 def test_a_stage_asked_for_twice_comes_twice():
@@ -122,7 +121,7 @@ def test_features_of_folded_norms_are_the_same_up_to_rounding():
 
 def test_stages_that_do_not_exist_are_refused_in_a_sentence():
     teacher = make("resnet18")
-    for ask in (teacher.map_widths, teacher.map_grids, lambda stages: teacher(torch.rand(1, 3, 64, 64), stages=stages)):
+    for ask in (teacher.map_widths, lambda stages: teacher(torch.rand(1, 3, 64, 64), stages=stages)):
         for stage in (5, -1, 1.0):
             with pytest.raises(
                 UserError, match=rf"teacher\.name: resnet18 has stages 0 to 4; there is no stage {stage}"
