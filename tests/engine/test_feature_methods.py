@@ -81,23 +81,13 @@ def test_students_start_alike_under_all_methods_with_the_same_heads(tiny_config)
 
 
 def test_a_projector_leaves_the_global_draws_alone():
+    student = small_student("class+dist")
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    build_projector(VkD(), small_student_of("class+dist"), TeacherWidths(8), 0)
-    build = [build_projector(VkD(), small_student_of("class+dist"), TeacherWidths(8), seed) for seed in (0, 0, 1)]
-    torch.manual_seed(0)
-    again = torch.rand(3)
-    assert torch.equal(expected, again)
-    first, same, other = (projector.layer.weight for projector in build)
+    first, same, other = (build_projector(VkD(), student, TeacherWidths(8), seed).layer.weight for seed in (0, 0, 1))
+    assert torch.equal(torch.rand(3), expected)
     assert torch.equal(first, same) and not torch.equal(first, other)
-
-
-def small_student_of(heads):
-    state = torch.random.get_rng_state()
-    student = small_student(heads)
-    torch.random.set_rng_state(state)
-    return student
 
 
 @pytest.mark.parametrize(("width", "channels"), [(24, 60), (24, 24), (24, 10)])
@@ -217,7 +207,7 @@ def test_a_run_is_sized_up_without_weights(tiny_config, kind):
 
 
 def test_autocast_leaves_an_orthogonal_projection_in_fp32():
-    student = small_student_of("class+dist")
+    student = small_student("class+dist")
     projector = build_projector(VkD(), student, TeacherWidths(8), 0)
     module = with_projector(student, student, projector, VkD())
     with torch.autocast("cpu", torch.bfloat16):
