@@ -28,7 +28,7 @@ def check_splits(spec: TaskSpec, train: Source, test: Source) -> str:
     _check_same_classes(where, train, test, "test")
     if spec.data.val:
         _check_same_classes(where, train, open_split(spec.data, spec.data.val), "val")
-    if same := len(_unsearched(train) & _unsearched(test)):
+    if same := count_same(train, test):
         raise UserError(
             f"{where}: data.train {spec.data.train!r} and data.test {spec.data.test!r} open the same "
             f"{same} images of {spec.data.dataset}; it has no further split of that name, or slices overlap"
@@ -86,15 +86,16 @@ def _check_same_classes(where: str, train: Source, other: Source, split: str) ->
         raise UserError(f"{where}: train and {split} have different classes, for example {', '.join(odd[:3])}")
 
 
-def _unsearched(source: Source) -> set[tuple[str, int]]:
-    """Return (content, index) of images whose stored bytes cannot be searched, whatever their split is called."""
+def _unsearched(source: Source) -> list[tuple[str, np.ndarray]]:
+    """Return (content, indices) of parts whose stored bytes cannot be searched, whatever their split is called."""
     parts = [unsliced(part) for part in (source.parts if isinstance(source, JoinedSource) else [source])]
-    return {
-        (whole.content_identity, int(index))
-        for whole, indices in parts
-        if isinstance(whole, TimmSource)
-        for index in indices
-    }
+    return [(whole.content_identity, indices) for whole, indices in parts if isinstance(whole, TimmSource)]
+
+
+def count_same(train: Source, test: Source) -> int:
+    """Return how many images of data that cannot be searched are in both splits, by their place in that data."""
+    pairs = ((ours, theirs) for ours in _unsearched(train) for theirs in _unsearched(test) if ours[0] == theirs[0])
+    return sum(len(np.intersect1d(ours[1], theirs[1])) for ours, theirs in pairs)
 
 
 def _stored(source: Source) -> list[ContentSource]:
