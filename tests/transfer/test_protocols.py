@@ -25,7 +25,7 @@ from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.models.students import Student
 from cskd_bench.task import TaskData, TaskSpec, load_task, task_files
 from cskd_bench.transfer import scan
-from cskd_bench.transfer.checks import check_splits, shared_images
+from cskd_bench.transfer.checks import check_splits, count_same, shared_images
 from cskd_bench.transfer.evaluate import class_columns, with_real_labels
 from cskd_bench.transfer.linear import TorchLogisticRegression
 from cskd_bench.transfer.lowlabel import for_few_images
