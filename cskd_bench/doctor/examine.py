@@ -19,6 +19,7 @@ from cskd_bench.transfer.placing import place_tasks
 def look(
     *,
     config: Path | None,
+    overrides: list[str],
     method: str,
     dataset: str,
     data_dir: str,
@@ -35,8 +36,10 @@ def look(
     """
     _refuse_two(task, config, dataset, download)
     manifest = _manifest(dataset)
-    overrides = [f'data.root="{Path(data_dir).resolve().as_posix()}"'] if data_dir else []
-    settings = load_config(config, overrides, method) if config else None
+    if overrides and config is None and task is None:
+        raise UserError("--set changes a task or a configuration; name one with --task or --config")
+    placed = [f'data.root="{Path(data_dir).resolve().as_posix()}"'] if data_dir else []
+    settings = load_config(config, [*overrides, *placed], method) if config else None
     yield "Environment", environment(runs, _disk_needed(settings))
     if settings is not None:
         yield f"Configuration {settings.name}", _check_config(settings)

@@ -13,6 +13,9 @@ def add(verbs: Verbs) -> None:
     add_method(verb)
     verb.add_argument("--dataset", default="", help="what the data set should be, e.g. imagenet1k, cifar100, coco")
     verb.add_argument("--task", help="a downstream task: checks that its data are here, whole and readable")
+    verb.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override the task or configuration"
+    )
     verb.add_argument("--tasks-dir", type=Path, help="a folder with task files of your own")
     add_task_data(verb)
     verb.add_argument("--counts-only", action="store_true", help="do not decode every image")
@@ -28,15 +31,17 @@ def _run(options: argparse.Namespace) -> int:
     from cskd_bench.task import load_task
     from cskd_bench.task_groups import one_task
 
+    named = one_task(options.task, options.tasks_dir) if options.task else ""
     sections = look(
         config=options.config,
+        overrides=options.set,
         method=options.method,
         dataset=options.dataset,
         data_dir=options.data_dir,
         runs=options.runs,
         decode=not options.counts_only,
         threads=options.threads,
-        task=load_task(one_task(options.task, options.tasks_dir), options.tasks_dir) if options.task else None,
+        task=load_task(named, options.tasks_dir, options.set) if named else None,
         download=options.download,
     )
     if options.json:

@@ -1,0 +1,5 @@
+"""The gates that data enter by, in the order of docs/inputs.md; each module has TITLE, ABOUT and INPUTS."""
+
+from inputs import annotations, images, labels, places
+
+GATES = (labels, images, annotations, places)
