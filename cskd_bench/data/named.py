@@ -5,6 +5,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
+from cskd_bench.data.labels import class_numbers
 from cskd_bench.data.sources import decode, digest
 from cskd_bench.errors import UserError
 
@@ -44,7 +45,7 @@ class TimmSource:
         if getattr(self._data, "train", None) is False and split not in TEST_SPLITS:  # timm opens test for any word
             raise UserError(f"{name} has no split {split!r}; its splits are train and test")
         _check_columns(self._where, self._reader)
-        labels = _timm_labels(self._data)
+        labels = class_numbers(_timm_labels(self._data), f"{self._where}, under {root!r}")
         if not len(labels):
             raise UserError(f"{self._where}, under {root!r}: no images in it")
         self.labels = labels
@@ -115,14 +116,15 @@ def _has_values(table: Any, column: str) -> bool:
     return bool(table.data.column(column).null_count < len(table))
 
 
-def _timm_labels(data: object) -> np.ndarray:
+def _timm_labels(data: object) -> object:
+    """Return a data set's labels as it keeps them, (n,); UserError where it has none to be read by number."""
     for holder in (data, getattr(data, "dataset", None), getattr(data, "reader", None)):
         for name in ("targets", "_labels", "labels"):
             if (found := getattr(holder, name, None)) is not None:
-                return np.asarray(found, dtype=np.int64)
+                return found
         if (samples := getattr(holder, "samples", None)) is not None:
-            return np.asarray([sample[1] for sample in samples], dtype=np.int64)
+            return [sample[1] for sample in samples]
         inner = getattr(holder, "dataset", None)
         if inner is not None and hasattr(inner, "column_names"):
-            return np.asarray(inner[getattr(holder, "label_key", "label")], dtype=np.int64)
+            return list(inner[getattr(holder, "label_key", "label")])
     raise UserError('this data set cannot be indexed by number: copy it into class folders (dataset = "folder")')

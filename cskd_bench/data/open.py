@@ -11,6 +11,7 @@ import numpy as np
 from cskd_bench.config import DataConfig
 from cskd_bench.data.builtin import BUILT_IN, built_in_source
 from cskd_bench.data.corruptions import CorruptedSource
+from cskd_bench.data.labels import class_numbers, refuse_beyond, refuse_other_count
 from cskd_bench.data.listed import LISTED
 from cskd_bench.data.named import DOWNLOADED, TimmSource
 from cskd_bench.data.published import coco_list_source, listed, torchvision_source
@@ -47,14 +48,22 @@ def open_source(data: DataConfig, split: str) -> Source:
     if split.endswith("]") and not _is_own_name(data, split):
         return _open_slice(data, split)
     source = _open(data, split)
-    if not len(source):
-        raise UserError(f"{data.dataset} {data.root} {split}: no images in it")
-    if len(source.classes) > data.num_classes or int(source.labels.max()) >= data.num_classes:
-        found = max(len(source.classes), int(source.labels.max()) + 1)
-        raise UserError(
-            f"{data.dataset} {data.root} {split}: has {found} classes, data.num_classes says {data.num_classes}"
-        )
+    _check_labels(source, f"{data.dataset} {data.root} {split}", data.num_classes)
     return source
+
+
+def _check_labels(source: Source, where: str, num_classes: int) -> None:
+    """Let a source's labels pass the gate for labels, whoever made them; they are int64 afterwards."""
+    if not len(source):
+        raise UserError(f"{where}: no images in it")
+    labels = class_numbers(source.labels, where)
+    refuse_other_count(where, len(labels), len(source))
+    refuse_beyond(where, labels, len(source.classes), num_classes)
+    if not isinstance(source.labels, np.ndarray) or source.labels.dtype != np.int64 or source.labels.ndim != 1:
+        try:
+            source.labels = labels
+        except AttributeError as error:
+            raise UserError(f"{where}: labels must be a numpy array of int64, shape (n,)") from error
 
 
 def open_split(data: TaskData, split: str) -> Source:
@@ -99,7 +108,7 @@ def _open(data: DataConfig, split: str) -> Source:
     if name == "coco_list":
         return coco_list_source(root, split)
     if name in LISTED:
-        return listed(LISTED[name](root, split))
+        return listed(LISTED[name](root, split), f"{root}, split {split!r}")
     if name.startswith("torchvision/"):
         return torchvision_source(name.removeprefix("torchvision/"), root, split)
     if name in BUILT_IN:

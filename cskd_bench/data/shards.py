@@ -10,18 +10,21 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from cskd_bench.data.labels import class_numbers, plain_number, whole_number
 from cskd_bench.data.sources import IMAGE_SUFFIXES, decode, digest
 from cskd_bench.errors import UserError
+
+_Place = tuple[int, int]  # (offset, bytes) in a tar
 
 
 @dataclass
 class _Sample:
-    """Where one key's image and label lie in its tar: (offset, bytes)."""
+    """Where one key's image and labels lie in its tar."""
 
     key: str
-    image: tuple[int, int] | None = None
-    label: tuple[int, int] | None = None
-    label_is_json: bool = False
+    image: _Place | None = None
+    number: _Place | None = None  # KEY.cls
+    lines: _Place | None = None  # KEY.json
 
 
 @dataclass(frozen=True)
@@ -78,45 +81,73 @@ def shard_source(root: Path, split: str) -> ShardSource:
 def _read_headers(path: Path) -> _Shard:
     shard, by_key = _Shard(path), dict[str, _Sample]()
     try:
-        with tarfile.open(path) as archive:
+        with tarfile.open(path, "r:") as archive:  # a compressed one cannot be read by index
             for member in archive:
-                if not member.isfile():
-                    continue
-                folder, slash, name = member.name.rpartition("/")
-                stem, _, ending = name.partition(".")  # folders may have dots
-                key = folder + slash + stem
-                if key not in by_key:
-                    by_key[key] = _Sample(key)
-                    shard.samples.append(by_key[key])
-                place = (member.offset_data, member.size)
-                if f".{ending.lower()}" in IMAGE_SUFFIXES:
-                    by_key[key].image = place
-                elif ending in ("cls", "json") and (by_key[key].label is None or ending == "cls"):
-                    by_key[key].label, by_key[key].label_is_json = place, ending == "json"
-    except (tarfile.TarError, OSError) as error:
-        raise UserError(f"{path}: not a readable tar ({error})") from error
+                _add_member(member, shard, by_key)
+    except UserError:
+        raise
+    except Exception as error:  # a damaged tar fails in many ways; none runs code
+        raise UserError(f"{path}: not a readable tar ({error}); a compressed one must be unpacked (gunzip)") from error
     if not shard.samples:
         raise UserError(f"{path}: an empty tar")
     for sample in shard.samples:
-        if sample.image is None or sample.label is None:
+        if sample.image is None or (sample.number is None and sample.lines is None):
             missing = "image (.jpg, .png, ...)" if sample.image is None else "label (.cls or .json)"
             raise UserError(f"{path}: {sample.key} has no {missing}")
     return shard
+
+
+def _add_member(member: tarfile.TarInfo, shard: _Shard, by_key: dict[str, _Sample]) -> None:
+    """Enter a tar's member as its key's image or label; UserError where the key has such a one already."""
+    if member.size < 0 or member.sparse is not None:
+        raise UserError(f"{shard.path}: {member.name} is not stored whole; write the tar again")
+    folder, slash, name = member.name.rpartition("/")
+    stem, _, ending = name.partition(".")  # folders may have dots
+    if not member.isfile() or not stem:  # a folder, or a hidden file
+        return
+    key = folder + slash + stem
+    if key not in by_key:
+        by_key[key] = _Sample(key)
+        shard.samples.append(by_key[key])
+    kinds = {"cls": "number", "json": "lines"}
+    kind = "image" if f".{ending.lower()}" in IMAGE_SUFFIXES else kinds.get(ending)
+    if kind is None:
+        return
+    if getattr(by_key[key], kind) is not None:
+        what = "images" if kind == "image" else f"labels .{ending}"
+        raise UserError(f"{shard.path}: {key} has two {what}; a key of a tar is one image with one label")
+    setattr(by_key[key], kind, (member.offset_data, member.size))
 
 
 def _read_labels(shard: _Shard) -> np.ndarray:
     labels = []
     with shard.path.open("rb") as file:
         for sample in shard.samples:
-            text = _read(file, sample.label)
             try:
-                labels.append(int(json.loads(text)["label"] if sample.label_is_json else text))
-            except (ValueError, KeyError, TypeError) as error:
+                labels.append(_read_label(file, sample))
+            except UserError:
+                raise
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise UserError(f"{shard.path}: the label of {sample.key} is not a number ({error})") from error
-    return np.asarray(labels, dtype=np.int64)
+    return class_numbers(labels, str(shard.path), lambda index: shard.samples[index].key)
 
 
-def _read(file: BinaryIO, place: tuple[int, int] | None) -> bytes:
+def _read_label(file: BinaryIO, sample: _Sample) -> int:
+    """Return a sample's label; UserError where its two label files disagree."""
+    if sample.number is None:
+        return whole_number(json.loads(_read(file, sample.lines))["label"])
+    label = plain_number(_read(file, sample.number).decode("ascii").rstrip())
+    if sample.lines is not None:
+        try:
+            other = whole_number(json.loads(_read(file, sample.lines))["label"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return label  # it says other things than a class number
+        if other != label:
+            raise UserError(f"{file.name}: {sample.key}.cls says {label}, {sample.key}.json says {other}; keep one")
+    return label
+
+
+def _read(file: BinaryIO, place: _Place | None) -> bytes:
     assert place is not None  # checked when headers were read
     file.seek(place[0])
     return file.read(place[1])

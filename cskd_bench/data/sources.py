@@ -10,6 +10,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
+from cskd_bench.data.labels import class_numbers, refuse_other_count
+from cskd_bench.data.npz import image_starts, read_npz
 from cskd_bench.errors import UserError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp", ".tif", ".tiff"}
@@ -48,6 +50,8 @@ class ContentSource(Source, Protocol):
 
 class PathSource:
     """Image files with a label each; sources of files on disk derive from it."""
+
+    label_note = ""  # what a record should say of their labels
 
     def __init__(self, paths: Sequence[Path], labels: Sequence[int] | np.ndarray, classes: Sequence[str]) -> None:
         self.paths = list(paths)
@@ -110,20 +114,16 @@ class NpzSource:
     """Encoded images in one npz: `jpeg` (all bytes), `offsets` (n + 1), `labels`."""
 
     def __init__(self, path: Path, classes: Sequence[str] | None = None) -> None:
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                self._bytes = archive["jpeg"]
-                self._offsets = archive["offsets"]
-                self.labels = archive["labels"].astype(np.int64)
-        except Exception as error:  # a damaged zip fails in many ways; none runs code
-            raise UserError(f"{path}: not an npz with jpeg, offsets and labels ({error})") from error
-        if not len(self.labels):
-            raise UserError(f"{path}: no images in it")
+        self._bytes, offsets, labels = read_npz(path)
+        self._offsets = image_starts(path, offsets, self._bytes)
+        refuse_other_count(str(path), len(np.atleast_1d(labels)), len(self._offsets) - 1)
+        self.labels = class_numbers(labels, f"{path}, labels")
+        self.label_note = f"{path.name}: labels of shape {labels.shape} read as one column" if labels.ndim > 1 else ""
         self._path = path
         self.stamp = str(path.stat().st_mtime_ns)
         self.sizes = np.diff(self._offsets)
         self.classes = classes or [str(label) for label in range(int(self.labels.max()) + 1)]
-        self.identity = digest(self._offsets.tobytes() + self.labels.tobytes() + self._bytes[:65536].tobytes())
+        self.identity = digest(offsets.tobytes() + self.labels.tobytes() + self._bytes[:65536].tobytes())
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -225,7 +225,9 @@ def unsliced(source: Source) -> tuple[Source, np.ndarray]:
 def choose_images(source: Source, indices: np.ndarray) -> Source:
     """Return chosen images of a source, in the given order; they stay files on disk, or stored bytes."""
     if isinstance(source, PathSource):
-        return PathSource([source.paths[index] for index in indices], source.labels[indices], source.classes)
+        chosen = PathSource([source.paths[index] for index in indices], source.labels[indices], source.classes)
+        chosen.label_note = source.label_note
+        return chosen
     return StoredSubset(source, indices) if isinstance(source, ContentSource) else SubsetSource(source, indices)
 
 
