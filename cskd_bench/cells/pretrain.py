@@ -10,12 +10,12 @@ import torch
 
 from cskd_bench.cells.cell import Outcome
 from cskd_bench.cells.locks import run_lock
+from cskd_bench.cells.pretraining_splits import check_pretraining_splits
 from cskd_bench.cells.recording import Beginning, Subject, begin, keep
 from cskd_bench.config import PretrainConfig, method_label
 from cskd_bench.data.copies import number_images
 from cskd_bench.data.open import open_source
 from cskd_bench.data.randomness import Stream, integer_seed
-from cskd_bench.data.sources import Source
 from cskd_bench.device import enough_memory
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.job import Fit, Job
@@ -87,7 +87,7 @@ def _job(config: PretrainConfig, folder: Path, ranks: Ranks, targets: TargetProv
     """Build on this rank what a configuration describes; `targets` replaces the teacher."""
     train = open_source(config.data, config.data.train)
     val = open_source(config.data, config.data.val)
-    _check_classes(train, val)
+    note = check_pretraining_splits(config.data, train, val)
     identity = config.identity()
     identity["data"]["identity"] = f"{train.identity} {val.identity}"
     student = initial_student(config)
@@ -114,35 +114,27 @@ def _job(config: PretrainConfig, folder: Path, ranks: Ranks, targets: TargetProv
         identity=identity,
         teacher_precision=config.teacher.precision,
         score_training=True,
+        note=note,
     )
 
 
 def _begin(job: Job, record: Path) -> None:
     """Make the run's folder; say where its record is there already, so that only the same weights can stand beside it.
 
-    UserError for a folder that cannot be made.
+    What is odd about the labels is said, too. UserError for a folder that cannot be made.
     """
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{job.folder}: cannot be made: {error.strerror}") from error
+    if job.note:
+        print(job.note, file=sys.stderr)
     if record.exists():
         print(
             f"{record}: is there already; a run that ends with other weights will not replace it. "
             "Give another --results folder to keep both",
             file=sys.stderr,
         )
-
-
-def _check_classes(train: Source, val: Source) -> None:
-    """Refuse validation classes that would be scored under the numbers of other training classes."""
-    for number, (ours, theirs) in enumerate(zip(train.classes, val.classes, strict=False)):
-        if ours != theirs:
-            raise UserError(
-                f"data.val: class {number} is {theirs!r}, in data.train {ours!r}; both need the same classes"
-            )
-    if len(val.classes) > len(train.classes):
-        raise UserError(f"data.val: has {len(val.classes)} classes, data.train has {len(train.classes)}")
 
 
 def _teacher_targets(config: PretrainConfig, classes: Sequence[str], ranks: Ranks) -> TargetProvider:
@@ -211,7 +203,7 @@ def _outcome(job: Job, result: Fit) -> Outcome:
         labels_from=job.targets.labels_from,
         labelling_seconds=job.targets.labelling_seconds,
         tf32=job.targets.labels_from == "teacher" and job.teacher_precision == "tf32",
-        note=job.targets.note,
+        note="; ".join(filter(None, (job.targets.note, job.note))),
     )
     return outcome.of_images(number_images(job.val) if job.val else None)
 

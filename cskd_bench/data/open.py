@@ -76,6 +76,11 @@ def open_split(data: TaskData, split: str) -> Source:
         raise UserError(f"{error}{'; to get the data: ' if ways else ''}{', or '.join(ways)}") from error
 
 
+def is_slice(split: str) -> bool:
+    """Whether a split, or one of those that `+` joins, is a part of one: `val[::50]`."""
+    return any(part.partition("@")[0].endswith("]") for part in split.split("+"))
+
+
 def _is_own_name(data: DataConfig, split: str) -> bool:
     """Whether brackets are the data set's: a file or folder of that name, a pattern of tars, a slice of Hugging Face's.
 

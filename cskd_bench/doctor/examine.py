@@ -1,10 +1,13 @@
 """One visit: the environment, then the data set or the configuration that was named."""
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
+from cskd_bench.cells.pretraining_splits import check_pretraining_splits
 from cskd_bench.config import DataConfig, PretrainConfig, load_config
 from cskd_bench.data.manifests import Manifest, manifest_for_folder, manifests
+from cskd_bench.data.open import open_source
 from cskd_bench.data.sources import data_path
 from cskd_bench.detection.splits import COCO, is_coco
 from cskd_bench.doctor.data import check_data, describe, published_layout
@@ -46,11 +49,26 @@ def look(
         splits = tuple(dict.fromkeys(f"{settings.data.train}+{settings.data.val}".split("+")))
         known = manifest or manifest_for_folder(settings.data.root)
         found = check_data(settings.data, splits, known, decode=decode, threads=threads)
-        yield f"Data {settings.data_name}", found
+        yield f"Data {settings.data_name}", chain(found, _check_together(settings.data))
     elif task is not None:
         yield f"Data of task {task.name}", _check_placed(task, data_dir, download, decode, threads)
     elif dataset or data_dir:
         yield f"Data {dataset or data_dir}", _check_folder(dataset, data_dir, manifest, decode, threads)
+
+
+def _check_together(data: DataConfig) -> Iterator[Finding]:
+    """Compare the splits of a pretraining as the pretraining does; what one of them lacks alone is told elsewhere."""
+    try:
+        train, val = (open_source(data, split) for split in (data.train, data.val))
+    except UserError:
+        return
+    try:
+        note = check_pretraining_splits(data, train, val)
+    except UserError as error:
+        yield Finding("attention", "labels", str(error))
+        return
+    if note:
+        yield Finding("note", "labels", note)
 
 
 def _check_placed(task: TaskSpec, data_dir: str, download: bool, decode: bool, threads: int) -> Iterator[Finding]:

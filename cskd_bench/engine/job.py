@@ -30,6 +30,7 @@ class Job:
     identity: dict[str, Any]
     teacher_precision: str = "fp32"
     score_training: bool = False  # whether the last epoch's scores hold the accuracy on training images
+    note: str = ""  # what a record should say of the labels
 
 
 @dataclass(frozen=True)

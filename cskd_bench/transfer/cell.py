@@ -17,7 +17,7 @@ from cskd_bench.engine.targets import TargetProvider
 from cskd_bench.errors import UserError
 from cskd_bench.models.pieces import views_at_a_time
 from cskd_bench.schema import fingerprint
-from cskd_bench.transfer.checks import check_splits, check_whole
+from cskd_bench.transfer.checks import check_scored_alone, check_splits
 from cskd_bench.transfer.subsets import even_draw, plain_draw
 from cskd_bench.transfer.teaching import tuning_targets
 
@@ -87,7 +87,8 @@ class ImageCell(Cell):
 
     def check(self) -> str:
         """Return a note on images that are in both splits; UserError as `check_splits` and `targets` raise it."""
-        note = check_splits(self.spec, self.train, self.test)
+        asked = self.spec.model_copy(update={"protocols": (self.protocol,)})
+        note = check_splits(asked, self.train, self.test)
         _ = self.targets
         return note
 
@@ -131,8 +132,7 @@ class ScoringCell(ImageCell):
                 f"the checkpoint {self.model.checkpoint.run} has no head to score ({self.model.no_head}); "
                 "give one with its classifier, or choose a protocol that trains one"
             )
-        check_whole(self.spec, "test", self.test)
-        return ""
+        return check_scored_alone(self.spec, self.test)
 
     def _splits(self) -> list[str]:
         return [self.spec.data.test]

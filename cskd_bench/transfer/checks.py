@@ -1,19 +1,22 @@
 """What a task's splits must satisfy before a number is made from them."""
 
-import hashlib
-from collections.abc import Iterator
-
 import numpy as np
 
+from cskd_bench.data.labels import absent_classes, label_notes, refuse_single_class
 from cskd_bench.data.named import TimmSource
-from cskd_bench.data.open import open_split
-from cskd_bench.data.sources import ContentSource, JoinedSource, Source, unsliced
+from cskd_bench.data.open import is_slice, open_split
+from cskd_bench.data.sources import JoinedSource, Source, unsliced
 from cskd_bench.errors import UserError
 from cskd_bench.task import TaskSpec
+from cskd_bench.transfer.stored import StoredImages, contradicting_images, shared_images
 
 
 def check_whole(spec: TaskSpec, split: str, source: Source) -> None:
-    """UserError where a split has not images of every class: a partly unpacked one is easier, and looks better."""
+    """UserError where a split has not images of every class: a partly unpacked one is easier, and looks better.
+
+    UserError also for a single class.
+    """
+    refuse_single_class(f"task {spec.name}, {split}", source.labels)
     present = len(np.unique(source.labels))
     if present != spec.data.num_classes:
         raise UserError(
@@ -22,32 +25,68 @@ def check_whole(spec: TaskSpec, split: str, source: Source) -> None:
 
 
 def check_splits(spec: TaskSpec, train: Source, test: Source) -> str:
-    """Return a note for the record; UserError for a wrong class count, other classes in test or val, or leaks."""
+    """Return a note for the record; UserError for a wrong class count, other classes in test or val, or leaks.
+
+    UserError also for classes without an image in test or val, for images that contradict each other, and for too few
+    images of a class for the task's protocols.
+    """
     where = f"task {spec.name}"
     check_whole(spec, "train", train)
-    _check_same_classes(where, train, test, "test")
+    notes = [label_notes(train), label_notes(test), _check_scored(spec, train, test, "test", spec.data.test)]
     if spec.data.val:
-        _check_same_classes(where, train, open_split(spec.data, spec.data.val), "val")
+        val = open_split(spec.data, spec.data.val)
+        notes += [label_notes(val), _check_scored(spec, train, val, "val", spec.data.val)]
+    notes.append(_check_counts(spec, train))
     if same := count_same(train, test):
         raise UserError(
             f"{where}: data.train {spec.data.train!r} and data.test {spec.data.test!r} open the same "
             f"{same} images of {spec.data.dataset}; it has no further split of that name, or slices overlap"
         )
-    return note_leaks(spec, train, test)
+    stored = StoredImages(train), StoredImages(test)
+    notes += [_note_contradictions(spec, "train", stored[0]), _note_contradictions(spec, "test", stored[1])]
+    notes.append(_note_leaks(spec, *stored))
+    return "; ".join(dict.fromkeys(filter(None, notes)))
+
+
+def check_scored_alone(spec: TaskSpec, test: Source) -> str:
+    """Return a note for the record on what is scored without training; UserError as `check_whole` raises it."""
+    check_whole(spec, "test", test)
+    return label_notes(test)
 
 
 def note_leaks(spec: TaskSpec, train: Source, test: Source) -> str:
     """Return a note on images of test that are also in train; UserError for such unless the split is published."""
+    return _note_leaks(spec, StoredImages(train), StoredImages(test))
+
+
+def _note_leaks(spec: TaskSpec, train: StoredImages, test: StoredImages) -> str:
     leaks = shared_images(train, test)
-    if not leaks:
+    return _tell_pairs(spec, leaks, f"{len(leaks)} images of test are also in train") if leaks else ""
+
+
+def _note_contradictions(spec: TaskSpec, split: str, images: StoredImages) -> str:
+    """Return a note on images of a split that are stored alike and have other labels.
+
+    UserError as `note_leaks` for those of train; of test, one of the two counts as wrong.
+    """
+    pairs = contradicting_images(images)
+    if not pairs:
         return ""
-    named = ", ".join(f"{ours} = {theirs}" for ours, theirs in leaks[:3]) + (", ..." if len(leaks) > 3 else "")
-    what = f"{len(leaks)} images of test are also in train ({named})"
+    what = f"{len(pairs)} images of {split} are stored twice, with two labels"
+    return _tell_pairs(spec, pairs, what) if split == "train" else f"{what} ({_name_pairs(pairs)})"
+
+
+def _tell_pairs(spec: TaskSpec, pairs: list[tuple[str, str]], what: str) -> str:
+    named = f"{what} ({_name_pairs(pairs)})"
     if spec.data.splits == "own":
         raise UserError(
-            f'task {spec.name}: {what}; remove them, or say data.splits = "published" if the split is not yours'
+            f'task {spec.name}: {named}; remove them, or say data.splits = "published" if the split is not yours'
         )
-    return f"{what}: the published split, taken as it is"
+    return f"{named}: the published split, taken as it is"
+
+
+def _name_pairs(pairs: list[tuple[str, str]]) -> str:
+    return ", ".join(f"{ours} = {theirs}" for ours, theirs in pairs[:3]) + (", ..." if len(pairs) > 3 else "")
 
 
 def check_data(spec: TaskSpec) -> str:
@@ -55,35 +94,54 @@ def check_data(spec: TaskSpec) -> str:
     test = open_split(spec.data, spec.data.test)
     test.load(0)
     if set(spec.protocols) <= {"evaluate"}:
-        check_whole(spec, "test", test)
-        return f"{len(test):,} test images"
+        note = check_scored_alone(spec, test)
+        return f"{len(test):,} test images" + (f" ({note})" if note else "")
     train = open_split(spec.data, spec.data.train)
     note = check_splits(spec, train, test)
     return f"{len(train):,} training and {len(test):,} test images" + (f" ({note})" if note else "")
 
 
-def shared_images(train: Source, test: Source) -> list[tuple[str, str]]:
-    """Return (test image, train image) wherever the same stored bytes are in both (SHA-256).
+def _check_scored(spec: TaskSpec, train: Source, other: Source, split: str, named: str) -> str:
+    """Return a note on classes that a split has no image of; UserError for such in a whole split of the user's own.
 
-    Only images whose stored size occurs in both splits are read. Sources that cannot give stored bytes
-    are not searched.
+    Names must agree one by one; UserError for others.
     """
-    stored_train, stored_test = _stored(train), _stored(test)
-    if not stored_train or not stored_test:
-        return []
-    sizes_train, sizes_test = (np.concatenate([part.sizes for part in parts]) for parts in (stored_train, stored_test))
-    sizes = np.intersect1d(sizes_train, sizes_test)
-    known = dict(_digests(stored_train, sizes))
-    return [(name, known[digest]) for digest, name in _digests(stored_test, sizes) if digest in known]
-
-
-def _check_same_classes(where: str, train: Source, other: Source, split: str) -> None:
-    """Names must agree one by one; classes that are numbers alone may end early in a small split."""
     numbered = all(name.isdecimal() for name in train.classes)
     expected = train.classes[: len(other.classes)] if numbered else train.classes
     if list(other.classes) != list(expected):
         odd = sorted(set(other.classes) ^ set(train.classes))
-        raise UserError(f"{where}: train and {split} have different classes, for example {', '.join(odd[:3])}")
+        raise UserError(f"task {spec.name}: train and {split} have different classes, for example {', '.join(odd[:3])}")
+    absent = absent_classes(train.labels, other.labels, train.classes)
+    if not absent:
+        return ""
+    shown = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
+    what = f"{split} has no images of {len(absent)} of the {len(train.classes)} classes ({shown})"
+    if spec.data.splits == "own" and not is_slice(named):
+        raise UserError(
+            f"task {spec.name}: {what}, so a score on it would be of an easier task; add them, or say "
+            'data.splits = "published" if the split is not yours'
+        )
+    return what
+
+
+def _check_counts(spec: TaskSpec, train: Source) -> str:
+    """Return a note on classes too small to choose C on; UserError for one with fewer images than `kshot` takes."""
+    counts = np.bincount(train.labels, minlength=len(train.classes))
+    fewest = int(counts.argmin())
+    if "kshot" in spec.protocols and counts[fewest] < max(spec.kshot.shots):
+        lacking = int((counts < max(spec.kshot.shots)).sum())
+        raise UserError(
+            f"task {spec.name}: kshot.shots: {max(spec.kshot.shots)} training images a class are asked for, "
+            f"{lacking} of {len(counts)} classes have fewer (class {train.classes[fewest]} has {counts[fewest]}); "
+            "set fewer shots"
+        )
+    if "linear" in spec.protocols and counts[fewest] == 1:
+        single = int((counts == 1).sum())
+        return (
+            f"{single} of {len(counts)} classes have one image in train (the first is {train.classes[fewest]}): linear "
+            "chooses C without them"
+        )
+    return ""
 
 
 def _unsearched(source: Source) -> list[tuple[str, np.ndarray]]:
@@ -96,14 +154,3 @@ def count_same(train: Source, test: Source) -> int:
     """Return how many images of data that cannot be searched are in both splits, by their place in that data."""
     pairs = ((ours, theirs) for ours in _unsearched(train) for theirs in _unsearched(test) if ours[0] == theirs[0])
     return sum(len(np.intersect1d(ours[1], theirs[1])) for ours, theirs in pairs)
-
-
-def _stored(source: Source) -> list[ContentSource]:
-    parts = source.parts if isinstance(source, JoinedSource) else [source]
-    return [part for part in parts if isinstance(part, ContentSource)]
-
-
-def _digests(parts: list[ContentSource], sizes: np.ndarray) -> Iterator[tuple[bytes, str]]:
-    for part in parts:
-        for index in np.flatnonzero(np.isin(part.sizes, sizes)):
-            yield hashlib.sha256(part.content(int(index))).digest(), part.name(int(index))

@@ -4,9 +4,10 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Final
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 from timm.data import ImageNetInfo
 from torch import Tensor
 
@@ -19,6 +20,8 @@ from cskd_bench.transfer.cell import ScoringCell
 from cskd_bench.transfer.robustness import mean_corruption_error
 from cskd_bench.transfer.scan import scan_split
 from cskd_bench.transfer.scoring import first_classes, to_predictions
+
+_REAL: Final = TypeAdapter(list[list[Annotated[int, Field(ge=0, lt=1000)]]])
 
 
 def run(cell: ScoringCell) -> Outcome:
@@ -58,7 +61,7 @@ def class_columns(wanted: Sequence[str], model: Loaded) -> list[int]:
     names = tuple(model.classes) or (imagenet if model.num_classes == len(imagenet) else ())
     output = {name: index for index, name in enumerate(names)}
     found = [output.get(name, output.get(_synset(name))) for name in wanted]
-    numbered = all(name.isdecimal() and int(name) < model.num_classes for name in wanted)
+    numbered = all(re.fullmatch("[0-9]{1,9}", name) and int(name) < model.num_classes for name in wanted)
     if numbered and None in found and names in ((), imagenet):
         found = [int(name) for name in wanted]
     unknown = [name for name, column in zip(wanted, found, strict=True) if column is None]
@@ -68,13 +71,13 @@ def class_columns(wanted: Sequence[str], model: Loaded) -> list[int]:
             f"({', '.join(unknown[:3])}, ...); evaluate needs a model of the same classes"
         )
     columns = [column for column in found if column is not None]
-    first = {column: name for name, column in reversed(list(zip(wanted, columns, strict=True)))}
-    for name, column in zip(wanted, columns, strict=True):
-        if first[column] != name:
-            raise UserError(
-                f"the task's classes {first[column]!r} and {name!r} are both output {column} of the checkpoint "
-                f"{model.checkpoint.run}; evaluate needs an output for each class"
-            )
+    first = dict(reversed(list(zip(columns, wanted, strict=True))))
+    if len(first) < len(columns):
+        at = next(at for at, column in enumerate(columns) if column in columns[:at])
+        raise UserError(
+            f"the task's classes {first[columns[at]]!r} and {wanted[at]!r} are both output {columns[at]} of the "
+            f"checkpoint {model.checkpoint.run}; evaluate needs an output for each class"
+        )
     return columns
 
 
@@ -94,7 +97,9 @@ def with_real_labels(predictions: Predictions, source: Source, file: Path) -> Pr
     if not isinstance(source, PathSource) or len(synsets) != 1000 or None in synsets:
         raise UserError("evaluate.real_labels needs ImageNet-1k's validation images in 1,000 folders named by synset")
     try:
-        lists = TypeAdapter(list[list[int]]).validate_json(file.read_bytes())
+        lists = TypeAdapter(list[list[Annotated[int, Field(ge=0, lt=1000)]]]).validate_json(
+            file.read_bytes(), strict=True
+        )
         labels = [lists[int(_number(path)) - 1] for path in source.paths]
     except (OSError, ValueError, IndexError) as error:
         raise UserError(f"{file}: not the ReaL labels of these images ({error}); see the task's by_hand") from error
@@ -105,8 +110,8 @@ def with_real_labels(predictions: Predictions, source: Source, file: Path) -> Pr
 
 
 def _number(path: Path) -> str:
-    found = re.search(r"val_(\d+)$", path.stem)
-    if found is None:
+    found = re.search(r"val_([0-9]{1,9})$", path.stem)
+    if found is None or not int(found[1]):
         raise ValueError(f"{path.name} is not named ILSVRC2012_val_<number>")
     return found[1]
 

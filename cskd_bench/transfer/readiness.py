@@ -31,9 +31,9 @@ def look_ahead(placed: Sequence[Placed], protocols: Sequence[str], seeds: Sequen
     asked = [expand([one.spec], protocols, seeds) for one in placed]
     alone = sum(map(len, asked)) == 1
     for one, its_cells in zip(placed, asked, strict=True):
-        seen: dict[tuple[type, bool], str] = {}
+        seen: dict[tuple[type, bool, bool], str] = {}
         for cell in its_cells:
-            kind = procedure(one.spec, cell[1]).cell, fine_tunes(one.spec, cell[1])
+            kind = procedure(one.spec, cell[1]).cell, fine_tunes(one.spec, cell[1]), cell[1] == "kshot"
             if kind not in seen:
                 seen[kind] = one.problem or ("" if alone else why_unready(one.spec, cell[1]))
             if seen[kind]:

@@ -25,11 +25,12 @@ from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.models.students import Student
 from cskd_bench.task import TaskData, TaskSpec, load_task, task_files
 from cskd_bench.transfer import scan
-from cskd_bench.transfer.checks import check_splits, count_same, shared_images
+from cskd_bench.transfer.checks import check_splits, count_same
 from cskd_bench.transfer.evaluate import class_columns, with_real_labels
 from cskd_bench.transfer.linear import TorchLogisticRegression
 from cskd_bench.transfer.lowlabel import for_few_images
 from cskd_bench.transfer.run import transfer
+from cskd_bench.transfer.stored import StoredImages, shared_images
 from cskd_bench.transfer.subsets import k_shot_indices, low_label_indices
 
 RANKS = Ranks(0, 1, torch.device("cpu"))
@@ -404,7 +405,7 @@ def test_slices_that_overlap_are_leaks(tmp_path, mnist, kind, train, test, share
     if kind != "npz":
         train, test = (re.sub(r"train(?!\[)", "train[:9]", split) for split in (train, test))
     sources = [open_source(DataConfig(**data), split) for split in (train, test)]
-    found = len(shared_images(*sources)) or count_same(*sources)
+    found = len(shared_images(*map(StoredImages, sources))) or count_same(*sources)
     assert found == shared
 
 

@@ -1,0 +1,41 @@
+"""What the splits of a pretraining must satisfy before an epoch is trained on them."""
+
+from cskd_bench.config import DataConfig
+from cskd_bench.data.labels import absent_classes, label_notes, refuse_single_class
+from cskd_bench.data.open import is_slice
+from cskd_bench.data.sources import Source
+from cskd_bench.errors import UserError
+
+
+def check_pretraining_splits(data: DataConfig, train: Source, val: Source) -> str:
+    """Return a note for the record on labels, and on classes that a slice has no images of.
+
+    UserError for a single class, for validation classes that would be scored under the numbers of other training
+    classes, and for classes that one of the two splits has no images of.
+    """
+    refuse_single_class(f"data.train {data.train!r}", train.labels)
+    for number, (ours, theirs) in enumerate(zip(train.classes, val.classes, strict=False)):
+        if ours != theirs:
+            raise UserError(
+                f"data.val: class {number} is {theirs!r}, in data.train {ours!r}; both need the same classes"
+            )
+    if len(val.classes) > len(train.classes):
+        raise UserError(f"data.val: has {len(val.classes)} classes, data.train has {len(train.classes)}")
+    notes = [
+        label_notes(train),
+        label_notes(val),
+        _note_absent("data.val", data.val, absent_classes(train.labels, val.labels, train.classes), "data.train"),
+        _note_absent("data.train", data.train, absent_classes(val.labels, train.labels, train.classes), "data.val"),
+    ]
+    return "; ".join(dict.fromkeys(filter(None, notes)))
+
+
+def _note_absent(key: str, split: str, absent: list[str], other: str) -> str:
+    """Return a note on classes that only the other split has images of; UserError unless this one is a slice."""
+    if not absent:
+        return ""
+    shown = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
+    what = f"{key} {split!r} has no images of {len(absent)} classes that {other} has ({shown})"
+    if not is_slice(split):
+        raise UserError(f"{what}; both need images of the same classes")
+    return what
