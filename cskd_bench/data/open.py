@@ -54,9 +54,9 @@ def open_source(data: DataConfig, split: str) -> Source:
 
 def _check_labels(source: Source, where: str, num_classes: int) -> None:
     """Let a source's labels pass the gate for labels, whoever made them; they are int64 afterwards."""
+    labels = class_numbers(source.labels, where)
     if not len(source):
         raise UserError(f"{where}: no images in it")
-    labels = class_numbers(source.labels, where)
     refuse_other_count(where, len(labels), len(source))
     refuse_beyond(where, labels, len(source.classes), num_classes)
     if not isinstance(source.labels, np.ndarray) or source.labels.dtype != np.int64 or source.labels.ndim != 1:

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import zipfile
 
 import numpy as np
 from helpers.inputs import Input
@@ -24,7 +25,7 @@ def png(split, number):
 
 
 def npz(root, change, split="test", **arrays):
-    """Write npz splits of 6 images, three classes; `change` alters the labels of one split, `arrays` its other arrays."""
+    """Write npz splits of 6 images, three classes; `change` alters labels of one split, `arrays` its other arrays."""
     root.mkdir()
     for name in ("train", "test"):
         content = [png(name, number) for number in range(6)]
@@ -45,8 +46,6 @@ def claims_rows(root, rows):
     buffer = io.BytesIO()
     header = {"descr": "<i8", "fortran_order": False, "shape": (rows,)}
     np.lib.format.write_array_header_1_0(buffer, header)
-    import zipfile
-
     with np.load(root / "test.npz") as arrays, zipfile.ZipFile(root / "new.npz", "w") as archive:
         for key in ("jpeg", "offsets"):
             plain = io.BytesIO()
@@ -199,15 +198,11 @@ ARRAYS = (
     arrays("npz: fractional labels", lambda labels: labels / 2, "labels are no whole numbers"),
     arrays("npz: labels that are not a number (NaN)", at_first(np.nan), "1 of 6 labels are no whole numbers"),
     arrays("npz: labels that are true or false", lambda labels: labels > 0, "6 labels are true or false"),
-    arrays(
-        "npz: names of classes as labels", at_first("cat"), "1 of 6 labels are no whole numbers (the first is 'cat'"
-    ),
+    arrays("npz: class names as labels", at_first("cat"), "1 of 6 labels are no whole numbers (the first is 'cat'"),
     arrays("npz: one-hot labels", one_hot, "these are one-hot: write labels.argmax(1)"),
     arrays("npz: a label for each image and class", lambda labels: np.ones((6, 3)), "labels of shape (6, 3)"),
     arrays("npz: pickled labels", lambda labels: labels.astype(object), "not an npz with jpeg, offsets and labels"),
-    arrays(
-        "npz: a label at the number of classes", lambda labels: labels + 1, "has 4 classes, data.num_classes says 3"
-    ),
+    arrays("npz: labels that begin at 1", lambda labels: labels + 1, "has 4 classes, data.num_classes says 3"),
     arrays("npz: a label that is huge", at_first(2**62), "1 of 6 labels are too large"),
     arrays("npz: more labels than images", lambda labels: np.arange(9) % 3, "9 labels for 6 images"),
     arrays("npz: fewer labels than images", lambda labels: labels[:4], "4 labels for 6 images"),
