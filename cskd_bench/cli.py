@@ -30,6 +30,7 @@ from cskd_bench.verbs.common import EXIT_INTERRUPTED
 from cskd_bench.verbs.completion import complete
 from cskd_bench.verbs.help_texts import add_help
 from cskd_bench.verbs.parser import EXIT_BAD_INPUT, VerbParser
+from cskd_bench.verbs.surroundings import check_folder, mend_environment, prepare_streams
 
 EXIT_PIPE_CLOSED = 141  # as a shell says of SIGPIPE
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of which the system names no file
@@ -37,10 +38,13 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of which the sy
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; bad input is one sentence and exit code 2, an interruption that can be resumed 75."""
+    prepare_streams()
+    mend_environment(os.environ)
     parser = build_parser()
     complete(parser)
     options = parser.parse_args(arguments)
     try:
+        check_folder()
         code = int(options.run(options) or 0)
         sys.stdout.flush()
         return code

@@ -152,7 +152,9 @@ def _weights_digest(config: PretrainConfig, source: Source) -> str:
 def _note_cost(path: Path, views: int, seconds: float, device: torch.device) -> None:
     """Write down what labelling a shard took, for the first-run cost."""
     try:
-        path.write_text(json.dumps({"views": views, "seconds": round(seconds, 3), "device": device.type}) + "\n")
+        path.write_text(
+            json.dumps({"views": views, "seconds": round(seconds, 3), "device": device.type}) + "\n", encoding="utf-8"
+        )
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
 

@@ -60,9 +60,9 @@ def split_by_hash(source: PathSource, split: str, *, count: int = 0, share: floa
 
 def _words(file: Path) -> list[str]:
     try:
-        return file.read_text().split()
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
+        return file.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read: {error}") from error
 
 
 def _lines(file: Path) -> list[tuple[str, str]]:

@@ -99,7 +99,7 @@ def coco_list_source(root: Path, split: str) -> PathSource:
     """Open the images that `split`.json lists with one category each (the layout of iNaturalist's competitions)."""
     file = root / f"{split}.json"
     try:
-        lists = json.loads(file.read_text())
+        lists = json.loads(file.read_text(encoding="utf-8"))
         categories = sorted(lists["categories"], key=lambda category: category["id"])
         label = {category["id"]: index for index, category in enumerate(categories)}
         path = {image["id"]: root / image["file_name"] for image in lists["images"]}

@@ -12,6 +12,7 @@ from cskd_bench.doctor.environment import LOW_DISK, environment
 from cskd_bench.doctor.findings import Finding, Section
 from cskd_bench.doctor.task import check_task
 from cskd_bench.errors import UserError
+from cskd_bench.schema import override
 from cskd_bench.task import TaskSpec
 from cskd_bench.transfer.placing import place_tasks
 
@@ -38,7 +39,7 @@ def look(
     manifest = _manifest(dataset)
     if overrides and config is None and task is None:
         raise UserError("--set changes a task or a configuration; name one with --task or --config")
-    placed = [f'data.root="{Path(data_dir).resolve().as_posix()}"'] if data_dir else []
+    placed = [override("data.root", Path(data_dir).resolve().as_posix())] if data_dir else []
     settings = load_config(config, [*overrides, *placed], method) if config else None
     yield "Environment", environment(runs, _disk_needed(settings))
     if settings is not None:

@@ -70,7 +70,9 @@ class RunLog:
 
         self._path = folder / "log.jsonl"
         if self._path.exists():
-            lines = [line for line in self._path.read_text().splitlines() if _step_of(line) <= resume_step]
+            lines = [
+                line for line in self._path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= resume_step
+            ]
             if not scored and lines and _step_of(lines[-1]) == resume_step and '"top1"' in lines[-1]:
                 lines.pop()  # written by a process that was killed after scoring; this one scores again
             write_file(self._path, "".join(f"{line}\n" for line in lines).encode())
@@ -79,7 +81,7 @@ class RunLog:
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append one line and one point per value."""
         try:
-            with self._path.open("a") as file:
+            with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
@@ -124,10 +126,10 @@ def progress_bar(title: str, total: int, done: int, show: bool) -> Iterator[Bar]
         yield Bar(console, None, None)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]} {task.fields[text]}"),
+        TextColumn("{task.fields[rate]} {task.fields[text]}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )

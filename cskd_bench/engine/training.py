@@ -221,7 +221,7 @@ class _Run:
                 raise
             path = self.job.folder / f"worker_error_rank{self.ranks.rank}.txt"
             with suppress(OSError):  # the fault itself matters more
-                path.write_text("".join(traceback.format_exception(error)))
+                path.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="backslashreplace")
             raise UserError(f"{error} (all of it: {path})") from error
         assert batch is not None
         return batch

@@ -18,6 +18,7 @@ from cskd_bench.models.run_summary import Blueprint
 from cskd_bench.models.state_names import FileHead, drop_head, find_head, find_model
 from cskd_bench.models.students import Student
 from cskd_bench.models.weights import Weights, fill, own_tensors, read_state
+from cskd_bench.names import readable
 from cskd_bench.outputs import Heads
 from cskd_bench.record import CheckpointRef, MethodRef, ModelRef, sha256_file
 
@@ -59,7 +60,7 @@ def load_file(path: Path, model: str, weights: Weights, image_size: int | None) 
     fill(built, state if head.classes else drop_head(state, classifiers), path)
     digest = sha256_file(path)
     # two files are two models, and many are called model.safetensors
-    return describe(built, described, f"{path.stem}@{digest[:8]}", digest, weights, head, image_size)
+    return describe(built, described, f"{readable(path.stem)}@{digest[:8]}", digest, weights, head, image_size)
 
 
 def find_weights(folder: Path) -> Path:

@@ -162,7 +162,7 @@ def _failed_cells(path: Path) -> list[LeftOut]:
     if not path.exists():
         return []
     try:
-        cells = json.loads(path.read_text())
+        cells = json.loads(path.read_text(encoding="utf-8"))
         return [LeftOut(_printable(str(cell["cell"])), _printable(f"failed: {cell['error']}")) for cell in cells]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return [LeftOut(path.name, "is not the list of failed cells that `cskd-bench bench` writes")]

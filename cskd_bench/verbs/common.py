@@ -74,13 +74,17 @@ def asked_config(options: argparse.Namespace) -> "PretrainConfig":
 
 
 def several_ranks() -> bool:
-    """Say whether a launcher started this process as one of several ranks."""
-    return os.environ.get("WORLD_SIZE", "1") != "1"
+    """Say whether a launcher started this process as one of several ranks; UserError where its variables disagree."""
+    from cskd_bench.launcher import place_of_process
+
+    return place_of_process().world > 1
 
 
 def data_root(options: argparse.Namespace) -> list[str]:
     """Return --data-dir as an override of data.root."""
-    return [f'data.root="{Path(options.data_dir).resolve().as_posix()}"'] if options.data_dir else []
+    from cskd_bench.schema import override
+
+    return [override("data.root", Path(options.data_dir).resolve().as_posix())] if options.data_dir else []
 
 
 def whole(text: str) -> int:
