@@ -106,12 +106,13 @@ def _check_config(settings: PretrainConfig) -> Iterator[Finding]:
         else:
             yield Finding("attention", "teacher", f"{path}: no such weights file", "set teacher.weights to a file")
         return
-    import timm
+    from cskd_bench.models.timm_names import check_name
 
-    if not timm.is_model(teacher.name):
-        yield Finding("attention", "teacher", f"timm has no model {teacher.name!r}", "set teacher.name")
-    else:
+    try:
+        check_name(teacher.name, "teacher.name")
         yield Finding("note", "teacher", f"{teacher.name}: timm downloads its weights at the first run")
+    except UserError as error:
+        yield Finding("attention", "teacher", str(error))
 
 
 def _check_folder(

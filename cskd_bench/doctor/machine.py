@@ -33,7 +33,7 @@ def shared_memory(settings: PretrainConfig, folder: Path | None = None) -> Itera
         return
     fitting = free * settings.run.workers // needed
     todo = f"add --set run.workers={fitting}, or give a container more: docker run --shm-size={-(-needed // 10**9)}g"
-    yield Finding("attention", "shared memory", found, todo)
+    yield Finding("note", "shared memory", f"{found}: the rest goes through pipes, more slowly", todo)
 
 
 def devices(environment: Mapping[str, str] | None = None) -> Iterator[Finding]:

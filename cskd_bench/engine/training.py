@@ -215,7 +215,7 @@ class _Run:
 
     def _next_batch(self) -> Batch:
         try:
-            batch = next_item(self.batches, self.job.run.workers)
+            batch = next_item(self.batches, self.job.run.workers, lambda: self.stop.requested)
         except UserError as error:
             if error.__cause__ is None:  # a sentence of our own: an image that cannot be read
                 raise

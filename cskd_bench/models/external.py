@@ -17,6 +17,7 @@ from cskd_bench.models.normalisation import normalisation
 from cskd_bench.models.run_summary import Blueprint
 from cskd_bench.models.state_names import FileHead, drop_head, find_head, find_model
 from cskd_bench.models.students import Student
+from cskd_bench.models.timm_names import check_name
 from cskd_bench.models.weights import Weights, fill, own_tensors, read_state
 from cskd_bench.names import readable
 from cskd_bench.outputs import Heads
@@ -95,8 +96,7 @@ def create(name: str, arguments: dict[str, Any], image_size: int | None, where: 
     UserError for a name that timm does not know, and for arguments or a size that the model cannot have.
     """
     architectures.register()
-    if not timm.is_model(name):
-        raise UserError(f"{where}: timm has no model {name!r}; timm.list_models() lists what there is")
+    check_name(name, where)
     sized = {} if image_size is None else {"img_size": image_size}
     try:
         try:
