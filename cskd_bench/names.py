@@ -18,3 +18,8 @@ def readable(name: str) -> str:
     except UnicodeEncodeError:
         return name_bytes(name).decode("utf-8", "backslashreplace")
     return name
+
+
+def on_one_line(text: str) -> str:
+    r"""Return text with line breaks and other controls as escapes: a folder's name may hold a line break."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in readable(text))

@@ -100,6 +100,8 @@ def _check(part: str, output: Path | None, student: str, teacher: str, rounds: i
         raise UserError(f"--methods is for --part step, not for {part}")
     if part in ("step", "teacher"):
         _check_teacher(teacher, needs_fc=part == "step" and not methods)
+    if part == "step":
+        check_name(student, "--student")
     usable = student.endswith("_224") and timm.is_model(student.replace("_patch", "_distilled_patch", 1))
     if part == "step" and not usable:
         raise UserError(f"--student {student}: the yardsticks need timm's deit_{{tiny,small,base}}_patch16_224")

@@ -89,16 +89,21 @@ def data_root(options: argparse.Namespace) -> list[str]:
 
 def whole(text: str) -> int:
     """Read a whole number from 0 on."""
-    if not text.isdecimal() or int(text) >= 2**63:
+    if not is_count(text) or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 0 to 2^63 - 1")
     return int(text)
 
 
 def positive(text: str) -> int:
     """Read a positive whole number."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    if not is_count(text) or not 0 < int(text) < 2**63:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a positive whole number")
     return int(text)
+
+
+def is_count(text: str) -> bool:
+    """Whether a text is a whole number as it is typed: ASCII digits, not too many to be counted with."""
+    return text.isascii() and text.isdecimal() and len(text) < 40
 
 
 def share(text: str) -> float:
