@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from cskd_bench import __version__
 from cskd_bench.errors import UserError
+from cskd_bench.names import on_one_line
 from cskd_bench.verbs import (
     bank,
     bench,
@@ -30,29 +31,36 @@ from cskd_bench.verbs.common import EXIT_INTERRUPTED
 from cskd_bench.verbs.completion import complete
 from cskd_bench.verbs.help_texts import add_help
 from cskd_bench.verbs.parser import EXIT_BAD_INPUT, VerbParser
+from cskd_bench.verbs.surroundings import check_folder, mend_environment, prepare_streams
 
 EXIT_PIPE_CLOSED = 141  # as a shell says of SIGPIPE
+NO_TEMPORARY = "No usable temporary directory"  # tempfile's words, where TMPDIR and its usual ones cannot be written
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of which the system names no file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; bad input is one sentence and exit code 2, an interruption that can be resumed 75."""
+    prepare_streams()
+    mend_environment(os.environ)
     parser = build_parser()
     complete(parser)
     options = parser.parse_args(arguments)
     try:
+        check_folder()
         code = int(options.run(options) or 0)
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"cskd-bench: {error}", file=sys.stderr)
+        print(f"cskd-bench: {on_one_line(str(error))}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             return EXIT_PIPE_CLOSED
-        if error.errno not in FULL and not (error.filename and error.strerror):
+        if error.errno not in FULL and not (
+            error.strerror and (error.filename or error.strerror.startswith(NO_TEMPORARY))
+        ):
             raise
-        named = f"{error.filename}: " if error.filename else ""
+        named = f"{on_one_line(str(error.filename))}: " if error.filename else ""
         print(f"cskd-bench: {named}{error.strerror}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except MemoryError:

@@ -31,7 +31,8 @@ from cskd_bench.method_config import Supervised as Supervised
 from cskd_bench.method_registry import MethodConfig as MethodConfig
 from cskd_bench.method_registry import method_label as method_label
 from cskd_bench.method_registry import method_names
-from cskd_bench.schema import StrictModel, apply_overrides, fingerprint, validate
+from cskd_bench.names import readable
+from cskd_bench.schema import PathText, StrictModel, apply_overrides, fingerprint, validate
 from cskd_bench.student_config import StudentConfig as StudentConfig
 from cskd_bench.student_config import why_no_grid as why_no_grid
 
@@ -48,7 +49,7 @@ class DataConfig(StrictModel):
     """
 
     dataset: str = "folder"
-    root: str = ""
+    root: PathText = ""
     train: str = "train"
     val: str = "val"
     num_classes: PositiveInt = 1000
@@ -73,7 +74,7 @@ class TeacherConfig(StrictModel):
     """
 
     name: str = "regnety_160.deit_in1k"
-    weights: str = ""
+    weights: PathText = ""
     image_size: PositiveInt = 224
     num_classes: PositiveInt = 1000
     output_stride: Literal[8, 16, 32] | None = None
@@ -240,13 +241,13 @@ class PretrainConfig(StrictModel):
     @property
     def data_name(self) -> str:
         """Name the data set in tables: its folder, else its source."""
-        return Path(self.data.root).name or self.data.dataset.replace("/", "_")
+        return readable(Path(self.data.root).name) or self.data.dataset.replace("/", "_")
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the run's result: a resumed run must agree in all of it."""
         data = self.model_dump(mode="json", exclude={"run", "name"})
-        data["data"]["root"] = Path(self.data.root).name
-        data["teacher"]["weights"] = Path(self.teacher.weights).name
+        data["data"]["root"] = readable(Path(self.data.root).name)
+        data["teacher"]["weights"] = readable(Path(self.teacher.weights).name)
         if not self.method.needs_teacher:
             del data["teacher"]
         return data

@@ -40,9 +40,12 @@ def default_device(said: str = "CSKD_BENCH_DEVICE=") -> torch.device:
     if asked == "cpu" or (asked == "" and gpus == 0):
         return torch.device("cpu")
     numbered = asked.startswith("cuda:")
-    number = asked.removeprefix("cuda:") if numbered else os.environ.get("LOCAL_RANK", "0")
+    number = asked.removeprefix("cuda:") if numbered else os.environ.get("LOCAL_RANK") or "0"
     known = numbered or asked in ("", "cuda")
-    if not known or not number.isdecimal() or gpus == 0 or (numbered and int(number) >= gpus):
+    is_number = number.isascii() and number.isdecimal()
+    if known and gpus and not numbered and not is_number:
+        raise UserError(f"LOCAL_RANK={number}: is no whole number from 0 on; unset it, or start with torchrun")
+    if not known or not is_number or gpus == 0 or (numbered and int(number) >= gpus):
         raise UserError(f"{said}{asked}: use cpu, cuda, or cuda:N of {gpus} GPUs here")
     if int(number) >= gpus:
         raise UserError(
@@ -258,7 +261,7 @@ class PeakMemory:
             return 0
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
-        lines = _STATUS.read_text().splitlines()
+        lines = _STATUS.read_text(encoding="utf-8").splitlines()
         return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
@@ -268,7 +271,7 @@ def _forget_peak(device: torch.device) -> bool:
         torch.cuda.reset_peak_memory_stats(device)
         return True
     try:
-        _CLEAR.write_text("5")  # Linux: the high-water mark alone
+        _CLEAR.write_text("5", encoding="utf-8")  # Linux: the high-water mark alone
     except OSError:
         return False
     return True

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from cskd_bench.names import readable
+
 
 class UserError(ValueError):
     """Something the user can mend: says what is wrong, where, and what to do.
@@ -11,7 +13,7 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(message.rpartition(f"{__name__}.UserError: ")[2].rstrip("\n"))
+        super().__init__(readable(message.rpartition(f"{__name__}.UserError: ")[2].rstrip("\n")))
 
 
 class AgreedError(UserError):

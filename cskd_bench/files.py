@@ -55,7 +55,7 @@ def _name_new(temporary: Path, target: Path) -> bool:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-    with target.with_name(f".{target.name}.lock").open("w") as lock:
+    with target.with_name(f".{target.name}.lock").open("w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:

@@ -39,7 +39,7 @@ def system() -> str:
 def host() -> str:
     """Return 8 hex digits that are the same whenever this machine is asked, and name neither it nor its owner."""
     try:
-        name = _IDENTITY.read_text().strip()
+        name = _IDENTITY.read_text(encoding="utf-8").strip()
     except OSError:
         name = ""
     return hashlib.sha256(f"{_SALT}\n{name or platform.node()}".encode()).hexdigest()[:8]
@@ -48,7 +48,7 @@ def host() -> str:
 def _told(key: str) -> str:
     """Return what Linux tells of the first processor under a key; empty where it does not."""
     try:
-        lines = _INFORMATION.read_text().splitlines()
+        lines = _INFORMATION.read_text(encoding="utf-8").splitlines()
     except OSError:
         return ""
     found = (line.partition(":") for line in lines)

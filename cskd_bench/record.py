@@ -184,6 +184,8 @@ def write_record(folder: Path, record: Record) -> Path:
 def read_record(path: Path) -> Record:
     """Read one record; UserError names the file and what is wrong with it."""
     try:
+        if path.is_fifo():
+            raise UserError(f"{path}: is a named pipe, not a file")
         text = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error

@@ -4,15 +4,33 @@ import copy
 import hashlib
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    PlainSerializer,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from cskd_bench.errors import UserError
+from cskd_bench.names import readable
 
 Model = TypeVar("Model", bound="StrictModel")
+_DEEPEST: Final = 40  # levels of tables
+
+
+def _any_text(value: Any, check: ValidatorFunctionWrapHandler) -> str:
+    """Let a text be, also one with bytes that are not UTF-8, which pydantic refuses."""
+    return value if isinstance(value, str) else str(check(value))
+
+
+# A file or folder by its name, which need not be UTF-8; records hold it as a person can read it.
+PathText = Annotated[str, WrapValidator(_any_text), PlainSerializer(readable, when_used="json")]
 
 
 class StrictModel(BaseModel):
@@ -31,15 +49,32 @@ def fingerprint(value: StrictModel | dict[str, Any]) -> str:
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; a missing, unreadable or malformed one is a UserError that names it."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from error
+        if path.is_fifo() and path.parts[:2] != ("/", "dev"):  # a shell's own pipes lie there, with a writer
+            raise UserError(f"{path}: is a named pipe, which may never end; give a file")
+        text = path.read_bytes().decode("utf-8-sig")  # editors of Windows put a mark before the text
+        read = tomllib.loads(text)
+    except UserError:
+        raise
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
     except RecursionError as error:
         raise UserError(f"{path}: not valid TOML: its values are nested too deeply") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text: {error}") from error
+    except ValueError as error:  # TOMLDecodeError, or a number with thousands of digits
+        raise UserError(f"{path}: not valid TOML: {error}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    if _too_deep(read):
+        raise UserError(f"{path}: not valid TOML: its values are nested too deeply")
+    return read
+
+
+def _too_deep(value: Any) -> bool:
+    """Whether tables and arrays lie deeper in each other than any settings do; dotted keys need no brackets."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        tables = [item for item in level if isinstance(item, dict | list)]
+        level = [inner for item in tables for inner in (item.values() if isinstance(item, dict) else item)]
+    return bool(level)
 
 
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -59,19 +94,42 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
     return result
 
 
+def override(key: str, text: str) -> str:
+    """Return the override that sets a key to a text, whatever stands in it: a folder's name may hold any sign."""
+    quoted = json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML has JSON's escapes
+    return f"{key}={quoted}"
+
+
 def _toml_value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):  # nested too deeply to be a value of ours
+        read = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):  # nested too deeply, or with too many digits, to be a value of ours
         return text
+    return read["value"] if len(read) == 1 else text  # a line break may begin another key
 
 
 def validate(model: type[Model], data: dict[str, Any], where: str) -> Model:
     """Validate `data`; every problem is reported with its key in a UserError that names `where`."""
+    if problem := next(_unfit(data), ""):
+        raise UserError(f"{where}: {problem}")
     try:
         return model.model_validate(as_tuples(data))
     except ValidationError as error:
         raise UserError(f"{where}: {'; '.join(map(_sentence, error.errors()))}") from error
+
+
+def _unfit(value: Any, key: str = "") -> Iterator[str]:
+    """Yield a sentence on each number that is too large for TOML, and each text that no file name can hold."""
+    if isinstance(value, dict):
+        for inner, item in value.items():
+            yield from _unfit(item, f"{key}.{inner}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _unfit(item, key)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        yield f"{key}: {str(value)[:24]} is no number of 64 bits"
+    elif isinstance(value, str) and "\0" in value:
+        yield f"{key}: holds a zero byte ({value[:40]!r})"
 
 
 def as_tuples(value: Any) -> Any:

@@ -11,8 +11,9 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from cskd_bench.config import DataConfig, Probability, RunConfig
 from cskd_bench.errors import UserError
+from cskd_bench.names import readable
 from cskd_bench.outputs import Features
-from cskd_bench.schema import StrictModel, apply_overrides, fingerprint, shipped, validate
+from cskd_bench.schema import PathText, StrictModel, apply_overrides, fingerprint, shipped, validate
 from cskd_bench.task_finetune import FinetuneConfig as FinetuneConfig  # imported from here, like all settings
 from cskd_bench.task_finetune import used_settings
 from cskd_bench.task_identity import used_by
@@ -135,7 +136,7 @@ class TaskData(DataConfig):
     source: str = ""
     licence: str = ""
     by_hand: str = ""
-    stands_for: str = ""
+    stands_for: PathText = ""
 
 
 class TaskSpec(StrictModel):
@@ -214,7 +215,7 @@ class TaskSpec(StrictModel):
             data["finetune"] = used_settings(data["finetune"])
             if self.finetune.teacher:
                 data["finetune"]["teacher"]["weights"] = self.finetune.teacher.weights_identity
-        data["data"]["root"] = Path(self.data.stands_for or self.data.root).name
+        data["data"]["root"] = readable(Path(self.data.stands_for or self.data.root).name)
         if detect := data.get("detect"):
             detect["config"] = _name_config(Path(self.detect.config))
         for prose in ("splits", "source", "licence", "by_hand", "stands_for"):

@@ -222,7 +222,7 @@ def test_loaders_need_room_for_their_batches(tmp_path, squares, monkeypatch, set
     """Four batches a worker; a view is 3 x 224 x 224 bytes."""
     needed *= 4 * 4 * 3 * 224 * 224
     _, config = of_batches(tmp_path, squares, *settings)
-    for free, verdict in ((needed, "ok"), (needed - 1, "attention")):
+    for free, verdict in ((needed, "ok"), (needed - 1, "note")):
         usage = shutil.disk_usage(tmp_path)._replace(free=free)
         monkeypatch.setattr("cskd_bench.doctor.machine.shutil.disk_usage", lambda _, usage=usage: usage)
         assert [finding.verdict for finding in shared_memory(config, tmp_path)] == [verdict]
@@ -237,7 +237,7 @@ def test_a_container_with_little_shared_memory_is_told_what_fits(capsys, tmp_pat
     (tmp_path / "train").mkdir()
     monkeypatch.setattr(shutil, "disk_usage", lambda where: small if where == tmp_path / "train" else real(where))
     code, words = visit(capsys, "--config", path)
-    assert code == 1 and "shared memory: 0.1 GB free" in words
+    assert code == 0 and "shared memory: 0.1 GB free" in words
     assert "--set run.workers=2, or give a container more: docker run --shm-size=1g" in words
 
 

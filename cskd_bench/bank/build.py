@@ -21,8 +21,9 @@ from cskd_bench.bank.pack import pack, soft_targets
 from cskd_bench.bank.shard import write_shard
 from cskd_bench.bank.store import SOFT_CLASSES, Bank, BankManifest, begin_bank, cost_path, shard_path
 from cskd_bench.config import PretrainConfig
+from cskd_bench.data.delivery import deliver, usable_workers
 from cskd_bench.data.engines import finish_batch, worker_views
-from cskd_bench.data.loader import Batch, ViewPlan, leave_signals_to_the_main_process, next_item, start_loader
+from cskd_bench.data.loader import LOOK, Batch, ViewPlan, leave_signals_to_the_main_process, next_item, start_loader
 from cskd_bench.data.open import open_source
 from cskd_bench.data.sources import Source
 from cskd_bench.device import default_device, pins
@@ -152,7 +153,9 @@ def _weights_digest(config: PretrainConfig, source: Source) -> str:
 def _note_cost(path: Path, views: int, seconds: float, device: torch.device) -> None:
     """Write down what labelling a shard took, for the first-run cost."""
     try:
-        path.write_text(json.dumps({"views": views, "seconds": round(seconds, 3), "device": device.type}) + "\n")
+        path.write_text(
+            json.dumps({"views": views, "seconds": round(seconds, 3), "device": device.type}) + "\n", encoding="utf-8"
+        )
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
 
@@ -191,14 +194,15 @@ class _Labeller:
         step = epoch * self._plan.steps_per_epoch + groups_first
         keys = [key for group in range(groups) for key in self._plan.keys(step + group)]
         batch = self._config.recipe.batch_size
-        workers = self._config.run.workers
+        workers = usable_workers(self._config.run.workers)
         loader = DataLoader(
             self._dataset,
             batch_sampler=[keys[start : start + batch] for start in range(0, len(keys), batch)],
             num_workers=workers,
             worker_init_fn=leave_signals_to_the_main_process,
-            collate_fn=_identity,
+            collate_fn=deliver,
             pin_memory=pins(self._device),
+            timeout=LOOK if workers else 0,
         )
         batches = start_loader(loader)
         while (made := next_item(batches, workers)) is not None:

@@ -1,13 +1,13 @@
 """Who labels which shard, where several processes build one bank."""
 
 import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from cskd_bench.errors import UserError
 from cskd_bench.files import NO_LOCKS
+from cskd_bench.launcher import COUNTING, place_of_process
 
 
 def launcher_rank() -> tuple[int, int]:
@@ -15,7 +15,8 @@ def launcher_rank() -> tuple[int, int]:
 
     Ranks that build a bank share its work as any processes do: they need no process group.
     """
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, world, _ = place_of_process(COUNTING)
+    return rank, world
 
 
 @contextmanager
@@ -31,7 +32,7 @@ def claim_shard(shard: Path, *, wait: bool) -> Iterator[bool]:
     lock = shard.with_name(f".{shard.name}.lock")
     try:
         shard.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
+        file = lock.open("w", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{lock}: cannot be written: {error.strerror}") from error
     with file:

@@ -110,7 +110,7 @@ def labelling_seconds(bank: Bank, epochs: range) -> float:
     for epoch, part in bank.present():
         if epoch in epochs:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                seconds += float(json.loads(cost_path(bank.folder, epoch, part).read_text())["seconds"])
+                seconds += float(json.loads(cost_path(bank.folder, epoch, part).read_text(encoding="utf-8"))["seconds"])
     return seconds
 
 

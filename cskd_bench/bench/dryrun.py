@@ -5,6 +5,7 @@ from statistics import mean
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cskd_bench.bank.store import Bank
 from cskd_bench.bench.banks import assign_banks
@@ -61,7 +62,7 @@ def show_plan(cells: Cells, places: Places, console: Console, banks: Path | None
         if left:
             total = None if total is None or seconds is None else total + left * seconds
         cost = NOT_MEASURED if seconds is None else _hours(seconds)
-        table.add_row(f"bank {folder.name}", state, "-", "-", cost)
+        table.add_row(Text(f"bank {folder.name}"), state, "-", "-", cost)
     wide = Console(width=200, file=console.file) if not console.is_terminal else console
     wide.print(table)
     cost = NOT_MEASURED if total is None else _hours(total)

@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from cskd_bench.config import MethodConfig, PretrainConfig, load_config, method_label
 from cskd_bench.config_files import find_config, method_of, read_config
 from cskd_bench.errors import UserError
-from cskd_bench.schema import StrictModel, apply_overrides, load_toml, validate
+from cskd_bench.schema import StrictModel, apply_overrides, load_toml, override, validate
 from cskd_bench.task import Protocol, TaskSpec, load_task
 from cskd_bench.transfer.precision import state_precision
 from cskd_bench.transfer.teaching import check_student, state_teacher
@@ -214,7 +214,7 @@ def place_cells(cells: Cells, runs: Path, results: Path, tasks_dir: Path | None 
             inside = Path(cells.teacher.name) / "model.safetensors"
             taught = cell.config.teacher.model_copy(update={"weights": str(runs / inside)})
             cell = replace(cell, config=cell.config.model_copy(update={"teacher": taught}))
-            words = ["--set", f"teacher.weights={json.dumps((Path(_shorten(runs)) / inside).as_posix())}", *words]
+            words = ["--set", override("teacher.weights", (Path(_shorten(runs)) / inside).as_posix()), *words]
         pretrain.append(replace(cell, command=_add_words(cell.command, words)))
     own = ["--tasks-dir", _shorten(tasks_dir)] if tasks_dir else []
     transfer = []

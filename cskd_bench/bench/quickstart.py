@@ -32,7 +32,7 @@ def quickstart(folder: Path, parallel: int, detection: bool) -> BenchResult:
     report.show(console)
     minutes, seconds = divmod(round(time.perf_counter() - began), 60)
     console.print(f"{outcome.done} cells in {minutes} min {seconds} s")
-    console.print(f"the page: {report.files['html']}", soft_wrap=True, highlight=False)
+    console.print(f"the page: {report.files['html']}", soft_wrap=True, highlight=False, markup=False)
     return outcome
 
 

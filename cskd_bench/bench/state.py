@@ -117,7 +117,7 @@ def write_failures(places: Places, failures: Iterable[dict[str, str]], finished:
 def _failures(path: Path) -> list[dict[str, str]]:
     """Read the list that is there; one that is damaged counts as none."""
     try:
-        entries = json.loads(path.read_text())
+        entries = json.loads(path.read_text(encoding="utf-8"))
         return [{key: str(entry[key]) for key in ("cell", "error", "time")} for entry in entries]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []

@@ -92,7 +92,7 @@ class BenchStatus:
 
     def _message(self, cell: BenchCell) -> str:
         try:
-            lines = self._places.log(cell).read_text(errors="replace").splitlines()
+            lines = self._places.log(cell).read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             return ""
         return lines[-1].removeprefix(f"{cell.name}: ") if lines else ""

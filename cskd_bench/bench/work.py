@@ -62,7 +62,11 @@ def work(job: CellJob) -> Ended:
     os.environ.update(job.environment)
     log = job.places.log(job.cell)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+    with (
+        log.open("a", encoding="utf-8", errors="backslashreplace") as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
         try:
             _run(job)
         except (KeyboardInterrupt, Interrupted):

@@ -42,7 +42,7 @@ def run_lock(path: Path, ranks: Ranks, stop: Stop | None = None) -> Iterator[Non
 def _open(path: Path) -> TextIO:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("w")
+        return path.open("w", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from cskd_bench.data.sources import PathSource
 from cskd_bench.errors import UserError
+from cskd_bench.names import name_bytes
 
 
 def cub200_source(root: Path, split: str) -> PathSource:
@@ -57,7 +58,7 @@ def split_by_hash(source: PathSource, split: str, *, count: int = 0, share: floa
         members[label].append(index)
     chosen = []
     for indices in members.values():
-        indices.sort(key=lambda index: hashlib.sha256(source.name(index).encode()).digest())
+        indices.sort(key=lambda index: hashlib.sha256(name_bytes(source.name(index))).digest())
         first = count or round(share * len(indices))
         chosen += indices[:first] if split == "train" else indices[first:]
     chosen.sort()

@@ -3,10 +3,11 @@
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
@@ -15,15 +16,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cskd_bench.config import AugmentConfig, DataConfig, Recipe
+from cskd_bench.data.delivery import deliver, usable_workers
 from cskd_bench.data.mixing import ViewKey
 from cskd_bench.data.randomness import permutation
 from cskd_bench.data.sources import Source
 from cskd_bench.data.tensor.parameters import Operations
 from cskd_bench.data.views import EvalView, TrainView
-from cskd_bench.errors import UserError
+from cskd_bench.errors import Interrupted, UserError
 
 Item = TypeVar("Item")
 PREFETCH: Final = 4  # batches that each worker holds ready, in shared memory
+LOOK: Final = 5  # seconds between two looks at workers that are waited for
+STOPPING: Final = 30.0  # seconds that a batch may still take once a stop was asked for
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -176,15 +180,17 @@ def train_loader(
     pinned: bool = False,
 ) -> Iterable[Batch]:
     """Iterate over this rank's micro-batches from `first_step` to the end of the run."""
+    workers = usable_workers(workers)
     return DataLoader(
         dataset,
         batch_sampler=_Steps(plan, first_step, rank, world, accumulate),
         num_workers=workers,
         worker_init_fn=leave_signals_to_the_main_process,
-        collate_fn=_identity,
+        collate_fn=deliver,
         generator=torch.Generator(),  # the loader's own draw must not disturb the global one
         pin_memory=pinned,
         prefetch_factor=PREFETCH if workers else None,
+        timeout=LOOK if workers else 0,
     )
 
 
@@ -215,14 +221,16 @@ def batch_loader(
     dataset: Dataset[Tensor], batches: Sequence[list[int]], *, workers: int, pinned: bool = False
 ) -> Iterable[Tensor]:
     """Iterate once over batches of a data set that gives a list of indices as one tensor, in order."""
+    workers = usable_workers(workers if batches else 0)
     return DataLoader(
         dataset,
         batch_sampler=batches,
-        num_workers=workers if batches else 0,
+        num_workers=workers,
         worker_init_fn=leave_signals_to_the_main_process,
-        collate_fn=_identity,
+        collate_fn=deliver,
         generator=torch.Generator(),  # the loader's own draw must not disturb the global one
         pin_memory=pinned,
+        timeout=LOOK if workers else 0,
     )
 
 
@@ -238,6 +246,8 @@ def start_loader(loader: Iterable[Item]) -> Iterator[Item]:
     heard = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         batches = iter(loader)
+    except OSError as error:
+        raise UserError(f"loader processes cannot be started ({error.strerror}); lower run.workers") from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, heard)
     if threading.current_thread() is threading.main_thread():
@@ -245,18 +255,26 @@ def start_loader(loader: Iterable[Item]) -> Iterator[Item]:
     return batches
 
 
-def next_item(batches: Iterator[Item], workers: int) -> Item | None:
-    """Return a loader's next batch, None at its end; UserError says in a sentence what a worker died of."""
+def next_item(batches: Iterator[Item], workers: int, asked_to_stop: Callable[[], bool] = lambda: False) -> Item | None:
+    """Return a loader's next batch, None at its end; UserError says in a sentence what a worker died of.
+
+    Interrupted where a stop is asked for and no batch comes: a loader may wait for a disk that is gone.
+    """
     try:
-        return next(batches, None)
-    except UserError:
+        return _wait(batches, asked_to_stop)
+    except (UserError, Interrupted):
         raise
     except Exception as error:
         if not workers:
             raise
         told = str(error).strip().splitlines() or [type(error).__name__]
-        dead = any(not worker.is_alive() for worker in getattr(batches, "_workers", ()))
-        if dead or isinstance(error, ConnectionError | EOFError):  # perhaps while it handed over what it had made
+        ended = [worker.exitcode for worker in getattr(batches, "_workers", ()) if not worker.is_alive()]
+        if -signal.SIGBUS in ended:
+            raise UserError(
+                f"a loader's worker is gone ({told[0]}): shared memory was full (/dev/shm, or a file's own disk). "
+                "Give a container more (docker run --shm-size), or set run.workers=0 (transfer: --workers 0)"
+            ) from error
+        if ended or isinstance(error, ConnectionError | EOFError):  # perhaps while it handed over what it had made
             raise UserError(
                 f"a loader's worker is gone ({told[0]}); was it killed for its memory? "
                 "Lower run.workers, or give the job more memory"
@@ -264,5 +282,17 @@ def next_item(batches: Iterator[Item], workers: int) -> Item | None:
         raise UserError(f"a loader's worker failed: {told[-1]}") from error
 
 
-def _identity(batch: Any) -> Any:
-    return batch
+def _wait(batches: Iterator[Item], asked_to_stop: Callable[[], bool]) -> Item | None:
+    """Wait for the next batch, with a look at the workers and at requests every few seconds."""
+    asked_at = None
+    while True:
+        try:
+            return next(batches, None)
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader timed out"):
+                raise
+        if not asked_to_stop():
+            continue
+        asked_at = asked_at or time.monotonic()
+        if time.monotonic() - asked_at > STOPPING:
+            raise Interrupted("stopped while it waited for images; the same command goes on from what is kept")

@@ -9,6 +9,7 @@ import numpy as np
 from cskd_bench.config import DataConfig
 from cskd_bench.data.sources import PathSource, data_path, digest
 from cskd_bench.errors import UserError
+from cskd_bench.names import name_bytes
 
 LAYOUTS: Final = ("voc2007",)
 LISTS: Final = "ImageSets/Main"  # below the root: <class>_<split>.txt with lines of an image's name and its value
@@ -27,7 +28,7 @@ class MultilabelSource(PathSource):
     ) -> None:
         super().__init__(paths, np.zeros(len(paths), np.int64), classes)
         self.targets, self.places = targets, places
-        named = f"{self.identity} {digest(targets.tobytes())} {digest(' '.join(classes).encode())}"
+        named = f"{self.identity} {digest(targets.tobytes())} {digest(name_bytes(' '.join(classes)))}"
         self.identity = digest(named.encode())
 
 

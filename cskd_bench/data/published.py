@@ -10,6 +10,7 @@ from cskd_bench.data.labels import refuse_twice_listed
 from cskd_bench.data.listed import split_by_hash
 from cskd_bench.data.sources import PathSource, digest
 from cskd_bench.errors import UserError
+from cskd_bench.names import name_bytes
 
 _HIDDEN: Final = "labels that are withheld cannot be scored"
 
@@ -181,5 +182,5 @@ def listed(source: PathSource, where: str) -> PathSource:
     """
     refuse_twice_listed(where, source.paths, source.labels)
     labels = " ".join(map(str, source.labels.tolist()))
-    source.identity = digest("\n".join([source.identity, labels, *source.classes]).encode())
+    source.identity = digest(name_bytes("\n".join([source.identity, labels, *source.classes])))
     return source

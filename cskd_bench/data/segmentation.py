@@ -143,9 +143,9 @@ def _ade20k(root: Path, split: str) -> Pairs:
 def _voc2012(root: Path, split: str) -> Pairs:
     listed = root / "ImageSets" / "Segmentation" / f"{split}.txt"
     try:
-        names = listed.read_text().split()
-    except OSError as error:
-        raise UserError(f"{listed}: cannot be read: {error.strerror}") from error
+        names = listed.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{listed}: cannot be read: {error}") from error
     return [(root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png") for name in names]
 
 

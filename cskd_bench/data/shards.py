@@ -13,6 +13,7 @@ from PIL import Image
 from cskd_bench.data.labels import class_numbers, plain_number, whole_number
 from cskd_bench.data.sources import IMAGE_SUFFIXES, decode, digest
 from cskd_bench.errors import UserError
+from cskd_bench.names import name_bytes, readable
 
 _Place = tuple[int, int]  # (offset, bytes) in a tar
 
@@ -47,7 +48,7 @@ class ShardSource:
         self.classes = [str(label) for label in range(int(self.labels.max()) + 1)]
         self.sizes = np.asarray([sample.image[1] for sample in self._samples if sample.image])
         keys = "\n".join(f"{sample.key} {size}" for sample, size in zip(self._samples, self.sizes, strict=True))
-        self.identity = digest(keys.encode() + self.labels.tobytes())
+        self.identity = digest(name_bytes(keys) + self.labels.tobytes())
         self.stamp = " ".join(str(shard.path.stat().st_mtime_ns) for shard in shards)
 
     def __len__(self) -> int:
@@ -63,7 +64,7 @@ class ShardSource:
 
     def name(self, index: int) -> str:
         """Name image `index` to a person."""
-        return f"{self._tars[index].name}: {self._samples[index].key}"
+        return readable(f"{self._tars[index].name}: {self._samples[index].key}")
 
     def load(self, index: int) -> Image.Image:
         """Return image `index` as RGB; raises UserError naming it when it cannot be decoded."""

@@ -13,6 +13,7 @@ from PIL import Image
 from cskd_bench.data.labels import class_numbers, refuse_other_count
 from cskd_bench.data.npz import image_starts, read_npz
 from cskd_bench.errors import UserError
+from cskd_bench.names import name_bytes, readable
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp", ".tif", ".tiff"}
 
@@ -56,7 +57,7 @@ class PathSource:
     def __init__(self, paths: Sequence[Path], labels: Sequence[int] | np.ndarray, classes: Sequence[str]) -> None:
         self.paths = list(paths)
         self.labels = np.asarray(labels, dtype=np.int64)
-        self.classes = classes
+        self.classes = [readable(name) for name in classes]
         try:
             found = [path.stat() for path in self.paths]
         except OSError as error:
@@ -64,7 +65,7 @@ class PathSource:
         self.sizes = np.asarray([file.st_size for file in found])
         self.stamp = digest(" ".join(str(file.st_mtime_ns) for file in found).encode())
         lines = (f"{p.parent.name}/{p.name} {size}" for p, size in zip(self.paths, self.sizes, strict=True))
-        self.identity = digest("\n".join(lines).encode())
+        self.identity = digest(name_bytes("\n".join(lines)))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -76,7 +77,7 @@ class PathSource:
             raise UserError(f"{self.paths[index]}: not a readable image ({error.strerror})") from error
 
     def name(self, index: int) -> str:
-        return f"{self.paths[index].parent.name}/{self.paths[index].name}"
+        return readable(f"{self.paths[index].parent.name}/{self.paths[index].name}")
 
     def load(self, index: int) -> Image.Image:
         return decode(self.content(index), str(self.paths[index]))

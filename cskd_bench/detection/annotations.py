@@ -1,5 +1,6 @@
 """COCO-format data sets: where their files lie, what is wrong with them, which images can be used."""
 
+import glob
 import json
 import os
 from collections import Counter
@@ -45,7 +46,7 @@ def find_split(root: Path, split: str) -> CocoSplit:
     images/, where <split> may also be the matched file's own ending (train2017). Raises UserError that says so.
     """
     exact = root / "annotations" / f"instances_{split}.json"
-    found = [exact] if exact.is_file() else sorted((root / "annotations").glob(f"instances_{split}*.json"))
+    found = [exact] if exact.is_file() else sorted((root / "annotations").glob(f"instances_{glob.escape(split)}*.json"))
     if len(found) != 1:
         several = f"; found {', '.join(path.name for path in found)}" if found else ""
         raise UserError(
@@ -199,5 +200,5 @@ def usable_split(split: CocoSplit, work: Path, *, skip: bool, cap: int) -> tuple
         raise UserError(f"{split.annotations.name}: no image can be used: {shown}")
     work.mkdir(parents=True, exist_ok=True)
     file = work / f"usable_{split.annotations.name}"
-    file.write_text(json.dumps(reduced))
+    file.write_text(json.dumps(reduced), encoding="utf-8")
     return CocoSplit(file, split.images), listed

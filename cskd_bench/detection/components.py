@@ -144,7 +144,7 @@ class EpochLines(Hook):  # type: ignore[misc]
 
     def _read(self, runner: Any) -> dict[str, dict[str, float]]:
         file = Path(runner.work_dir) / "curve.json"
-        return json.loads(file.read_text()) if file.exists() else {}
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 class LayerDecay(DefaultOptimWrapperConstructor):  # type: ignore[misc]

@@ -53,7 +53,7 @@ def _write_split(folder: Path, split: str, count: int, glyphs: np.ndarray, label
         "annotations": annotations,
         "categories": [{"id": digit + 1, "name": str(digit)} for digit in range(10)],
     }
-    (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def _scatter(

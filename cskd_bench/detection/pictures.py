@@ -41,7 +41,7 @@ def draw_pictures(split: CocoSplit, predictions: Path, count: int) -> list[bytes
 
 
 def _read(predictions: Path) -> list[dict[str, Any]]:
-    return json.loads(predictions.read_text()) if predictions.exists() else []
+    return json.loads(predictions.read_text(encoding="utf-8")) if predictions.exists() else []
 
 
 def _by_image(items: Iterable[dict[str, Any]]) -> dict[Any, list[dict[str, Any]]]:

@@ -141,13 +141,13 @@ def _epochs_done(folder: Path) -> int:
     pointer = folder / "last_checkpoint"
     if not pointer.exists():
         return 0
-    return int(Path(pointer.read_text().strip()).stem.removeprefix("epoch_"))
+    return int(Path(pointer.read_text(encoding="utf-8").strip()).stem.removeprefix("epoch_"))
 
 
 def _note_start(folder: Path, epochs_done: int) -> tuple[str, int]:
     """Keep when the first process began and how often another went on from a whole epoch, and return both."""
     path = folder / "starts.json"
-    started, resumptions = json.loads(path.read_text()) if epochs_done and path.exists() else (now(), 0)
+    started, resumptions = json.loads(path.read_text(encoding="utf-8")) if epochs_done and path.exists() else (now(), 0)
     resumptions += bool(epochs_done)
     write_file(path, json.dumps([started, resumptions]).encode())
     return started, resumptions
@@ -155,7 +155,7 @@ def _note_start(folder: Path, epochs_done: int) -> tuple[str, int]:
 
 def _curve(folder: Path) -> list[dict[str, float]]:
     """Return one entry per epoch: mean training loss and, where it was scored, box AP."""
-    noted = json.loads((folder / "curve.json").read_text())
+    noted = json.loads((folder / "curve.json").read_text(encoding="utf-8"))
     return [noted[epoch] for epoch in sorted(noted, key=int)]
 
 

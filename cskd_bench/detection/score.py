@@ -21,7 +21,7 @@ def average_precision(annotations: Path, predictions: Path, kind: str) -> dict[s
     from pycocotools.cocoeval import COCOeval
 
     word = {"bbox": "box", "segm": "mask"}[kind]
-    found = json.loads(predictions.read_text()) if predictions.exists() else []
+    found = json.loads(predictions.read_text(encoding="utf-8")) if predictions.exists() else []
     if not found:
         return {f"{word}_{metric}": 0.0 for metric in METRICS[:3]}
     if kind == "segm":

@@ -9,6 +9,7 @@ from cskd_bench.data.sources import data_path
 from cskd_bench.detection.annotations import CocoSplit, find_split
 from cskd_bench.detection.digits import make_digits
 from cskd_bench.errors import UserError
+from cskd_bench.names import name_bytes
 from cskd_bench.task import TaskData
 
 COCO: Final = "coco"  # data.dataset of a folder in COCO's format
@@ -47,7 +48,7 @@ def _identity(split: CocoSplit) -> str:
     found = hashlib.sha256(split.annotations.read_bytes())
     for name in sorted(image["file_name"] for image in split.read()["images"]):
         image = split.images / name
-        found.update(f"\n{name} {image.stat().st_size if image.is_file() else 'missing'}".encode())
+        found.update(name_bytes(f"\n{name} {image.stat().st_size if image.is_file() else 'missing'}"))
     return found.hexdigest()[:16]
 
 

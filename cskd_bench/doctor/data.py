@@ -7,6 +7,7 @@ from typing import Final
 
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from cskd_bench.config import DataConfig
@@ -159,7 +160,9 @@ def _unreadable(split: str, source: Source, threads: int) -> Iterator[Finding]:
 
     progress = Console(stderr=True)
     with ThreadPoolExecutor(threads) as pool:
-        results = track(pool.map(problem, range(len(source))), f"{split}: decoding", len(source), console=progress)
+        results = track(
+            pool.map(problem, range(len(source))), escape(f"{split}: decoding"), len(source), console=progress
+        )
         problems = [sentence for sentence in results if sentence]
     for sentence in problems[:LISTED]:
         yield Finding("attention", split, sentence)

@@ -15,6 +15,7 @@ from cskd_bench.doctor.environment import LOW_DISK, environment
 from cskd_bench.doctor.findings import Finding, Section
 from cskd_bench.doctor.task import check_task
 from cskd_bench.errors import UserError
+from cskd_bench.schema import override
 from cskd_bench.task import TaskSpec
 from cskd_bench.transfer.placing import place_tasks
 
@@ -41,7 +42,7 @@ def look(
     manifest = _manifest(dataset)
     if overrides and config is None and task is None:
         raise UserError("--set changes a task or a configuration; name one with --task or --config")
-    placed = [f'data.root="{Path(data_dir).resolve().as_posix()}"'] if data_dir else []
+    placed = [override("data.root", Path(data_dir).resolve().as_posix())] if data_dir else []
     settings = load_config(config, [*overrides, *placed], method) if config else None
     yield "Environment", environment(runs, _disk_needed(settings))
     if settings is not None:
@@ -123,12 +124,13 @@ def _check_config(settings: PretrainConfig) -> Iterator[Finding]:
         else:
             yield Finding("attention", "teacher", f"{path}: no such weights file", "set teacher.weights to a file")
         return
-    import timm
+    from cskd_bench.models.timm_names import check_name
 
-    if not timm.is_model(teacher.name):
-        yield Finding("attention", "teacher", f"timm has no model {teacher.name!r}", "set teacher.name")
-    else:
+    try:
+        check_name(teacher.name, "teacher.name")
         yield Finding("note", "teacher", f"{teacher.name}: timm downloads its weights at the first run")
+    except UserError as error:
+        yield Finding("attention", "teacher", str(error))
 
 
 def _check_folder(

@@ -28,7 +28,7 @@ def show_sections(sections: Iterable[Section], console: Console) -> bool:
     """Print sections as they come, then the verdict; return whether all is fine."""
     count = 0
     for title, findings in sections:
-        console.print(title, style="bold underline")
+        console.print(Text(title, style="bold underline"), soft_wrap=True)
         count += show(findings, console)
     verdict = "Everything is fine." if count == 0 else f"{count} thing{'s need' if count > 1 else ' needs'} attention."
     console.print(verdict, style="bold green" if count == 0 else "bold red")

@@ -10,6 +10,8 @@ from cskd_bench.data.loader import PREFETCH
 from cskd_bench.device import chosen_devices, gpu_count
 from cskd_bench.doctor.collective import try_collective
 from cskd_bench.doctor.findings import Finding
+from cskd_bench.errors import UserError
+from cskd_bench.launcher import place_of_process
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -31,7 +33,7 @@ def shared_memory(settings: PretrainConfig, folder: Path | None = None) -> Itera
         return
     fitting = free * settings.run.workers // needed
     todo = f"add --set run.workers={fitting}, or give a container more: docker run --shm-size={-(-needed // 10**9)}g"
-    yield Finding("attention", "shared memory", found, todo)
+    yield Finding("note", "shared memory", f"{found}: the rest goes through pipes, more slowly", todo)
 
 
 def devices(environment: Mapping[str, str] | None = None) -> Iterator[Finding]:
@@ -47,8 +49,12 @@ def devices(environment: Mapping[str, str] | None = None) -> Iterator[Finding]:
             "note", "launcher", f"this process is one of several: {said}", "start doctor without the launcher"
         )
         return
-    todo = f"a run would wait for other ranks, or take another device: unset {' '.join(claims)}"
-    yield Finding("attention", "launcher", f"{said} without a launcher: left over from another job", todo)
+    todo = f"a run may wait for other ranks, or take another device: unset {' '.join(claims)}"
+    try:
+        place_of_process(environment=environment)
+        yield Finding("attention", "launcher", f"{said} without a launcher: left over from another job", todo)
+    except UserError as error:
+        yield Finding("attention", "launcher", str(error))
 
 
 def ranks() -> Iterator[Finding]:

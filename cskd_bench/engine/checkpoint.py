@@ -49,7 +49,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
             torch.save(checkpoint.optimizer, temporary / "optimizer.pt")
             hashes = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
             state = {"step": checkpoint.step, "sha256": hashes, **checkpoint.state}
-            (temporary / "state.json").write_text(json.dumps(state))
+            (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
     except (OSError, RuntimeError) as error:  # torch.save has the latter for a full disk
         raise UserError(
             f"{final}: the checkpoint could not be written ({error}); earlier ones are untouched"
@@ -108,7 +108,7 @@ def newest(folder: Path) -> int | None:
 
 def _load(path: Path) -> Checkpoint:
     checksum = sha256_file(path / "state.json")
-    state = json.loads((path / "state.json").read_text())
+    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     for name, expected in state.pop("sha256").items():
         if sha256_file(path / name) != expected:
             raise ValueError(f"{name} does not match its checksum")

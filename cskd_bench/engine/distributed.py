@@ -18,6 +18,7 @@ from cskd_bench.device import default_device
 from cskd_bench.engine.peers import Peers, first_line, linger, lost_peer, sentence_of
 from cskd_bench.engine.provenance import difference
 from cskd_bench.errors import AgreedError, Interrupted, UserError
+from cskd_bench.launcher import place_of_process
 
 Result = TypeVar("Result")
 
@@ -140,12 +141,14 @@ class Ranks:
 
 @contextmanager
 def joined_ranks() -> Iterator[Ranks]:
-    """Join the process group that torchrun's environment describes; a single process without it.
+    """Join the process group that torchrun's environment describes; a single process without all of it.
 
     Whatever ends one rank ends all within seconds, with that rank's sentence; see peers.py.
     """
     device = default_device()
-    world = int(os.environ.get("WORLD_SIZE", 1))
+    _, world, said = place_of_process()
+    if said:
+        print(f"cskd-bench: {said}", file=sys.stderr)
     if world == 1:
         yield Ranks(0, 1, device)
         return

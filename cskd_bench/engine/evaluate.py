@@ -80,7 +80,7 @@ def evaluate(
     loader = eval_loader(source, view, mine, batch_size=batch_size, workers=workers, pinned=pins(ranks.device))
     batches = start_loader(loader)
     for _ in range(-(-len(source) // (ranks.world * batch_size))):
-        pixels = ranks.together(lambda: next_item(batches, workers), stop=stop())
+        pixels = ranks.together(lambda: next_item(batches, workers, stop), stop=stop())
         if pixels is None:  # another rank has one batch more
             continue
         with computing(ranks.device, precision):

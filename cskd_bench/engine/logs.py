@@ -14,6 +14,7 @@ from torch import Tensor
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.errors import UserError
 from cskd_bench.files import write_file
+from cskd_bench.names import readable
 
 
 class Meter:
@@ -70,18 +71,22 @@ class RunLog:
 
         self._path = folder / "log.jsonl"
         if self._path.exists():
-            lines = [line for line in self._path.read_text().splitlines() if _step_of(line) <= resume_step]
+            lines = [
+                line for line in self._path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= resume_step
+            ]
             if not scored and lines and _step_of(lines[-1]) == resume_step and '"top1"' in lines[-1]:
                 lines.pop()  # written by a process that was killed after scoring; this one scores again
             write_file(self._path, "".join(f"{line}\n" for line in lines).encode())
-        self._board: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
+        board = str(folder / "tensorboard")
+        writable = readable(board) == board  # TensorBoard writes to names in UTF-8 alone
+        self._board: Any = SummaryWriter(board, purge_step=resume_step + 1) if writable else None
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append one line and one point per value."""
         try:
-            with self._path.open("a") as file:
+            with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
-            for name, value in values.items():
+            for name, value in values.items() if self._board else ():
                 self._board.add_scalar(name, value, step)
         except OSError as error:
             board = self._path.parent / "tensorboard"
@@ -90,7 +95,8 @@ class RunLog:
 
     def close(self) -> None:
         """Flush TensorBoard."""
-        self._board.close()
+        if self._board:
+            self._board.close()
 
 
 def _step_of(line: str) -> float:
@@ -124,10 +130,10 @@ def progress_bar(title: str, total: int, done: int, show: bool) -> Iterator[Bar]
         yield Bar(console, None, None)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]} {task.fields[text]}"),
+        TextColumn("{task.fields[rate]} {task.fields[text]}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )

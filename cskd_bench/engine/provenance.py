@@ -12,6 +12,7 @@ from typing import Any
 
 import cskd_bench
 from cskd_bench.commit import commit_of
+from cskd_bench.names import readable
 from cskd_bench.record import CodeRef
 from cskd_bench.schema import fingerprint
 
@@ -43,7 +44,7 @@ def lock() -> str:
     """
     installed = _installed()
     file = Path(cskd_bench.__file__).resolve().parent.parent / "constraints.txt"
-    text = file.read_text() if file.is_file() else ""
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
     asked = [_pin(line) for line in text.splitlines() if "==" in line and not line.startswith("#")]
     if asked and all(installed.get(name, version) == version for name, version in asked):
         return f"constraints@{hashlib.sha256(text.encode()).hexdigest()[:16]}"
@@ -68,7 +69,7 @@ def _plain(name: str) -> str:
 
 def command_line() -> str:
     """Return the command as it could be typed again, without this machine's folders."""
-    return shlex.join(["cskd-bench", *map(_without_folders, sys.argv[1:])])
+    return readable(shlex.join(["cskd-bench", *map(_without_folders, sys.argv[1:])]))
 
 
 def _without_folders(word: str) -> str:

@@ -215,13 +215,13 @@ class _Run:
 
     def _next_batch(self) -> Batch:
         try:
-            batch = next_item(self.batches, self.job.run.workers)
+            batch = next_item(self.batches, self.job.run.workers, lambda: self.stop.requested)
         except UserError as error:
             if error.__cause__ is None:  # a sentence of our own: an image that cannot be read
                 raise
             path = self.job.folder / f"worker_error_rank{self.ranks.rank}.txt"
             with suppress(OSError):  # the fault itself matters more
-                path.write_text("".join(traceback.format_exception(error)))
+                path.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="backslashreplace")
             raise UserError(f"{error} (all of it: {path})") from error
         assert batch is not None
         return batch

@@ -17,7 +17,9 @@ from cskd_bench.models.normalisation import normalisation
 from cskd_bench.models.run_summary import Blueprint
 from cskd_bench.models.state_names import FileHead, drop_head, find_head, find_model
 from cskd_bench.models.students import Student
+from cskd_bench.models.timm_names import check_name
 from cskd_bench.models.weights import Weights, fill, own_tensors, read_state
+from cskd_bench.names import readable
 from cskd_bench.outputs import Heads
 from cskd_bench.record import CheckpointRef, MethodRef, ModelRef, sha256_file
 
@@ -59,7 +61,7 @@ def load_file(path: Path, model: str, weights: Weights, image_size: int | None) 
     fill(built, state if head.classes else drop_head(state, classifiers), path)
     digest = sha256_file(path)
     # two files are two models, and many are called model.safetensors
-    return describe(built, described, f"{path.stem}@{digest[:8]}", digest, weights, head, image_size)
+    return describe(built, described, f"{readable(path.stem)}@{digest[:8]}", digest, weights, head, image_size)
 
 
 def find_weights(folder: Path) -> Path:
@@ -94,8 +96,7 @@ def create(name: str, arguments: dict[str, Any], image_size: int | None, where: 
     UserError for a name that timm does not know, and for arguments or a size that the model cannot have.
     """
     architectures.register()
-    if not timm.is_model(name):
-        raise UserError(f"{where}: timm has no model {name!r}; timm.list_models() lists what there is")
+    check_name(name, where)
     sized = {} if image_size is None else {"img_size": image_size}
     try:
         try:

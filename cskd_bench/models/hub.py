@@ -17,6 +17,7 @@ from cskd_bench.models import architectures
 from cskd_bench.models.external import Description, check_size, describe
 from cskd_bench.models.loaded import Loaded
 from cskd_bench.models.state_names import FileHead
+from cskd_bench.models.timm_names import check_name
 from cskd_bench.record import sha256_file
 
 TIMM: Final = "timm:"
@@ -72,8 +73,7 @@ def _look_up(checkpoint: str, name: str) -> tuple[Description, dict[str, Any]]:
         except Exception as error:  # as above
             raise _no_weights(checkpoint, "TIMM_NAME", error) from error
         return Description(architecture, arguments or {}, settings), settings
-    if not timm.is_model(name):
-        raise UserError(f"--model: timm has no model {name!r}; timm.list_models(pretrained=True) lists what there is")
+    check_name(name, "--model")
     known = get_pretrained_cfg(name)
     if known is None or not known.has_weights:
         raise UserError(f"{checkpoint}: timm has no pretrained weights of it; give a file with --checkpoint")

@@ -16,6 +16,7 @@ from cskd_bench.models.intermediates import take_maps
 from cskd_bench.models.normalisation import normalisation
 from cskd_bench.models.stem import ConvStem, feed_mean
 from cskd_bench.models.student_checks import check_heads
+from cskd_bench.models.timm_names import check_name
 from cskd_bench.outputs import Features, Heads, StudentOutput
 
 
@@ -209,8 +210,7 @@ def pool_to_grid(maps: Tensor, grid: tuple[int, int]) -> Tensor:
 def build_student(config: StudentConfig, num_classes: int, heads: Heads) -> Student:
     """Build a student with random weights; UserError for a model that timm or the method cannot use."""
     name = config.name.replace("_distilled_", "_")
-    if not timm.is_model(name):
-        raise UserError(f"student.name: timm has no model {name!r}; timm.list_models('vit_*') lists what there is")
+    check_name(name, "student.name")
     options: dict[str, Any] = {"num_classes": num_classes, "drop_path_rate": config.drop_path}
     if not _is_vit(name):
         return Student(_other_than_vit(name, options, config, heads), heads)

@@ -9,6 +9,7 @@ from timm.layers import PatchEmbed
 from cskd_bench.config import TeacherConfig, why_no_grid
 from cskd_bench.errors import UserError
 from cskd_bench.models.teacher_heads import has_patch_tokens
+from cskd_bench.models.timm_names import check_name
 
 VIT_MODULES: Final = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "beit")  # that take img_size
 
@@ -44,12 +45,8 @@ def create_model(config: TeacherConfig, *, pretrained: bool) -> Any:
 
 def _known_weights(name: str) -> Any:
     """Return what timm says of a model's pretrained weights, or None; UserError for a name that it does not have."""
-    if not timm.is_model(name):
-        raise UserError(f"teacher.name: timm has no model {name!r}")
-    try:
-        return timm.get_pretrained_cfg(name)
-    except RuntimeError as error:
-        raise UserError(f"teacher.name: timm has no weights {name!r} ({error})") from error
+    check_name(name, "teacher.name")
+    return timm.get_pretrained_cfg(name)
 
 
 def _options(config: TeacherConfig) -> dict[str, int]:

@@ -9,12 +9,13 @@ from typing import Any, Final, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from cskd_bench.errors import UserError
 from cskd_bench.models.state_names import find_model
+from cskd_bench.names import readable
 
 Weights = Literal["raw", "ema"]
 PLAIN: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -36,7 +37,7 @@ def read_state(path: Path, weights: Weights = "raw") -> dict[str, Tensor]:
         raise UserError(f"{path}: is empty; fetch or copy it again")
     try:
         if path.suffix == ".safetensors":
-            return _find_state(load_file(path), path, weights)
+            return _find_state(_load_tensors(path), path, weights)
         with torch.serialization.safe_globals([Namespace]):  # DeiT's trainer keeps its arguments beside the weights
             content = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
@@ -76,6 +77,12 @@ def _join_pair(content: Any) -> Any:
     """Join a student's and a teacher's tables into one, as DINO keeps them; anything else stays as it is."""
     pair = [key for key in ("student", "teacher") if isinstance(content, dict) and isinstance(content.get(key), dict)]
     return {f"{key}.{name}": value for key in pair for name, value in content[key].items()} if pair else content
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file; the library opens paths in UTF-8 alone, so another one is read as bytes."""
+    in_utf8 = readable(str(path)) == str(path)
+    return load_file(path) if in_utf8 else load(path.read_bytes())
 
 
 def plain_state(module: nn.Module) -> dict[str, Tensor]:

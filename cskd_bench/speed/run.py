@@ -16,6 +16,7 @@ from cskd_bench.device import default_device
 from cskd_bench.engine.provenance import code_ref, now, versions
 from cskd_bench.errors import UserError
 from cskd_bench.files import write_file
+from cskd_bench.models.timm_names import check_name
 from cskd_bench.speed.measure import Clock, compare, machine, table
 
 if TYPE_CHECKING:
@@ -99,6 +100,8 @@ def _check(part: str, output: Path | None, student: str, teacher: str, rounds: i
         raise UserError(f"--methods is for --part step, not for {part}")
     if part in ("step", "teacher"):
         _check_teacher(teacher, needs_fc=part == "step" and not methods)
+    if part == "step":
+        check_name(student, "--student")
     usable = student.endswith("_224") and timm.is_model(student.replace("_patch", "_distilled_patch", 1))
     if part == "step" and not usable:
         raise UserError(f"--student {student}: the yardsticks need timm's deit_{{tiny,small,base}}_patch16_224")
@@ -106,8 +109,7 @@ def _check(part: str, output: Path | None, student: str, teacher: str, rounds: i
 
 def _check_teacher(name: str, *, needs_fc: bool) -> None:
     """Raise UserError where timm has no such model, or none with a feature map (and, for the plain step, head.fc)."""
-    if not timm.is_model(name):
-        raise UserError(f"--teacher {name}: timm has no such model")
+    check_name(name, "--teacher")
     model = timm.create_model(name).eval()
     with torch.no_grad():
         features = model.forward_features(torch.zeros(1, 3, 224, 224))

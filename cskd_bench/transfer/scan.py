@@ -114,7 +114,7 @@ class _Scan:
     ) -> None:
         ranks = cell.ranks
         self.size = batch_size * ranks.world
-        self._compute, self._workers = compute, cell.workers
+        self._compute, self._cell = compute, cell
         shares = [cut_batches(part[ranks.rank :: ranks.world], batch_size) for part in missing]
         self._turns = {part: len(share) for part, share in zip(missing, shares, strict=True)}
         batches = [batch for share in shares for batch in share]
@@ -127,9 +127,10 @@ class _Scan:
 
     def next_rows(self, part: range, turn: int) -> np.ndarray | None:
         """Return the rows of this rank's next batch of a part; None where another rank has one batch more."""
-        if turn >= self._turns[part] or (batch := next_item(self._batches, self._workers)) is None:
+        if turn >= self._turns[part]:
             return None
-        return self._compute(batch)
+        batch = next_item(self._batches, self._cell.workers, lambda: self._cell.stop.requested)
+        return None if batch is None else self._compute(batch)
 
 
 def _title(cell: Cell, what: str) -> str:

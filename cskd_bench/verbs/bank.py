@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from cskd_bench.verbs.common import Verbs, add_method, asked_config, positive
+from cskd_bench.verbs.common import Verbs, add_method, asked_config, is_count, positive
 
 
 def add(verbs: Verbs) -> None:
@@ -104,13 +104,13 @@ def _flips(options: argparse.Namespace) -> int:
 
 def _span(text: str) -> range:
     first, colon, end = text.partition(":")
-    if not (colon and first.isdecimal() and end.isdecimal()):
+    if not (colon and is_count(first) and is_count(end)):
         raise argparse.ArgumentTypeError(f"{text!r}: expected A:B, two whole numbers, for epochs A to B - 1")
     return range(int(first), int(end))
 
 
 def _share(text: str) -> tuple[int, int]:
     part, slash, parts = text.partition("/")
-    if not (slash and part.isdecimal() and parts.isdecimal()):
+    if not (slash and is_count(part) and is_count(parts)):
         raise argparse.ArgumentTypeError(f"{text!r}: expected I/N, two whole numbers, for the I-th of N parts")
     return int(part), int(parts)

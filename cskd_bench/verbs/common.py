@@ -74,27 +74,36 @@ def asked_config(options: argparse.Namespace) -> "PretrainConfig":
 
 
 def several_ranks() -> bool:
-    """Say whether a launcher started this process as one of several ranks."""
-    return os.environ.get("WORLD_SIZE", "1") != "1"
+    """Say whether a launcher started this process as one of several ranks; UserError where its variables disagree."""
+    from cskd_bench.launcher import place_of_process
+
+    return place_of_process().world > 1
 
 
 def data_root(options: argparse.Namespace) -> list[str]:
     """Return --data-dir as an override of data.root."""
-    return [f'data.root="{Path(options.data_dir).resolve().as_posix()}"'] if options.data_dir else []
+    from cskd_bench.schema import override
+
+    return [override("data.root", Path(options.data_dir).resolve().as_posix())] if options.data_dir else []
 
 
 def whole(text: str) -> int:
     """Read a whole number from 0 on."""
-    if not text.isdecimal() or int(text) >= 2**63:
+    if not is_count(text) or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 0 to 2^63 - 1")
     return int(text)
 
 
 def positive(text: str) -> int:
     """Read a positive whole number."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    if not is_count(text) or not 0 < int(text) < 2**63:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a positive whole number")
     return int(text)
+
+
+def is_count(text: str) -> bool:
+    """Whether a text is a whole number as it is typed: ASCII digits, not too many to be counted with."""
+    return text.isascii() and text.isdecimal() and len(text) < 40
 
 
 def share(text: str) -> float:

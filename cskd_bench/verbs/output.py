@@ -5,11 +5,12 @@ import contextlib
 import io
 import json
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TextIO
+
+from cskd_bench.launcher import place_of_process
 
 ERROR = "cskd-bench: "  # how the lines of errors begin
 
@@ -54,7 +55,7 @@ def opened_output(options: argparse.Namespace) -> Iterator[Output]:
             stack.enter_context(contextlib.redirect_stderr(_ErrorsAlone(sys.stderr)))
         if options.json:
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-        if options.verbose and os.environ.get("RANK", "0") == "0":
+        if options.verbose and place_of_process().rank == 0:
             stack.enter_context(_told())
         yield output
 

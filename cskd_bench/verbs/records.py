@@ -37,13 +37,13 @@ def add(verbs: Verbs) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from cskd_bench.report.rows import one_line
+    from cskd_bench.names import on_one_line
     from cskd_bench.report.verify import foreign_records, verify_records
 
     folder = options.results / "records"
     problems = verify_records(folder)
     for problem in problems:
-        print(one_line(f"{problem.file}: {problem.reason}"))  # a file name need not be text
+        print(on_one_line(f"{problem.file}: {problem.reason}"))  # a file name need not be text
     found = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     print(f"{folder}: {found} in {len([*folder.glob('[!.]*.json')])} records")
     if foreign := foreign_records(folder):
@@ -86,13 +86,16 @@ def _rerun(options: argparse.Namespace) -> int:
 
 def _data_root(options: argparse.Namespace) -> list[str]:
     """Return a command's --data-dir; where that folder is not here, its name, to be found with the other data."""
+    from cskd_bench.schema import override
+
     if options.data_dir and not Path(options.data_dir).is_dir():
-        return [f'data.root="{Path(options.data_dir).name}"']
+        return [override("data.root", Path(options.data_dir).name)]
     return data_root(options)
 
 
 def _task_root(options: argparse.Namespace, name: str) -> list[str]:
     """Return the root of a task's images that a command's --data-dir stands for; see `_data_root`."""
+    from cskd_bench.schema import override
     from cskd_bench.task import load_task
     from cskd_bench.task_groups import expand_tasks
     from cskd_bench.transfer.placing import found_root
@@ -103,7 +106,7 @@ def _task_root(options: argparse.Namespace, name: str) -> list[str]:
     asked = [task for task in tasks if task.name == name]
     if not (options.data_dir and asked and given.exists()):
         return _data_root(options)
-    return [f'data.root="{found_root(asked[0], given).as_posix()}"']
+    return [override("data.root", found_root(asked[0], given).as_posix())]
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,5 +1,6 @@
 """Views are a pure function of (seed, epoch, index, repeat): workers, ranks and order change nothing."""
 
+import errno
 import multiprocessing
 import os
 import random
@@ -12,12 +13,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import Dataset
 from torch.utils.data._utils import signal_handling
 
 from cskd_bench.config import AugmentConfig, DataConfig, Recipe
+from cskd_bench.data import delivery, loader
 from cskd_bench.data.loader import (
     TrainViews,
     ViewPlan,
+    batch_loader,
     eval_loader,
     leave_signals_to_the_main_process,
     next_item,
@@ -27,7 +31,7 @@ from cskd_bench.data.loader import (
 from cskd_bench.data.open import open_source
 from cskd_bench.data.randomness import Stream, generator
 from cskd_bench.data.views import EvalView
-from cskd_bench.errors import UserError
+from cskd_bench.errors import Interrupted, UserError
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +170,57 @@ def test_a_worker_outlives_a_signal_that_meets_it_while_it_starts(source):
     assert reach.recv() == (set(), (8, 3, 20, 20))  # the main process hears signals as before
     process.join(30)
     assert process.exitcode == 0
+
+
+def _no_room(*_):
+    raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+
+def test_without_shared_memory_views_come_through_pipes_bit_for_bit(source, reference, monkeypatch, capsys):
+    monkeypatch.setattr(torch.Tensor, "share_memory_", _no_room)
+    delivery._say_once.cache_clear()
+    for ours, theirs in zip(collect(source, workers=2), reference, strict=True):
+        assert torch.equal(ours.pixels, theirs.pixels) and torch.equal(ours.labels, theirs.labels)
+        assert ours.keys == theirs.keys
+    assert capsys.readouterr().err.count("through pipes") == 1
+
+
+def test_without_room_for_locks_there_are_no_workers(source, reference, monkeypatch, capsys):
+    def no_lock():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(multiprocessing, "Lock", no_lock)
+    delivery._say_once.cache_clear()
+    assert torch.equal(collect(source, workers=2)[0].pixels, reference[0].pixels)
+    assert "no loader processes (No space left on device)" in capsys.readouterr().err
+
+
+class _Dying(Dataset):
+    """Its worker ends as one does whose page of shared memory cannot be had."""
+
+    def __getitems__(self, indices):
+        signal.signal(signal.SIGBUS, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGBUS)
+
+
+def test_a_worker_that_shared_memory_ended_is_a_sentence():
+    batches = start_loader(batch_loader(_Dying(), [[0], [1]], workers=1))
+    with pytest.raises(UserError, match="shared memory was full"):
+        next_item(batches, 1)
+
+
+class _Waiting:
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        raise RuntimeError("DataLoader timed out after 5 seconds")
+
+
+def test_a_request_to_stop_ends_a_wait_for_images(monkeypatch):
+    """A worker whose disk is gone never answers; patience ends some time after the request alone."""
+    asked = iter([False, False, True, True])
+    monkeypatch.setattr(loader, "STOPPING", -1.0)
+    with pytest.raises(Interrupted, match="waited for images"):
+        next_item(_Waiting(), 1, lambda: next(asked))
+    assert next(asked) is True

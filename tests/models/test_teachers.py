@@ -101,7 +101,7 @@ def test_timms_weights_for_another_number_of_classes_would_leave_the_classifier_
 def test_teachers_that_cannot_teach_are_refused(tmp_path):
     with pytest.raises(UserError, match="no model 'resnet_of_dreams'"):
         build_teacher(TeacherConfig(name="resnet_of_dreams"), ["a"], 1)
-    with pytest.raises(UserError, match=r"no weights 'resnet18\.dreamt'"):
+    with pytest.raises(UserError, match=r"'resnet18' has no weights with the tag 'dreamt'"):
         build_teacher(TeacherConfig(name="resnet18.dreamt"), ["a"], 1)
     with pytest.raises(UserError, match="no such weights file"):
         build_teacher(TeacherConfig(name="regnety_002", weights=str(tmp_path / "none.safetensors")), ["a"], 1)

@@ -138,7 +138,7 @@ def test_data_measures_worker_and_device(tmp_path, monkeypatch):
             "--methods is for --part step, not for teacher",
         ),
         ({"part": "step", "student": "deit_huge"}, "--student deit_huge: the yardsticks need"),
-        ({"part": "step", "teacher": "regnety_999"}, "--teacher regnety_999: timm has no such model"),
+        ({"part": "step", "teacher": "regnety_999"}, "--teacher: timm has no model 'regnety_999'"),
         ({"part": "step", "teacher": "test_resnet"}, "head.fc"),
         ({"part": "teacher", "teacher": "deit_tiny_patch16_224"}, "has no feature map"),
     ],
