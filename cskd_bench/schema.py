@@ -32,12 +32,12 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; a missing, unreadable or malformed one is a UserError that names it."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from error
     except RecursionError as error:
         raise UserError(f"{path}: not valid TOML: its values are nested too deeply") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text: {error}") from error
+    except ValueError as error:  # no TOML, or a number of more digits than Python reads
+        raise UserError(f"{path}: not valid TOML: {error}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -62,7 +62,7 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
 def _toml_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):  # nested too deeply to be a value of ours
+    except (ValueError, RecursionError):  # no TOML, or nested too deeply, or too long, to be a value of ours
         return text
 
 
@@ -119,7 +119,15 @@ def shipped(folder: str) -> Path:
 def shipped_file(folder: str, path: Path) -> Path:
     """Resolve a file as given, else within a shipped folder (`configs/deit_tiny.toml` or `deit_tiny`)."""
     inside = shipped(folder) / (path.relative_to(folder) if path.parts[:1] == (folder,) else path)
-    for candidate in (path, inside, inside.with_name(f"{inside.name}.toml")):
-        if candidate.is_file():
+    for candidate in (path, inside, inside.parent / f"{inside.name}.toml"):
+        if is_file(candidate):
             return candidate
     return path
+
+
+def is_file(path: Path) -> bool:
+    """Say whether there is a file of a name; of a name that no file system takes there is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
