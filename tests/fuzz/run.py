@@ -26,7 +26,7 @@ from fuzz import child
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
-MOST_RESTARTS: Final = 20  # of a target whose process was ended by an input
+MOST_RESTARTS: Final = 5  # of a target whose process was ended by an input
 GRACE: Final = 60  # seconds after its time in which a process must end
 
 

@@ -21,13 +21,11 @@ from fuzz.targets import CORPUS, TARGETS
 
 AS_IT_IS = b"\1"  # what follows is the file itself
 CHANGED = b"\0"  # what follows says what is changed of a sound one
-DEEP = 2000 * b"["
-LONG = 4400 * b"9"
 
 
 def sound() -> Mapping[str, list[bytes]]:
     """Return inputs of each target that the product takes."""
-    plain = b"\0\0\0\0" + AS_IT_IS  # no method, no words, not a shipped file, its name
+    plain = 5 * b"\0" + AS_IT_IS  # no method, no words, not a shipped file, its name
     return {
         "image": [picture(kind) for kind in ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "ICO")],
         "npz": [AS_IT_IS + _npz()],
@@ -36,7 +34,7 @@ def sound() -> Mapping[str, list[bytes]]:
         "coco_list": [AS_IT_IS + as_json(data.LIST)],
         "lists": _lists(),
         "config": [plain + b'[method]\nkind = "cskd"\n', plain + as_toml(settings.config_table())],
-        "task": [b"\0\0\0\0" + AS_IT_IS + as_toml(settings.TASK), b"\2\0\0\3" + AS_IT_IS + as_toml(settings.TASK)],
+        "task": [plain + as_toml(settings.TASK), b"\0\2\0\0\0" + AS_IT_IS + as_toml(settings.TASK)],
         "plan": [b"\0" + AS_IT_IS + as_toml(settings.PLAN)],
         "published": [AS_IT_IS + b'[[result]]\ntask = "a"\nrows = [{ method = "a", model = "b", value = 3 }]\n'],
         "record": [b"\0" + AS_IT_IS + as_json(report.record_tables()[1])],
@@ -53,21 +51,30 @@ def sound() -> Mapping[str, list[bytes]]:
 
 
 def mended() -> Mapping[str, Mapping[str, bytes]]:
-    """Return inputs of each target that were faults once, by what was wrong with them."""
-    plain = b"\0\0\0\0" + AS_IT_IS
+    """Return inputs of each target that were faults once, by what is wrong with them; some as the fuzzer found them."""
+    plan, plain = b"\0" + AS_IT_IS, 5 * b"\0" + AS_IT_IS
     return {
-        "config": {"number-too-long": plain + b"seed = " + LONG[:1900]},
+        "config": {"kind-is-a-table": plain + b"[method]\nkind = {}\n"},
+        "plan": {
+            "kind-is-a-table": plan + as_toml(settings.PLAN | {"methods": [{"kind": {}}]}),
+            "student-is-the-root": plan + as_toml(settings.PLAN | {"students": ["/"]}),
+            "student-has-a-long-name": plan + as_toml(settings.PLAN | {"students": ["x" * 300]}),
+            "number-of-many-digits": bytes.fromhex("321a0a0100" + 100 * "af" + "00002d"),
+        },
+        "weights": {"empty-position-embedding": bytes([4, 0, 0, 0, 1, 0, 0, 0, 2, 0])},
+        "parts": {"rows-of-different-shapes": bytes.fromhex("00636a6a45263a66044ec91a095a453a66044ec91a095a5c8de03b")},
+        "bank": {
+            "fewer-entries-than-said": bytes.fromhex("0e420effffffffffffffff"),
+            "view-beyond-the-end": bytes.fromhex("6d4dcd4d4d4d4d4d4d4d4d024d000000000000001e4d4d4d4d4d4d4d4d02"),
+        },
     }
 
 
 def arbitrary(name: str) -> list[bytes]:
     """Return changes of sound inputs, the same at every call."""
     rng = random.Random(name)
-    return (
-        []
-        if name in ("image", "npz", "coco_list", "annotations", "manifest", "lists")
-        else [CHANGED + rng.randbytes(30) for _ in range(4)]
-    )
+    others = ("image", "npz", "coco_list", "annotations", "manifest", "lists")  # bytes as they are, or sound ones, do
+    return [] if name in others else [CHANGED + rng.randbytes(30) for _ in range(4)]
 
 
 def _npz() -> bytes:
