@@ -15,7 +15,7 @@ from cskd_bench.bench.plan import expand, load_plan
 from cskd_bench.bench.registration import resolve_plan
 from cskd_bench.config import PretrainConfig, load_config
 from cskd_bench.report.published import read_published
-from cskd_bench.schema import shipped, validate
+from cskd_bench.schema import validate
 from cskd_bench.task import TaskSpec, load_task
 
 SHIPPED_CONFIG = "imagenette64/15ep.toml"
@@ -118,12 +118,15 @@ def fuzz_plan(data: bytes) -> None:
         resolve_plan(plan, file, None, words)
 
 
-@cache
-def _published() -> dict[str, Any]:
-    import tomllib
-
-    blocks = tomllib.loads((shipped("configs").parent / "results" / "published.toml").read_text())["result"]
-    return {"result": blocks[:2]}
+PUBLISHED = {
+    "result": [
+        {
+            **{"task": "imagenet1k", "metric": "top1", "protocol": "pretrain, 300 epochs", "source": "a paper"},
+            **{"secondary": True, "config": "", "differs": "in its views"},
+            "rows": [{"method": "cskd", "model": "deit_tiny_patch16_224", "value": 76.3, "rerun": 76, "cifar10": 98}],
+        }
+    ]
+}
 
 
 def fuzz_published(data: bytes) -> None:
@@ -131,5 +134,5 @@ def fuzz_published(data: bytes) -> None:
     choices = Choices(data)
     with scratch() as folder:
         file = Path(folder, "published.toml")
-        file.write_bytes(choices.rest() if choices.below(2) else as_toml(change(_published(), choices)))
+        file.write_bytes(choices.rest() if choices.below(2) else as_toml(change(PUBLISHED, choices)))
         read_published(file)
