@@ -36,7 +36,7 @@ def sound() -> Mapping[str, list[bytes]]:
         "config": [plain + b'[method]\nkind = "cskd"\n', plain + as_toml(settings.config_table())],
         "task": [plain + as_toml(settings.TASK), b"\0\2\0\0\0" + AS_IT_IS + as_toml(settings.TASK)],
         "plan": [b"\0" + AS_IT_IS + as_toml(settings.PLAN)],
-        "published": [AS_IT_IS + b'[[result]]\ntask = "a"\nrows = [{ method = "a", model = "b", value = 3 }]\n'],
+        "published": [AS_IT_IS + as_toml(settings.PUBLISHED)],
         "record": [b"\0" + AS_IT_IS + as_json(report.record_tables()[1])],
         "registered": [AS_IT_IS + as_json(report.REGISTERED)],
         "report": [bytes([12]), bytes([12, 0, 0, 1])],
