@@ -175,6 +175,7 @@ class Fuzzer:
         if work.pid:
             return
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         try:
             known = [CORPUS / name] if (CORPUS / name).is_dir() else []
             limit = self._options.timeout
@@ -247,9 +248,12 @@ def commit() -> str:
         folder = Path(__file__).parent
         return subprocess.run(["git", "-C", str(folder), *words], check=False, capture_output=True, text=True).stdout
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/cskd_bench", ":/tests")
+    code = (":/cskd_bench", ":/tests", ":(top,exclude)tests/fuzz/hour.json")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", *code)
     return git("rev-parse", "--short", "HEAD").strip() + ("+" if changed else "")
 
 
 if __name__ == "__main__":
+    for stop in (signal.SIGINT, signal.SIGTERM):  # in the background of a shell, too
+        signal.signal(stop, signal.default_int_handler)
     sys.exit(main(sys.argv[1:]))

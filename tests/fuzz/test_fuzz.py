@@ -4,8 +4,10 @@ import importlib.util
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,27 +20,27 @@ HAS_WHEELS = (sys.platform, platform.machine(), sys.version_info < (3, 14)) == (
 
 @pytest.fixture
 def fuzz(tmp_path):
-    """Run the fuzzer's command in a folder; return its exit code, its summary and what it printed."""
+    """Start the fuzzer's command in a folder, with its summary there."""
     if importlib.util.find_spec("atheris") is None:
         if HAS_WHEELS and os.environ.get("TOX_ENV_NAME") == "py":
             pytest.fail("the gate fuzzes: pip install -c constraints.txt -e .[dev]")
         pytest.skip("atheris is not installed (extra dev; Linux on x86-64, Python 3.11 to 3.13)")
 
-    def run(*words):
+    def begin(*words):
         places = ["--findings", str(tmp_path / "findings"), "--summary", str(tmp_path / "summary.json")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests")))}
-        done = subprocess.run(
-            [sys.executable, "-m", "fuzz.run", *words, *places],
-            check=False, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=500,
-        )  # fmt: skip
-        assert (tmp_path / "summary.json").exists(), done.stdout + done.stderr
-        return (
-            done.returncode,
-            json.loads((tmp_path / "summary.json").read_text())["targets"],
-            done.stdout + done.stderr,
-        )
+        command = [sys.executable, "-m", "fuzz.run", *words, *places]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.Popen(command, text=True, env=environment, cwd=tmp_path, **pipes)
 
-    return run
+    return begin
+
+
+def end(process, tmp_path):
+    """Wait for a fuzzer; return its exit code, what its summary says of each target, and what it printed."""
+    shown, _ = process.communicate(timeout=500)
+    assert (tmp_path / "summary.json").exists(), shown
+    return process.returncode, json.loads((tmp_path / "summary.json").read_text())["targets"], shown
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -67,16 +69,28 @@ def test_the_corpus_is_what_its_script_writes(tmp_path, monkeypatch):
 
 
 @pytest.mark.gate
-def test_planted_faults_are_found(fuzz):
-    code, targets, shown = fuzz("planted", "dying", "hanging", "--seconds", "8", "--timeout", "2")
+def test_planted_faults_are_found(fuzz, tmp_path):
+    process = fuzz("planted", "dying", "hanging", "--seconds", "8", "--timeout", "2")
+    code, targets, shown = end(process, tmp_path)
     assert code == 1, shown
     assert [fault.split(" ")[0] for fault in targets["planted"]["faults"]] == ["ValueError"], shown
     assert "crash" in targets["dying"]["faults"] and "timeout" in targets["hanging"]["faults"], shown
 
 
 @pytest.mark.gate
-def test_a_minute_of_fuzzing_finds_nothing(fuzz):
-    code, targets, shown = fuzz("all", "--seconds", "2")
+def test_a_stopped_run_keeps_what_is_done(fuzz, tmp_path):
+    process = fuzz("manifest", "record", "--seconds", "8")
+    while not (tmp_path / "summary.json").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    code, targets, shown = end(process, tmp_path)
+    assert (code, list(targets)) == (130, ["manifest"]), shown
+    assert "stopped; 1 of 2 targets are done" in shown
+
+
+@pytest.mark.gate
+def test_a_minute_of_fuzzing_finds_nothing(fuzz, tmp_path):
+    code, targets, shown = end(fuzz("all", "--seconds", "2"), tmp_path)
     assert targets.keys() == TARGETS.keys(), shown
     assert {name: done["faults"] for name, done in targets.items() if done["faults"]} == {}, shown
     assert code == 0 and min(done["executions"] for done in targets.values()) > 3, shown
