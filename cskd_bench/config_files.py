@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from cskd_bench.errors import UserError
 from cskd_bench.method_registry import method_names, no_such_method
-from cskd_bench.schema import read_toml, shipped, shipped_file
+from cskd_bench.schema import is_file, read_toml, shipped, shipped_file
 
 _METHOD: Final = "(?P<method>supervised|kd|deit|cskd)"
 _FORMER: Final = (  # once one file a method: commands of records and plans still name them
@@ -18,7 +18,7 @@ _FORMER: Final = (  # once one file a method: commands of records and plans stil
 def find_config(named: Path) -> tuple[Path, str]:
     """Return a file as given, else among the shipped configurations, and the method that its former name says."""
     found = shipped_file("configs", named)
-    if found.is_file():
+    if is_file(found):
         return found, ""
     folder = shipped("configs")
     below = next((named.relative_to(root) for root in (folder, "configs") if named.is_relative_to(root)), named)

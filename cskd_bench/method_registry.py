@@ -28,7 +28,7 @@ def _by_kind(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
     if isinstance(value, str):
         value = {"kind": value}
     kind = value.get("kind") if isinstance(value, dict) else None
-    if kind in PRESETS:
+    if isinstance(kind, str) and kind in PRESETS:
         value = _with_preset(PRESETS[kind], value)
     if isinstance(kind, str) and kind not in {*METHOD_NAMES, *PRESETS}:
         if (own := own_method(kind)) is None:

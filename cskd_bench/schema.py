@@ -177,7 +177,15 @@ def shipped(folder: str) -> Path:
 def shipped_file(folder: str, path: Path) -> Path:
     """Resolve a file as given, else within a shipped folder (`configs/deit_tiny.toml` or `deit_tiny`)."""
     inside = shipped(folder) / (path.relative_to(folder) if path.parts[:1] == (folder,) else path)
-    for candidate in (path, inside, inside.with_name(f"{inside.name}.toml")):
-        if candidate.is_file():
+    for candidate in (path, inside, inside.parent / f"{inside.name}.toml"):
+        if is_file(candidate):
             return candidate
     return path
+
+
+def is_file(path: Path) -> bool:
+    """Say whether there is a file of a name; of a name that no file system takes there is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False

@@ -1,6 +1,7 @@
 """Settings: what is wrong is said in one sentence that names file and key."""
 
 import tomllib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -70,6 +71,26 @@ def test_missing_file_and_malformed_override(tmp_path):
 
 
 scalars = st.one_of(st.booleans(), st.integers(-(10**9), 10**9), st.floats(-1e9, 1e9), st.text("abc 'é", max_size=8))
+
+
+def test_a_number_of_too_many_digits_is_refused_in_a_file_and_a_word_as_set(tmp_path):
+    digits = "9" * 5000
+    with pytest.raises(UserError, match="not valid TOML: Exceeds the limit"):
+        load_config(write(tmp_path, f"{MINIMAL}seed = {digits}\n"))
+    with pytest.raises(UserError, match="seed: "):
+        load_config(write(tmp_path, MINIMAL), [f"seed={digits}"])
+
+
+@pytest.mark.parametrize("name", ["/", "x" * 300, "a\0b", "", "."])
+def test_a_name_that_no_file_can_have_is_refused(name):
+    with pytest.raises(UserError, match=r"cannot be read|not valid TOML"):
+        load_config(Path(name))
+
+
+@pytest.mark.parametrize("kind", ["{}", "[]", "1", "[{}]"])
+def test_a_kind_of_method_that_is_no_text_is_refused(tmp_path, kind):
+    with pytest.raises(UserError, match="method"):
+        load_config(write(tmp_path, f"[method]\nkind = {kind}\n"))
 
 
 @given(st.lists(st.text("abcdefg_", min_size=1, max_size=5), min_size=1, max_size=3), scalars)

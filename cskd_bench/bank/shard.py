@@ -58,13 +58,14 @@ class Shard:
         numbers = content[_HEAD.size : head_size + 4].view("<u4")
         if zlib.crc32(content[:head_size].data) != numbers[-1]:
             raise self._damage_error("its head")
-        if fingerprint.decode() != bank:
+        if fingerprint != bank.encode():
             raise UserError(f"{path}: belongs to another bank; remove it and build again")
         self._offsets = numbers[: self.count + 1].astype(np.int64)
         self._sums = numbers[self.count + 1 : -1]
         self._payload = content[head_size + 4 :]
         self._checked = np.zeros(blocks, dtype=bool)
-        if len(self._payload) != self._offsets[-1]:
+        fewest_bits = grid[0] * grid[1] * min(self.count, 1)  # a view has one for each place, or more
+        if len(self._payload) != self._offsets[-1] or 8 * len(self._payload) < fewest_bits:
             raise self._damage_error("its length")
 
     def views(self, positions: np.ndarray) -> PackedViews:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from cskd_bench.bank.envelope import MOST_EPOCHS, Ladder, declared_ratios
 from cskd_bench.bank.pack import SoftTargets
@@ -19,6 +19,7 @@ from cskd_bench.schema import StrictModel, fingerprint
 
 _LEFT_OUT: Any = object()  # a setting at its default that a bank or a run does not name
 
+MOST_PARTS: Final = 100_000  # of an epoch
 SOFT_CLASSES: Final = 64  # most logits of a view that soft targets keep
 
 
@@ -39,6 +40,12 @@ class BankManifest(StrictModel):
     soft_temperature: PositiveFloat = 1.0
     versions: dict[str, str]  # when it was begun; told where pixels differ, not compared
     note: Annotated[str, Field(exclude_if=lambda note: not note)] = ""  # what records made from it should say
+
+    @model_validator(mode="after")
+    def _has_names(self) -> "BankManifest":
+        if self.parts() > MOST_PARTS:
+            raise ValueError(f"an epoch of {self.parts()} shards; names of their files hold up to {MOST_PARTS}")
+        return self
 
     def fingerprint(self) -> str:
         """Name the bank; every shard carries it. Library versions do not change it: the pixels' hash would."""
@@ -63,16 +70,31 @@ class Bank:
         """Return the fused labels (B, h, w) at a ratio and the global labels (B,), int64, of an epoch's positions."""
         code = self.ladder.code(ratio)
         order, groups = self._by_part(positions)
-        views = [self.shard(epoch, part).views(group) for part, group in groups]
-        fused = np.concatenate([group.labels(code) for group in views])
-        return fused[order], np.concatenate([group.global_labels() for group in views])[order]
+        with self._unpacking(epoch):
+            views = [self.shard(epoch, part).views(group) for part, group in groups]
+            fused = np.concatenate([group.labels(code) for group in views])
+            return fused[order], np.concatenate([group.global_labels() for group in views])[order]
 
     def soft_targets(self, epoch: int, positions: np.ndarray) -> SoftTargets:
         """Return the stored part of the global logits of an epoch's positions."""
         order, groups = self._by_part(positions)
-        found = [self.shard(epoch, part).views(group).soft_targets() for part, group in groups]
-        fields = zip(*((soft.classes, soft.logits, soft.rest) for soft in found), strict=True)
-        return SoftTargets(*(np.concatenate(field)[order] for field in fields))
+        with self._unpacking(epoch):
+            found = [self.shard(epoch, part).views(group).soft_targets() for part, group in groups]
+            fields = zip(*((soft.classes, soft.logits, soft.rest) for soft in found), strict=True)
+            return SoftTargets(*(np.concatenate(field)[order] for field in fields))
+
+    @contextlib.contextmanager
+    def _unpacking(self, epoch: int) -> Iterator[None]:
+        """UserError where a shard's views are not packed labels, though its sums are right."""
+        try:
+            yield
+        except UserError:
+            raise
+        except (IndexError, ValueError) as error:
+            raise UserError(
+                f"{self.folder}: a shard of epoch {epoch} holds views that cannot be unpacked ({error}); remove the "
+                "epoch's folder and run bank build again"
+            ) from error
 
     def _by_part(self, positions: np.ndarray) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
         """Group positions by shard; `order` puts the concatenated groups back."""

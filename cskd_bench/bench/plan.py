@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from cskd_bench.config import MethodConfig, PretrainConfig, load_config, method_label
 from cskd_bench.config_files import find_config, method_of, read_config
 from cskd_bench.errors import UserError
-from cskd_bench.schema import StrictModel, apply_overrides, load_toml, override, validate
+from cskd_bench.schema import StrictModel, apply_overrides, is_file, load_toml, override, validate
 from cskd_bench.task import Protocol, TaskSpec, load_task
 from cskd_bench.transfer.precision import state_precision
 from cskd_bench.transfer.teaching import check_student, state_teacher
@@ -262,7 +262,7 @@ def _pretrain_cell(student: str, method: dict[str, Any], seed: int, overrides: S
 
 def _check_file(named: str, where: Path, key: str) -> None:
     """Refuse a plan whose file is not there, nor among the shipped configurations."""
-    if not find_config(Path(named))[0].is_file():
+    if not is_file(find_config(Path(named))[0]):
         raise UserError(f"{where}: {key}: no file {named!r} here or among the shipped configurations")
 
 

@@ -153,6 +153,8 @@ def _resize_embedding(embedding: Tensor, wanted: Tensor, model: Any) -> Tensor:
         prefix is None  # no plain ViT
         or embedding.ndim != 3
         or embedding.shape[-1] != wanted.shape[-1]
+        or embedding.shape[1] <= prefix
+        or not _is_plain(embedding)
         or isqrt(embedding.shape[1] - prefix) ** 2 + prefix != embedding.shape[1]
     ):
         return embedding

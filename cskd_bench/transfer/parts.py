@@ -52,8 +52,15 @@ class Parts:
         return rows
 
     def read(self) -> np.ndarray:
-        """Return all rows; UserError where a part is not there, or damaged."""
-        return np.concatenate([self.get(part) for part in self.ranges])
+        """Return all rows; UserError where a part is not there, damaged, or of rows unlike those of the others."""
+        parts = [self.get(part) for part in self.ranges]
+        shapes = sorted({str(rows.shape[1:]) for rows in parts})
+        if len(shapes) > 1:
+            raise UserError(
+                f"{self.folder}: its parts have rows of different shapes ({', '.join(shapes)}); remove the folder, and "
+                "the same command computes it again"
+            )
+        return np.concatenate(parts)
 
     def _path(self, part: range) -> Path:
         return self.folder / f"{part.start:08d}-{part.stop:08d}.npz"
@@ -66,6 +73,8 @@ class Parts:
         try:
             with np.load(path, allow_pickle=False) as archive:
                 rows: np.ndarray = archive["rows"]  # the archive's own CRC is checked on reading
+            if rows.dtype.kind not in "biuf":
+                raise ValueError(f"holds an array of {rows.dtype}, no numbers")
             if len(rows) != len(part) or not _finite(rows):
                 raise ValueError(f"holds an array of shape {rows.shape} for {len(part)} rows, or not finite ones")
         except Exception as error:  # a damaged zip fails in many ways; none runs code

@@ -58,3 +58,21 @@ def test_reading_before_all_is_there_names_the_part(tmp_path: Path) -> None:
 def test_rows_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="4 to 7 are not finite"):
         parts(tmp_path).put(range(4, 8), np.full((4, 2), np.nan, np.float32))
+
+
+@pytest.mark.parametrize("rows", [np.array(["a"] * 4), np.zeros(4, "M8[s]"), np.zeros(4, "V2")])
+def test_a_part_of_no_numbers_is_set_aside(
+    tmp_path: Path, rows: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "key").mkdir()
+    np.savez(tmp_path / "key" / "00000000-00000004.npz", rows=rows)
+    assert range(0, 4) in parts(tmp_path).missing()
+    assert "no numbers" in capsys.readouterr().err
+
+
+def test_parts_with_rows_of_different_shapes_are_refused(tmp_path: Path) -> None:
+    kept = parts(tmp_path)
+    for part in kept.missing():
+        kept.put(part, np.zeros((len(part), 2 if part.start else 3)))
+    with pytest.raises(UserError, match=r"rows of different shapes \(\(2,\), \(3,\)\); remove the folder"):
+        kept.read()
