@@ -10,7 +10,9 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from cskd_bench.data.sources import IMAGE_SUFFIXES, decode, digest
+from cskd_bench.data.decode import decode
+from cskd_bench.data.folders import IMAGE_SUFFIXES, FolderNotes, is_hidden
+from cskd_bench.data.sources import digest
 from cskd_bench.errors import UserError
 
 
@@ -28,6 +30,7 @@ class _Sample:
 class _Shard:
     path: Path
     samples: list[_Sample] = field(default_factory=list)
+    folder_note: FolderNotes = field(default_factory=FolderNotes)
 
 
 class ShardSource:
@@ -45,6 +48,7 @@ class ShardSource:
         self.sizes = np.asarray([sample.image[1] for sample in self._samples if sample.image])
         keys = "\n".join(f"{sample.key} {size}" for sample, size in zip(self._samples, self.sizes, strict=True))
         self.identity = digest(keys.encode() + self.labels.tobytes())
+        self.folder_note = "; ".join(filter(None, (shard.folder_note.of(shard.path.name) for shard in shards)))
         self.stamp = " ".join(str(shard.path.stat().st_mtime_ns) for shard in shards)
 
     def __len__(self) -> int:
@@ -81,6 +85,9 @@ def _read_headers(path: Path) -> _Shard:
         with tarfile.open(path) as archive:
             for member in archive:
                 if not member.isfile():
+                    continue
+                if any(is_hidden(part) for part in member.name.split("/") if part != "."):
+                    shard.folder_note.add("hidden", member.name)
                     continue
                 folder, slash, name = member.name.rpartition("/")
                 stem, _, ending = name.partition(".")  # folders may have dots

@@ -462,10 +462,11 @@ def test_an_unreadable_image_is_named_and_nothing_is_lost(squares, weights, tmp_
     assert not (tmp_path / "results").exists()
 
 
-def test_a_nested_extra_level_is_named(squares, weights, tmp_path):
+def test_images_in_a_folder_inside_a_class_folder_are_used_and_noted(squares, weights, tmp_path, capsys):
     inner = squares / "train" / "red" / "red"
     inner.mkdir()
     for image in (squares / "train" / "red").glob("*.png"):
         image.rename(inner / image.name)
-    with pytest.raises(UserError, match="there is a folder 'red' inside: one level too deep"):
-        run(task_on(squares), "knn", weights, tmp_path)
+    record = run(task_on(squares), "knn", weights, tmp_path)
+    assert "images in sub-folders of their classes (red/red/00.png, " in record.note
+    assert f"{squares}: used in train: " in capsys.readouterr().err
