@@ -1,15 +1,18 @@
 """The one gate for images: stored bytes of any format to upright 8-bit RGB, or a sentence that says why not."""
 
+import ctypes
 import io
+import logging
 import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Final, TypeVar
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError, _imaging
 
 from cskd_bench.data.exif import SWAPPED, TURNS, UPRIGHT, read_orientation
 from cskd_bench.data.png import bare_png, damaged_chunk, exif_chunk, is_png
@@ -109,7 +112,8 @@ def _bits(image: Image.Image) -> int:
 
 def _scale(values: np.ndarray, by: int) -> np.ndarray:
     """Return values times `by`, rounded; ValueError where one is not 0 to 255 then."""
-    scaled: np.ndarray = np.rint(values * float(by))
+    with np.errstate(all="ignore"):  # what overflows is infinite then, and refused
+        scaled: np.ndarray = np.rint(values * float(by))
     if not ((scaled >= 0) & (scaled <= 255)).all():
         kind, most = ("integers", "255") if by == 1 else ("floating-point numbers", "1")
         low, high = float(values.min()), float(values.max())
@@ -146,9 +150,19 @@ def _why(error: Exception, content: bytes) -> str:
 
 
 def _silence_pillow() -> None:
-    """Keep Pillow's warnings from the terminal: what they say of a file is refused, or harmless."""
+    """Keep what Pillow says of a file from the terminal: it is refused in our words, or harmless."""
     if ("ignore", None, Warning, re.compile(_QUIET), 0) not in warnings.filters:
         warnings.filterwarnings("ignore", module=_QUIET)
+    _silence_libraries()
+
+
+@cache
+def _silence_libraries() -> None:
+    """Let Pillow's log print nothing where no one has set it up, nor the libtiff that Pillow is linked to."""
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+        with suppress(OSError, AttributeError):  # a Pillow without it
+            getattr(ctypes.CDLL(_imaging.__file__), name)(None)
 
 
 _STRICT = threading.Lock()
