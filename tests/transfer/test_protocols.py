@@ -142,6 +142,14 @@ def test_features_of_images_that_were_written_again_are_computed_again(squares, 
     assert run(task_on(squares), "knn", weights, tmp_path).metrics != before.metrics
 
 
+def test_features_of_images_that_were_decoded_otherwise_are_computed_again(squares, weights, tmp_path, monkeypatch):
+    for rules in (1, scan.DECODING):
+        monkeypatch.setattr(scan, "DECODING", rules)
+        run(task_on(squares), "knn", weights, tmp_path)
+        shutil.rmtree(tmp_path / "results")
+    assert len(list((tmp_path / "work" / "features").iterdir())) == 2 * 2  # train and test
+
+
 def test_a_damaged_feature_cache_is_set_aside_and_computed_again(squares, weights, tmp_path, capsys):
     task = task_on(squares)
     first = run(task, "knn", weights, tmp_path)
