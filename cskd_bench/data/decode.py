@@ -81,7 +81,6 @@ def convert_to_rgb(image: Image.Image) -> Image.Image:
     image.load()
     if not image.width or not image.height:
         raise ValueError("it has no pixels")
-    image.info.pop("transparency", None)  # which Pillow would convert as well
     orientation = read_orientation(_exif(image))
     mode = image.mode
     if mode.startswith("I;16") or (mode == "I" and image.format in _DEEP):
@@ -99,9 +98,9 @@ def _open(content: bytes, work: Callable[[Image.Image], T]) -> T:
 
 
 def _exif(image: Image.Image) -> bytes:
-    """Return an image's EXIF data; of a TIFF none, which Pillow turns itself."""
+    """Return an image's EXIF data; of a TIFF there are none, which Pillow turns itself."""
     exif = image.info.get("exif", b"")
-    return exif if isinstance(exif, bytes) and image.format != "TIFF" else b""
+    return exif if isinstance(exif, bytes) else b""
 
 
 def _bits(image: Image.Image) -> int:

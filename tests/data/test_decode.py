@@ -7,6 +7,7 @@ import sys
 import tempfile
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -190,7 +191,7 @@ def test_a_large_image_is_used_without_a_warning(monkeypatch):
         decode(stored(PICTURE), "x")
 
 
-def test_of_a_very_long_image_the_middle_is_seen():
+def test_of_a_very_long_image_the_middle_is_seen(monkeypatch):
     pixels = np.zeros((1, 9_000, 3), np.uint8)
     pixels[:, 4_490:4_510] = 255
     view = EvalView(8, 1.0)
@@ -198,6 +199,11 @@ def test_of_a_very_long_image_the_middle_is_seen():
         assert view(image).shape == (3, 8, 8) and view(image).min() == 255
     usual = Image.fromarray(pixels[:, 4_484:4_516])  # 32 times as long as high: as timm resizes it
     assert np.array_equal(view(usual), view(Image.fromarray(pixels)))
+    seen = []
+    monkeypatch.setattr(view, "_transform", lambda image: seen.append(image.size) or np.zeros(3))
+    for image in (Image.fromarray(pixels), Image.fromarray(pixels.transpose(1, 0, 2)), usual):
+        view(image)
+    assert seen == [(32, 1), (1, 32), (32, 1)]
 
 
 def _seeds():
@@ -223,23 +229,43 @@ def damaged(draw):
     return bytes(content[: draw(st.one_of(st.just(len(content)), st.integers(0, len(content))))])
 
 
-@settings(max_examples=150, deadline=None)
-@given(content=st.one_of(damaged(), st.binary(max_size=200)))
-def test_any_bytes_give_an_image_or_a_sentence_and_print_nothing(content):
+@contextmanager
+def nothing_printed():
+    """Fail where anything is written to the process's stderr, by C libraries too."""
     with tempfile.TemporaryFile() as printed:
         kept = os.dup(2)
         os.dup2(printed.fileno(), 2)
         try:
-            image = decode(content, "x")
-            assert image.mode == "RGB" and min(image.size) > 0 and upright_size(content) == image.size
-        except UserError as error:
-            assert str(error).startswith("x: not a readable image (") and len(str(error).splitlines()) == 1
+            yield
         finally:
             sys.stderr.flush()
             os.dup2(kept, 2)
             os.close(kept)
         printed.seek(0)
         assert printed.read() == b""
+
+
+def decode_or_refuse(content):
+    try:
+        image = decode(content, "x")
+        assert image.mode == "RGB" and min(image.size) > 0 and upright_size(content) == image.size
+    except UserError as error:
+        assert str(error).startswith("x: not a readable image (") and len(str(error).splitlines()) == 1
+
+
+@settings(max_examples=150, deadline=None)
+@given(content=st.one_of(damaged(), st.binary(max_size=200)))
+def test_any_bytes_give_an_image_or_a_sentence_and_print_nothing(content):
+    with nothing_printed():
+        decode_or_refuse(content)
+
+
+@pytest.mark.parametrize("kind", [None, "tiff_lzw", "tiff_deflate", "jpeg"])
+def test_libtiff_prints_nothing_of_a_tiff_with_a_changed_byte(kind):
+    content = stored(PICTURE, "TIFF", compression=kind)
+    with nothing_printed():
+        for place in range(8, len(content)):
+            decode_or_refuse(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
 
 
 @given(st.binary(max_size=60))
