@@ -21,6 +21,7 @@ from cskd_bench.bank.pack import pack, soft_targets
 from cskd_bench.bank.shard import write_shard
 from cskd_bench.bank.store import SOFT_CLASSES, Bank, BankManifest, begin_bank, cost_path, shard_path
 from cskd_bench.config import PretrainConfig
+from cskd_bench.data.decode import DECODING
 from cskd_bench.data.delivery import deliver, usable_workers
 from cskd_bench.data.engines import finish_batch, worker_views
 from cskd_bench.data.loader import LOOK, Batch, ViewPlan, leave_signals_to_the_main_process, next_item, start_loader
@@ -73,6 +74,8 @@ def build_bank(
     wanted = [(epoch, part) for epoch in epochs for part in range(manifest.parts())][shard[0] - 1 :: shard[1]]
     todo = [(epoch, part) for epoch, part in wanted if not shard_path(out, epoch, part).exists()]
     is_first = launcher_rank()[0] == 0  # which talks to the terminal
+    if is_first:
+        bank.manifest.tell_decoding(out)
     if is_first and todo and teacher.precision != "fp32":
         _tell_flips(config, source, teacher, device)
     labeller = _Labeller(config, source, teacher, plan, bank, device)
@@ -131,6 +134,7 @@ def _manifest(config: PretrainConfig, source: Source, teacher: Teacher, plan: Vi
         views_per_shard=max(_SHARD_VIEWS // batch, 1) * batch,
         soft_classes=min(SOFT_CLASSES, config.data.num_classes) if config.method.labels == "soft" else 0,
         soft_temperature=config.method.soft_temperature,
+        decoding=DECODING,
         versions={name: version(name) for name in _VERSIONS},
     )
 

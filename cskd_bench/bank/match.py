@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 
+from cskd_bench.bank.claim import launcher_rank
 from cskd_bench.bank.store import SOFT_CLASSES, Bank, differences, refusal
 from cskd_bench.config import PretrainConfig
 from cskd_bench.data.engines import augment_batch, worker_views
@@ -107,4 +108,6 @@ def open_matching_bank(folder: Path, config: PretrainConfig) -> Bank:
             else f"{folder}: is declared for {manifest.epochs} epochs, the run has {config.recipe.epochs}: "
             "build another bank"
         )
+    if launcher_rank()[0] == 0:
+        manifest.tell_decoding(folder)
     return bank

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -13,6 +14,7 @@ from cskd_bench.bank.envelope import MOST_EPOCHS, Ladder, declared_ratios
 from cskd_bench.bank.pack import SoftTargets
 from cskd_bench.bank.shard import Shard
 from cskd_bench.config import Precision
+from cskd_bench.data.decode import DECODING
 from cskd_bench.errors import UserError
 from cskd_bench.files import write_file
 from cskd_bench.schema import StrictModel, fingerprint
@@ -40,6 +42,7 @@ class BankManifest(StrictModel):
     soft_temperature: PositiveFloat = 1.0
     versions: dict[str, str]  # when it was begun; told where pixels differ, not compared
     note: Annotated[str, Field(exclude_if=lambda note: not note)] = ""  # what records made from it should say
+    decoding: Annotated[int, Field(exclude_if=lambda rules: rules == 1)] = 1  # of images: data/decode.py; 1 is not said
 
     @model_validator(mode="after")
     def _has_names(self) -> "BankManifest":
@@ -49,7 +52,16 @@ class BankManifest(StrictModel):
 
     def fingerprint(self) -> str:
         """Name the bank; every shard carries it. Library versions do not change it: the pixels' hash would."""
-        return fingerprint(self.model_dump(mode="json", exclude={"versions", "teacher_source", "note"}))
+        return fingerprint(self.model_dump(mode="json", exclude={"versions", "teacher_source", "note", "decoding"}))
+
+    def tell_decoding(self, folder: Path) -> None:
+        """Say on stderr where the labels were made of images that were decoded otherwise than now."""
+        if self.decoding != DECODING:
+            print(
+                f"{folder}: its labels are of images that were not turned as their EXIF data say, nor scaled from 16 "
+                "bits; where the data have such images, build it again",
+                file=sys.stderr,
+            )
 
     def parts(self) -> int:
         """Return how many shards an epoch has."""
@@ -175,7 +187,7 @@ def differences(bank: dict[str, Any], run: dict[str, Any], prefix: str = "") -> 
     A key that only one of them has is a setting that the other left at its default.
     """
     found = []
-    for key in sorted((bank.keys() | run.keys()) - {"versions", "note"}):
+    for key in sorted((bank.keys() | run.keys()) - {"versions", "note", "decoding"}):
         ours, theirs = bank.get(key, _LEFT_OUT), run.get(key, _LEFT_OUT)
         if theirs is None or ours == theirs or (key == "teacher_source" and not ours):
             continue

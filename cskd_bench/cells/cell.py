@@ -46,6 +46,10 @@ class Cell(ABC):
     def describe_images(self) -> str:
         """Say in a few words what the images are: sizes and classes."""
 
+    def folder_note(self) -> str:
+        """Return a note on files that are left out, or used though others would not; empty where none is."""
+        return ""
+
     def number_images(self) -> np.ndarray | None:
         """Number the images that are scored, (n,): equal numbers are the same image; None where all differ."""
         return None

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from cskd_bench.cells.cell import Outcome
+from cskd_bench.cells.folder_notes import join_notes, tell_note
 from cskd_bench.cells.locks import run_lock
 from cskd_bench.cells.pretraining_splits import check_pretraining_splits
 from cskd_bench.cells.recording import Beginning, Subject, begin, keep
@@ -119,10 +120,12 @@ def _job(config: PretrainConfig, folder: Path, ranks: Ranks, targets: TargetProv
 
 
 def _begin(job: Job, record: Path) -> None:
-    """Make the run's folder; say where its record is there already, so that only the same weights can stand beside it.
+    """Make the run's folder; say what of the data is left out, and where its record is there already.
 
-    What is odd about the labels is said, too. UserError for a folder that cannot be made.
+    What is odd about the labels is said, too. Only the same weights can stand beside such a record. UserError for a
+    folder that cannot be made.
     """
+    tell_note(job.data, join_notes(*filter(None, (job.train, job.val))))
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -205,7 +208,8 @@ def _outcome(job: Job, result: Fit) -> Outcome:
         tf32=job.targets.labels_from == "teacher" and job.teacher_precision == "tf32",
         note="; ".join(filter(None, (job.targets.note, job.note))),
     )
-    return outcome.of_images(number_images(job.val) if job.val else None)
+    note = join_notes(*filter(None, (job.train, job.val)))
+    return outcome.of_images(number_images(job.val) if job.val else None).noted(note)
 
 
 def _finish(job: Job, result: Fit, config: PretrainConfig, subject: Subject, ranks: Ranks, records: Path) -> Record:

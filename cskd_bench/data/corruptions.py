@@ -13,8 +13,9 @@ from numpy.random import Generator
 from PIL import Image
 from torch.nn import functional as F
 
+from cskd_bench.data.decode import decode
 from cskd_bench.data.randomness import Stream, generator
-from cskd_bench.data.sources import Source, digest, stamp
+from cskd_bench.data.sources import Source, digest, folder_note, stamp
 from cskd_bench.errors import UserError
 
 Corrupt = Callable[[np.ndarray, float, Generator], np.ndarray]  # (H, W, 3) in [0, 1], amount, draws -> the same shape
@@ -38,6 +39,7 @@ class CorruptedSource:
         self.classes = source.classes
         self.identity = digest(f"{source.identity} {corruption}".encode())
         self.stamp = stamp(source)
+        self.folder_note = folder_note(source)
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -96,8 +98,7 @@ def _pixelate(pixels: np.ndarray, share: float, draws: Generator) -> np.ndarray:
 def _jpeg_compression(pixels: np.ndarray, quality: float, draws: Generator) -> np.ndarray:
     stored = io.BytesIO()
     Image.fromarray((pixels * 255).round().astype(np.uint8)).save(stored, "JPEG", quality=int(quality))
-    with Image.open(stored) as image:
-        return np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+    return np.asarray(decode(stored.getvalue(), "a corrupted image"), dtype=np.float32) / 255
 
 
 CORRUPTIONS: dict[str, tuple[tuple[float, ...], Corrupt]] = {

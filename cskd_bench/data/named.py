@@ -5,8 +5,9 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
+from cskd_bench.data.decode import convert_to_rgb, decode
 from cskd_bench.data.labels import class_numbers
-from cskd_bench.data.sources import decode, digest
+from cskd_bench.data.sources import digest
 from cskd_bench.errors import UserError
 
 TEST_SPLITS: Final = ("test", "val", "valid", "validation", "eval", "evaluation")
@@ -75,7 +76,7 @@ class TimmSource:
             if self._reader is not None:
                 return decode(_read_stored(self._reader, index), where)
             image = self._data[index][0]
-            return image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
+            return convert_to_rgb(image) if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
         except UserError:
             raise
         except Exception as error:  # readers and decoders are others', and fail in many ways

@@ -7,7 +7,9 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from cskd_bench.data.sources import IMAGE_SUFFIXES, PathSource, data_path, digest
+from cskd_bench.data.decode import read_stored, upright_size
+from cskd_bench.data.folders import FolderNotes, images_in
+from cskd_bench.data.sources import PathSource, data_path, digest
 from cskd_bench.errors import UserError
 from cskd_bench.task import TaskData
 
@@ -21,12 +23,16 @@ Pairs = list[tuple[Path, Path]]  # image, label
 
 
 class SegmentationSplit:
-    """Images and their label maps, in order of their names; `values` (256,) maps stored labels to classes."""
+    """Images and their label maps, in order of their names; `values` (256,) maps stored labels to classes.
 
-    def __init__(self, pairs: Pairs, values: np.ndarray) -> None:
+    `folder_note` says what of their folders is not read.
+    """
+
+    def __init__(self, pairs: Pairs, values: np.ndarray, folder_note: str = "") -> None:
         self.images = PathSource([image for image, _ in pairs], [0] * len(pairs), ["image"])
         self._labels = PathSource([label for _, label in pairs], [0] * len(pairs), ["label"])
         self._values = values
+        self.folder_note = self.images.folder_note = folder_note
         self.identity = digest(f"{self.images.identity} {self._labels.identity} {digest(values.tobytes())}".encode())
         self.stamp = f"{self.images.stamp} {self._labels.stamp}"
 
@@ -39,11 +45,11 @@ class SegmentationSplit:
         UserError for a file that is no label map, of another size than its image, or with a value that is no class.
         """
         path, image = self._labels.paths[index], self.images.paths[index]
-        stored = _read_map(path)
+        stored = _read_map(self._labels, index)
+        content = self.images.content(index)
         try:
-            with Image.open(image) as opened:
-                width, height = opened.size
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            width, height = upright_size(content)
+        except ValueError as error:
             raise UserError(f"{image}: not a readable image ({error})") from error
         if stored.shape != (height, width):
             raise UserError(f"{path}: is {stored.shape[1]} x {stored.shape[0]}, its image {image} {width} x {height}")
@@ -76,7 +82,8 @@ def open_segmentation(data: TaskData, split: str, ignore_index: int) -> Segmenta
     except UserError as error:
         hint = f"; to get the data: {data.by_hand}" if data.by_hand else ""
         raise UserError(f"{error}{hint}") from error
-    return SegmentationSplit(pairs, _class_of_values(data, ignore_index))
+    folder_note = "; ".join(filter(None, (_left_out(data.dataset, root, part) for part in split.split("+"))))
+    return SegmentationSplit(pairs, _class_of_values(data, ignore_index), folder_note)
 
 
 def patch_classes(label: np.ndarray, grid: tuple[int, int], classes: int) -> np.ndarray:
@@ -93,15 +100,19 @@ def patch_classes(label: np.ndarray, grid: tuple[int, int], classes: int) -> np.
     return np.where(pixels.any(1), pixels.argmax(1), IGNORED).astype(np.uint8)
 
 
-def _read_map(path: Path) -> np.ndarray:
-    """Read a greyscale or palette image as integers (H, W): of a palette, its indices."""
+def _read_map(labels: PathSource, index: int) -> np.ndarray:
+    """Read a greyscale or palette image as integers (H, W): of a palette, its indices; it is not turned."""
+
+    def to_integers(image: Image.Image) -> np.ndarray:
+        if image.mode not in ("L", "P", "1", "I", "I;16", "I;16B"):
+            raise ValueError(f"its mode is {image.mode}; a label map is greyscale or has a palette")
+        return np.asarray(image).astype(np.int64)
+
+    content = labels.content(index)
     try:
-        with Image.open(path) as image:
-            if image.mode not in ("L", "P", "1", "I", "I;16"):
-                raise ValueError(f"its mode is {image.mode}; a label map is greyscale or has a palette")
-            return np.asarray(image).astype(np.int64)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: not a readable label map ({error})") from error
+        return read_stored(content, to_integers)
+    except ValueError as error:
+        raise UserError(f"{labels.paths[index]}: not a readable label map ({error})") from error
 
 
 def _class_of_values(data: TaskData, ignore_index: int) -> np.ndarray:
@@ -128,7 +139,15 @@ def _class_of_values(data: TaskData, ignore_index: int) -> np.ndarray:
 def _images_in(folder: Path) -> Sequence[Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the data set's folder with --data-dir")
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    return [folder / name for name in images_in(folder, FolderNotes())]
+
+
+def _left_out(layout: str, root: Path, split: str) -> str:
+    """Say what is not read of a folder whose images are not listed; empty where they are."""
+    folder_note = FolderNotes()
+    if layout in ("segmentation", "ade20k"):
+        images_in(root / "images" / split, folder_note)
+    return folder_note.of(f"images/{split}")
 
 
 def _own(root: Path, split: str) -> Pairs:

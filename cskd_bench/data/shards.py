@@ -10,8 +10,10 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from cskd_bench.data.decode import decode
+from cskd_bench.data.folders import IMAGE_SUFFIXES, FolderNotes, is_hidden
 from cskd_bench.data.labels import class_numbers, plain_number, whole_number
-from cskd_bench.data.sources import IMAGE_SUFFIXES, decode, digest
+from cskd_bench.data.sources import digest
 from cskd_bench.errors import UserError
 from cskd_bench.names import name_bytes, readable
 
@@ -32,6 +34,7 @@ class _Sample:
 class _Shard:
     path: Path
     samples: list[_Sample] = field(default_factory=list)
+    folder_note: FolderNotes = field(default_factory=FolderNotes)
 
 
 class ShardSource:
@@ -49,6 +52,7 @@ class ShardSource:
         self.sizes = np.asarray([sample.image[1] for sample in self._samples if sample.image])
         keys = "\n".join(f"{sample.key} {size}" for sample, size in zip(self._samples, self.sizes, strict=True))
         self.identity = digest(name_bytes(keys) + self.labels.tobytes())
+        self.folder_note = "; ".join(filter(None, (shard.folder_note.of(shard.path.name) for shard in shards)))
         self.stamp = " ".join(str(shard.path.stat().st_mtime_ns) for shard in shards)
 
     def __len__(self) -> int:
@@ -102,10 +106,13 @@ def _add_member(member: tarfile.TarInfo, shard: _Shard, by_key: dict[str, _Sampl
     """Enter a tar's member as its key's image or label; UserError where the key has such a one already."""
     if member.size < 0 or member.sparse is not None:
         raise UserError(f"{shard.path}: {member.name} is not stored whole; write the tar again")
+    if not member.isfile():
+        return
+    if any(is_hidden(part) for part in member.name.split("/") if part != "."):
+        shard.folder_note.add("hidden", member.name)
+        return
     folder, slash, name = member.name.rpartition("/")
     stem, _, ending = name.partition(".")  # folders may have dots
-    if not member.isfile() or not stem:  # a folder, or a hidden file
-        return
     key = folder + slash + stem
     if key not in by_key:
         by_key[key] = _Sample(key)

@@ -1,7 +1,6 @@
 """Sources: indexed images with integer labels, from folders, npz files and memory; data/open.py chooses."""
 
 import hashlib
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +9,12 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
+from cskd_bench.data.decode import decode
+from cskd_bench.data.folders import FolderNotes, class_names, images_below, images_in, list_folder
 from cskd_bench.data.labels import class_numbers, refuse_other_count
 from cskd_bench.data.npz import image_starts, read_npz
 from cskd_bench.errors import UserError
 from cskd_bench.names import name_bytes, readable
-
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp", ".tif", ".tiff"}
 
 
 class Source(Protocol):
@@ -50,12 +49,23 @@ class ContentSource(Source, Protocol):
 
 
 class PathSource:
-    """Image files with a label each; sources of files on disk derive from it."""
+    """Image files with a label each; sources of files on disk derive from it.
 
+    `names` tell the images apart, to a person and in the identity; by default folder/file.
+    """
+
+    folder_note = ""  # what of the folder is left out, or used though others would leave it out
     label_note = ""  # what a record should say of their labels
 
-    def __init__(self, paths: Sequence[Path], labels: Sequence[int] | np.ndarray, classes: Sequence[str]) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        labels: Sequence[int] | np.ndarray,
+        classes: Sequence[str],
+        names: Sequence[str] = (),
+    ) -> None:
         self.paths = list(paths)
+        self._names = list(names)
         self.labels = np.asarray(labels, dtype=np.int64)
         self.classes = [readable(name) for name in classes]
         try:
@@ -64,7 +74,7 @@ class PathSource:
             raise UserError(f"{error.filename}: a listed image is missing ({error.strerror})") from error
         self.sizes = np.asarray([file.st_size for file in found])
         self.stamp = digest(" ".join(str(file.st_mtime_ns) for file in found).encode())
-        lines = (f"{p.parent.name}/{p.name} {size}" for p, size in zip(self.paths, self.sizes, strict=True))
+        lines = (f"{self._stored_name(index)} {size}" for index, size in enumerate(self.sizes))
         self.identity = digest(name_bytes("\n".join(lines)))
 
     def __len__(self) -> int:
@@ -77,38 +87,58 @@ class PathSource:
             raise UserError(f"{self.paths[index]}: not a readable image ({error.strerror})") from error
 
     def name(self, index: int) -> str:
-        return readable(f"{self.paths[index].parent.name}/{self.paths[index].name}")
+        return readable(self._stored_name(index))
+
+    def _stored_name(self, index: int) -> str:
+        return self._names[index] if self._names else f"{self.paths[index].parent.name}/{self.paths[index].name}"
+
+    def choose(self, indices: np.ndarray) -> "PathSource":
+        """Return chosen images, in the given order."""
+        names = [self._names[index] for index in indices] if self._names else ()
+        chosen = PathSource([self.paths[index] for index in indices], self.labels[indices], self.classes, names)
+        chosen.folder_note, chosen.label_note = self.folder_note, self.label_note
+        return chosen
 
     def load(self, index: int) -> Image.Image:
         return decode(self.content(index), str(self.paths[index]))
 
 
 class FolderSource(PathSource):
-    """One folder per class, class order = sorted folder names."""
+    """One folder per class, class order = sorted folder names; images in folders inside belong to the class too."""
 
     def __init__(self, root: Path) -> None:
-        classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+        notes = FolderNotes()
+        classes = class_names(root, notes)
         if not classes:
-            raise UserError(f"{root}: no class folders in it; expected {root.name}/<class>/<image files>")
-        paths: list[Path] = []
+            held = f", only {notes.left_out()}" if notes.left_out() else ""
+            raise UserError(f"{root}: no class folders in it{held}; expected {root.name}/<class>/<image files>")
+        names: list[str] = []
         labels: list[int] = []
         for label, name in enumerate(classes):
-            files = sorted(p for p in (root / name).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            inside = FolderNotes()
+            files = images_below(root, name, inside)
             if not files:
-                raise UserError(f"{root / name}: a class folder without images ({_nesting_hint(root / name)})")
-            paths += files
+                held = inside.left_out() or _list_folders(root / name)
+                raise UserError(f"{root / name}: a class folder without images ({held})")
+            notes.join(inside)
+            names += files
             labels += [label] * len(files)
-        super().__init__(paths, labels, classes)
+        nested = "nested" in notes.found
+        super().__init__([root / name for name in names], labels, classes, names if nested else ())
+        self.folder_note = notes.of(root.name)
 
 
 class FlatSource(PathSource):
     """Files in one folder; each file is a class of its own, named by its stem."""
 
     def __init__(self, root: Path) -> None:
-        paths = sorted(p for p in root.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        notes = FolderNotes()
+        paths = [root / name for name in images_in(root, notes)]
         if not paths:
-            raise UserError(f"{root}: no image files in it")
+            held = f", only {notes.left_out()}" if notes.left_out() else ""
+            raise UserError(f"{root}: no image files in it{held}")
         super().__init__(paths, np.arange(len(paths)), [path.stem for path in paths])
+        self.folder_note = notes.of(root.name)
 
 
 class NpzSource:
@@ -175,6 +205,7 @@ class JoinedSource:
             raise UserError("splits joined by '+' have different classes: their class folders must have the same names")
         self.identity = digest(" ".join(part.identity for part in parts).encode())
         self.stamp = " ".join(map(stamp, parts))
+        self.folder_note = "; ".join(dict.fromkeys(filter(None, map(folder_note, parts))))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -193,6 +224,7 @@ class SubsetSource:
         self.classes = source.classes
         self.identity = digest(source.identity.encode() + indices.astype(np.int64).tobytes())
         self.stamp = stamp(source)
+        self.folder_note = folder_note(source)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -226,9 +258,7 @@ def unsliced(source: Source) -> tuple[Source, np.ndarray]:
 def choose_images(source: Source, indices: np.ndarray) -> Source:
     """Return chosen images of a source, in the given order; they stay files on disk, or stored bytes."""
     if isinstance(source, PathSource):
-        chosen = PathSource([source.paths[index] for index in indices], source.labels[indices], source.classes)
-        chosen.label_note = source.label_note
-        return chosen
+        return source.choose(indices)
     return StoredSubset(source, indices) if isinstance(source, ContentSource) else SubsetSource(source, indices)
 
 
@@ -242,18 +272,14 @@ def stamp(source: Source) -> str:
     return str(getattr(source, "stamp", ""))
 
 
-def decode(content: bytes, where: str) -> Image.Image:
-    """Decode an encoded image to RGB; UserError says `where` it lies when it is not readable."""
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{where}: not a readable image ({error})") from error
+def folder_note(source: Source) -> str:
+    """Say what of a source's folders is left out, or used though others would not; empty where there is nothing."""
+    return str(getattr(source, "folder_note", ""))
 
 
-def _nesting_hint(folder: Path) -> str:
-    inner = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
-    return f"there is a folder {inner[0]!r} inside: one level too deep?" if inner else "it is empty"
+def _list_folders(folder: Path) -> str:
+    inner = sorted(entry.name for entry in list_folder(folder))
+    return f"only empty folders in it, {', '.join(inner[:3])}" if inner else "it is empty"
 
 
 def digest(content: bytes) -> str:

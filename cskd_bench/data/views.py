@@ -17,6 +17,8 @@ from cskd_bench.errors import UserError
 
 _THREE: Final = "3a"  # timm's name for one of grey, solarise and blur, the one policy that leaves colour jitter
 
+_LONGEST: Final = 32  # times its shorter side that an image may be long before its ends are cut off
+
 
 class TrainView:
     """Crop, flip, the policy's operations and colour jitter of one image: (3, S, S) uint8."""
@@ -56,7 +58,17 @@ class EvalView:
         )
 
     def __call__(self, image: Image.Image) -> Tensor:
-        return torch.as_tensor(self._transform(image))
+        return torch.as_tensor(self._transform(_cut_ends(image)))
+
+
+def _cut_ends(image: Image.Image) -> Image.Image:
+    """Return an image with the ends of a very long one cut off: no crop sees them, and resized they fill the memory."""
+    width, height = image.size
+    longest = _LONGEST * min(width, height)
+    if max(width, height) <= longest:
+        return image
+    left, top = max(0, (width - longest) // 2), max(0, (height - longest) // 2)
+    return image.crop((left, top, left + min(width, longest), top + min(height, longest)))
 
 
 @contextmanager

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
-
+from cskd_bench.data.decode import to_rgb
 from cskd_bench.errors import UserError
 
 _NUMBER = (int, float)
@@ -114,22 +113,29 @@ def _image_problem(file: Path, entry: dict[str, Any]) -> str:
     if not file.is_file():
         return f"no such image in {file.parent.name}/"
     try:
-        with Image.open(file) as image:
-            width, height = ImageOps.exif_transpose(image).size  # as training turns it; notices a truncated JPEG
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        width, height = to_rgb(file.read_bytes()).size  # turned, as training turns it
+    except (OSError, ValueError) as error:
         return f"cannot be decoded: {error}"
     if (width, height) != (entry["width"], entry["height"]):
         return f"is {width} x {height}, the annotations say {entry['width']} x {entry['height']}"
-    return "" if _opencv_decodes(file) else "cannot be decoded by OpenCV"
+    return _opencv_problem(file, (width, height))
 
 
-def _opencv_decodes(file: Path) -> bool:
-    """Say whether training's decoder reads a file; Pillow forgives PNGs that it does not."""
+def _opencv_problem(file: Path, size: tuple[int, int]) -> str:
+    """Say how training's decoder reads a file otherwise than Pillow; empty where both agree, and without OpenCV."""
     try:
         import cv2
     except ImportError:
-        return True
-    return cv2.imread(str(file)) is not None
+        return ""
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it says of a file is told in our words
+    try:
+        pixels = cv2.imread(str(file))
+    except cv2.error:  # an image larger than it reads
+        pixels = None
+    if pixels is None:
+        return "cannot be decoded by OpenCV, which training reads with"
+    height, width = pixels.shape[:2]
+    return "" if (width, height) == size else f"is {size[0]} x {size[1]}, OpenCV reads {width} x {height}"
 
 
 def _wrong_annotations(content: dict[str, Any]) -> Iterable[str]:

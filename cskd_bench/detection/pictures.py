@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from PIL import Image, ImageDraw
 
+from cskd_bench.data.decode import decode
 from cskd_bench.detection.annotations import CocoSplit
 
 _SIDE: Final = 320  # pixels of one half's longer side
@@ -26,8 +27,8 @@ def draw_pictures(split: CocoSplit, predictions: Path, count: int) -> list[bytes
     names = {category["id"]: str(category["name"]) for category in content["categories"]}
     drawn = []
     for image in chosen:
-        with Image.open(split.images / image["file_name"]) as opened:
-            picture = opened.convert("RGB")
+        file = split.images / image["file_name"]
+        picture = decode(file.read_bytes(), str(file))  # turned, as its boxes are
         confident = [item for item in found[image["id"]] if item["score"] >= _SCORE]
         left = _draw(picture, truth[image["id"]], names)
         right = _draw(picture, sorted(confident, key=lambda item: item["score"]), names)

@@ -5,16 +5,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
 from cskd_bench.config import DataConfig
 from cskd_bench.data import multilabel, segmentation
+from cskd_bench.data.folders import is_image
 from cskd_bench.data.manifests import Manifest
 from cskd_bench.data.open import open_source
-from cskd_bench.data.sources import IMAGE_SUFFIXES, FolderSource, Source, data_path
+from cskd_bench.data.sources import FolderSource, Source, data_path, folder_note
 from cskd_bench.detection.splits import COCO, is_coco
 from cskd_bench.doctor.findings import Finding
 from cskd_bench.errors import UserError
@@ -82,8 +82,8 @@ def check_data(
         yield from _classes_agree(found, data)
     for split, source in found.items():
         yield _count(split, len(source), manifest)
-        if isinstance(source, FolderSource):
-            yield from _strays(split, source)
+        if skipped := folder_note(source):
+            yield Finding("note", split, skipped)
         if decode:
             yield from _unreadable(split, source, threads)
 
@@ -131,25 +131,11 @@ def _count(split: str, images: int, manifest: Manifest | None) -> Finding:
     return Finding("attention", split, found, todo)
 
 
-def _strays(split: str, source: FolderSource) -> Iterator[Finding]:
-    """Name files beside the images that no run will read."""
-    folders = {path.parent for path in source.paths}
-    strays = [
-        path for folder in sorted(folders) for path in folder.iterdir() if path.suffix.lower() not in IMAGE_SUFFIXES
-    ]
-    if strays:
-        shown = ", ".join(str(path) for path in strays[:3])
-        yield Finding("note", split, f"{len(strays)} entries are no images and are left out ({shown})")
-
-
 def _unreadable(split: str, source: Source, threads: int) -> Iterator[Finding]:
     """Decode every image; list those that fail."""
 
     def problem(index: int) -> str:
         try:
-            if isinstance(source, FolderSource):
-                with Image.open(source.paths[index]) as image:
-                    image.verify()
             source.load(index)
         except UserError as error:
             return str(error)
@@ -221,7 +207,7 @@ def _classes(manifest: Manifest | None) -> int:
 def _is_split(folder: Path) -> bool:
     """Whether images lie right inside the folders of a folder."""
     children = sorted(path for path in folder.iterdir() if path.is_dir())
-    return any(path.suffix.lower() in IMAGE_SUFFIXES for child in children[:3] for path in child.iterdir())
+    return any(is_image(path.name) for child in children[:3] for path in child.iterdir())
 
 
 def _holds_splits(folder: Path) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from cskd_bench.data.decode import decode
 from cskd_bench.data.mixing import resize_view, to_float
 from cskd_bench.data.views import EvalView
 from cskd_bench.errors import UserError
@@ -61,10 +62,10 @@ def explain(checkpoint: Path, image: Path, output: Path, weights: Weights = "raw
 def read_image(path: Path) -> Image.Image:
     """Read an image file as RGB; UserError for anything else."""
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"{path}: not a readable image ({error})") from error
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: not a readable image ({error.strerror})") from error
+    return decode(content, str(path))
 
 
 def class_names(classes: Sequence[str], num_classes: int) -> list[str]:

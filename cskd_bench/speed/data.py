@@ -13,9 +13,11 @@ from PIL import Image
 from timm.data.transforms_factory import transforms_imagenet_train
 
 from cskd_bench.config import AugmentConfig, DataConfig
+from cskd_bench.data.decode import decode
 from cskd_bench.data.engines import finish_batch
+from cskd_bench.data.folders import is_image
 from cskd_bench.data.loader import TrainViews, ViewPlan
-from cskd_bench.data.sources import IMAGE_SUFFIXES, FolderSource
+from cskd_bench.data.sources import FolderSource
 from cskd_bench.data.tensor.crops import TensorViews
 from cskd_bench.errors import UserError
 from cskd_bench.speed.measure import Clock, compare, table
@@ -98,13 +100,7 @@ def _pictures(images: Path | None) -> list[Image.Image]:
     if images is None:
         draw = np.random.default_rng(0)
         return [Image.fromarray(draw.integers(0, 256, (90, 120, 3), dtype=np.uint8)) for _ in range(_IMAGES)]
-    files = sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)[:_IMAGES]
+    files = sorted(path for path in images.rglob("*") if is_image(path.name))[:_IMAGES]
     if len(files) < _IMAGES:
         raise UserError(f"{images}: holds {len(files)} images; the data part needs {_IMAGES}")
-    pictures = []
-    for path in files:
-        try:
-            pictures.append(Image.open(path).convert("RGB"))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise UserError(f"{path}: not a readable image ({error})") from error
-    return pictures
+    return [decode(path.read_bytes(), str(path)) for path in files]

@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from cskd_bench.cells.cell import Cell
+from cskd_bench.cells.folder_notes import join_notes
 from cskd_bench.data.copies import number_images
 from cskd_bench.data.open import open_split
 from cskd_bench.data.sources import Source, choose_images
@@ -81,6 +82,10 @@ class ImageCell(Cell):
         """Return the identity of both splits."""
         return f"{self.train.identity} {self.test.identity}"
 
+    def folder_note(self) -> str:
+        """Return a note on what of the folders of both splits is not read, or read though others would not."""
+        return join_notes(self.train, self.test)
+
     def number_images(self) -> np.ndarray | None:
         """Number the images of test; the parts of a robustness task show the same images."""
         return number_images(self.test, parts_alike=self.spec.group == "robustness")
@@ -124,6 +129,10 @@ class ScoringCell(ImageCell):
     def images(self) -> str:
         """Return the identity of test."""
         return self.test.identity
+
+    def folder_note(self) -> str:
+        """Return the same of test alone."""
+        return join_notes(self.test)
 
     def check(self) -> str:
         """UserError for a checkpoint without a head, and where test has not images of every class."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from cskd_bench.cells.cell import Cell
+from cskd_bench.cells.folder_notes import tell_note
 from cskd_bench.cells.locks import run_lock
 from cskd_bench.cells.recording import Beginning, Subject, begin, keep
 from cskd_bench.cells.results import finished_record
@@ -138,7 +139,9 @@ def _run(cell: Cell, records: Path, command: str | None) -> Record:
     """Check a cell's data, run its protocol, and keep what it came to."""
     ranks = cell.ranks
     beginning = begin(ranks)
-    note = ranks.together(cell.check)
+    checked, folder_note = ranks.together(lambda: (cell.check(), cell.folder_note()))
+    ranks.on_main(lambda: tell_note(cell.spec.data, folder_note))
+    note = "; ".join(filter(None, (checked, folder_note)))
     if LOG.isEnabledFor(logging.INFO):
         LOG.info("opened the images of %s: %s", cell.spec.name, cell.describe_images())
     subject = ranks.on_main(lambda: _subject(cell, beginning, command or command_line()))

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cskd_bench.cells.cell import Cell
+from cskd_bench.data.decode import DECODING
 from cskd_bench.data.loader import EvalViews, batch_loader, cut_batches, next_item, start_loader
 from cskd_bench.data.mixing import to_float
 from cskd_bench.data.sources import Source, stamp
@@ -48,6 +49,7 @@ def scan_split(
         "settings": cell.settings(),
         "data": [source.identity, stamp(source)],
         "view": [*view.settings],
+        "decoding": DECODING,
         **key,
     }
 

@@ -10,6 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from cskd_bench.cells.cell import Cell
+from cskd_bench.cells.folder_notes import join_notes
 from cskd_bench.data.segmentation import SegmentationSplit, open_segmentation
 from cskd_bench.errors import UserError
 from cskd_bench.models.pieces import views_at_a_time
@@ -63,6 +64,10 @@ class SegmentCell(Cell):
     def images(self) -> str:
         """Return the identity of all splits."""
         return " ".join(split.identity for split in self.splits.values())
+
+    def folder_note(self) -> str:
+        """Return a note on what of the folders of images is not read, or read though others would not."""
+        return join_notes(*(split.images for split in self.splits.values()))
 
     def check(self) -> str:
         """Return a note on images that are in both splits; UserError for those, and for a student without patches."""

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from cskd_bench.data.decode import DECODING
 from cskd_bench.data.mixing import to_float
 from cskd_bench.data.segmentation import SegmentationSplit, patch_classes
 from cskd_bench.data.sources import PathSource
@@ -33,6 +34,7 @@ def keep_tokens(cell: SegmentCell, split: str) -> Parts:
         "model": model.model.name,
         "data": [images.identity, images.stamp],
         "view": [*cell.size, "whole", "bicubic"],
+        "decoding": DECODING,
         **model.pixels,
     }
     student = cell.student
@@ -54,7 +56,8 @@ def keep_classes(cell: SegmentCell, split: str) -> np.ndarray:
     UserError for a label map that does not fit its image or the task's classes.
     """
     source, classes = cell.splits[split], cell.spec.data.num_classes
-    key = {"patch classes": 1, "data": [source.identity, source.stamp], "grid": cell.grid, "classes": classes}
+    data = {"data": [source.identity, source.stamp], "decoding": DECODING}
+    key = {"patch classes": 1, **data, "grid": cell.grid, "classes": classes}
     parts = Parts(cell.features, fingerprint(key), len(source), PART)
     dataset = PatchClasses(source, cell.grid, classes)
     fill_parts(cell, parts, dataset, np.asarray, f"patch labels of {split}", batch_size=cell.batch_size)

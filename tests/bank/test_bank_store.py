@@ -28,6 +28,7 @@ from cskd_bench.bank.store import (
 )
 from cskd_bench.bank.targets import BankTargets, bank_targets
 from cskd_bench.config import CSKD, DataConfig, DeiT, PlainKD, Supervised
+from cskd_bench.data.decode import DECODING
 from cskd_bench.data.loader import TrainViews
 from cskd_bench.data.mixing import erase, mix, to_float
 from cskd_bench.data.open import open_source
@@ -235,6 +236,22 @@ def test_a_run_without_the_teachers_file_or_in_another_precision_says_so(copy):
         bank_targets(out, config)
     in_half = config.model_copy(update={"teacher": config.teacher.model_copy(update={"precision": "fp16"})})
     assert BankTargets(Bank(out), in_half).teacher == teacher_identity(in_half.teacher)
+
+
+def test_a_bank_of_images_decoded_otherwise_serves_as_before_and_says_so(copy, monkeypatch, capsys):
+    config, out = copy
+    monkeypatch.setattr(build, "_SHARD_VIEWS", 256)
+    bank = open_matching_bank(out, config)
+    assert bank.manifest.decoding == DECODING and capsys.readouterr().err == ""
+    manifest = json.loads((out / "manifest.json").read_text())
+    del manifest["decoding"]
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    older = open_matching_bank(out, config)
+    told = f"{out}: its labels are of images that were not turned as their EXIF data say"
+    assert capsys.readouterr().err.startswith(told)
+    assert older.manifest.fingerprint() == bank.manifest.fingerprint() and verify_bank(out) == []
+    build_bank(config, out)  # goes on with it
+    assert capsys.readouterr().err.count(told) == 1
 
 
 def test_costs_stand_beside_their_shards_and_a_damaged_one_counts_nothing(copy):

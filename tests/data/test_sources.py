@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from cskd_bench.config import AugmentConfig, DataConfig
+from cskd_bench.data.decode import decode
 from cskd_bench.data.loader import TrainViews
 from cskd_bench.data.mixing import ViewKey
 from cskd_bench.data.open import open_source
-from cskd_bench.data.sources import FolderSource, NpzSource, SubsetSource, decode
+from cskd_bench.data.sources import FolderSource, NpzSource, SubsetSource
 from cskd_bench.errors import UserError
 
 
@@ -54,7 +55,7 @@ def test_built_in_sets_have_disjoint_splits():
         (lambda root: None, ["no such folder", "--data-dir", "CSKD_BENCH_DATA"]),
         (lambda root: (root / "train").mkdir(), ["no class folders"]),
         (lambda root: (root / "train" / "cat").mkdir(parents=True), ["cat", "without images", "empty"]),
-        (lambda root: (root / "train" / "cat" / "inner").mkdir(parents=True), ["cat", "inner", "one level too deep"]),
+        (lambda root: (root / "train" / "cat" / "inner").mkdir(parents=True), ["cat", "inner", "only empty folders"]),
     ],
 )
 def test_mistakes_in_the_layout_are_named(tmp_path, make, words):

@@ -1,5 +1,6 @@
 """COCO-format data: found by layout, checked in sentences, broken images by policy."""
 
+import io
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 
 from cskd_bench.detection.annotations import CocoSplit, broken_images, check_coco, find_split, usable_split
 from cskd_bench.detection.digits import make_digits, run_lengths
+from cskd_bench.detection.pictures import draw_pictures
 from cskd_bench.errors import UserError
 
 
@@ -70,6 +72,36 @@ def test_every_kind_of_mistake_is_named(tmp_path, change, sentence):
     rewrite(split, change)
     problems = check_coco(split.annotations, split.images)
     assert len(problems) == 1 and sentence in problems[0], problems
+
+
+def test_what_opencv_reads_otherwise_than_pillow_is_named(tmp_path, monkeypatch):
+    """Training reads with OpenCV: boxes that fit the one and not the other would lie beside their objects."""
+    cv2 = pytest.importorskip("cv2")
+    split = coco_folder(tmp_path, images=1)
+    for found, said in (
+        (np.zeros((60, 40, 3), np.uint8), "0.jpg: is 60 x 40, OpenCV reads 40 x 60"),
+        (None, "0.jpg: cannot be decoded by OpenCV, which training reads with"),
+    ):
+        monkeypatch.setattr(cv2, "imread", lambda file, found=found: found)
+        assert check_coco(split.annotations, split.images) == [said]
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
+def test_a_photograph_is_turned_in_the_check_and_in_pictures(tmp_path, kind):
+    split = coco_folder(tmp_path, images=1)
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:, :30] = 255  # the left half as it is stored, the upper half as it is turned
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(split.images / f"0.{kind}", exif=exif)
+    rewrite(split, lambda c: c["images"][0].update(file_name=f"0.{kind}", width=40, height=60))
+    rewrite(split, lambda c: c["annotations"][0].update(bbox=[5, 5, 20, 20]))
+    assert check_coco(split.annotations, split.images) == []
+    (picture,) = draw_pictures(split, tmp_path / "none.json", 1)
+    drawn = np.asarray(Image.open(io.BytesIO(picture)))
+    height, width = drawn.shape[:2]
+    assert (width - 4) // 2 < height
+    assert drawn[5, width // 4 - 5 : width // 4 + 5].mean() > 200 > 50 > drawn[height - 5, 10:40].mean()
 
 
 def test_a_truncated_jpeg_is_found(tmp_path):

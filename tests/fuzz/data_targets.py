@@ -14,9 +14,10 @@ from fuzz.scratch import scratch
 from PIL import Image
 
 from cskd_bench.config import DataConfig
+from cskd_bench.data.decode import decode
 from cskd_bench.data.multilabel import open_multilabel
 from cskd_bench.data.open import open_source
-from cskd_bench.data.sources import Source, decode
+from cskd_bench.data.sources import Source
 from cskd_bench.detection.annotations import check_coco, find_split, require_masks, usable_split
 
 SEPARATOR = b"\x1e"  # between the files of one input

@@ -53,6 +53,20 @@ def test_decoding_is_pils_within_rounding(photographs):
         assert gap.max() <= 3 and gap.mean() < 0.5
 
 
+def test_a_photograph_is_turned_as_pil_turns_it(photographs):
+    source = open_source(photographs, "train")
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    with Image.open(source.paths[0]) as image:
+        image.save(source.paths[0], exif=exif)
+    whole = AugmentConfig(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), hflip=0.0, auto_augment="")
+    crop = draw_crop(ViewKey(0, 0, 0, 0), (90, 75), whole, 0)
+    batch = views(photographs, [ViewKey(0, 0, 0, 0)], whole, 60)
+    upright = torch.from_numpy(np.array(source.load(0))).permute(2, 0, 1)
+    assert upright.shape == (3, 90, 75)
+    assert torch.equal(batch.pixels[0], cut(upright, crop, 60, whole.interpolation))
+
+
 def test_a_damaged_file_follows_the_policy(photographs):
     source = open_source(photographs, "train")
     source.paths[2].write_bytes(source.paths[2].read_bytes()[:200])

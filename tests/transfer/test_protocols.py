@@ -143,6 +143,14 @@ def test_features_of_images_that_were_written_again_are_computed_again(squares, 
     assert run(task_on(squares), "knn", weights, tmp_path).metrics != before.metrics
 
 
+def test_features_of_images_that_were_decoded_otherwise_are_computed_again(squares, weights, tmp_path, monkeypatch):
+    for rules in (1, scan.DECODING):
+        monkeypatch.setattr(scan, "DECODING", rules)
+        run(task_on(squares), "knn", weights, tmp_path)
+        shutil.rmtree(tmp_path / "results")
+    assert len(list((tmp_path / "work" / "features").iterdir())) == 2 * 2  # train and test
+
+
 def test_a_damaged_feature_cache_is_set_aside_and_computed_again(squares, weights, tmp_path, capsys):
     task = task_on(squares)
     first = run(task, "knn", weights, tmp_path)
@@ -463,10 +471,11 @@ def test_an_unreadable_image_is_named_and_nothing_is_lost(squares, weights, tmp_
     assert not (tmp_path / "results").exists()
 
 
-def test_a_nested_extra_level_is_named(squares, weights, tmp_path):
+def test_images_in_a_folder_inside_a_class_folder_are_used_and_noted(squares, weights, tmp_path, capsys):
     inner = squares / "train" / "red" / "red"
     inner.mkdir()
     for image in (squares / "train" / "red").glob("*.png"):
         image.rename(inner / image.name)
-    with pytest.raises(UserError, match="there is a folder 'red' inside: one level too deep"):
-        run(task_on(squares), "knn", weights, tmp_path)
+    record = run(task_on(squares), "knn", weights, tmp_path)
+    assert "images in sub-folders of their classes (red/red/00.png, " in record.note
+    assert f"{squares}: used in train: " in capsys.readouterr().err

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from cskd_bench.config import AugmentConfig, DataConfig
+from cskd_bench.data.exif import UPRIGHT, jpeg_orientation
 from cskd_bench.data.loader import Batch, TrainViews
 from cskd_bench.data.mixing import ViewKey
 from cskd_bench.data.sources import ContentSource, Source
@@ -48,11 +49,11 @@ class TensorViews(TrainViews):
         return Batch(crops, torch.tensor(labels), list(keys), skipped, operations)
 
     def _decode(self, index: int, skipped: list[str]) -> tuple[Tensor, int]:
-        """Decode a JPEG with libjpeg; everything else, damaged images too, goes the source's way."""
+        """Decode an upright JPEG with libjpeg; everything else, damaged images too, goes the source's way."""
         if self._encoded is not None:
             try:
                 content = self._encoded.content(index)
-                if content.startswith(_JPEG):
+                if content.startswith(_JPEG) and jpeg_orientation(content) == UPRIGHT:
                     encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
                     return decode_jpeg(encoded, mode=ImageReadMode.RGB), int(self._source.labels[index])
             except (OSError, RuntimeError):  # not a plain JPEG: PIL knows more kinds and names what is wrong
