@@ -13,6 +13,7 @@ from typing import Final
 from rich.console import Console
 
 from cskd_bench.errors import UserError
+from cskd_bench.names import readable
 from cskd_bench.report import terminal
 from cskd_bench.report.compare import compare
 from cskd_bench.report.data import csv_table, plain_json
@@ -163,14 +164,9 @@ def _failed_cells(path: Path) -> list[LeftOut]:
         return []
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))
-        return [LeftOut(_printable(str(cell["cell"])), _printable(f"failed: {cell['error']}")) for cell in cells]
+        return [LeftOut(readable(str(cell["cell"])), readable(f"failed: {cell['error']}")) for cell in cells]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return [LeftOut(path.name, "is not the list of failed cells that `cskd-bench bench` writes")]
-
-
-def _printable(text: str) -> str:
-    """Replace what is not text: a file name in an error need not be."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _render(name: str, results: Path, comparison: Comparison, rows: list[Published], matches: list[Match]) -> str:

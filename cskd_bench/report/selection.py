@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cskd_bench.errors import UserError
+from cskd_bench.names import readable
 from cskd_bench.record import Record, read_records
 from cskd_bench.report.columns import Words, flatten, list_differences
 from cskd_bench.report.tuning import as_set_up, in_words
@@ -146,8 +147,7 @@ def select(folder: Path, *, include_dirty: bool = False) -> Selection:
         if isinstance(record, Record) and reason is None:
             usable.append(record)
         else:
-            name = path.name.encode("utf-8", "replace").decode()  # a file name need not be text
-            selection.left_out.append(LeftOut(name, reason or ""))
+            selection.left_out.append(LeftOut(readable(path.name), reason or ""))
     usable = _same_images(usable, selection.left_out)
     for record in _first_of_each_seed(usable, selection.left_out):
         key = (student_of(record), setting_of(record), method_of(record))

@@ -37,13 +37,13 @@ def add(verbs: Verbs) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from cskd_bench.report.rows import one_line
+    from cskd_bench.names import on_one_line
     from cskd_bench.report.verify import foreign_records, verify_records
 
     folder = options.results / "records"
     problems = verify_records(folder)
     for problem in problems:
-        print(one_line(f"{problem.file}: {problem.reason}"))  # a file name need not be text
+        print(on_one_line(f"{problem.file}: {problem.reason}"))  # a file name need not be text
     found = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     print(f"{folder}: {found} in {len([*folder.glob('[!.]*.json')])} records")
     if foreign := foreign_records(folder):
