@@ -70,6 +70,7 @@ def test_the_device_becomes_the_current_one(two_gpus, monkeypatch, asked, local_
         ("CSKD_BENCH_DEVICE", "cuda:x", "use cpu, cuda, or cuda:N of 2 GPUs here"),
         ("CSKD_BENCH_DEVICE", "mps", "use cpu, cuda, or cuda:N of 2 GPUs here"),
         ("LOCAL_RANK", "2", "LOCAL_RANK=2: 2 GPUs are visible here"),
+        ("LOCAL_RANK", "x", "LOCAL_RANK=x: 2 GPUs are visible here"),
     ],
 )
 def test_a_device_that_is_not_there_is_a_sentence(two_gpus, monkeypatch, name, value, says):
