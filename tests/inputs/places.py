@@ -35,7 +35,7 @@ INPUTS = (
     Input("a class folder whose name is not UTF-8", lambda root: folders(root, (LATIN, "b", "c")), done="used"),
     Input(
         "class folders with quotation marks, brackets, percent signs or line breaks in their names",
-        lambda root: folders(root, ("a\"b'", "[/c]%s", "d\ne")),
+        lambda root: folders(root, ("a\"b'", "[c]%s", "d\ne")),
         done="used",
     ),
 )
