@@ -41,13 +41,10 @@ def default_device(said: str = "CSKD_BENCH_DEVICE=") -> torch.device:
         return torch.device("cpu")
     numbered = asked.startswith("cuda:")
     number = asked.removeprefix("cuda:") if numbered else os.environ.get("LOCAL_RANK") or "0"
-    known = numbered or asked in ("", "cuda")
-    is_number = number.isascii() and number.isdecimal()
-    if known and gpus and not numbered and not is_number:
-        raise UserError(f"LOCAL_RANK={number}: is no whole number from 0 on; unset it, or start with torchrun")
-    if not known or not is_number or gpus == 0 or (numbered and int(number) >= gpus):
+    fits = number.isascii() and number.isdecimal() and int(number) < gpus
+    if gpus == 0 or not (fits if numbered else asked in ("", "cuda")):
         raise UserError(f"{said}{asked}: use cpu, cuda, or cuda:N of {gpus} GPUs here")
-    if int(number) >= gpus:
+    if not fits:
         raise UserError(
             f"LOCAL_RANK={number}: {gpus} GPUs are visible here, counted from 0; start as many processes as GPUs"
         )
