@@ -11,7 +11,7 @@ import numpy as np
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions
 from cskd_bench.engine.state import Stop
-from cskd_bench.errors import Interrupted
+from cskd_bench.errors import Interrupted, UserError
 from cskd_bench.models.checkpoints import Loaded
 from cskd_bench.record import record_id
 from cskd_bench.task import TaskSpec
@@ -81,9 +81,9 @@ class Cell(ABC):
         """Where the protocol keeps what it needs while it works."""
         return self.work / self.name
 
-    def heed_stop(self) -> None:
-        """Interrupted, on every rank, where one was asked to stop."""
-        if self.ranks.settle(stop=self.stop.requested):
+    def heed_stop(self, fault: UserError | None = None) -> None:
+        """Interrupted, on every rank, where one was asked to stop; UserError, on every rank, where one has a fault."""
+        if self.ranks.settle(fault, stop=self.stop.requested):
             if not self.stop.kept:
                 raise Interrupted("stopped before anything was kept; the same command starts again", kept=False)
             raise Interrupted("stopped; the same command goes on from what is kept")

@@ -1,5 +1,6 @@
 """From what a cell is and what it came to, to its record: the one place where records are made."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from cskd_bench.cells.results import write_pictures, write_predictions
 from cskd_bench.device import PeakMemory, device_name, gpu_hours
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.provenance import PACKAGES, code_ref, lock, now, versions
+from cskd_bench.errors import UserError
 from cskd_bench.record import CheckpointRef, CodeRef, Cost, MethodRef, ModelRef, Record, TaskRef, write_record
 from cskd_bench.record_migration import command_words
 
@@ -46,8 +48,13 @@ class Subject:
 
 
 def keep(subject: Subject, outcome: Outcome, ranks: Ranks, records: Path) -> Record:
-    """Write a cell's side files and record, and return the record; UserError where one of that id is there."""
+    """Write a cell's side files and record, and return the record.
+
+    UserError where one of that id is there, and, with nothing written, for a score that is missing or not finite.
+    """
     predictions, beginning = outcome.predictions, subject.beginning
+    metrics = (predictions.metrics() if predictions else {}) | outcome.metrics
+    _refuse_unscored(subject, metrics)
     record = Record(
         id=subject.id,
         created=now(),
@@ -61,7 +68,7 @@ def keep(subject: Subject, outcome: Outcome, ranks: Ranks, records: Path) -> Rec
         seed=subject.seed,
         recipe=subject.recipe,
         config=subject.config | outcome.config,
-        metrics=(predictions.metrics() if predictions else {}) | outcome.metrics,
+        metrics=metrics,
         examples=len(predictions.label) if predictions else outcome.scored,
         per_example=write_predictions(records, subject.id, predictions),
         curve=tuple(outcome.curve),
@@ -85,3 +92,11 @@ def keep(subject: Subject, outcome: Outcome, ranks: Ranks, records: Path) -> Rec
     )
     write_record(records, record)
     return record
+
+
+def _refuse_unscored(subject: Subject, metrics: dict[str, float]) -> None:
+    """UserError for a record that no table could show, and that would stand in the way of a better one."""
+    if subject.task.metric not in metrics:
+        raise UserError(f"{subject.id}: came to no {subject.task.metric}, so no record is written")
+    if odd := [name for name, value in metrics.items() if not math.isfinite(value)]:
+        raise UserError(f"{subject.id}: came to a {odd[0]} of {metrics[odd[0]]}, so no record is written")

@@ -1,24 +1,19 @@
-"""COCO-format data sets: where their files lie, what is wrong with them, which images can be used."""
+"""COCO-format data sets: where their files lie, how they are read, which images can be decoded."""
 
 import glob
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 from cskd_bench.data.decode import to_rgb
 from cskd_bench.errors import UserError
 
-_NUMBER = (int, float)
-_NEEDED: dict[str, dict[str, type | tuple[type, ...]]] = {
-    "images": {"id": int, "file_name": str, "width": _NUMBER, "height": _NUMBER},
-    "annotations": {"id": int, "image_id": int, "category_id": int, "bbox": list, "area": _NUMBER, "iscrowd": int},
-    "categories": {"id": int, "name": str},
-}
+Content: TypeAlias = dict[str, Any]  # of an annotation file: lists of images, annotations, categories
+_GZIP: Final = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -28,7 +23,7 @@ class CocoSplit:
     annotations: Path
     images: Path
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> Content:
         """Return the annotation file's content; UserError where it is not COCO's."""
         return read_annotations(self.annotations)
 
@@ -61,47 +56,53 @@ def find_split(root: Path, split: str) -> CocoSplit:
     raise UserError(f"{root}: no folder with the images of {found[0].name}; expected one of {expected}")
 
 
-def read_annotations(file: Path) -> dict[str, Any]:
-    """Read a COCO annotation file; UserError names the file and what is missing."""
+def read_annotations(file: Path) -> Content:
+    """Read a COCO annotation file as far as names go; UserError where it is not JSON, or not COCO's.
+
+    What its entries hold is looked at by annotation_checks.
+    """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        stored = file.read_bytes()
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from error
+    if stored.startswith(_GZIP):
+        raise UserError(f"{file}: is compressed with gzip; unpack it, as with gunzip")
+    try:
+        content = json.loads(stored, object_pairs_hook=_without_repeats)
     except ValueError as error:
-        raise UserError(f"{file}: not JSON: {error}") from error
-    for name, keys in _NEEDED.items():
+        raise UserError(f"{file}: not JSON that can be read: {error}") from error
+    except RecursionError as error:
+        raise UserError(f"{file}: not a COCO annotation file: lists in lists in lists, too deep to read") from error
+    for name, key in (("images", "file_name"), ("annotations", ""), ("categories", "name")):
         entries = content.get(name) if isinstance(content, dict) else None
         if not isinstance(entries, list) or (name != "annotations" and not entries):
             raise UserError(f"{file}: not a COCO annotation file: no list of {name}")
         for entry in entries:
-            for key, kinds in keys.items():
-                if not isinstance(entry, dict) or not isinstance(entry.get(key), kinds):
-                    raise UserError(f"{file}: an entry of {name} has no usable {key}: {json.dumps(entry)[:120]}")
-    for entry in content["annotations"]:
-        if not _is_box(entry["bbox"]):
-            raise UserError(
-                f"{file}: annotation {entry['id']} has bbox {entry['bbox']!r}; expected [x, y, width, height]"
-            )
+            if not isinstance(entry, dict) or (key and not _is_text(entry.get(key), key)):
+                raise UserError(f"{file}: an entry of {name} has no usable {key or 'keys'}: {json.dumps(entry)[:120]}")
     return content  # type: ignore[no-any-return]
 
 
-def check_coco(annotations: Path, images: Path, *, decode: bool = True, threads: int | None = None) -> list[str]:
-    """Return a sentence for everything that is wrong with a split; empty for a sound one.
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of JSON; of a key given twice one value would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+        raise ValueError(f"the key {twice!r} is given twice in one object")
+    return found
 
-    `decode=False` does not open images; `threads` decode them (all cores by default).
-    Looked for: unreadable annotations, missing, truncated or differently sized images, annotations of unknown
-    images or categories, boxes that are empty or reach outside by more than a pixel, categories without an object.
-    """
+
+def _is_text(value: Any, key: str) -> bool:
+    """Whether a value is a text that can be written down; a file name may hold bytes that are no UTF-8."""
     try:
-        content = read_annotations(annotations)
-    except UserError as error:
-        return [str(error)]
-    broken = broken_images(content, images, threads) if decode else {}
-    problems = [f"{name}: {problem}" for name, problem in broken.items()]
-    return problems + [f"{annotations.name}: {problem}" for problem in _wrong_annotations(content)]
+        return isinstance(value, str) and bool(
+            value.encode(errors="surrogateescape" if key == "file_name" else "strict")
+        )
+    except UnicodeEncodeError:
+        return False
 
 
-def broken_images(content: dict[str, Any], images: Path, threads: int | None = None) -> dict[str, str]:
+def broken_images(content: Content, images: Path, threads: int | None = None) -> dict[str, str]:
     """Map the file names of images that cannot be used to the reason; every image is decoded, in threads."""
     entries = content["images"]
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
@@ -136,75 +137,3 @@ def _opencv_problem(file: Path, size: tuple[int, int]) -> str:
         return "cannot be decoded by OpenCV, which training reads with"
     height, width = pixels.shape[:2]
     return "" if (width, height) == size else f"is {size[0]} x {size[1]}, OpenCV reads {width} x {height}"
-
-
-def _wrong_annotations(content: dict[str, Any]) -> Iterable[str]:
-    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
-    names = {category["id"]: category["name"] for category in content["categories"]}
-    for annotation in content["annotations"]:
-        where = f"annotation {annotation['id']}"
-        if annotation["image_id"] not in sizes:
-            yield f"{where} belongs to image {annotation['image_id']}, which is not listed"
-            continue
-        if annotation["category_id"] not in names:
-            yield f"{where} has category {annotation['category_id']}, which is not listed"
-        x, y, width, height = annotation["bbox"]
-        image_width, image_height = sizes[annotation["image_id"]]
-        if width <= 0 or height <= 0:
-            yield f"{where} has an empty box, {width} x {height}"
-        elif min(x, y) < -1 or x + width > image_width + 1 or y + height > image_height + 1:
-            yield f"{where} reaches outside its image of {image_width} x {image_height}: {annotation['bbox']}"
-    counts = Counter(annotation["category_id"] for annotation in content["annotations"])
-    for identity, name in names.items():
-        if not counts[identity]:
-            yield f"category {name!r} has no object"
-
-
-def require_masks(split: CocoSplit) -> None:
-    """Raise UserError where an object has no `segmentation`, which a detector with masks learns from."""
-    lacking = [entry["id"] for entry in split.read()["annotations"] if not entry.get("segmentation")]
-    if lacking:
-        raise UserError(
-            f"{split.annotations.name}: {len(lacking)} annotations have no segmentation (the first: {lacking[0]}); "
-            'for boxes alone take --set detect.config="faster_rcnn_1x"'
-        )
-
-
-def _is_box(box: list[Any]) -> bool:
-    return len(box) == 4 and all(isinstance(value, _NUMBER) for value in box)
-
-
-def usable_split(split: CocoSplit, work: Path, *, skip: bool, cap: int) -> tuple[CocoSplit, list[str]]:
-    """Return a split that training can read to its end, and what was left out of it.
-
-    Broken images fail before the first epoch. With `skip` up to `cap` of them are left out, with their
-    annotations: a reduced annotation file is written to `work`. Raises UserError that lists them.
-    """
-    content = split.read()
-    broken = broken_images(content, split.images)
-    if not broken:
-        return split, []
-    listed = [f"{name}: {problem}" for name, problem in broken.items()]
-    shown = "; ".join(listed[:5]) + ("; ..." if len(listed) > 5 else "")
-    if not skip:
-        raise UserError(
-            f"{split.annotations.name}: {len(broken)} of {len(content['images'])} images cannot be used: {shown}. "
-            'Mend them, or leave them out with --set data.on_corrupt="skip"'
-        )
-    if len(broken) > cap:
-        raise UserError(
-            f"{split.annotations.name}: {len(broken)} images cannot be used, more than data.max_skipped = {cap}: "
-            f"{shown}"
-        )
-    kept = {image["id"] for image in content["images"] if image["file_name"] not in broken}
-    reduced = {
-        **content,
-        "images": [image for image in content["images"] if image["id"] in kept],
-        "annotations": [entry for entry in content["annotations"] if entry["image_id"] in kept],
-    }
-    if not reduced["images"]:
-        raise UserError(f"{split.annotations.name}: no image can be used: {shown}")
-    work.mkdir(parents=True, exist_ok=True)
-    file = work / f"usable_{split.annotations.name}"
-    file.write_text(json.dumps(reduced), encoding="utf-8")
-    return CocoSplit(file, split.images), listed

@@ -1,13 +1,15 @@
 """A detection cell: COCO-format splits, and the detector's configuration, completed for them and the student."""
 
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
 from cskd_bench.cells.cell import Cell
 from cskd_bench.detection import operators
-from cskd_bench.detection.annotations import CocoSplit, require_masks
-from cskd_bench.detection.settings import StudentFacts, comparable, complete, has_masks
+from cskd_bench.detection.annotations import CocoSplit
+from cskd_bench.detection.checks import check_splits
+from cskd_bench.detection.settings import StudentFacts, comparable, complete
 from cskd_bench.detection.splits import describe_splits, open_splits, splits_identity
 
 
@@ -50,14 +52,22 @@ class DetectionCell(Cell):
         """Return the identity of both splits."""
         return splits_identity(self.train, self.test)
 
+    @cached_property
+    def _notes(self) -> list[str]:
+        return check_splits(self.spec, self.train, self.test, self.config)
+
     def check(self) -> str:
-        """UserError for boxes without masks where the detector predicts masks."""
-        if has_masks(self.config):
-            require_masks(self.train)
-            require_masks(self.test)
-        return ""
+        """Return what is odd in the annotations, and say it; UserError for what no detector can be trained on.
+
+        The main rank alone looks.
+        """
+        if not self.ranks.is_main:
+            return ""
+        for note in self._notes:
+            print(note, file=sys.stderr)
+        return "; ".join(self._notes)
 
     def describe_images(self) -> str:
         """Say how many images and classes there are; UserError where they cannot be used."""
-        self.check()
+        _ = self._notes
         return describe_splits(self.train, self.test)

@@ -1,6 +1,7 @@
 """What we add to MMDetection's and MMEngine's registries. Import only after operators.install()."""
 
 import json
+import math
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -104,15 +105,26 @@ class KeyedSteps(Hook):  # type: ignore[misc]
         seed_everything(integer_seed(self.seed, Stream.STEP, runner.epoch, batch_idx, self.rank))
 
 
-class StopAtRequest(Hook):  # type: ignore[misc]
-    """Calls `heed` after every batch, which ends the run where a rank was asked to stop."""
+class WatchSteps(Hook):  # type: ignore[misc]
+    """Calls `heed(where, what)` after every batch and epoch, which ends the run: on all ranks, where one must end.
 
-    def __init__(self, heed: Callable[[], None]) -> None:
+    `what` is not finite there, the loss or a weight; empty where all is well.
+    """
+
+    def __init__(self, heed: Callable[[str, str], None]) -> None:
         self.heed = heed
 
-    def after_train_iter(self, *_: Any, **__: Any) -> None:
-        """Look for a request; mmengine calls this."""
-        self.heed()
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Look at the loss; mmengine calls this."""
+        finite = math.isfinite(float(torch.as_tensor((outputs or {}).get("loss", 0.0)).detach()))
+        self.heed(f"epoch {runner.epoch + 1}, step {batch_idx + 1}", "" if finite else "the loss")
+
+    def after_train_epoch(self, runner: Any) -> None:
+        """Look at the weights before they are kept and scored; mmengine calls this."""
+        finite = all(bool(weight.isfinite().all()) for weight in runner.model.parameters())
+        self.heed(f"epoch {runner.epoch + 1}", "" if finite else "a weight")
 
 
 class EpochLines(Hook):  # type: ignore[misc]

@@ -6,16 +6,19 @@ import io
 import json
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cskd_bench.cells.cell import Outcome
-from cskd_bench.detection.annotations import usable_split
+from cskd_bench.detection import operators
 from cskd_bench.detection.cell import DetectionCell
+from cskd_bench.detection.checks import check_splits, has_masks
 from cskd_bench.detection.pictures import draw_pictures
 from cskd_bench.detection.score import average_precision
-from cskd_bench.detection.settings import has_masks, place
-from cskd_bench.detection.splits import describe_splits, open_splits
+from cskd_bench.detection.settings import config_file, place, read_config
+from cskd_bench.detection.splits import describe_splits, is_made, open_splits
+from cskd_bench.detection.usable import usable_split
 from cskd_bench.device import rounds_to_tf32
 from cskd_bench.engine.provenance import DETECTION_PACKAGES, now
 from cskd_bench.errors import UserError
@@ -27,7 +30,8 @@ def run(cell: DetectionCell) -> Outcome:
     """Train and score a detector on a cell's student.
 
     An interrupted run goes on from its last whole epoch, as if it had not been interrupted. Raises Interrupted when
-    asked to stop, and UserError for images that cannot be read and a configuration that MMDetection cannot build.
+    asked to stop, and UserError for images that cannot be read, a configuration that MMDetection cannot build, and a
+    loss that is not finite.
     """
     spec, config, folder, ranks = cell.spec, copy.deepcopy(cell.config), cell.folder, cell.ranks
     skip, cap = spec.data.on_corrupt == "skip", spec.data.max_skipped
@@ -75,9 +79,20 @@ def size(spec: TaskSpec, seed: int, work: Path) -> tuple[int, int]:
 
 
 def look(spec: TaskSpec) -> str:
-    """Open a task's splits and say what is in them; what is made on the spot goes again."""
+    """Open a task's splits, check their annotations, and say what is in them; what is made on the spot goes again."""
     with tempfile.TemporaryDirectory() as folder:
-        return describe_splits(*open_splits(spec.data, Path(folder)))
+        train, test = open_splits(spec.data, Path(folder))
+        if not is_made(spec.data):
+            check_splits(spec, train, test, _stated_config(spec))
+        return describe_splits(train, test)
+
+
+def _stated_config(spec: TaskSpec) -> Any:
+    """Return the task's configuration as its file gives it, whatever the student; None without MMDetection."""
+    if not operators.detection_ready().startswith("ready"):
+        return None
+    operators.install()
+    return read_config(config_file(spec.detect.config, 0))
 
 
 def _built(cell: DetectionCell, config: Any) -> Any:
@@ -118,7 +133,7 @@ def build_runner(cell: DetectionCell, config: Any) -> Any:
         param_scheduler=config.param_scheduler,
         val_evaluator=config.val_evaluator,
         default_hooks=config.default_hooks,
-        custom_hooks=[*config.get("custom_hooks", []), components.StopAtRequest(lambda: _heed_stop(cell))],
+        custom_hooks=[*config.get("custom_hooks", []), components.WatchSteps(partial(_heed, cell))],
         resume=config.resume,
         launcher="pytorch" if cell.ranks.world > 1 else "none",
         env_cfg=config.env_cfg,
@@ -130,10 +145,14 @@ def build_runner(cell: DetectionCell, config: Any) -> Any:
     )
 
 
-def _heed_stop(cell: DetectionCell) -> None:
-    """Interrupted where a rank was asked to stop; whole epochs are kept."""
+def _heed(cell: DetectionCell, where: str, what: str) -> None:
+    """Interrupted where a rank was asked to stop: whole epochs are kept; UserError for `what` is not finite."""
+    fault = None
+    if what:
+        rate = cell.config.optim_wrapper.optimizer.lr
+        fault = UserError(f"{cell.name}: {what} is not finite in {where}; lower detect.lr, which is {rate:g}")
     cell.stop.kept |= _epochs_done(cell.folder) > 0
-    cell.heed_stop()
+    cell.heed_stop(fault)
 
 
 def _epochs_done(folder: Path) -> int:

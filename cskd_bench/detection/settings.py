@@ -1,11 +1,15 @@
 """A mmengine configuration, completed: what the task, the student and this machine decide is filled in here."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from cskd_bench.data.randomness import Stream, integer_seed
 from cskd_bench.detection.annotations import CocoSplit
+from cskd_bench.detection.checks import has_masks
 from cskd_bench.detection.necks import pyramid_strides
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.errors import UserError
@@ -13,6 +17,7 @@ from cskd_bench.models.students import Student
 from cskd_bench.schema import shipped
 from cskd_bench.task import DetectConfig
 
+_SEEDS: Final = 2**32 - 2**16
 _SIZES = ((192, "tiny"), (384, "small"))  # the widths of DeiT-Ti and DeiT-S; wider is "base"
 
 
@@ -66,18 +71,29 @@ def complete(detect: DetectConfig, facts: StudentFacts, classes: Sequence[str], 
     replaces epochs (the schedule shrinks in proportion), global batch size and learning rate. Raises UserError
     for a file that is no such configuration.
     """
-    from mmengine.config import Config
-
     file = config_file(detect.config, facts.width)
-    try:
-        config = Config.fromfile(file)
-    except Exception as error:  # the file is Python, which can go wrong in every way
-        raise UserError(f"{file}: cannot be read as a configuration of mmengine: {error}") from error
+    config = read_config(file)
     try:
         _fill(config, detect, facts, classes, seed)
     except (AttributeError, KeyError) as error:
         raise UserError(f"{file}: lacks what the files of configs/detection have: {error}") from error
     return config
+
+
+def read_config(file: Path) -> Any:
+    """Return mmengine's configuration as its file gives it; UserError for a file that is none."""
+    try:
+        return copy.deepcopy(_parsed(file, file.stat().st_mtime_ns))
+    except Exception as error:  # the file is Python, which can go wrong in every way
+        raise UserError(f"{file}: cannot be read as a configuration of mmengine: {error}") from error
+
+
+@lru_cache(maxsize=4)
+def _parsed(file: Path, changed: int) -> Any:
+    """Read a configuration file; that takes half a second, and every cell of a command asks for the same."""
+    from mmengine.config import Config
+
+    return Config.fromfile(file)
 
 
 def _fill(config: Any, detect: DetectConfig, facts: StudentFacts, classes: Sequence[str], seed: int) -> None:
@@ -93,7 +109,7 @@ def _fill(config: Any, detect: DetectConfig, facts: StudentFacts, classes: Seque
     for hook in config.get("custom_hooks", []):
         if hook.type == "KeyedSteps":
             hook.seed = seed
-    config.randomness = {"seed": seed}
+    config.randomness = {"seed": library_seed(seed)}
     if detect.epochs is not None:
         _set_epochs(config, detect.epochs)
     if detect.batch_size is not None:
@@ -102,9 +118,9 @@ def _fill(config: Any, detect: DetectConfig, facts: StudentFacts, classes: Seque
         config.optim_wrapper.optimizer.lr = detect.lr
 
 
-def has_masks(config: Any) -> bool:
-    """Whether the detector of a configuration predicts masks."""
-    return "mask_head" in config.model.roi_head
+def library_seed(seed: int) -> int:
+    """Return the seed of the libraries' generators, that very one where numpy takes it: workers add their number."""
+    return seed if seed < _SEEDS else integer_seed(seed, Stream.MODEL) % _SEEDS
 
 
 def _fit_model(model: Any, facts: StudentFacts, classes: int) -> None:

@@ -34,9 +34,19 @@ def open_splits(data: TaskData, work: Path) -> tuple[CocoSplit, CocoSplit]:
     else:
         raise UserError(f"data.dataset: detection reads coco or digits_detection, not {data.dataset!r}")
     train, test = find_split(root, data.train), find_split(root, data.test)
-    if train.classes() != test.classes():
-        raise UserError(f"{test.annotations}: its categories are not those of {train.annotations.name}, in that order")
+    if train.annotations == test.annotations:
+        raise UserError(f"{train.annotations}: data.train {data.train!r} and data.test {data.test!r} both open it")
+    if (ours := train.classes()) != (theirs := test.classes()):
+        raise UserError(f"{test.annotations}: {_difference(ours, theirs)} {train.annotations.name}")
     return train, test
+
+
+def _difference(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
+    """Say how the categories of test differ from those of train."""
+    odd = sorted(set(ours) ^ set(theirs))
+    if not odd:
+        return "its categories are in another order than those of"
+    return f"its categories are not those of (only one has {', '.join(map(repr, odd[:3]))})"
 
 
 def splits_identity(train: CocoSplit, test: CocoSplit) -> str:

@@ -164,7 +164,8 @@ def _check_coco(
     root: Path, splits: tuple[str, ...], manifest: Manifest | None, decode: bool, threads: int
 ) -> Iterator[Finding]:
     """Look at COCO-format data: counts from the annotations, then everything that detection checks."""
-    from cskd_bench.detection.annotations import check_coco, find_split, read_annotations
+    from cskd_bench.detection.annotation_checks import check_coco
+    from cskd_bench.detection.annotations import find_split, read_annotations
 
     splits = splits or coco_splits(root)
     if not splits:
@@ -180,13 +181,17 @@ def _check_coco(
         except UserError as error:
             yield Finding("attention", split, str(error), _where_from(manifest))
             continue
+        refused = [one.sentence for one in problems if one.severity == "refuse"]
         if not decode and (absent := sum(not (place.images / image["file_name"]).is_file() for image in listed)):
-            problems.append(f"{absent:,} of {len(listed):,} images are not in {place.images}")
-        for sentence in problems[:LISTED]:
+            refused.append(f"{absent:,} of {len(listed):,} images are not in {place.images}")
+        for sentence in refused[:LISTED]:
             yield Finding("attention", split, sentence)
-        if len(problems) > LISTED:
-            yield Finding("attention", split, f"{len(problems)} problems in all", "the first are listed above")
-        if not problems:
+        if len(refused) > LISTED:
+            yield Finding("attention", split, f"{len(refused)} problems in all", "the first are listed above")
+        for note in problems:
+            if note.severity == "note":
+                yield Finding("note", split, note.sentence)
+        if not refused:
             yield Finding("ok", split, "annotations and images agree")
 
 

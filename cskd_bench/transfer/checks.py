@@ -3,12 +3,12 @@
 import numpy as np
 
 from cskd_bench.data.labels import absent_classes, label_notes, refuse_single_class
+from cskd_bench.data.leaks import StoredImages, note_contradictions, note_stored_leaks
 from cskd_bench.data.named import TimmSource
 from cskd_bench.data.open import is_slice, open_split
 from cskd_bench.data.sources import JoinedSource, Source, unsliced
 from cskd_bench.errors import UserError
 from cskd_bench.task import TaskSpec
-from cskd_bench.transfer.stored import StoredImages, contradicting_images, shared_images
 
 
 def check_whole(spec: TaskSpec, split: str, source: Source) -> None:
@@ -43,8 +43,8 @@ def check_splits(spec: TaskSpec, train: Source, test: Source) -> str:
             f"{same} images of {spec.data.dataset}; it has no further split of that name, or slices overlap"
         )
     stored = StoredImages(train), StoredImages(test)
-    notes += [_note_contradictions(spec, "train", stored[0]), _note_contradictions(spec, "test", stored[1])]
-    notes.append(_note_leaks(spec, *stored))
+    notes += [note_contradictions(spec, "train", stored[0]), note_contradictions(spec, "test", stored[1])]
+    notes.append(note_stored_leaks(spec, *stored))
     return "; ".join(dict.fromkeys(filter(None, notes)))
 
 
@@ -52,41 +52,6 @@ def check_scored_alone(spec: TaskSpec, test: Source) -> str:
     """Return a note for the record on what is scored without training; UserError as `check_whole` raises it."""
     check_whole(spec, "test", test)
     return label_notes(test)
-
-
-def note_leaks(spec: TaskSpec, train: Source, test: Source) -> str:
-    """Return a note on images of test that are also in train; UserError for such unless the split is published."""
-    return _note_leaks(spec, StoredImages(train), StoredImages(test))
-
-
-def _note_leaks(spec: TaskSpec, train: StoredImages, test: StoredImages) -> str:
-    leaks = shared_images(train, test)
-    return _tell_pairs(spec, leaks, f"{len(leaks)} images of test are also in train") if leaks else ""
-
-
-def _note_contradictions(spec: TaskSpec, split: str, images: StoredImages) -> str:
-    """Return a note on images of a split that are stored alike and have other labels.
-
-    UserError as `note_leaks` for those of train; of test, one of the two counts as wrong.
-    """
-    pairs = contradicting_images(images)
-    if not pairs:
-        return ""
-    what = f"{len(pairs)} images of {split} are stored twice, with two labels"
-    return _tell_pairs(spec, pairs, what) if split == "train" else f"{what} ({_name_pairs(pairs)})"
-
-
-def _tell_pairs(spec: TaskSpec, pairs: list[tuple[str, str]], what: str) -> str:
-    named = f"{what} ({_name_pairs(pairs)})"
-    if spec.data.splits == "own":
-        raise UserError(
-            f'task {spec.name}: {named}; remove them, or say data.splits = "published" if the split is not yours'
-        )
-    return f"{named}: the published split, taken as it is"
-
-
-def _name_pairs(pairs: list[tuple[str, str]]) -> str:
-    return ", ".join(f"{ours} = {theirs}" for ours, theirs in pairs[:3]) + (", ..." if len(pairs) > 3 else "")
 
 
 def check_data(spec: TaskSpec) -> str:

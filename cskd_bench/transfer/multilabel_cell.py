@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from cskd_bench.data.leaks import note_leaks
 from cskd_bench.data.multilabel import MultilabelSource, open_multilabel, refuse_twice
 from cskd_bench.data.sources import JoinedSource
 from cskd_bench.errors import UserError
 from cskd_bench.task import TaskSpec
 from cskd_bench.transfer.cell import ImageCell
-from cskd_bench.transfer.checks import note_leaks
 
 Splits = dict[str, MultilabelSource]
 

@@ -20,9 +20,10 @@ from cskd_bench.errors import UserError
 from cskd_bench.schema import fingerprint
 from cskd_bench.transfer.linear import TorchLogisticRegression, doubt_choice
 from cskd_bench.transfer.parts import Parts
-from cskd_bench.transfer.segment_cell import SegmentCell
+from cskd_bench.transfer.segment_cell import NO_PIXEL, SegmentCell
 from cskd_bench.transfer.segment_tokens import keep_classes, keep_tokens
 
+HELD_OUT: Final = "the images of train that C is chosen on"
 NEVER: Final = -1e9  # the logit of a class that no patch of train has
 
 
@@ -66,10 +67,12 @@ def run(cell: SegmentCell) -> Outcome:
     """
     began = time.perf_counter()
     classes = {split: keep_classes(cell, split) for split in cell.splits}  # looks at every label map first
-    tokens = {split: keep_tokens(cell, split) for split in cell.splits}
     config, carved = cell.spec.segment, "val" not in cell.splits
     every = np.arange(len(cell.splits["train"]))
     kept, held = split_images(len(every), config.validation if carved else 0.0, cell.seed)
+    parts = {"train": classes["train"][kept]} | {split: classes[split] for split in classes if split != "train"}
+    cell.ranks.together(lambda: refuse_unlabelled(cell, parts | ({HELD_OUT: classes["train"][held]} if carved else {})))
+    tokens = {split: keep_tokens(cell, split) for split in cell.splits}
     where, images = ("train", held) if carved else ("val", np.arange(len(cell.splits["val"])))
     patches = cell.ranks.together(lambda: draw(cell, tokens["train"], classes["train"]) if cell.ranks.is_main else None)
     heads = _fit_grid(cell, patches, kept)
@@ -90,6 +93,13 @@ def run(cell: SegmentCell) -> Outcome:
     )
 
 
+def refuse_unlabelled(cell: SegmentCell, classes: dict[str, np.ndarray]) -> None:
+    """UserError for images of which no pixel counts: there is nothing to learn, to choose on or to score."""
+    for what, found in classes.items():
+        if not (found != IGNORED).any():
+            raise UserError(NO_PIXEL.format(task=cell.spec.name, what=what, ignored=cell.spec.segment.ignore_index))
+
+
 def split_images(images: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Split the images of train into (kept, held out), both sorted; at least one is held out where any is to be."""
     count = min(max(1, round(fraction * images)), images - 1) if fraction else 0
@@ -100,8 +110,6 @@ def split_images(images: int, fraction: float, seed: int) -> tuple[np.ndarray, n
 def draw(cell: SegmentCell, tokens: Parts, classes: np.ndarray) -> Patches:
     """Return all labelled patches of train, or `max_patches` of them that the seed draws: classes (n, N) uint8."""
     labelled, most = np.flatnonzero(classes != IGNORED), cell.spec.segment.max_patches
-    if not len(labelled):
-        raise UserError(f"task {cell.spec.name}: no pixel of train has a class; all are ignored")
     if len(labelled) > most:
         order = generator(cell.seed, Stream.SPLIT, index=1).permutation(len(labelled))
         labelled = np.sort(labelled[order[:most]])

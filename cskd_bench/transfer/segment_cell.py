@@ -4,6 +4,7 @@ import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
@@ -11,12 +12,15 @@ from torch import Tensor
 
 from cskd_bench.cells.cell import Cell
 from cskd_bench.cells.folder_notes import join_notes
-from cskd_bench.data.segmentation import SegmentationSplit, open_segmentation
+from cskd_bench.data.leaks import note_leaks
+from cskd_bench.data.segmentation import IGNORED, SegmentationSplit, open_segmentation
+from cskd_bench.data.sources import JoinedSource
 from cskd_bench.errors import UserError
 from cskd_bench.models.pieces import views_at_a_time
 from cskd_bench.models.students import Student
 from cskd_bench.task import TaskSpec
-from cskd_bench.transfer.checks import note_leaks
+
+NO_PIXEL: Final = "task {task}: no pixel of {what} has a class; all are ignored (segment.ignore_index = {ignored})"
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class SegmentCell(Cell):
     def check(self) -> str:
         """Return a note on images that are in both splits; UserError for those, and for a student without patches."""
         _check_student(self.model.student, self.size)
-        return note_leaks(self.spec, self.splits["train"].images, self.splits["test"].images)
+        return _leaks(self.spec, self.splits)
 
     def describe_images(self) -> str:
         """Say their size, their number in each split, and their classes; UserError where they cannot be used."""
@@ -100,17 +104,26 @@ def open_splits(spec: TaskSpec) -> dict[str, SegmentationSplit]:
 def look(spec: TaskSpec) -> str:
     """Open a task's splits, check every label map, and say how many there are."""
     splits = open_splits(spec)
-    for split in splits.values():
+    for name, split in splits.items():
         split.images.load(0)
-        for index in range(len(split)):
-            split.label(index)
-    note = note_leaks(spec, splits["train"].images, splits["test"].images)
+        counts = [bool((split.label(index) != IGNORED).any()) for index in range(len(split))]
+        if not any(counts):
+            raise UserError(NO_PIXEL.format(task=spec.name, what=name, ignored=spec.segment.ignore_index))
+    note = _leaks(spec, splits)
     return _describe(spec, splits) + (f" ({note})" if note else "")
 
 
 def size(spec: TaskSpec, seed: int, work: Path) -> tuple[int, int]:
     """Return (0, images): tokens are computed, nothing is trained by steps."""
     return 0, sum(map(len, open_splits(spec).values()))
+
+
+def _leaks(spec: TaskSpec, splits: dict[str, SegmentationSplit]) -> str:
+    """Return a note on images of test that are in train or val; UserError for those of data that are not published."""
+    learnt = [splits[name].images for name in ("train", "val") if name in splits]
+    return note_leaks(
+        spec, JoinedSource(learnt, [spec.data.train, spec.data.val][: len(learnt)]), splits["test"].images
+    )
 
 
 def _describe(spec: TaskSpec, splits: dict[str, SegmentationSplit]) -> str:

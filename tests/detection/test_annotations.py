@@ -2,15 +2,21 @@
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cskd_bench.detection.annotations import CocoSplit, broken_images, check_coco, find_split, usable_split
+from cskd_bench.detection.annotation_checks import check_coco
+from cskd_bench.detection.annotations import CocoSplit, broken_images, find_split
+from cskd_bench.detection.checks import check_splits
 from cskd_bench.detection.digits import make_digits, run_lengths
 from cskd_bench.detection.pictures import draw_pictures
+from cskd_bench.detection.splits import open_splits
+from cskd_bench.detection.usable import usable_split
 from cskd_bench.errors import UserError
+from cskd_bench.task import load_task
 
 
 def coco_folder(root, split="train2017", images=3):
@@ -24,7 +30,7 @@ def coco_folder(root, split="train2017", images=3):
         Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(folder / f"{number}.jpg")
         content["images"].append({"id": number, "file_name": f"{number}.jpg", "width": 60, "height": 40})
         content["annotations"].append(
-            {"id": number, "image_id": number, "category_id": 7, "bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0}
+            {"id": number + 1, "image_id": number, "category_id": 7, "bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0}
         )
     file = root / "annotations" / f"instances_{split}.json"
     file.write_text(json.dumps(content))
@@ -43,35 +49,61 @@ def truncate(file):
 
 def test_a_sound_data_set_has_no_problems(tmp_path):
     split = coco_folder(tmp_path)
-    assert check_coco(split.annotations, split.images) == []
+    assert check_coco(split.annotations, split.images, masks=False) == []
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "severity", "sentence"),
     [
-        (lambda c: c["images"][0].update(file_name="gone.jpg"), "gone.jpg: no such image in train2017/"),
-        (lambda c: c["images"][0].update(width=61), "0.jpg: is 60 x 40, the annotations say 61 x 40"),
+        (lambda c: c["images"][0].update(file_name="gone.jpg"), "refuse", "gone.jpg: no such image in train2017/"),
+        (lambda c: c["images"][0].update(width=61), "refuse", "0.jpg: is 60 x 40, the annotations say 61 x 40"),
         (
             lambda c: c["annotations"][1].update(bbox=[50, 5, 20, 20]),
-            "annotation 1 reaches outside its image of 60 x 40",
+            "note",
+            "more than a pixel: 1 (the first: annotation 2, [50, 5, 20, 20] in 60 x 40)",
         ),
-        (lambda c: c["annotations"][1].update(bbox=[5, 5, 0, 20]), "annotation 1 has an empty box"),
-        (lambda c: c["annotations"][1].update(bbox=[5, 5]), "annotation 1 has bbox [5, 5]; expected"),
-        (lambda c: c["annotations"][1].update(image_id=99), "annotation 1 belongs to image 99, which is not listed"),
-        (lambda c: c["annotations"][1].update(category_id=8), "annotation 1 has category 8, which is not listed"),
-        (lambda c: c["categories"].append({"id": 8, "name": "dog"}), "category 'dog' has no object"),
-        (lambda c: c["annotations"][1].pop("bbox"), "an entry of annotations has no usable bbox"),
-        (lambda c: c["annotations"][1].pop("area"), "an entry of annotations has no usable area"),
-        (lambda c: c["annotations"][1].pop("iscrowd"), "an entry of annotations has no usable iscrowd"),
-        (lambda c: c["images"][1].update(width="60"), "an entry of images has no usable width"),
-        (lambda c: c.pop("categories"), "no list of categories"),
+        (
+            lambda c: c["annotations"][1].update(bbox=[5, 5, 0, 20], area=0),
+            "note",
+            "boxes under a pixel wide or high: 1",
+        ),
+        (lambda c: c["annotations"][1].update(bbox=[5, 5]), "refuse", "without a usable bbox: 1"),
+        (lambda c: c["annotations"][1].update(ignore=1), "note", "annotations marked ignore: 1"),
+        (lambda c: c["annotations"][1].update(image_id=99), "refuse", "annotations whose image_id is not listed: 1"),
+        (lambda c: c["annotations"][1].update(category_id=8), "refuse", "(the first: annotation 2, 8)"),
+        (lambda c: c["categories"].append({"id": 8, "name": "dog"}), "note", "without an object: 1 of 2 (dog)"),
+        (lambda c: c["annotations"][1].pop("area"), "note", "area is missing, not above 0, or larger than the box: 1"),
+        (lambda c: c["annotations"][1].update(area=1e6), "note", "(the first: annotation 2); taken from the mask"),
+        (lambda c: c["annotations"][1].pop("iscrowd"), "note", "annotations whose iscrowd is not 0 or 1: 1"),
+        (lambda c: c["annotations"][1].update(id="a1"), "note", 'ids that are not above 0: 1 (the first: "a1")'),
+        (lambda c: c["annotations"][1].pop("id"), "note", "all are numbered 1 to 3 instead"),
+        (lambda c: c["annotations"][1].update(id=-2), "note", "ids that are not above 0: 1 (the first: -2)"),
+        (lambda c: c["annotations"][1].update(image_id=1.0), "note", "ids or sizes such as 3.0: 1"),
+        (lambda c: c.pop("categories"), "refuse", "no list of categories"),
+        (lambda c: c["categories"][0].update(name="\ud800"), "refuse", "an entry of categories has no usable name"),
+        (lambda c: c["images"][0].update(file_name=7), "refuse", "an entry of images has no usable file_name"),
     ],
 )
-def test_every_kind_of_mistake_is_named(tmp_path, change, sentence):
+def test_every_kind_of_mistake_is_named_once(tmp_path, change, severity, sentence):
     split = coco_folder(tmp_path)
+    rewrite(split, with_squares)
     rewrite(split, change)
-    problems = check_coco(split.annotations, split.images)
-    assert len(problems) == 1 and sentence in problems[0], problems
+    (problem,) = check_coco(split.annotations, split.images)
+    assert problem.severity == severity and sentence in problem.sentence
+
+
+def with_squares(content):
+    """Give every object a mask."""
+    for entry in content["annotations"]:
+        entry["segmentation"] = [[5, 5, 25, 5, 25, 25, 5, 25]]
+
+
+def test_masks_are_noted_without_a_detector_and_left_alone_by_one_of_boxes(tmp_path):
+    split = coco_folder(tmp_path)
+    for masks, severities in ((None, ["note"]), (True, ["refuse"]), (False, [])):
+        found = check_coco(split.annotations, split.images, masks=masks)
+        assert [problem.severity for problem in found] == severities
+        assert all("without a usable segmentation: 3 (the first: annotation 1" in one.sentence for one in found)
 
 
 def test_what_opencv_reads_otherwise_than_pillow_is_named(tmp_path, monkeypatch):
@@ -107,8 +139,9 @@ def test_a_photograph_is_turned_in_the_check_and_in_pictures(tmp_path, kind):
 def test_a_truncated_jpeg_is_found(tmp_path):
     split = coco_folder(tmp_path)
     truncate(split.images / "1.jpg")
-    (problem,) = check_coco(split.annotations, split.images)
-    assert problem.startswith("1.jpg: cannot be decoded: image file is truncated")
+    (problem,) = check_coco(split.annotations, split.images, masks=False)
+    assert problem.severity == "refuse"
+    assert problem.sentence.startswith("1.jpg: cannot be decoded: image file is truncated")
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png"])
@@ -163,6 +196,54 @@ def test_a_sound_split_is_used_as_it_is(tmp_path):
     assert not (tmp_path / "work").exists()
 
 
+def test_what_is_mended_is_read_rightly_from_a_file_of_its_own(tmp_path):
+    """Ids from 0, no areas, other polygons beside a sound one, a name that is not ASCII."""
+    split = coco_folder(tmp_path)
+    rewrite(split, with_squares)
+
+    def change(content):
+        content["categories"][0]["name"] = "Kätzchen"
+        for number, entry in enumerate(content["annotations"]):
+            entry.update(id=number, area=[0, None, 9000][number])
+        content["annotations"][1]["segmentation"] += [[], [1, 2, 3, 4]]
+        content["annotations"][2]["segmentation"] = {"size": [40, 60], "counts": [45, 20, 2335]}
+
+    rewrite(split, change)
+    before = split.annotations.read_bytes()
+    usable, left_out = usable_split(split, tmp_path / "work", skip=False, cap=0)
+    assert left_out == [] and usable.images == split.images and usable.annotations.read_bytes().isascii()
+    content = usable.read()
+    assert [entry["id"] for entry in content["annotations"]] == [1, 2, 3]
+    assert [entry["area"] for entry in content["annotations"]] == [400, 400, 20]
+    assert content["annotations"][1]["segmentation"] == [[5, 5, 25, 5, 25, 25, 5, 25]]
+    assert content["categories"][0]["name"] == "Kätzchen" and split.annotations.read_bytes() == before
+
+
+def test_a_split_that_loses_every_object_with_its_broken_images_is_refused(tmp_path):
+    split = coco_folder(tmp_path)
+    truncate(split.images / "1.jpg")
+    rewrite(split, lambda content: content.update(annotations=content["annotations"][1:2]))
+    with pytest.raises(UserError, match="no object is left without the images that cannot be used"):
+        usable_split(split, tmp_path / "work", skip=True, cap=1)
+
+
+def test_a_published_data_set_is_not_searched_for_images_in_both_splits(tmp_path):
+    coco_folder(tmp_path, "train2017")
+    coco_folder(tmp_path, "val2017")
+    place = {"data.root": f'"{tmp_path}"', "data.train": '"train2017"', "data.test": '"val2017"'}
+    boxes = ['detect.config="faster_rcnn_1x"', *(f"{key}={value}" for key, value in place.items())]
+    with pytest.raises(UserError, match="3 images of test are also in train"):
+        check(load_task("own_detection", None, boxes))
+    published = load_task("coco", None, boxes[:1])
+    data = published.data.model_copy(update={"root": str(tmp_path), "stands_for": "coco"})
+    noted = check(published.model_copy(update={"data": data}))
+    assert all("without a usable segmentation" in note for note in noted) and len(noted) == 2
+
+
+def check(spec):
+    return check_splits(spec, *open_splits(spec.data, Path("unused")), None)
+
+
 def test_splits_are_found_by_name_or_by_beginning(tmp_path):
     coco_folder(tmp_path)
     assert find_split(tmp_path, "train2017") == find_split(tmp_path, "train")
@@ -204,8 +285,8 @@ def test_digits_are_sound_exact_and_the_same_for_the_same_seed(tmp_path):
     assert (first / "train/0000.png").read_bytes() != (other / "train/0000.png").read_bytes()
     for split in ("train", "val"):
         found = find_split(first, split)
-        problems = check_coco(found.annotations, found.images)
-        assert all("has no object" in problem for problem in problems)  # few images need not show every digit
+        problems = check_coco(found.annotations, found.images, masks=True)
+        assert all("without an object" in one.sentence for one in problems)  # few images need not show every digit
         for annotation in found.read()["annotations"]:
             rle = annotation["segmentation"]
             mask = mask_tools.decode(mask_tools.frPyObjects(rle, *rle["size"]))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ from cskd_bench.detection import operators
 operators.install()
 
 from cskd_bench.detection.cell import DetectionCell  # noqa: E402
-from cskd_bench.detection.components import EpochSampler, layer_of, parameter_groups  # noqa: E402
+from cskd_bench.detection.components import EpochSampler, WatchSteps, layer_of, parameter_groups  # noqa: E402
 from cskd_bench.transfer.protocols import PROTOCOLS, Procedure  # noqa: E402
 from cskd_bench.transfer.run import look_at_data, open_cell, transfer  # noqa: E402
 
@@ -301,6 +302,24 @@ def test_a_truncated_image_stops_the_run_before_its_first_epoch(cell, vit_file, 
     assert not list(tmp_path.glob("work/*/*.pth"))
 
 
+def test_a_loss_that_is_not_finite_ends_the_run_in_a_sentence(cell, vit_file, tmp_path):
+    _, spec = cell
+    wild = spec.detect.model_copy(update={"lr": 1e30, "epochs": 1})
+    message = r"the loss is not finite in epoch 1, step 2; lower detect\.lr, which is 1e\+30"
+    with pytest.raises(UserError, match=message):
+        detect(spec.model_copy(update={"detect": wild}), vit_file, tmp_path)
+    assert not list(tmp_path.rglob("results/records/*")) and not list(tmp_path.rglob("*.pth"))
+
+
+def test_a_weight_that_is_not_finite_is_seen_at_the_end_of_its_epoch():
+    seen, model = [], torch.nn.Linear(2, 1)
+    hook = WatchSteps(lambda where, what: seen.append((where, what)))
+    hook.after_train_epoch(SimpleNamespace(epoch=0, model=model))
+    model.weight.data[0, 1] = float("inf")
+    hook.after_train_epoch(SimpleNamespace(epoch=1, model=model))
+    assert seen == [("epoch 1", ""), ("epoch 2", "a weight")]
+
+
 def one_class_of_jpegs(folder):
     """Turn digits into JPEG files of a single class."""
     for split in ("train", "val"):
@@ -342,7 +361,7 @@ def test_boxes_without_masks_are_refused_by_mask_rcnn(cell, vit_file, tmp_path):
     del content["annotations"][3]["segmentation"]
     file.write_text(json.dumps(content))
     spec = spec.model_copy(update={"data": spec.data.model_copy(update={"root": str(folder)})})
-    with pytest.raises(UserError, match=r"1 annotations have no segmentation \(the first: 4\).*faster_rcnn_1x"):
+    with pytest.raises(UserError, match=r"without a usable segmentation: 1 \(the first: annotation 4.*faster_rcnn"):
         detect(spec, vit_file, tmp_path)
 
 

@@ -11,7 +11,7 @@ from cskd_bench.task import DetectConfig
 pytest.importorskip("mmdet", reason="the detection extra is not installed")
 
 from cskd_bench.detection import operators
-from cskd_bench.detection.settings import StudentFacts, complete, config_file
+from cskd_bench.detection.settings import StudentFacts, complete, config_file, library_seed
 
 operators.install()
 
@@ -41,6 +41,15 @@ def test_every_shipped_configuration_builds_its_detector(name):
     detector = MODELS.build(config.model)
     levels = detector.extract_feat(torch.randn(1, 3, 96, 64))
     assert [tuple(level.shape[-2:]) for level in levels] == [(24, 16), (12, 8), (6, 4), (3, 2), (2, 1)]
+
+
+def test_seeds_beyond_those_of_numpy_are_folded_and_smaller_ones_stay():
+    """A loader's worker adds its number to the seed, and numpy takes 32 bits."""
+    assert [library_seed(seed) for seed in (0, 7, 2**32 - 2**16 - 1)] == [0, 7, 2**32 - 2**16 - 1]
+    folded = [library_seed(seed) for seed in (2**32 - 1, 2**32, 2**63 - 1)]
+    assert len(set(folded)) == 3 and max(folded) < 2**32 - 2**16
+    config = complete(DetectConfig(config="digits"), TINY, ["cat"], seed=2**63 - 1)
+    assert config.randomness.seed == folded[2] and config.train_dataloader.sampler.seed == 2**63 - 1
 
 
 def test_a_configuration_is_chosen_by_the_students_width():

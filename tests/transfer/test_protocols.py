@@ -16,8 +16,10 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from cskd_bench.cells.cell import Outcome
 from cskd_bench.cli import main
 from cskd_bench.config import DataConfig
+from cskd_bench.data.leaks import StoredImages, shared_images
 from cskd_bench.data.open import open_source
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.errors import UserError
@@ -29,8 +31,8 @@ from cskd_bench.transfer.checks import check_splits, count_same
 from cskd_bench.transfer.evaluate import class_columns, with_real_labels
 from cskd_bench.transfer.linear import TorchLogisticRegression
 from cskd_bench.transfer.lowlabel import for_few_images
+from cskd_bench.transfer.protocols import PROTOCOLS, Procedure
 from cskd_bench.transfer.run import transfer
-from cskd_bench.transfer.stored import StoredImages, shared_images
 from cskd_bench.transfer.subsets import k_shot_indices, low_label_indices
 
 RANKS = Ranks(0, 1, torch.device("cpu"))
@@ -83,6 +85,22 @@ def run(task, protocol, weights, folder, seed=0):
         task, protocol, weights, seed,
         results=folder / "results", work=folder / "work", ranks=RANKS, model=MODEL, workers=0,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({"other": 0.5}, "came to no top1, so no record is written"),
+        ({"top1": float("nan")}, "came to a top1 of nan"),
+        ({"top1": 0.5, "other": float("inf")}, "came to a other of inf"),
+    ],
+)
+def test_a_cell_without_its_score_leaves_no_record(weights, squares, tmp_path, monkeypatch, metrics, message):
+    outcome = Outcome(metrics=metrics, pictures={"map": b"jpeg"})
+    monkeypatch.setitem(PROTOCOLS, "knn", Procedure(lambda cell: outcome))
+    with pytest.raises(UserError, match=message):
+        run(task_on(squares), "knn", weights, tmp_path)
+    assert not (tmp_path / "results" / "records").exists()
 
 
 # -- which images -----------------------------------------------------------------------------------------------------

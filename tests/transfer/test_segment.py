@@ -23,7 +23,7 @@ from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.record import read_records
 from cskd_bench.task import TaskData, load_task
 from cskd_bench.transfer import segment, segment_tokens
-from cskd_bench.transfer.run import open_cell, transfer
+from cskd_bench.transfer.run import look_at_data, open_cell, transfer
 
 RANKS = Ranks(0, 1, torch.device("cpu"))
 MODEL = "deit_tiny_distilled_patch16_224"
@@ -369,11 +369,33 @@ def test_settings_that_do_not_fit_are_refused(weights, scenes, tmp_path, overrid
         run(task_on(scenes, override), weights, tmp_path)
 
 
-def test_a_train_split_that_is_all_void_is_refused(weights, scenes, tmp_path):
-    for path in (scenes / "labels" / "train").iterdir():
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_split_that_is_all_void_is_refused_before_anything_is_computed(weights, scenes, tmp_path, monkeypatch, split):
+    monkeypatch.setattr(segment_tokens, "patch_tokens", lambda *_: pytest.fail("computed"))
+    for path in (scenes / "labels" / split).iterdir():
         Image.fromarray(np.full((40, 80), 9, np.uint8)).save(path)
-    with pytest.raises(UserError, match="no pixel of train has a class"):
+    task = task_on(scenes, 'data.val="val"')
+    message = rf"no pixel of {split} has a class; all are ignored \(segment\.ignore_index = 9\)"
+    with pytest.raises(UserError, match=message):
+        run(task, weights, tmp_path)
+    with pytest.raises(UserError, match=message):
+        look_at_data(task)
+
+
+def test_images_that_nothing_can_be_chosen_on_are_refused(weights, scenes, tmp_path, monkeypatch):
+    """The share of train that is held out, where the task names no val split."""
+    monkeypatch.setattr(segment_tokens, "patch_tokens", lambda *_: pytest.fail("computed"))
+    labels = sorted((scenes / "labels" / "train").iterdir())
+    for index in segment.split_images(len(labels), 0.2, 0)[1]:
+        Image.fromarray(np.full((40, 80), 9, np.uint8)).save(labels[index])
+    with pytest.raises(UserError, match="no pixel of the images of train that C is chosen on has a class"):
         run(task_on(scenes), weights, tmp_path)
+
+
+def test_images_of_test_that_are_chosen_on_are_refused(weights, scenes, tmp_path):
+    shutil.copy(scenes / "images" / "test" / "02.png", scenes / "images" / "val" / "01.png")
+    with pytest.raises(UserError, match=r"1 images of test are also in train \(test/02\.png = val/01\.png\)"):
+        run(task_on(scenes, 'data.val="val"'), weights, tmp_path)
 
 
 def test_a_cnn_has_no_patches(scenes, tmp_path):

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from cskd_bench.data.sources import ContentSource, JoinedSource, Source
+from cskd_bench.errors import UserError
+from cskd_bench.task import TaskSpec
 
 
 class StoredImages:
@@ -64,3 +66,39 @@ def contradicting_images(images: StoredImages) -> list[tuple[str, str]]:
         if images.labels[earlier] != images.labels[index]:
             found.append((images.name(index), images.name(earlier)))
     return found
+
+
+def note_leaks(spec: TaskSpec, train: Source, test: Source) -> str:
+    """Return a note on images of test that are also in train; UserError for such unless the split is published."""
+    return note_stored_leaks(spec, StoredImages(train), StoredImages(test))
+
+
+def note_stored_leaks(spec: TaskSpec, train: StoredImages, test: StoredImages) -> str:
+    """Return a note as `note_leaks`, of images that are searched for more than leaks."""
+    leaks = shared_images(train, test)
+    return _tell_pairs(spec, leaks, f"{len(leaks)} images of test are also in train") if leaks else ""
+
+
+def note_contradictions(spec: TaskSpec, split: str, images: StoredImages) -> str:
+    """Return a note on images of a split that are stored alike and have other labels.
+
+    UserError as `note_leaks` for those of train; of test, one of the two counts as wrong.
+    """
+    pairs = contradicting_images(images)
+    if not pairs:
+        return ""
+    what = f"{len(pairs)} images of {split} are stored twice, with two labels"
+    return _tell_pairs(spec, pairs, what) if split == "train" else f"{what} ({_name_pairs(pairs)})"
+
+
+def _tell_pairs(spec: TaskSpec, pairs: list[tuple[str, str]], what: str) -> str:
+    named = f"{what} ({_name_pairs(pairs)})"
+    if spec.data.splits == "own":
+        raise UserError(
+            f'task {spec.name}: {named}; remove them, or say data.splits = "published" if the split is not yours'
+        )
+    return f"{named}: the published split, taken as it is"
+
+
+def _name_pairs(pairs: list[tuple[str, str]]) -> str:
+    return ", ".join(f"{ours} = {theirs}" for ours, theirs in pairs[:3]) + (", ..." if len(pairs) > 3 else "")
