@@ -115,7 +115,8 @@ def test_what_opencv_reads_otherwise_than_pillow_is_named(tmp_path, monkeypatch)
         (None, "0.jpg: cannot be decoded by OpenCV, which training reads with"),
     ):
         monkeypatch.setattr(cv2, "imread", lambda file, found=found: found)
-        assert check_coco(split.annotations, split.images) == [said]
+        (problem,) = check_coco(split.annotations, split.images, masks=False)
+        assert (problem.severity, problem.sentence) == ("refuse", said)
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
@@ -128,7 +129,7 @@ def test_a_photograph_is_turned_in_the_check_and_in_pictures(tmp_path, kind):
     Image.fromarray(pixels).save(split.images / f"0.{kind}", exif=exif)
     rewrite(split, lambda c: c["images"][0].update(file_name=f"0.{kind}", width=40, height=60))
     rewrite(split, lambda c: c["annotations"][0].update(bbox=[5, 5, 20, 20]))
-    assert check_coco(split.annotations, split.images) == []
+    assert check_coco(split.annotations, split.images, masks=False) == []
     (picture,) = draw_pictures(split, tmp_path / "none.json", 1)
     drawn = np.asarray(Image.open(io.BytesIO(picture)))
     height, width = drawn.shape[:2]

@@ -18,7 +18,10 @@ from cskd_bench.data.decode import decode
 from cskd_bench.data.multilabel import open_multilabel
 from cskd_bench.data.open import open_source
 from cskd_bench.data.sources import Source
-from cskd_bench.detection.annotations import check_coco, find_split, require_masks, usable_split
+from cskd_bench.detection.annotation_checks import check_coco, refuse
+from cskd_bench.detection.annotation_mending import mend
+from cskd_bench.detection.annotations import find_split
+from cskd_bench.detection.usable import usable_split
 
 SEPARATOR = b"\x1e"  # between the files of one input
 _TYPES = ("<i8", "<i4", "|i1", "|u1", "<u8", "<f4", "<f8", "|b1", "<c8", "<U3", "|S2", "<M8[s]", "|O")
@@ -114,10 +117,10 @@ def fuzz_annotations(data: bytes) -> None:
         (root / "train" / "a.png").write_bytes(picture())
         (root / "annotations" / "instances_train.json").write_bytes(_json(COCO, data))
         split = find_split(root, "train")
-        check_coco(split.annotations, split.images, threads=1)
+        refuse(check_coco(split.annotations, split.images, threads=1, masks=True))
         assert all(isinstance(name, str) for name in split.classes())
         usable_split(split, root / "work", skip=True, cap=1)
-        require_masks(split)
+        mend(split.read())
 
 
 LIST = {

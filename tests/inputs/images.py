@@ -124,7 +124,7 @@ def coco(root, name, content, size=(16, 12)):
     for split in ("train", "val"):
         (root / split).mkdir()
         files = {name if split == "train" else "0.png": content if split == "train" else stored(rgb())}
-        files["1.png"] = stored(rgb(90))
+        files["1.png"] = stored(rgb(90 if split == "train" else 60))
         sizes = [size if split == "train" else (16, 12), (16, 12)]
         listed = {"categories": [{"id": 1, "name": "thing"}], "images": [], "annotations": []}
         for number, (file, bytes_) in enumerate(files.items(), 1):
