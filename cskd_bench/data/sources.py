@@ -72,6 +72,8 @@ class PathSource:
             found = [path.stat() for path in self.paths]
         except OSError as error:
             raise UserError(f"{error.filename}: a listed image is missing ({error.strerror})") from error
+        except ValueError as error:  # a zero byte
+            raise UserError(f"a listed image has a name that no file can have ({error})") from error
         self.sizes = np.asarray([file.st_size for file in found])
         self.stamp = digest(" ".join(str(file.st_mtime_ns) for file in found).encode())
         lines = (f"{self._stored_name(index)} {size}" for index, size in enumerate(self.sizes))
