@@ -138,7 +138,11 @@ def _from_numbers(labels: np.ndarray, where: str, place: Place) -> np.ndarray:
 def _from_objects(labels: np.ndarray, where: str, place: Place) -> np.ndarray:
     """Return text, or objects of any type, as int64, cut as `_from_numbers` does."""
     numbers, wrong = np.zeros(len(labels), np.int64), np.zeros(len(labels), bool)
-    for index, value in enumerate(labels.tolist()):
+    try:
+        values = labels.tolist()
+    except SystemError as error:  # a file can claim letters beyond Unicode's last
+        raise UserError(f"{where}: labels are damaged text ({error}); {_EXPECTED}") from error
+    for index, value in enumerate(values):
         try:
             number = whole_number(value.decode("ascii") if isinstance(value, bytes) else value)
             numbers[index] = max(-1, min(MOST_CLASSES, number))

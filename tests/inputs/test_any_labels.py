@@ -312,3 +312,9 @@ def test_pretraining_notes_what_a_slice_lacks_and_refuses_a_single_class(tmp_pat
         refuse_single_class("here", splits[0].labels[:2])
     with pytest.raises(UserError, match=r"data\.train 'train': all 2 images are of a single class"):
         check_pretraining_splits(sliced, open_source(sliced, "train[:2]"), splits[1])
+
+
+def test_text_beyond_unicode_is_a_sentence():
+    letters = np.frombuffer(np.uint32([0x110000]).tobytes(), "<U1")
+    with pytest.raises(UserError, match="train.npz, labels: labels are damaged text"):
+        class_numbers(letters, "train.npz, labels")
