@@ -53,5 +53,5 @@ def method_of(data: dict[str, Any]) -> str:
 
 def run_name(stem: str, own: str, method: str) -> str:
     """Put a method into a run's name: in the place of `own`, else at the end, before a schedule as in `_100ep`."""
-    name, found = re.subn(rf"_{re.escape(own)}(?=_|$)", f"_{method}", stem) if own else (stem, 0)
-    return name if found else re.sub(r"((?:_\d+ep)?)$", rf"_{method}\1", stem, count=1)
+    name, found = re.subn(rf"_{re.escape(own)}(?=_|$)", lambda _: f"_{method}", stem) if own else (stem, 0)
+    return name if found else re.sub(r"(?:_\d+ep)?$", lambda epochs: f"_{method}{epochs[0]}", stem, count=1)

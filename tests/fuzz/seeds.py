@@ -54,7 +54,14 @@ def mended() -> Mapping[str, Mapping[str, bytes]]:
     """Return inputs of each target that were faults once, by what is wrong with them; some as the fuzzer found them."""
     plan, plain = b"\0" + AS_IT_IS, 5 * b"\0" + AS_IT_IS
     return {
-        "config": {"kind-is-a-table": plain + b"[method]\nkind = {}\n"},
+        "npz": {
+            "text-beyond-unicode": bytes.fromhex("68494e4544ae42ed0100540fff2141ffff4f00002a000f2c0000000000000000000f")
+        },
+        "lists": {"name-with-a-zero-byte": b"\0" + SEPARATOR.join((b"1 a\0.jpg", b"1 a", b"1 1", b"1 1"))},
+        "config": {
+            "kind-is-a-table": plain + b"[method]\nkind = {}\n",
+            "method-with-a-backslash": bytes.fromhex("0000a900000500013f002c0523253f01"),
+        },
         "plan": {
             "kind-is-a-table": plan + as_toml(settings.PLAN | {"methods": [{"kind": {}}]}),
             "student-is-the-root": plan + as_toml(settings.PLAN | {"students": ["/"]}),
