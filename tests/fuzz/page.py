@@ -10,7 +10,7 @@ SUMMARY: Final = Path(__file__).parent / "hour.json"
 
 
 def hour_table(summary: Path = SUMMARY) -> str:
-    """Return a sentence and a table of each target: executions, coverage, faults found, and those mended so far."""
+    """Return a sentence and a table of each target: executions, coverage, faults found and mended."""
     if not summary.exists():
         return "No hour has been run yet.\n"
     hour = json.loads(summary.read_text())
@@ -19,7 +19,7 @@ def hour_table(summary: Path = SUMMARY) -> str:
     lines = [
         f"Run on {hour['date']} at commit {hour['commit']}, {hour['seconds_each']} s each: {total:,} inputs.",
         "",
-        "| target | what it does | inputs | edges | faults in this run | mended before it |",
+        "| target | what it does | inputs | edges | faults in this run | mended so far |",
         "|---|---|---|---|---|---|",
     ]
     for name, target in TARGETS.items():
