@@ -98,13 +98,6 @@ def absent_classes(learnt: np.ndarray, scored: np.ndarray, names: Sequence[str])
     return [names[label] for label in np.setdiff1d(learnt, scored)]
 
 
-def label_notes(source: object) -> str:
-    """Return what a record should say of the labels that a source, or what it was made from, was given."""
-    inner = [*getattr(source, "parts", ()), getattr(source, "source", None), getattr(source, "clean", None)]
-    said = [str(getattr(source, "label_note", "")), *(label_notes(part) for part in inner if part is not None)]
-    return "; ".join(dict.fromkeys(filter(None, said)))
-
-
 def _flat(array: np.ndarray, where: str) -> np.ndarray:
     """Return labels as (n,); UserError for another shape, and for values that are no numbers whatever they hold."""
     if array.ndim == 2 and array.shape[1] == 1:

@@ -13,8 +13,9 @@ from cskd_bench.config import DataConfig
 from cskd_bench.data import multilabel, segmentation
 from cskd_bench.data.folders import is_image
 from cskd_bench.data.manifests import Manifest
+from cskd_bench.data.notes import folder_note
 from cskd_bench.data.open import open_source
-from cskd_bench.data.sources import FolderSource, Source, data_path, folder_note
+from cskd_bench.data.sources import FolderSource, Source, data_path
 from cskd_bench.detection.splits import COCO, is_coco
 from cskd_bench.doctor.findings import Finding
 from cskd_bench.errors import UserError
