@@ -60,9 +60,16 @@ class ShardSource:
 
     def content(self, index: int) -> bytes:
         """Return image `index` as it is stored."""
+        return self._read(index)
+
+    def ending(self, index: int, count: int) -> bytes:
+        """Return the last bytes of image `index` as it is stored; all of a smaller one."""
+        return self._read(index, count)
+
+    def _read(self, index: int, count: int | None = None) -> bytes:
         try:
             with self._tars[index].open("rb") as file:
-                return _read(file, self._samples[index].image)
+                return _read(file, self._samples[index].image, count)
         except OSError as error:
             raise UserError(f"{self._tars[index]}: not readable ({error.strerror})") from error
 
@@ -155,7 +162,10 @@ def _read_label(file: BinaryIO, sample: _Sample) -> int:
     return label
 
 
-def _read(file: BinaryIO, place: _Place | None) -> bytes:
+def _read(file: BinaryIO, place: _Place | None, last: int | None = None) -> bytes:
+    """Read what lies at a place, or its `last` bytes alone."""
     assert place is not None  # checked when headers were read
-    file.seek(place[0])
-    return file.read(place[1])
+    start, size = place
+    kept = size if last is None else min(last, size)
+    file.seek(start + size - kept)
+    return file.read(kept)
