@@ -64,7 +64,11 @@ def refuse_beyond(where: str, labels: np.ndarray, classes: int, num_classes: int
     """UserError for more classes, named or numbered, than data.num_classes says, and for labels without a class."""
     largest = int(labels.max())
     if classes > num_classes or largest >= num_classes:
-        raise UserError(f"{where}: has {max(classes, largest + 1)} classes, data.num_classes says {num_classes}")
+        lowest = int(labels.min())
+        from_one = f"; its labels are {lowest} to {largest}, and classes are numbered from 0" if lowest > 0 else ""
+        raise UserError(
+            f"{where}: has {max(classes, largest + 1)} classes, data.num_classes says {num_classes}{from_one}"
+        )
     if largest >= classes:
         count = int((labels >= classes).sum())
         raise UserError(f"{where}: {count} of {len(labels)} labels go up to {largest}, it names {classes} classes")

@@ -105,7 +105,7 @@ def _read_headers(path: Path) -> _Shard:
     for sample in shard.samples:
         if sample.image is None or (sample.number is None and sample.lines is None):
             missing = "image (.jpg, .png, ...)" if sample.image is None else "label (.cls or .json)"
-            raise UserError(f"{path}: {sample.key} has no {missing}")
+            raise UserError(f"{path}: key {sample.key} has no {missing}")
     return shard
 
 
@@ -130,7 +130,7 @@ def _add_member(member: tarfile.TarInfo, shard: _Shard, by_key: dict[str, _Sampl
         return
     if getattr(by_key[key], kind) is not None:
         what = "images" if kind == "image" else f"labels .{ending}"
-        raise UserError(f"{shard.path}: {key} has two {what}; a key of a tar is one image with one label")
+        raise UserError(f"{shard.path}: key {key} has two {what}; a key of a tar is one image with one label")
     setattr(by_key[key], kind, (member.offset_data, member.size))
 
 
@@ -143,8 +143,10 @@ def _read_labels(shard: _Shard) -> np.ndarray:
             except UserError:
                 raise
             except (ValueError, KeyError, TypeError, RecursionError) as error:
-                raise UserError(f"{shard.path}: the label of {sample.key} is not a number ({error})") from error
-    return class_numbers(labels, str(shard.path), lambda index: shard.samples[index].key)
+                raise UserError(
+                    f"{shard.path}: the label of key {sample.key} is not a class number ({error})"
+                ) from error
+    return class_numbers(labels, str(shard.path), lambda index: f"key {shard.samples[index].key}")
 
 
 def _read_label(file: BinaryIO, sample: _Sample) -> int:

@@ -112,7 +112,7 @@ def _classes_agree(found: Mapping[str, Source], data: DataConfig) -> Iterator[Fi
     if len(set(names.values())) > 1 and not told:
         differing = sorted(set.symmetric_difference(*(set(classes) for classes in list(names.values())[:2])))
         todo = f"class numbers would differ between splits; only one has {', '.join(differing[:5])}"
-        yield Finding("attention", "classes", f"{' and '.join(names)} name different classes", todo)
+        yield Finding("attention", "classes", f"{' and '.join(names)} have different classes", todo)
 
 
 def _numbered(found: Mapping[str, Source]) -> bool:
