@@ -106,7 +106,7 @@ def test_a_missing_split_says_what_was_expected(capsys, squares):
 def test_an_extra_class_folder_is_noticed(capsys, squares):
     shutil.copytree(squares / "val" / "red", squares / "val" / "purple")
     code, words = visit(capsys, "--data-dir", squares.rename(squares.with_name("mine")))
-    assert code == 1 and "name different classes" in words and "purple" in words
+    assert code == 1 and "have different classes" in words and "purple" in words
 
 
 @pytest.mark.parametrize("damage", ["truncated", "not an image", "empty"])

@@ -17,9 +17,17 @@ def generated():
     """Return a table for each gate: the kind of input, what is said, what is done."""
     lines = []
     for gate in GATES:
-        lines += [f"## {gate.TITLE}", "", gate.ABOUT, "", "| input | what is said | what is done |", "|---|---|---|"]
+        lines += [
+            f"## {gate.TITLE}",
+            "",
+            gate.ABOUT,
+            "",
+            "| input | a part of what is said | what is done |",
+            "|---|---|---|",
+        ]
         for given in gate.INPUTS:
-            told = f"... {given.said or given.noted} ..." if given.said or given.noted else "nothing"
+            told = max(given.said, given.noted, key=len)
+            told = f"`{told}`" if told else "nothing"
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in (given.kind, told, given.done)) + " |")
         lines.append("")
     return "\n".join(lines)

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from cskd_bench.cells.cell import Outcome
-from cskd_bench.cells.folder_notes import join_notes, tell_note
 from cskd_bench.cells.locks import run_lock
 from cskd_bench.cells.pretraining_splits import check_pretraining_splits
 from cskd_bench.cells.recording import Beginning, Subject, begin, keep
 from cskd_bench.config import PretrainConfig, method_label
 from cskd_bench.data.copies import number_images
+from cskd_bench.data.notes import folder_note, join_notes, tell_folder_note
 from cskd_bench.data.open import open_source
 from cskd_bench.data.randomness import Stream, integer_seed
 from cskd_bench.device import enough_memory
@@ -125,7 +125,7 @@ def _begin(job: Job, record: Path) -> None:
     What is odd about the labels is said, too. Only the same weights can stand beside such a record. UserError for a
     folder that cannot be made.
     """
-    tell_note(job.data, join_notes(*filter(None, (job.train, job.val))))
+    tell_folder_note(job.data, _folder_note(job))
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -206,10 +206,13 @@ def _outcome(job: Job, result: Fit) -> Outcome:
         labels_from=job.targets.labels_from,
         labelling_seconds=job.targets.labelling_seconds,
         tf32=job.targets.labels_from == "teacher" and job.teacher_precision == "tf32",
-        note="; ".join(filter(None, (job.targets.note, job.note))),
+        note=join_notes(_folder_note(job), job.targets.note, job.note),
     )
-    note = join_notes(*filter(None, (job.train, job.val)))
-    return outcome.of_images(number_images(job.val) if job.val else None).noted(note)
+    return outcome.of_images(number_images(job.val) if job.val else None)
+
+
+def _folder_note(job: Job) -> str:
+    return join_notes(*(folder_note(source) for source in (job.train, job.val) if source))
 
 
 def _finish(job: Job, result: Fit, config: PretrainConfig, subject: Subject, ranks: Ranks, records: Path) -> Record:

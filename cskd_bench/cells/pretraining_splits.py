@@ -1,7 +1,8 @@
 """What the splits of a pretraining must satisfy before an epoch is trained on them."""
 
 from cskd_bench.config import DataConfig
-from cskd_bench.data.labels import absent_classes, label_notes, refuse_single_class
+from cskd_bench.data.labels import absent_classes, refuse_single_class
+from cskd_bench.data.notes import join_notes, label_note
 from cskd_bench.data.open import is_slice
 from cskd_bench.data.sources import Source
 from cskd_bench.errors import UserError
@@ -21,13 +22,12 @@ def check_pretraining_splits(data: DataConfig, train: Source, val: Source) -> st
             )
     if len(val.classes) > len(train.classes):
         raise UserError(f"data.val: has {len(val.classes)} classes, data.train has {len(train.classes)}")
-    notes = [
-        label_notes(train),
-        label_notes(val),
+    return join_notes(
+        label_note(train),
+        label_note(val),
         _note_absent("data.val", data.val, absent_classes(train.labels, val.labels, train.classes), "data.train"),
         _note_absent("data.train", data.train, absent_classes(val.labels, train.labels, train.classes), "data.val"),
-    ]
-    return "; ".join(dict.fromkeys(filter(None, notes)))
+    )
 
 
 def _note_absent(key: str, split: str, absent: list[str], other: str) -> str:

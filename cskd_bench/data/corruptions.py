@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from cskd_bench.data.decode import decode
 from cskd_bench.data.randomness import Stream, generator
-from cskd_bench.data.sources import Source, digest, folder_note, stamp
+from cskd_bench.data.sources import Source, digest, stamp
 from cskd_bench.errors import UserError
 
 Corrupt = Callable[[np.ndarray, float, Generator], np.ndarray]  # (H, W, 3) in [0, 1], amount, draws -> the same shape
@@ -39,7 +39,6 @@ class CorruptedSource:
         self.classes = source.classes
         self.identity = digest(f"{source.identity} {corruption}".encode())
         self.stamp = stamp(source)
-        self.folder_note = folder_note(source)
 
     def __len__(self) -> int:
         return len(self.clean)

@@ -115,6 +115,8 @@ def _scale(values: np.ndarray, by: int) -> np.ndarray:
         scaled: np.ndarray = np.rint(values * float(by))
     if not ((scaled >= 0) & (scaled <= 255)).all():
         kind, most = ("integers", "255") if by == 1 else ("floating-point numbers", "1")
+        if not np.isfinite(values).all():
+            raise ValueError("some of its values are infinite or not a number; save it with 8 or 16 bits")
         low, high = float(values.min()), float(values.max())
         raise ValueError(
             f"its values are {kind} of 32 bits from {low:g} to {high:g}, and only 0 to {most} are read; "

@@ -6,17 +6,17 @@ errors nobody sees, and the main process would wait for ever.
 
 import multiprocessing
 import pickle
-import sys
 from collections.abc import Iterator
-from functools import cache
 from typing import Any, Final
 
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from cskd_bench.data.notes import say_once
+
 _LOCKS: Final = 4  # that a queue to or from a worker needs at most
 _PIPED: Final = (
-    "too little shared memory (/dev/shm; docker run --shm-size gives more): "
+    "cskd-bench: too little shared memory (/dev/shm; docker run --shm-size gives more): "
     "views come from the loaders through pipes, bit for bit the same but more slowly"
 )
 
@@ -38,9 +38,9 @@ def usable_workers(asked: int) -> int:
     try:
         _ = [multiprocessing.Lock() for _ in range(_LOCKS * (asked + 2) if asked else 0)]
     except OSError as error:
-        _say_once(
-            f"no loader processes ({error.strerror}): their locks lie in shared memory (/dev/shm), which is full or "
-            "missing; this process loads the images itself"
+        say_once(
+            f"cskd-bench: no loader processes ({error.strerror}): their locks lie in shared memory (/dev/shm), which "
+            "is full or missing; this process loads the images itself"
         )
         return 0
     return asked
@@ -58,13 +58,8 @@ class _Piped:
 
 def _arrive(content: bytes) -> Any:
     """Return a batch that came through a pipe, and say so once."""
-    _say_once(_PIPED)
+    say_once(_PIPED)
     return pickle.loads(content)
-
-
-@cache
-def _say_once(sentence: str) -> None:
-    print(f"cskd-bench: {sentence}", file=sys.stderr)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

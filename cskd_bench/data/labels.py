@@ -64,7 +64,11 @@ def refuse_beyond(where: str, labels: np.ndarray, classes: int, num_classes: int
     """UserError for more classes, named or numbered, than data.num_classes says, and for labels without a class."""
     largest = int(labels.max())
     if classes > num_classes or largest >= num_classes:
-        raise UserError(f"{where}: has {max(classes, largest + 1)} classes, data.num_classes says {num_classes}")
+        lowest = int(labels.min())
+        from_one = f"; its labels are {lowest} to {largest}, and classes are numbered from 0" if lowest > 0 else ""
+        raise UserError(
+            f"{where}: has {max(classes, largest + 1)} classes, data.num_classes says {num_classes}{from_one}"
+        )
     if largest >= classes:
         count = int((labels >= classes).sum())
         raise UserError(f"{where}: {count} of {len(labels)} labels go up to {largest}, it names {classes} classes")
@@ -96,13 +100,6 @@ def refuse_single_class(where: str, labels: np.ndarray) -> None:
 def absent_classes(learnt: np.ndarray, scored: np.ndarray, names: Sequence[str]) -> list[str]:
     """Return the names of classes that `learnt` has images of and `scored` has not, in their order."""
     return [names[label] for label in np.setdiff1d(learnt, scored)]
-
-
-def label_notes(source: object) -> str:
-    """Return what a record should say of the labels that a source, or what it was made from, was given."""
-    inner = [*getattr(source, "parts", ()), getattr(source, "source", None), getattr(source, "clean", None)]
-    said = [str(getattr(source, "label_note", "")), *(label_notes(part) for part in inner if part is not None)]
-    return "; ".join(dict.fromkeys(filter(None, said)))
 
 
 def _flat(array: np.ndarray, where: str) -> np.ndarray:

@@ -90,8 +90,8 @@ def _refuse_others(file: Path, found: dict[str, str], known: Collection[str]) ->
     """UserError for images whose word is none of those that are known."""
     if odd := [image for image, word in found.items() if word not in known]:
         raise UserError(
-            f"{file}: {len(odd)} of {len(found)} images have none of the {len(known)} values that there are (the first "
-            f"is image {odd[0]} with {found[odd[0]]!r})"
+            f"{file}: {len(odd)} of {len(found)} images have a value that is none of the {len(known)} known ones (the "
+            f"first is image {odd[0]} with {found[odd[0]]!r})"
         )
 
 

@@ -52,7 +52,12 @@ class SegmentationSplit:
         except ValueError as error:
             raise UserError(f"{image}: not a readable image ({error})") from error
         if stored.shape != (height, width):
-            raise UserError(f"{path}: is {stored.shape[1]} x {stored.shape[0]}, its image {image} {width} x {height}")
+            turned = (
+                " once turned as its EXIF data say" if read_stored(content, lambda i: i.size) != (width, height) else ""
+            )
+            raise UserError(
+                f"{path}: is {stored.shape[1]} x {stored.shape[0]}, its image {image} {width} x {height}{turned}"
+            )
         known: np.ndarray = self._values[np.minimum(stored, 255)]
         wrong = (known == _UNKNOWN) | (stored > 255)
         if wrong.any():

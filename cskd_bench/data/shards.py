@@ -60,9 +60,16 @@ class ShardSource:
 
     def content(self, index: int) -> bytes:
         """Return image `index` as it is stored."""
+        return self._read(index)
+
+    def ending(self, index: int, count: int) -> bytes:
+        """Return the last bytes of image `index` as it is stored; all of a smaller one."""
+        return self._read(index, count)
+
+    def _read(self, index: int, count: int | None = None) -> bytes:
         try:
             with self._tars[index].open("rb") as file:
-                return _read(file, self._samples[index].image)
+                return _read(file, self._samples[index].image, count)
         except OSError as error:
             raise UserError(f"{self._tars[index]}: not readable ({error.strerror})") from error
 
@@ -98,7 +105,7 @@ def _read_headers(path: Path) -> _Shard:
     for sample in shard.samples:
         if sample.image is None or (sample.number is None and sample.lines is None):
             missing = "image (.jpg, .png, ...)" if sample.image is None else "label (.cls or .json)"
-            raise UserError(f"{path}: {sample.key} has no {missing}")
+            raise UserError(f"{path}: key {sample.key} has no {missing}")
     return shard
 
 
@@ -123,7 +130,7 @@ def _add_member(member: tarfile.TarInfo, shard: _Shard, by_key: dict[str, _Sampl
         return
     if getattr(by_key[key], kind) is not None:
         what = "images" if kind == "image" else f"labels .{ending}"
-        raise UserError(f"{shard.path}: {key} has two {what}; a key of a tar is one image with one label")
+        raise UserError(f"{shard.path}: key {key} has two {what}; a key of a tar is one image with one label")
     setattr(by_key[key], kind, (member.offset_data, member.size))
 
 
@@ -136,8 +143,10 @@ def _read_labels(shard: _Shard) -> np.ndarray:
             except UserError:
                 raise
             except (ValueError, KeyError, TypeError, RecursionError) as error:
-                raise UserError(f"{shard.path}: the label of {sample.key} is not a number ({error})") from error
-    return class_numbers(labels, str(shard.path), lambda index: shard.samples[index].key)
+                raise UserError(
+                    f"{shard.path}: the label of key {sample.key} is not a class number ({error})"
+                ) from error
+    return class_numbers(labels, str(shard.path), lambda index: f"key {shard.samples[index].key}")
 
 
 def _read_label(file: BinaryIO, sample: _Sample) -> int:
@@ -155,7 +164,10 @@ def _read_label(file: BinaryIO, sample: _Sample) -> int:
     return label
 
 
-def _read(file: BinaryIO, place: _Place | None) -> bytes:
+def _read(file: BinaryIO, place: _Place | None, last: int | None = None) -> bytes:
+    """Read what lies at a place, or its `last` bytes alone."""
     assert place is not None  # checked when headers were read
-    file.seek(place[0])
-    return file.read(place[1])
+    start, size = place
+    kept = size if last is None else min(last, size)
+    file.seek(start + size - kept)
+    return file.read(kept)

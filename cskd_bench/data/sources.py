@@ -35,7 +35,10 @@ class Source(Protocol):
 
 @runtime_checkable
 class ContentSource(Source, Protocol):
-    """A source that can be searched for duplicates without decoding."""
+    """A source that can be searched for duplicates without decoding.
+
+    Of one with a method `ending(index, count)`, the last bytes of `content(index)`, most images need not be read whole.
+    """
 
     sizes: np.ndarray  # (n,) bytes of each image as stored
 
@@ -54,8 +57,7 @@ class PathSource:
     `names` tell the images apart, to a person and in the identity; by default folder/file.
     """
 
-    folder_note = ""  # what of the folder is left out, or used though others would leave it out
-    label_note = ""  # what a record should say of their labels
+    folder_note = label_note = ""  # what a record should say of the folder and of the labels: data/notes.py
 
     def __init__(
         self,
@@ -85,6 +87,15 @@ class PathSource:
     def content(self, index: int) -> bytes:
         try:
             return self.paths[index].read_bytes()
+        except OSError as error:
+            raise UserError(f"{self.paths[index]}: not a readable image ({error.strerror})") from error
+
+    def ending(self, index: int, count: int) -> bytes:
+        """Return the last bytes of image `index`; all of a smaller one."""
+        try:
+            with self.paths[index].open("rb", buffering=0) as file:
+                file.seek(max(0, int(self.sizes[index]) - count))
+                return file.read()
         except OSError as error:
             raise UserError(f"{self.paths[index]}: not a readable image ({error.strerror})") from error
 
@@ -207,7 +218,6 @@ class JoinedSource:
             raise UserError("splits joined by '+' have different classes: their class folders must have the same names")
         self.identity = digest(" ".join(part.identity for part in parts).encode())
         self.stamp = " ".join(map(stamp, parts))
-        self.folder_note = "; ".join(dict.fromkeys(filter(None, map(folder_note, parts))))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -226,7 +236,6 @@ class SubsetSource:
         self.classes = source.classes
         self.identity = digest(source.identity.encode() + indices.astype(np.int64).tobytes())
         self.stamp = stamp(source)
-        self.folder_note = folder_note(source)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -272,11 +281,6 @@ def data_path(root: str) -> Path:
 def stamp(source: Source) -> str:
     """Return what tells when a source's files were written, on this machine; empty where it has none."""
     return str(getattr(source, "stamp", ""))
-
-
-def folder_note(source: Source) -> str:
-    """Say what of a source's folders is left out, or used though others would not; empty where there is nothing."""
-    return str(getattr(source, "folder_note", ""))
 
 
 def _list_folders(folder: Path) -> str:

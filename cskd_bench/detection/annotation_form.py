@@ -73,7 +73,7 @@ def _is_flag(value: Any) -> bool:
 
 _FORM: Final[dict[str, dict[str, tuple[Callable[[Any], bool], str]]]] = {
     "images": {
-        "id": (is_id, "a whole number"),
+        "id": (is_id, "a whole number below 2^63"),
         "width": (_is_side, "whole pixels"),
         "height": (_is_side, "whole pixels"),
     },
@@ -83,7 +83,7 @@ _FORM: Final[dict[str, dict[str, tuple[Callable[[Any], bool], str]]]] = {
         "bbox": (_is_box, "[x, y, width, height], four finite numbers of pixels"),
         "iscrowd": (_is_flag, "0 or 1"),
     },
-    "categories": {"id": (is_id, "a whole number")},
+    "categories": {"id": (is_id, "a whole number below 2^63")},
 }
 
 

@@ -20,13 +20,15 @@ def check_splits(spec: TaskSpec, train: CocoSplit, test: CocoSplit, config: Any)
     decoded.
     """
     masks = None if config is None else has_masks(config)
-    problems, learnt = [], train.read()
-    for split, content in ((train, learnt), (test, test.read())):
+    problems, learnt, scored = [], train.read(), test.read()
+    for split, content in ((train, learnt), (test, scored)):
         problems += examine(split, content, masks=masks)
     notes = refuse(problems)
     if config is not None:
         _refuse_without_images(train, learnt, config)
-    return list(filter(None, (*notes, _leaks(spec, train, test))))
+    if spec.data.splits == "own" and manifest_for_folder(own_name(spec.data)):  # published: not searched for leaks
+        return notes
+    return list(filter(None, (*notes, note_leaks(spec, _stored(train, learnt), _stored(test, scored)))))
 
 
 def has_masks(config: Any) -> bool:
@@ -46,15 +48,8 @@ def _refuse_without_images(train: CocoSplit, content: Content, config: Any) -> N
         )
 
 
-def _leaks(spec: TaskSpec, train: CocoSplit, test: CocoSplit) -> str:
-    """Return a note on images that are in both splits; UserError for those. Published data sets are not searched."""
-    if spec.data.splits == "own" and manifest_for_folder(own_name(spec.data)):
-        return ""
-    return note_leaks(spec, _stored(train), _stored(test))
-
-
-def _stored(split: CocoSplit) -> PathSource:
+def _stored(split: CocoSplit, content: Content) -> PathSource:
     """Return a split's image files that are there and are not empty."""
-    paths = [split.images / image["file_name"] for image in split.read()["images"]]
+    paths = [split.images / image["file_name"] for image in content["images"]]
     there = [path for path in paths if path.is_file() and path.stat().st_size]
     return PathSource(there, [0] * len(there), ["image"])

@@ -37,16 +37,16 @@ def open_splits(data: TaskData, work: Path) -> tuple[CocoSplit, CocoSplit]:
     if train.annotations == test.annotations:
         raise UserError(f"{train.annotations}: data.train {data.train!r} and data.test {data.test!r} both open it")
     if (ours := train.classes()) != (theirs := test.classes()):
-        raise UserError(f"{test.annotations}: {_difference(ours, theirs)} {train.annotations.name}")
+        raise UserError(f"{test.annotations}: {_difference(ours, theirs, train.annotations.name)}")
     return train, test
 
 
-def _difference(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
-    """Say how the categories of test differ from those of train."""
+def _difference(ours: tuple[str, ...], theirs: tuple[str, ...], file: str) -> str:
+    """Say how the categories of test differ from those of train, which `file` lists."""
     odd = sorted(set(ours) ^ set(theirs))
     if not odd:
-        return "its categories are in another order than those of"
-    return f"its categories are not those of (only one has {', '.join(map(repr, odd[:3]))})"
+        return f"its categories are in another order than those of {file}"
+    return f"its categories are not those of {file}: only one of the files has {', '.join(map(repr, odd[:3]))}"
 
 
 def splits_identity(train: CocoSplit, test: CocoSplit) -> str:

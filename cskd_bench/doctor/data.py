@@ -13,8 +13,9 @@ from cskd_bench.config import DataConfig
 from cskd_bench.data import multilabel, segmentation
 from cskd_bench.data.folders import is_image
 from cskd_bench.data.manifests import Manifest
+from cskd_bench.data.notes import folder_note
 from cskd_bench.data.open import open_source
-from cskd_bench.data.sources import FolderSource, Source, data_path, folder_note
+from cskd_bench.data.sources import FolderSource, Source, data_path
 from cskd_bench.detection.splits import COCO, is_coco
 from cskd_bench.doctor.findings import Finding
 from cskd_bench.errors import UserError
@@ -111,7 +112,7 @@ def _classes_agree(found: Mapping[str, Source], data: DataConfig) -> Iterator[Fi
     if len(set(names.values())) > 1 and not told:
         differing = sorted(set.symmetric_difference(*(set(classes) for classes in list(names.values())[:2])))
         todo = f"class numbers would differ between splits; only one has {', '.join(differing[:5])}"
-        yield Finding("attention", "classes", f"{' and '.join(names)} name different classes", todo)
+        yield Finding("attention", "classes", f"{' and '.join(names)} have different classes", todo)
 
 
 def _numbered(found: Mapping[str, Source]) -> bool:

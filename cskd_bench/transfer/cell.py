@@ -8,8 +8,8 @@ from typing import Any, Final
 import numpy as np
 
 from cskd_bench.cells.cell import Cell
-from cskd_bench.cells.folder_notes import join_notes
 from cskd_bench.data.copies import number_images
+from cskd_bench.data.notes import folder_note, join_notes
 from cskd_bench.data.open import open_split
 from cskd_bench.data.sources import Source, choose_images
 from cskd_bench.data.views import EvalView
@@ -84,7 +84,7 @@ class ImageCell(Cell):
 
     def folder_note(self) -> str:
         """Return a note on what of the folders of both splits is not read, or read though others would not."""
-        return join_notes(self.train, self.test)
+        return join_notes(folder_note(self.train), folder_note(self.test))
 
     def number_images(self) -> np.ndarray | None:
         """Number the images of test; the parts of a robustness task show the same images."""
@@ -132,7 +132,7 @@ class ScoringCell(ImageCell):
 
     def folder_note(self) -> str:
         """Return the same of test alone."""
-        return join_notes(self.test)
+        return folder_note(self.test)
 
     def check(self) -> str:
         """UserError for a checkpoint without a head, and where test has not images of every class."""

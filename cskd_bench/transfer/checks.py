@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from cskd_bench.data.labels import absent_classes, label_notes, refuse_single_class
+from cskd_bench.data.labels import absent_classes, refuse_single_class
 from cskd_bench.data.leaks import StoredImages, note_contradictions, note_stored_leaks
 from cskd_bench.data.named import TimmSource
+from cskd_bench.data.notes import join_notes, label_note
 from cskd_bench.data.open import is_slice, open_split
 from cskd_bench.data.sources import JoinedSource, Source, unsliced
 from cskd_bench.errors import UserError
@@ -32,10 +33,10 @@ def check_splits(spec: TaskSpec, train: Source, test: Source) -> str:
     """
     where = f"task {spec.name}"
     check_whole(spec, "train", train)
-    notes = [label_notes(train), label_notes(test), _check_scored(spec, train, test, "test", spec.data.test)]
+    notes = [label_note(train), label_note(test), _check_scored(spec, train, test, "test", spec.data.test)]
     if spec.data.val:
         val = open_split(spec.data, spec.data.val)
-        notes += [label_notes(val), _check_scored(spec, train, val, "val", spec.data.val)]
+        notes += [label_note(val), _check_scored(spec, train, val, "val", spec.data.val)]
     notes.append(_check_counts(spec, train))
     if same := count_same(train, test):
         raise UserError(
@@ -45,13 +46,13 @@ def check_splits(spec: TaskSpec, train: Source, test: Source) -> str:
     stored = StoredImages(train), StoredImages(test)
     notes += [note_contradictions(spec, "train", stored[0]), note_contradictions(spec, "test", stored[1])]
     notes.append(note_stored_leaks(spec, *stored))
-    return "; ".join(dict.fromkeys(filter(None, notes)))
+    return join_notes(*notes)
 
 
 def check_scored_alone(spec: TaskSpec, test: Source) -> str:
     """Return a note for the record on what is scored without training; UserError as `check_whole` raises it."""
     check_whole(spec, "test", test)
-    return label_notes(test)
+    return label_note(test)
 
 
 def check_data(spec: TaskSpec) -> str:

@@ -97,9 +97,7 @@ def with_real_labels(predictions: Predictions, source: Source, file: Path) -> Pr
     if not isinstance(source, PathSource) or len(synsets) != 1000 or None in synsets:
         raise UserError("evaluate.real_labels needs ImageNet-1k's validation images in 1,000 folders named by synset")
     try:
-        lists = TypeAdapter(list[list[Annotated[int, Field(ge=0, lt=1000)]]]).validate_json(
-            file.read_bytes(), strict=True
-        )
+        lists = _REAL.validate_json(file.read_bytes(), strict=True)
         labels = [lists[int(_number(path)) - 1] for path in source.paths]
     except (OSError, ValueError, IndexError) as error:
         raise UserError(f"{file}: not the ReaL labels of these images ({error}); see the task's by_hand") from error

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Final, Literal
 
 from cskd_bench.cells.cell import Cell
-from cskd_bench.cells.folder_notes import tell_note
 from cskd_bench.cells.locks import run_lock
 from cskd_bench.cells.recording import Beginning, Subject, begin, keep
 from cskd_bench.cells.results import finished_record
+from cskd_bench.data.notes import join_notes, tell_folder_note
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.provenance import command_line
 from cskd_bench.engine.state import Stop, stop_signals
@@ -140,8 +140,8 @@ def _run(cell: Cell, records: Path, command: str | None) -> Record:
     ranks = cell.ranks
     beginning = begin(ranks)
     checked, folder_note = ranks.together(lambda: (cell.check(), cell.folder_note()))
-    ranks.on_main(lambda: tell_note(cell.spec.data, folder_note))
-    note = "; ".join(filter(None, (checked, folder_note)))
+    ranks.on_main(lambda: tell_folder_note(cell.spec.data, folder_note))
+    note = join_notes(checked, folder_note)
     if LOG.isEnabledFor(logging.INFO):
         LOG.info("opened the images of %s: %s", cell.spec.name, cell.describe_images())
     subject = ranks.on_main(lambda: _subject(cell, beginning, command or command_line()))

@@ -11,8 +11,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from cskd_bench.cells.cell import Cell
-from cskd_bench.cells.folder_notes import join_notes
 from cskd_bench.data.leaks import note_leaks
+from cskd_bench.data.notes import folder_note, join_notes
 from cskd_bench.data.segmentation import IGNORED, SegmentationSplit, open_segmentation
 from cskd_bench.data.sources import JoinedSource
 from cskd_bench.errors import UserError
@@ -71,7 +71,7 @@ class SegmentCell(Cell):
 
     def folder_note(self) -> str:
         """Return a note on what of the folders of images is not read, or read though others would not."""
-        return join_notes(*(split.images for split in self.splits.values()))
+        return join_notes(*(folder_note(split.images) for split in self.splits.values()))
 
     def check(self) -> str:
         """Return a note on images that are in both splits; UserError for those, and for a student without patches."""

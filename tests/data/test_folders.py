@@ -11,8 +11,9 @@ from torchvision.datasets import ImageFolder
 
 from cskd_bench.config import DataConfig
 from cskd_bench.data.folders import IMAGE_SUFFIXES
+from cskd_bench.data.notes import folder_note
 from cskd_bench.data.open import open_source
-from cskd_bench.data.sources import FlatSource, FolderSource, choose_images, folder_note
+from cskd_bench.data.sources import FlatSource, FolderSource, choose_images
 from cskd_bench.errors import UserError
 
 

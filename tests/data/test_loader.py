@@ -178,7 +178,7 @@ def _no_room(*_):
 
 def test_without_shared_memory_views_come_through_pipes_bit_for_bit(source, reference, monkeypatch, capsys):
     monkeypatch.setattr(torch.Tensor, "share_memory_", _no_room)
-    delivery._say_once.cache_clear()
+    delivery.say_once.cache_clear()
     for ours, theirs in zip(collect(source, workers=2), reference, strict=True):
         assert torch.equal(ours.pixels, theirs.pixels) and torch.equal(ours.labels, theirs.labels)
         assert ours.keys == theirs.keys
@@ -190,7 +190,7 @@ def test_without_room_for_locks_there_are_no_workers(source, reference, monkeypa
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(multiprocessing, "Lock", no_lock)
-    delivery._say_once.cache_clear()
+    delivery.say_once.cache_clear()
     assert torch.equal(collect(source, workers=2)[0].pixels, reference[0].pixels)
     assert "no loader processes (No space left on device)" in capsys.readouterr().err
 

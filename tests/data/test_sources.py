@@ -131,10 +131,10 @@ def test_brackets_in_a_pattern_of_tars_are_no_slice(tmp_path):
 @pytest.mark.parametrize(
     ("members", "words"),
     [
-        ([("a.png", png(1))], r"a has no label \(\.cls or \.json\)"),
+        ([("a.png", png(1))], r"key a has no label \(\.cls or \.json\)"),
         ([("a.cls", b"1")], "a has no image"),
-        ([("a.png", png(1)), ("a.cls", b"cat")], "the label of a is not a number"),
-        ([("a.png", png(1)), ("a.json", b'{"class": 1}')], "the label of a is not a number"),
+        ([("a.png", png(1)), ("a.cls", b"cat")], "the label of key a is not a class number"),
+        ([("a.png", png(1)), ("a.json", b'{"class": 1}')], "the label of key a is not a class number"),
         ([], "an empty tar"),
     ],
 )

@@ -12,7 +12,7 @@ import tomlkit
 
 from cskd_bench.cli import main
 
-REFUSED = "refused before anything is computed"
+REFUSED = "refused"
 
 
 @dataclass(frozen=True)

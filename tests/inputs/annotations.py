@@ -154,7 +154,7 @@ IDS = (
         partial(first, image_id="1"),
         'without a usable image_id: 1 (the first: annotation 1, "1")',
     ),
-    refused("ids that no array holds", partial(first, kind="images", id=2**63), "images without a usable id"),
+    refused("ids that no array holds", partial(first, kind="images", id=2**63), "expected a whole number below 2^63"),
     refused(
         "categories counted from 0 in annotations, from 1 in their list",
         partial(every, change=lambda entry: entry.update(category_id=entry["category_id"] - 1), splits=("val",)),
@@ -171,7 +171,7 @@ IDS = (
     refused(
         "other categories in val",
         partial(coco, change=lambda content: content["categories"][1].update(name="blue")),
-        "(only one has 'blue', 'green')",
+        "its categories are not those of instances_train.json: only one of the files has 'blue', 'green'",
     ),
 )
 

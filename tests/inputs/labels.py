@@ -202,13 +202,17 @@ ARRAYS = (
     arrays("npz: one-hot labels", one_hot, "these are one-hot: write labels.argmax(1)"),
     arrays("npz: a label for each image and class", lambda labels: np.ones((6, 3)), "labels of shape (6, 3)"),
     arrays("npz: pickled labels", lambda labels: labels.astype(object), "not an npz with jpeg, offsets and labels"),
-    arrays("npz: labels that begin at 1", lambda labels: labels + 1, "has 4 classes, data.num_classes says 3"),
+    arrays(
+        "npz: labels that begin at 1",
+        lambda labels: labels + 1,
+        "its labels are 1 to 3, and classes are numbered from 0",
+    ),
     arrays("npz: a label that is huge", at_first(2**62), "1 of 6 labels are too large"),
     arrays("npz: more labels than images", lambda labels: np.arange(9) % 3, "9 labels for 6 images"),
     arrays("npz: fewer labels than images", lambda labels: labels[:4], "4 labels for 6 images"),
     arrays("npz: no labels", lambda labels: labels[:0], "0 labels for 6 images"),
     arrays("npz: offsets that do not ascend", same, "offsets must ascend", offsets=lambda o: o[::-1]),
-    arrays("npz: offsets beyond the bytes", same, "within them", offsets=lambda o: o + 9),
+    arrays("npz: offsets beyond the bytes", same, "they must be whole numbers within them", offsets=lambda o: o + 9),
     Input(
         "npz: a header that claims 10**12 labels",
         lambda root: claims_rows(root, 10**12),
@@ -246,19 +250,26 @@ ARRAYS = (
 )
 TARS = (
     shards("wds: a label of -1", ("3.cls", b"-1"), leave_out=LABEL_3, said="1 of 6 labels are below 0"),
-    shards("wds: an empty label", ("3.cls", b""), leave_out=LABEL_3, said="the label of 3 is not a number"),
+    shards("wds: an empty label", ("3.cls", b""), leave_out=LABEL_3, said="the label of key 3 is not a class number"),
     shards("wds: a fractional label", ("3.cls", b"1.5"), leave_out=LABEL_3, said="'1.5' is not a whole number"),
-    shards("wds: a label as Python writes numbers", ("3.cls", b"1_0"), leave_out=LABEL_3, said="not a whole number"),
+    shards(
+        "wds: a label as Python writes numbers",
+        ("3.cls", b"1_0"),
+        leave_out=LABEL_3,
+        said="'1_0' is not a whole number",
+    ),
     shards("wds: a huge label", ("3.cls", b"1" + b"0" * 20), leave_out=LABEL_3, said="1 of 6 labels are too large"),
     shards("wds: true as label", ("3.json", b'{"label": true}'), leave_out=LABEL_3, said="True is not a whole number"),
-    shards("wds: no label", leave_out=LABEL_3, said="3 has no label"),
-    shards("wds: two labels that disagree", ("3.json", b'{"label": 2}'), said="3.cls says 0, "),
-    shards("wds: two images for one key", ("3.jpg", b"x"), said="3 has two images"),
-    shards("wds: one key twice in a tar", ("3.cls", b"0"), said="3 has two labels .cls"),
+    shards("wds: no label", leave_out=LABEL_3, said="key 3 has no label (.cls or .json)"),
+    shards("wds: two labels that disagree", ("3.json", b'{"label": 2}'), said="3.cls says 0, 3.json says 2; keep one"),
+    shards("wds: two images for one key", ("3.jpg", b"x"), said="key 3 has two images"),
+    shards("wds: one key twice in a tar", ("3.cls", b"0"), said="key 3 has two labels .cls"),
 )
 LISTS = (
     lists(
-        "coco_list: one image in two categories", append("annotations", image_id=0, category_id=11), said="several ca"
+        "coco_list: one image in two categories",
+        append("annotations", image_id=0, category_id=11),
+        said="1 images have annotations of several categories",
     ),
     lists(
         "coco_list: one annotation twice",
@@ -273,11 +284,23 @@ LISTS = (
         noted="1 of 6 images have no annotation and are left out",
     ),
     lists("coco_list: no annotations", lambda lists: lists["annotations"].clear(), said="no images with an annotation"),
-    lists("coco_list: an unknown category", change_list("annotations", category_id=-1), said="(the first is -1)"),
+    lists(
+        "coco_list: an unknown category",
+        change_list("annotations", category_id=-1),
+        said="a category_id that is none of its 3 categories (the first is -1)",
+    ),
     lists("coco_list: one id for two images", change_list("images", id=1), said="2 images have the id 1"),
     lists("coco_list: one id for two categories", change_list("categories", id=11), said="2 categories have the id 11"),
-    lists("coco_list: one file for two images", change_list("images", file_name="test/1.png"), said="more than once"),
-    lists("coco_list: a category without a name", lambda lists: lists["categories"][0].pop("name"), said="not a list"),
+    lists(
+        "coco_list: one file for two images",
+        change_list("images", file_name="test/1.png"),
+        said="1 images are listed more than once",
+    ),
+    lists(
+        "coco_list: a category without a name",
+        lambda lists: lists["categories"][0].pop("name"),
+        said="not a list of images, annotations and categories",
+    ),
     Input(
         "cub200: two labels for one image",
         lambda root: cub200(root, image_class_labels=lambda text: text + "1 2\n"),
@@ -287,7 +310,7 @@ LISTS = (
     Input(
         "cub200: a label that is no class",
         lambda root: cub200(root, image_class_labels=lambda text: text.replace("12 3", "12 0")),
-        said="(the first is image 12 with '0')",
+        said="a value that is none of the 3 known ones (the first is image 12 with '0')",
         settings=CUB,
     ),
     Input(
@@ -317,7 +340,9 @@ FOLDERS = (
         noted="1 images of test are stored twice, with two labels (dog/9.png = cat/0.png)",
     ),
     Input(
-        "a test split without a class folder", lambda root: folders(root, change=without("test/eel")), said="classes"
+        "a test split without a class folder",
+        lambda root: folders(root, change=without("test/eel")),
+        said="train and test have different classes",
     ),
     Input(
         "a test split without its last numbered class folder",
