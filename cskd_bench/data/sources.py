@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from cskd_bench.data.decode import decode
-from cskd_bench.data.folders import FolderNotes, class_names, images_below, images_in, list_folder
+from cskd_bench.data.folders import FolderNotes, class_names, images_below, images_in, list_folder, refuse_alike
 from cskd_bench.data.labels import class_numbers, refuse_other_count
 from cskd_bench.data.npz import image_starts, read_npz
 from cskd_bench.errors import UserError
@@ -112,6 +112,7 @@ class FolderSource(PathSource):
         if not classes:
             held = f", only {notes.left_out()}" if notes.left_out() else ""
             raise UserError(f"{root}: no class folders in it{held}; expected {root.name}/<class>/<image files>")
+        refuse_alike(root, classes)
         names: list[str] = []
         labels: list[int] = []
         for label, name in enumerate(classes):

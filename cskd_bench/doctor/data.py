@@ -12,6 +12,7 @@ from rich.progress import track
 from cskd_bench.config import DataConfig
 from cskd_bench.data import multilabel, segmentation
 from cskd_bench.data.folders import is_image
+from cskd_bench.data.labels import name_differing
 from cskd_bench.data.manifests import Manifest
 from cskd_bench.data.open import open_source
 from cskd_bench.data.sources import FolderSource, Source, data_path, folder_note
@@ -109,8 +110,9 @@ def _classes_agree(found: Mapping[str, Source], data: DataConfig) -> Iterator[Fi
             yield Finding("ok", split, f"{present:,} classes")
     names = {split: tuple(source.classes) for split, source in found.items()}
     if len(set(names.values())) > 1 and not told:
-        differing = sorted(set.symmetric_difference(*(set(classes) for classes in list(names.values())[:2])))
-        todo = f"class numbers would differ between splits; only one has {', '.join(differing[:5])}"
+        ours, theirs, *_ = names.values()
+        differing = name_differing(ours, theirs, 5)
+        todo = f"class numbers would differ between splits; only one has {differing}"
         yield Finding("attention", "classes", f"{' and '.join(names)} name different classes", todo)
 
 

@@ -84,7 +84,8 @@ class ImageCell(Cell):
 
     def folder_note(self) -> str:
         """Return a note on what of the folders of both splits is not read, or read though others would not."""
-        return join_notes(self.train, self.test)
+        trains = self.protocol in ("finetune", "lowlabel") and self.spec.data.val
+        return join_notes(self.train, self.test, *([open_split(self.spec.data, self.spec.data.val)] if trains else []))
 
     def number_images(self) -> np.ndarray | None:
         """Number the images of test; the parts of a robustness task show the same images."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cskd_bench.data.labels import absent_classes, label_notes, refuse_single_class
+from cskd_bench.data.labels import absent_classes, label_notes, name_differing, refuse_single_class
 from cskd_bench.data.leaks import StoredImages, note_contradictions, note_stored_leaks
 from cskd_bench.data.named import TimmSource
 from cskd_bench.data.open import is_slice, open_split
@@ -74,8 +74,8 @@ def _check_scored(spec: TaskSpec, train: Source, other: Source, split: str, name
     numbered = all(name.isdecimal() for name in train.classes)
     expected = train.classes[: len(other.classes)] if numbered else train.classes
     if list(other.classes) != list(expected):
-        odd = sorted(set(other.classes) ^ set(train.classes))
-        raise UserError(f"task {spec.name}: train and {split} have different classes, for example {', '.join(odd[:3])}")
+        odd = name_differing(train.classes, other.classes, 3)
+        raise UserError(f"task {spec.name}: train and {split} have different classes, for example {odd}")
     absent = absent_classes(train.labels, other.labels, train.classes)
     if not absent:
         return ""

@@ -15,9 +15,11 @@ from helpers.processes import run_python
 from inputs import annotations
 from PIL import Image
 from safetensors.torch import save_file
+from torch.utils.data import DataLoader
 
 from cskd_bench.cells.locks import run_lock
 from cskd_bench.cli import main
+from cskd_bench.data import delivery
 from cskd_bench.detection.annotations import find_split
 from cskd_bench.detection.digits import make_digits
 from cskd_bench.detection.pictures import draw_pictures
@@ -39,6 +41,9 @@ from cskd_bench.detection import operators
 
 operators.install()
 
+from mmdet.structures import DetDataSample  # noqa: E402
+
+from cskd_bench.detection import components  # noqa: E402
 from cskd_bench.detection.cell import DetectionCell  # noqa: E402
 from cskd_bench.detection.components import EpochSampler, WatchSteps, layer_of, parameter_groups  # noqa: E402
 from cskd_bench.transfer.protocols import PROTOCOLS, Procedure  # noqa: E402
@@ -319,6 +324,26 @@ def test_a_step_that_no_weight_can_hold_ends_the_run_in_a_sentence(cell, vit_fil
     with pytest.raises(UserError, match=r"a step is larger than any weight; lower detect\.lr, which is 1e\+300"):
         detect(spec.model_copy(update={"detect": wild}), vit_file, tmp_path)
     assert not list(tmp_path.rglob("results/records/*"))
+
+
+def test_batches_reach_the_run_without_shared_memory(monkeypatch, capsys):
+    def no_room(self):
+        raise RuntimeError("unable to write to file </torch_1_2>: No space left on device (28)")
+
+    def batches(workers):
+        return list(DataLoader(samples, batch_size=2, num_workers=workers, collate_fn=components.deliver_samples))
+
+    boxes = torch.arange(12.0).reshape(3, 4)
+    samples = [{"inputs": torch.full((3, 8, 8), n), "data_samples": DetDataSample(boxes=boxes[n])} for n in range(3)]
+    shared = batches(1)
+    monkeypatch.setattr(torch.Tensor, "share_memory_", no_room)
+    delivery._say_once.cache_clear()
+    for ours in (shared, batches(1)):
+        for arrived, plain in zip(ours, batches(0), strict=True):
+            assert all(map(torch.equal, arrived["inputs"], plain["inputs"]))
+            found = [(sample.boxes.tolist(), sample.boxes.is_shared()) for sample in arrived["data_samples"]]
+            assert found == [(sample.boxes.tolist(), False) for sample in plain["data_samples"]]
+    assert capsys.readouterr().err.count("through pipes") == 1
 
 
 WILD = {

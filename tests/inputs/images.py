@@ -234,6 +234,7 @@ USED = (
 )
 REFUSED = (
     image("a web page saved as .jpg", "0.jpg", lambda: b"<!DOCTYPE html><html></html>", said="it is a web page"),
+    image("a drawing program (EPS) saved as .jpg", "0.jpg", lambda: stored(rgb(), "EPS"), said="it is EPS, a program"),
     image("an image of zero bytes", "0.png", lambda: b"", said="the file is empty"),
     image(
         "a pointer of Git LFS",
