@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from stat import S_ISREG
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -72,6 +73,8 @@ class PathSource:
             found = [path.stat() for path in self.paths]
         except OSError as error:
             raise UserError(f"{error.filename}: a listed image is missing ({error.strerror})") from error
+        if odd := next((path for path, file in zip(self.paths, found, strict=True) if not S_ISREG(file.st_mode)), None):
+            raise UserError(f"{odd}: a listed image is no file")
         self.sizes = np.asarray([file.st_size for file in found])
         self.stamp = digest(" ".join(str(file.st_mtime_ns) for file in found).encode())
         lines = (f"{self._stored_name(index)} {size}" for index, size in enumerate(self.sizes))

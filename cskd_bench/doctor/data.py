@@ -42,6 +42,8 @@ def describe(root: Path, manifest: Manifest | None) -> DataConfig | Finding:
     """Tell a data set's layout from what lies in its folder; a Finding where that cannot be told."""
     if not root.is_dir():
         return Finding("attention", "layout", f"{root}: no such folder", "name the data set's folder with --data-dir")
+    if lost := sorted(path.name for path in root.iterdir() if path.is_symlink() and not path.exists()):
+        return Finding("attention", "layout", f"{root}: {lost[0]} is a link that leads nowhere", "mend or remove it")
     if (root / "annotations").is_dir():
         return DataConfig(dataset=COCO, root=str(root), train="", val="", num_classes=_classes(manifest))
     archives = sorted(path.stem for path in root.glob("*.npz"))

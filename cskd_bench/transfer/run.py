@@ -3,6 +3,7 @@
 import glob
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -15,6 +16,7 @@ from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.provenance import command_line
 from cskd_bench.engine.state import Stop, stop_signals
 from cskd_bench.errors import UserError
+from cskd_bench.files import make_folder
 from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.models.preprocessing import Preprocessing
 from cskd_bench.record import Record, TaskRef, read_record
@@ -145,7 +147,8 @@ def _run(cell: Cell, records: Path, command: str | None) -> Record:
     if LOG.isEnabledFor(logging.INFO):
         LOG.info("opened the images of %s: %s", cell.spec.name, cell.describe_images())
     subject = ranks.on_main(lambda: _subject(cell, beginning, command or command_line()))
-    ranks.on_main(lambda: cell.folder.mkdir(parents=True, exist_ok=True))
+    for folder in (cell.folder, records):
+        ranks.on_main(partial(make_folder, folder))
     outcome = procedure(cell.spec, cell.protocol).run(cell)
 
     def finish() -> Record:
