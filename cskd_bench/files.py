@@ -46,14 +46,14 @@ def write_file(path: Path, content: bytes | Callable[[Path], object], *, replace
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder to write to, unless it is there; UserError where that cannot be done."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made: {error.strerror}") from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{folder}: cannot be written; its rights forbid it")
+def refuse_unwritable(folder: Path) -> None:
+    """UserError where a folder that is written to later could not be made, or written to; nothing is made."""
+    place = real_path(folder)
+    there = next(parent for parent in (place, *place.parents) if parent.exists() or parent.is_symlink())
+    if not there.is_dir():
+        raise UserError(f"{folder}: cannot be made: {there} is no folder")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"{folder}: cannot be written: {there} forbids it")
 
 
 def _name_new(temporary: Path, target: Path) -> bool:

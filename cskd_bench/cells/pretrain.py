@@ -25,7 +25,7 @@ from cskd_bench.engine.state import Stop, stop_signals
 from cskd_bench.engine.targets import TargetProvider, open_targets
 from cskd_bench.engine.training import fit
 from cskd_bench.errors import UserError
-from cskd_bench.files import make_folder, sync, write_file
+from cskd_bench.files import refuse_unwritable, sync, write_file
 from cskd_bench.models.run_summary import RunSummary, is_finished, read_run, write_run
 from cskd_bench.models.students import Student, build_student
 from cskd_bench.models.teachers import is_another_teacher, teacher_identity
@@ -126,8 +126,11 @@ def _begin(job: Job, record: Path) -> None:
     folder that cannot be made.
     """
     tell_note(job.data, join_notes(*filter(None, (job.train, job.val))))
-    for folder in (job.folder, record.parent):
-        make_folder(folder)
+    refuse_unwritable(record.parent)
+    try:
+        job.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{job.folder}: cannot be made: {error.strerror}") from error
     if job.note:
         print(job.note, file=sys.stderr)
     if record.exists():
