@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from cskd_bench.errors import UserError
+from cskd_bench.names import real_path
 
 NO_LOCKS: Final = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # what a file system without locks answers
 _NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
@@ -26,7 +27,7 @@ def write_file(path: Path, content: bytes | Callable[[Path], object], *, replace
     With `replace=False` a file that is there already stays, and FileExistsError says so; of two processes one wins.
     UserError where the file cannot be written; nothing of it is left then.
     """
-    target = path.resolve() if replace else path
+    target = real_path(path) if replace else path
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -43,6 +44,16 @@ def write_file(path: Path, content: bytes | Callable[[Path], object], *, replace
             temporary.unlink(missing_ok=True)
     if not named:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """UserError where a folder that is written to later could not be made, or written to; nothing is made."""
+    place = real_path(folder)
+    there = next(parent for parent in (place, *place.parents) if parent.exists() or parent.is_symlink())
+    if not there.is_dir():
+        raise UserError(f"{folder}: cannot be made: {there} is no folder")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"{folder}: cannot be written: {there} forbids it")
 
 
 def _name_new(temporary: Path, target: Path) -> bool:

@@ -1,6 +1,7 @@
 """Names of files and folders as bytes and as text: a name need not be UTF-8, and Python then holds it in surrogates."""
 
 import os
+from pathlib import Path
 
 
 def name_bytes(name: str) -> bytes:
@@ -23,3 +24,8 @@ def readable(name: str) -> str:
 def on_one_line(text: str) -> str:
     r"""Return text with line breaks and other controls as escapes: a folder's name may hold a line break."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in readable(text))
+
+
+def real_path(path: str | os.PathLike[str]) -> Path:
+    """Return an absolute path with its links followed; a link that leads back to itself stays, and cannot be opened."""
+    return Path(os.path.realpath(path))

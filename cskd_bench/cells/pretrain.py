@@ -25,7 +25,7 @@ from cskd_bench.engine.state import Stop, stop_signals
 from cskd_bench.engine.targets import TargetProvider, open_targets
 from cskd_bench.engine.training import fit
 from cskd_bench.errors import UserError
-from cskd_bench.files import sync, write_file
+from cskd_bench.files import refuse_unwritable, sync, write_file
 from cskd_bench.models.run_summary import RunSummary, is_finished, read_run, write_run
 from cskd_bench.models.students import Student, build_student
 from cskd_bench.models.teachers import is_another_teacher, teacher_identity
@@ -126,6 +126,7 @@ def _begin(job: Job, record: Path) -> None:
     folder that cannot be made.
     """
     tell_folder_note(job.data, _folder_note(job))
+    refuse_unwritable(record.parent)
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 DECODING: Final = 2  # the rules below; 1 left images as stored and cut 16 bits at 255. Kept features are keyed by it
 _DEEP: Final = ("PNG", "PPM")  # formats whose mode I holds 16 bits
+_PROGRAMS: Final = ("EPS",)  # formats that Pillow gives to another program to be carried out
 _LONGEST: Final = 200  # characters of another library's reason
 _BITS: Final = 258  # TIFF's tag of bits in a value
 _QUIET: Final = r"PIL\."
@@ -94,6 +95,8 @@ def convert_to_rgb(image: Image.Image) -> Image.Image:
 
 def _open(content: bytes, work: Callable[[Image.Image], T]) -> T:
     with Image.open(io.BytesIO(content)) as image:
+        if image.format in _PROGRAMS:
+            raise ValueError(f"it is {image.format}, a program that draws; save it as PNG")
         return work(image)
 
 

@@ -33,6 +33,16 @@ def deliver(batch: Any) -> Any:
     return batch
 
 
+class Pickled:
+    """A value that a worker hands over through its pipe alone, and that arrives as what it was."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickle.loads, (pickle.dumps(self._value),)
+
+
 def usable_workers(asked: int) -> int:
     """Return how many loader processes can be had; none, and a sentence on stderr, where there is no room for locks."""
     try:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+from unicodedata import normalize
 
 from cskd_bench.errors import UserError
 
@@ -91,6 +92,18 @@ def class_names(root: Path, notes: FolderNotes) -> list[str]:
         else:
             notes.add("outside" if is_image(entry.name) else "others", entry.name)
     return sorted(classes)
+
+
+def refuse_alike(root: Path, classes: list[str]) -> None:
+    """UserError for two class folders that read alike: letters with accents can be stored in two ways."""
+    first: dict[str, str] = {}
+    for name in classes:
+        other = first.setdefault(normalize("NFC", name), name)
+        if other != name:
+            raise UserError(
+                f"{root}: two class folders read alike ({name}), {other!a} and {name!a}: the same name in two "
+                "forms of Unicode, as from two systems; join them, or rename one"
+            )
 
 
 def images_below(root: Path, folder: str, notes: FolderNotes) -> list[str]:

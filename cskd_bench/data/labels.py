@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
+from unicodedata import normalize
 
 import numpy as np
 
@@ -100,6 +101,15 @@ def refuse_single_class(where: str, labels: np.ndarray) -> None:
 def absent_classes(learnt: np.ndarray, scored: np.ndarray, names: Sequence[str]) -> list[str]:
     """Return the names of classes that `learnt` has images of and `scored` has not, in their order."""
     return [names[label] for label in np.setdiff1d(learnt, scored)]
+
+
+def name_differing(ours: Sequence[str], theirs: Sequence[str], most: int) -> str:
+    """Name up to `most` classes that only one of two splits has; as escapes where two of them read alike."""
+    odd = sorted(set(ours) ^ set(theirs))
+    if len({normalize("NFC", name) for name in odd}) == len(odd):
+        return ", ".join(odd[:most])
+    odd.sort(key=lambda name: (normalize("NFC", name), name))
+    return f"{', '.join(map(ascii, odd[:most]))}; where two read alike, one is in another form of Unicode: rename it"
 
 
 def _flat(array: np.ndarray, where: str) -> np.ndarray:

@@ -67,7 +67,7 @@ def split_by_hash(source: PathSource, split: str, *, count: int = 0, share: floa
 
 def _words(file: Path) -> list[str]:
     try:
-        return file.read_text(encoding="utf-8").split()
+        return file.read_text(encoding="utf-8-sig").split()
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from error
     except ValueError as error:

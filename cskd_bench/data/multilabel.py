@@ -85,7 +85,7 @@ def _open_part(data: DataConfig, split: str) -> MultilabelSource:
 def _read_list(path: Path) -> tuple[list[str], list[int]]:
     """Return the names of images and their values for one class."""
     try:
-        lines = path.read_text(encoding="utf-8").rstrip().splitlines()
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
     if not lines:

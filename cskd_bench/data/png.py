@@ -33,6 +33,12 @@ def bare_png(content: bytes) -> bytes:
     return _MAGIC + b"".join(content[start:end] for kind, start, end in _chunks(content) if kind in kept)
 
 
+def grey_steps(content: bytes) -> int:
+    """Return by how much Pillow multiplies the stored values of a PNG: greys of 2 and 4 bits are spread to 255."""
+    bits, colours = content[len(_MAGIC) + 16 : len(_MAGIC) + 18]
+    return 255 // (2**bits - 1) if colours == 0 and bits in (2, 4) else 1
+
+
 def _chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield each whole chunk's kind, where it begins, and where its checksum ends."""
     start = len(_MAGIC)

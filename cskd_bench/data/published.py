@@ -1,11 +1,11 @@
 """Data sets in the layout of their authors, read through torchvision or from their own lists of files."""
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from cskd_bench.data.json_text import read_json
 from cskd_bench.data.labels import refuse_twice_listed
 from cskd_bench.data.listed import split_by_hash
 from cskd_bench.data.sources import PathSource, digest
@@ -112,7 +112,7 @@ def coco_list_source(root: Path, split: str) -> PathSource:
     """
     file = root / f"{split}.json"
     try:
-        lists = json.loads(file.read_bytes())
+        lists = read_json(file.read_bytes())
         categories = sorted(lists["categories"], key=lambda category: category["id"])
         names = [str(category["name"]) for category in categories]
         label = {category["id"]: index for index, category in enumerate(categories)}

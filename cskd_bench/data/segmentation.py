@@ -9,12 +9,14 @@ from PIL import Image
 
 from cskd_bench.data.decode import read_stored, upright_size
 from cskd_bench.data.folders import FolderNotes, images_in
+from cskd_bench.data.png import grey_steps
 from cskd_bench.data.sources import PathSource, data_path, digest
 from cskd_bench.errors import UserError
 from cskd_bench.task import TaskData
 
 IGNORED: Final = 255  # in every label map that is read: a pixel that does not count, whatever its file says
 _UNKNOWN: Final = 254
+_LOSSY: Final = ("JPEG", "MPO")
 MOST_CLASSES: Final = 254
 _CITYSCAPES: Final = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)  # label ids in order
 _CITYSCAPES_IDS: Final = 34
@@ -81,14 +83,42 @@ def open_segmentation(data: TaskData, split: str, ignore_index: int) -> Segmenta
         pairs = [pair for part in split.split("+") for pair in layout(root, part)]
         if not pairs:
             raise UserError(f"{root}, split {split!r}: no images in it")
-        for image, label in pairs:
-            if not label.is_file():
-                raise UserError(f"{image}: has no label map; expected {label}")
+        _refuse_lone(pairs)
     except UserError as error:
         hint = f"; to get the data: {data.by_hand}" if data.by_hand else ""
         raise UserError(f"{error}{hint}") from error
     folder_note = "; ".join(filter(None, (_left_out(data.dataset, root, part) for part in split.split("+"))))
     return SegmentationSplit(pairs, _class_of_values(data, ignore_index), folder_note)
+
+
+def _refuse_lone(pairs: Pairs) -> None:
+    """UserError for an image without a label map, and for two images that would share one."""
+    taken: dict[Path, Path] = {}
+    for image, label in pairs:
+        if not label.is_file():
+            raise UserError(f"{image}: has no label map; expected {label}")
+        if label in taken:
+            raise UserError(
+                f"{label}: would be the label map of both {taken[label].name} and {image.name}; give each image a name "
+                "of its own, without its ending, or remove one"
+            )
+        taken[label] = image
+
+
+def classes_of_pixels(split: SegmentationSplit) -> np.ndarray:
+    """Return the classes that any pixel of a split has, sorted, after every label map was looked at."""
+    found: np.ndarray = np.unique(np.concatenate([np.unique(split.label(index)) for index in range(len(split))]))
+    counts: np.ndarray = found[found != IGNORED]
+    return counts
+
+
+def refuse_single(where: str, found: np.ndarray) -> None:
+    """UserError where `found`, the classes of a split's pixels, is a single one."""
+    if len(found) == 1:
+        raise UserError(
+            f"{where}: all pixels that count are of the single class {found[0]}: there is nothing to tell "
+            "apart; a mask of 0 and 255 must be written as 0 and 1, since 255 does not count (segment.ignore_index)"
+        )
 
 
 def patch_classes(label: np.ndarray, grid: tuple[int, int], classes: int) -> np.ndarray:
@@ -109,9 +139,12 @@ def _read_map(labels: PathSource, index: int) -> np.ndarray:
     """Read a greyscale or palette image as integers (H, W): of a palette, its indices; it is not turned."""
 
     def to_integers(image: Image.Image) -> np.ndarray:
+        if image.format in _LOSSY:
+            raise ValueError(f"it is a {image.format}, which changes the values of pixels; write it as PNG")
         if image.mode not in ("L", "P", "1", "I", "I;16", "I;16B"):
             raise ValueError(f"its mode is {image.mode}; a label map is greyscale or has a palette")
-        return np.asarray(image).astype(np.int64)
+        steps = grey_steps(content) if image.format == "PNG" else 1
+        return np.asarray(image).astype(np.int64) // steps
 
     content = labels.content(index)
     try:
@@ -167,7 +200,7 @@ def _ade20k(root: Path, split: str) -> Pairs:
 def _voc2012(root: Path, split: str) -> Pairs:
     listed = root / "ImageSets" / "Segmentation" / f"{split}.txt"
     try:
-        names = listed.read_text(encoding="utf-8").split()
+        names = listed.read_text(encoding="utf-8-sig").split()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{listed}: cannot be read: {error}") from error
     return [(root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png") for name in names]

@@ -1,22 +1,24 @@
 """WebDataset shards read by index: images stay in their tars, only headers are read when a split is opened."""
 
-import json
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import numpy as np
 from PIL import Image
 
 from cskd_bench.data.decode import decode
 from cskd_bench.data.folders import IMAGE_SUFFIXES, FolderNotes, is_hidden
+from cskd_bench.data.json_text import read_json
 from cskd_bench.data.labels import class_numbers, plain_number, whole_number
 from cskd_bench.data.sources import digest
 from cskd_bench.errors import UserError
 from cskd_bench.names import name_bytes, readable
 
+_BLOCK: Final = 2**20  # bytes that are looked at at a time
+_MARK: Final = b"\xef\xbb\xbf"  # that some editors put before a text
 _Place = tuple[int, int]  # (offset, bytes) in a tar
 
 
@@ -96,6 +98,7 @@ def _read_headers(path: Path) -> _Shard:
         with tarfile.open(path, "r:") as archive:  # a compressed one cannot be read by index
             for member in archive:
                 _add_member(member, shard, by_key)
+            _refuse_rest(path, archive.offset)
     except UserError:
         raise
     except Exception as error:  # a damaged tar fails in many ways; none runs code
@@ -107,6 +110,18 @@ def _read_headers(path: Path) -> _Shard:
             missing = "image (.jpg, .png, ...)" if sample.image is None else "label (.cls or .json)"
             raise UserError(f"{path}: key {sample.key} has no {missing}")
     return shard
+
+
+def _refuse_rest(path: Path, end: int) -> None:
+    """UserError for anything but zeros after a tar's end: a second tar, or members after a damaged header."""
+    with path.open("rb") as file:
+        file.seek(end)
+        while block := file.read(_BLOCK):
+            if block.strip(b"\0"):
+                raise UserError(
+                    f"{path}: ends after {end:,} of {path.stat().st_size:,} bytes, and more may follow: are these "
+                    "tars joined by cat, or is it damaged? give each tar a file of its own (tar -A joins them)"
+                )
 
 
 def _add_member(member: tarfile.TarInfo, shard: _Shard, by_key: dict[str, _Sample]) -> None:
@@ -152,11 +167,11 @@ def _read_labels(shard: _Shard) -> np.ndarray:
 def _read_label(file: BinaryIO, sample: _Sample) -> int:
     """Return a sample's label; UserError where its two label files disagree."""
     if sample.number is None:
-        return whole_number(json.loads(_read(file, sample.lines))["label"])
-    label = plain_number(_read(file, sample.number).decode("ascii").rstrip())
+        return whole_number(read_json(_read(file, sample.lines))["label"])
+    label = plain_number(_read(file, sample.number).removeprefix(_MARK).decode("ascii").rstrip())
     if sample.lines is not None:
         try:
-            other = whole_number(json.loads(_read(file, sample.lines))["label"])
+            other = whole_number(read_json(_read(file, sample.lines))["label"])
         except (ValueError, KeyError, TypeError, RecursionError):
             return label  # it says other things than a class number
         if other != label:

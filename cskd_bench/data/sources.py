@@ -4,13 +4,14 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from stat import S_ISREG
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
 
 from cskd_bench.data.decode import decode
-from cskd_bench.data.folders import FolderNotes, class_names, images_below, images_in, list_folder
+from cskd_bench.data.folders import FolderNotes, class_names, images_below, images_in, list_folder, refuse_alike
 from cskd_bench.data.labels import class_numbers, refuse_other_count
 from cskd_bench.data.npz import image_starts, read_npz
 from cskd_bench.errors import UserError
@@ -76,6 +77,8 @@ class PathSource:
             raise UserError(f"{error.filename}: a listed image is missing ({error.strerror})") from error
         except ValueError as error:  # a zero byte
             raise UserError(f"a listed image has a name that no file can have ({error})") from error
+        if odd := next((path for path, file in zip(self.paths, found, strict=True) if not S_ISREG(file.st_mode)), None):
+            raise UserError(f"{odd}: a listed image is no file")
         self.sizes = np.asarray([file.st_size for file in found])
         self.stamp = digest(" ".join(str(file.st_mtime_ns) for file in found).encode())
         lines = (f"{self._stored_name(index)} {size}" for index, size in enumerate(self.sizes))
@@ -125,6 +128,7 @@ class FolderSource(PathSource):
         if not classes:
             held = f", only {notes.left_out()}" if notes.left_out() else ""
             raise UserError(f"{root}: no class folders in it{held}; expected {root.name}/<class>/<image files>")
+        refuse_alike(root, classes)
         names: list[str] = []
         labels: list[int] = []
         for label, name in enumerate(classes):

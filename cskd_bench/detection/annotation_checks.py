@@ -8,6 +8,7 @@ from typing import Any
 from cskd_bench.detection.annotation_form import AnnotationProblem, Entry, form_problems, named, problem, shown
 from cskd_bench.detection.annotation_mending import mend
 from cskd_bench.detection.annotations import CocoSplit, Content, broken_images, read_annotations
+from cskd_bench.detection.box_corners import corner_boxes
 from cskd_bench.detection.masks import mask_fault
 from cskd_bench.errors import UserError
 
@@ -21,7 +22,8 @@ def examine(split: CocoSplit, content: Content, *, masks: bool | None) -> list[A
     if not found:
         mended, notes = mend(content)
         found += [AnnotationProblem("note", note) for note in notes]
-        found += [*_boxes(mended), *_objects(mended), *_categories(mended)]
+        corners = list(corner_boxes(content["annotations"], sizes_of(mended)))
+        found += [*(corners or _boxes(mended)), *_objects(mended), *_categories(mended)]
         if masks is not False:
             found += _masks(mended, required=bool(masks))
     name = split.annotations.name

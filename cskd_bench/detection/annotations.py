@@ -3,13 +3,13 @@
 import glob
 import json
 import os
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from cskd_bench.data.decode import to_rgb
+from cskd_bench.data.json_text import read_json
 from cskd_bench.errors import UserError
 
 Content: TypeAlias = dict[str, Any]  # of an annotation file: lists of images, annotations, categories
@@ -68,7 +68,7 @@ def read_annotations(file: Path) -> Content:
     if stored.startswith(_GZIP):
         raise UserError(f"{file}: is compressed with gzip; unpack it, as with gunzip")
     try:
-        content = json.loads(stored, object_pairs_hook=_without_repeats)
+        content = read_json(stored)
     except ValueError as error:
         raise UserError(f"{file}: not JSON that can be read: {error}") from error
     except RecursionError as error:
@@ -81,15 +81,6 @@ def read_annotations(file: Path) -> Content:
             if not isinstance(entry, dict) or (key and not _is_text(entry.get(key), key)):
                 raise UserError(f"{file}: an entry of {name} has no usable {key or 'keys'}: {json.dumps(entry)[:120]}")
     return content  # type: ignore[no-any-return]
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object of JSON; of a key given twice one value would be lost."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
-        raise ValueError(f"the key {twice!r} is given twice in one object")
-    return found
 
 
 def _is_text(value: Any, key: str) -> bool:

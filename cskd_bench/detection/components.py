@@ -12,12 +12,15 @@ import numpy as np
 import torch
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATA_SAMPLERS, DATASETS, HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.dataset import pseudo_collate
 from mmengine.dist import get_dist_info
 from mmengine.hooks import Hook
 from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import FUNCTIONS
 from torch import nn
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, get_worker_info
 
+from cskd_bench.data.delivery import Pickled, deliver
 from cskd_bench.data.randomness import Stream, integer_seed, permutation
 from cskd_bench.detection.backbone import PlainViT
 from cskd_bench.detection.necks import FourTapFPN, SimpleFeaturePyramid
@@ -35,6 +38,7 @@ def register() -> None:
         (HOOKS, KeyedSteps),
         (HOOKS, EpochLines),
         (OPTIM_WRAPPER_CONSTRUCTORS, LayerDecay),
+        (FUNCTIONS, deliver_samples),
     ):
         registry.register_module(module=part, force=True)
 
@@ -44,6 +48,17 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def deliver_samples(samples: Any) -> Any:
+    """Return a batch as mmengine's `pseudo_collate` makes it, to be handed over even where shared memory is small.
+
+    Images go through shared memory where there is room, as in all loaders; the objects on them are few bytes.
+    """
+    batch = pseudo_collate(samples)
+    if get_worker_info() is not None:
+        batch["data_samples"] = Pickled(batch["data_samples"])
+    return deliver(batch)
 
 
 class EpochSampler(Sampler[int]):

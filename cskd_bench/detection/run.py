@@ -15,7 +15,7 @@ from cskd_bench.detection import operators
 from cskd_bench.detection.cell import DetectionCell
 from cskd_bench.detection.checks import check_splits, has_masks
 from cskd_bench.detection.pictures import draw_pictures
-from cskd_bench.detection.score import average_precision
+from cskd_bench.detection.score import average_precision, read_predictions
 from cskd_bench.detection.settings import config_file, place, read_config
 from cskd_bench.detection.splits import describe_splits, is_made, open_splits
 from cskd_bench.detection.usable import usable_split
@@ -44,7 +44,7 @@ def run(cell: DetectionCell) -> Outcome:
     started, resumptions = ranks.on_main(lambda: _note_start(folder, first_epoch))
     epochs_here = config.train_cfg.max_epochs - first_epoch
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its tables at every evaluation
-        runner.train()  # scores after the last epoch
+        _train(cell, runner)  # scores after the last epoch
         if not epochs_here:
             runner.val()
     seconds = time.perf_counter() - began
@@ -64,7 +64,7 @@ def run(cell: DetectionCell) -> Outcome:
             resumptions=resumptions,
             tf32=rounds_to_tf32(ranks.device),
             scored=scored,
-            note=_note(cell, scored, left_out, unscored, first_epoch),
+            note="; ".join(filter(None, (_note(cell, scored, left_out, unscored, first_epoch), _note_wild(folder)))),
             config={"mmengine": cell.comparable},
             packages=DETECTION_PACKAGES,
             pictures={f"truth_and_predictions_{number}": jpeg for number, jpeg in enumerate(pictures, 1)},
@@ -153,6 +153,25 @@ def _heed(cell: DetectionCell, where: str, what: str) -> None:
         fault = UserError(f"{cell.name}: {what} is not finite in {where}; lower detect.lr, which is {rate:g}")
     cell.stop.kept |= _epochs_done(cell.folder) > 0
     cell.heed_stop(fault)
+
+
+def _train(cell: DetectionCell, runner: Any) -> None:
+    """Train to the end; UserError for a learning rate whose steps no weight can hold."""
+    try:
+        runner.train()
+    except RuntimeError as error:
+        if "without overflow" not in str(error):
+            raise
+        raise UserError(
+            f"{cell.name}: a step is larger than any weight; lower detect.lr, which is "
+            f"{cell.config.optim_wrapper.optimizer.lr:g}"
+        ) from error
+
+
+def _note_wild(folder: Path) -> str:
+    """Say how many predictions are not finite, and so do not count; empty where none is."""
+    _, wild = read_predictions(folder / "predictions.bbox.json")
+    return f"{wild:,} predicted boxes are not finite and do not count" if wild else ""
 
 
 def _epochs_done(folder: Path) -> int:

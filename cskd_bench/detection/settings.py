@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+from cskd_bench.data.delivery import usable_workers
 from cskd_bench.data.randomness import Stream, integer_seed
 from cskd_bench.detection.annotations import CocoSplit
 from cskd_bench.detection.checks import has_masks
@@ -151,6 +152,7 @@ def place(
     config: Any, train: CocoSplit, val: CocoSplit, work: Path, *, ranks: Ranks, workers: int, precision: str
 ) -> None:
     """Fill in what depends on this machine: files, folders, workers, ranks and the arithmetic of its device."""
+    workers = usable_workers(workers)
     batch, world, device = config.train_dataloader.batch_size, ranks.world, ranks.device
     if batch % world:
         raise UserError(f"detect.batch_size {batch} is not a multiple of the {world} processes that share it")
@@ -160,6 +162,7 @@ def place(
         loader.dataset.data_prefix = {"img": f"{split.images.resolve()}/"}
         loader.num_workers = workers
         loader.persistent_workers = workers > 0
+        loader.setdefault("collate_fn", {"type": "deliver_samples"})
     config.val_evaluator.ann_file = str(val.annotations.resolve())
     config.val_evaluator.outfile_prefix = str(work.resolve() / "predictions")
     config.work_dir = str(work.resolve())

@@ -12,6 +12,7 @@ from rich.progress import track
 from cskd_bench.config import DataConfig
 from cskd_bench.data import multilabel, segmentation
 from cskd_bench.data.folders import is_image
+from cskd_bench.data.labels import name_differing
 from cskd_bench.data.manifests import Manifest
 from cskd_bench.data.notes import folder_note
 from cskd_bench.data.open import open_source
@@ -42,6 +43,8 @@ def describe(root: Path, manifest: Manifest | None) -> DataConfig | Finding:
     """Tell a data set's layout from what lies in its folder; a Finding where that cannot be told."""
     if not root.is_dir():
         return Finding("attention", "layout", f"{root}: no such folder", "name the data set's folder with --data-dir")
+    if lost := sorted(path.name for path in root.iterdir() if path.is_symlink() and not path.exists()):
+        return Finding("attention", "layout", f"{root}: {lost[0]} is a link that leads nowhere", "mend or remove it")
     if (root / "annotations").is_dir():
         return DataConfig(dataset=COCO, root=str(root), train="", val="", num_classes=_classes(manifest))
     archives = sorted(path.stem for path in root.glob("*.npz"))
@@ -110,8 +113,9 @@ def _classes_agree(found: Mapping[str, Source], data: DataConfig) -> Iterator[Fi
             yield Finding("ok", split, f"{present:,} classes")
     names = {split: tuple(source.classes) for split, source in found.items()}
     if len(set(names.values())) > 1 and not told:
-        differing = sorted(set.symmetric_difference(*(set(classes) for classes in list(names.values())[:2])))
-        todo = f"class numbers would differ between splits; only one has {', '.join(differing[:5])}"
+        ours, theirs, *_ = names.values()
+        differing = name_differing(ours, theirs, 5)
+        todo = f"class numbers would differ between splits; only one has {differing}"
         yield Finding("attention", "classes", f"{' and '.join(names)} have different classes", todo)
 
 

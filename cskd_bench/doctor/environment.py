@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from cskd_bench.doctor.findings import Finding
+from cskd_bench.names import real_path
 
 INSTALL: Final = "pip install -c constraints.txt . (the README's first command)"
 LOW_DISK: Final = 10**9  # bytes; a run leaves tens of MB to a few GB of checkpoints
@@ -155,7 +156,7 @@ def _detection() -> Finding:
 
 
 def _disk(folder: Path, needed: int) -> Finding:
-    existing = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
+    existing = next(parent for parent in (real_path(folder), *real_path(folder).parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     found = f"{free / 1e9:,.1f} GB free where runs are written"
     if free < needed:

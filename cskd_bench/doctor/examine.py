@@ -15,6 +15,7 @@ from cskd_bench.doctor.environment import LOW_DISK, environment
 from cskd_bench.doctor.findings import Finding, Section
 from cskd_bench.doctor.task import check_task
 from cskd_bench.errors import UserError
+from cskd_bench.names import real_path
 from cskd_bench.schema import override
 from cskd_bench.task import TaskSpec
 from cskd_bench.transfer.placing import place_tasks
@@ -42,7 +43,7 @@ def look(
     manifest = _manifest(dataset)
     if overrides and config is None and task is None:
         raise UserError("--set changes a task or a configuration; name one with --task or --config")
-    placed = [override("data.root", Path(data_dir).resolve().as_posix())] if data_dir else []
+    placed = [override("data.root", real_path(data_dir).as_posix())] if data_dir else []
     settings = load_config(config, [*overrides, *placed], method) if config else None
     yield "Environment", environment(runs, _disk_needed(settings))
     if settings is not None:
@@ -136,8 +137,7 @@ def _check_config(settings: PretrainConfig) -> Iterator[Finding]:
 def _check_folder(
     dataset: str, data_dir: str, manifest: Manifest | None, decode: bool, threads: int
 ) -> Iterator[Finding]:
-    root = Path(data_dir) if data_dir else data_path(dataset)
-    root = root.resolve() if data_dir else root
+    root = real_path(data_dir) if data_dir else data_path(dataset)
     layout = published_layout(root, dataset) or describe(root, manifest)
     if isinstance(layout, Finding):
         yield layout

@@ -1,4 +1,4 @@
-"""What a pretraining run will take, before it starts: steps, FLOPs, memory and disk, without images or weights."""
+"""What a pretraining run will take, before it starts: steps, FLOPs, memory and disk, without weights."""
 
 import copy
 from collections.abc import Callable

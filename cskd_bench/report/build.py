@@ -13,7 +13,7 @@ from typing import Final
 from rich.console import Console
 
 from cskd_bench.errors import UserError
-from cskd_bench.names import readable
+from cskd_bench.names import readable, real_path
 from cskd_bench.report import terminal
 from cskd_bench.report.compare import compare
 from cskd_bench.report.data import csv_table, plain_json
@@ -131,7 +131,7 @@ def check_report(
 
 def _refreshed(into: Path, comparison: Comparison, output: Path) -> str:
     """Return the text of `into` with its part replaced; its figure is named by the way from there to `output`."""
-    plot = Path(os.path.relpath(output.resolve() / FILES["forest"], into.resolve().parent)).as_posix()
+    plot = Path(os.path.relpath(real_path(output) / FILES["forest"], real_path(into).parent)).as_posix()
     return with_excerpt(_read(into), excerpt(comparison, plot), str(into))
 
 
@@ -189,7 +189,7 @@ def _render(name: str, results: Path, comparison: Comparison, rows: list[Publish
 
 def _write(path: Path, text: str) -> None:
     """Replace a generated file in one step, so that a reader never sees half of it; a link stays, its file changes."""
-    target = path.resolve()
+    target = real_path(path)
     temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

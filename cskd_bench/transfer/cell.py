@@ -84,7 +84,9 @@ class ImageCell(Cell):
 
     def folder_note(self) -> str:
         """Return a note on what of the folders of both splits is not read, or read though others would not."""
-        return join_notes(folder_note(self.train), folder_note(self.test))
+        trains = self.protocol in ("finetune", "lowlabel") and self.spec.data.val
+        val = [open_split(self.spec.data, self.spec.data.val)] if trains else []
+        return join_notes(*map(folder_note, (self.train, self.test, *val)))
 
     def number_images(self) -> np.ndarray | None:
         """Number the images of test; the parts of a robustness task show the same images."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cskd_bench.data.labels import absent_classes, refuse_single_class
+from cskd_bench.data.labels import absent_classes, name_differing, refuse_single_class
 from cskd_bench.data.leaks import StoredImages, note_contradictions, note_stored_leaks
 from cskd_bench.data.named import TimmSource
 from cskd_bench.data.notes import join_notes, label_note
@@ -75,8 +75,8 @@ def _check_scored(spec: TaskSpec, train: Source, other: Source, split: str, name
     numbered = all(name.isdecimal() for name in train.classes)
     expected = train.classes[: len(other.classes)] if numbered else train.classes
     if list(other.classes) != list(expected):
-        odd = sorted(set(other.classes) ^ set(train.classes))
-        raise UserError(f"task {spec.name}: train and {split} have different classes, for example {', '.join(odd[:3])}")
+        odd = name_differing(train.classes, other.classes, 3)
+        raise UserError(f"task {spec.name}: train and {split} have different classes, for example {odd}")
     absent = absent_classes(train.labels, other.labels, train.classes)
     if not absent:
         return ""

@@ -15,6 +15,7 @@ from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.provenance import command_line
 from cskd_bench.engine.state import Stop, stop_signals
 from cskd_bench.errors import UserError
+from cskd_bench.files import refuse_unwritable
 from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.models.preprocessing import Preprocessing
 from cskd_bench.record import Record, TaskRef, read_record
@@ -145,6 +146,7 @@ def _run(cell: Cell, records: Path, command: str | None) -> Record:
     if LOG.isEnabledFor(logging.INFO):
         LOG.info("opened the images of %s: %s", cell.spec.name, cell.describe_images())
     subject = ranks.on_main(lambda: _subject(cell, beginning, command or command_line()))
+    ranks.on_main(lambda: refuse_unwritable(records))
     ranks.on_main(lambda: cell.folder.mkdir(parents=True, exist_ok=True))
     outcome = procedure(cell.spec, cell.protocol).run(cell)
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from cskd_bench.cells.cell import Outcome
 from cskd_bench.data.randomness import Stream, generator
-from cskd_bench.data.segmentation import IGNORED
+from cskd_bench.data.segmentation import IGNORED, classes_of_pixels, refuse_single
 from cskd_bench.device import exact_fp32
 from cskd_bench.engine.logs import progress_bar
 from cskd_bench.errors import UserError
@@ -72,6 +72,7 @@ def run(cell: SegmentCell) -> Outcome:
     kept, held = split_images(len(every), config.validation if carved else 0.0, cell.seed)
     parts = {"train": classes["train"][kept]} | {split: classes[split] for split in classes if split != "train"}
     cell.ranks.together(lambda: refuse_unlabelled(cell, parts | ({HELD_OUT: classes["train"][held]} if carved else {})))
+    cell.ranks.together(lambda: refuse_single_classes(cell, classes))
     tokens = {split: keep_tokens(cell, split) for split in cell.splits}
     where, images = ("train", held) if carved else ("val", np.arange(len(cell.splits["val"])))
     patches = cell.ranks.together(lambda: draw(cell, tokens["train"], classes["train"]) if cell.ranks.is_main else None)
@@ -89,7 +90,7 @@ def run(cell: SegmentCell) -> Outcome:
         metrics=measures(confusion, config.names) | chosen | doubts,
         seconds=time.perf_counter() - began,
         scored=len(tested),
-        note="; ".join(filter(None, (_note(cell, classes["train"]), doubt))),
+        note="; ".join(filter(None, (*_notes(cell, classes["train"], confusion), doubt))),
     )
 
 
@@ -98,6 +99,13 @@ def refuse_unlabelled(cell: SegmentCell, classes: dict[str, np.ndarray]) -> None
     for what, found in classes.items():
         if not (found != IGNORED).any():
             raise UserError(NO_PIXEL.format(task=cell.spec.name, what=what, ignored=cell.spec.segment.ignore_index))
+
+
+def refuse_single_classes(cell: SegmentCell, classes: dict[str, np.ndarray]) -> None:
+    """UserError for a split whose pixels are all of one class; its label maps are read again where all patches are."""
+    for split, found in classes.items():
+        if len(np.unique(found[found != IGNORED])) == 1:
+            refuse_single(f"task {cell.spec.name}, {split}", classes_of_pixels(cell.splits[split]))
 
 
 def split_images(images: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -229,10 +237,14 @@ def measures(confusion: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     return found | {name: iou for name, iou in by_class.items() if not np.isnan(iou)}
 
 
-def _note(cell: SegmentCell, classes: np.ndarray) -> str:
-    """Name the classes that no patch of train has, and so are never predicted."""
-    absent = sorted(set(range(cell.spec.data.num_classes)) - set(np.unique(classes).tolist()))
-    names = cell.spec.segment.names
-    return (
-        f"no patch of train is mostly of: {', '.join(names[i] if names else str(i) for i in absent)}" if absent else ""
-    )
+def _notes(cell: SegmentCell, classes: np.ndarray, confusion: np.ndarray) -> list[str]:
+    """Name the classes that no patch of train has, and so are never predicted, and those that test does not score."""
+    known, names = range(cell.spec.data.num_classes), cell.spec.segment.names
+    unlearnt = sorted(set(known) - set(np.unique(classes).tolist()))
+    absent = {
+        "no patch of train is mostly of": unlearnt,
+        "no pixel of test is of": [number for number in known if not confusion[number].any()],
+    }
+    return [
+        f"{what}: {', '.join(names[i] if names else str(i) for i in those)}" for what, those in absent.items() if those
+    ]

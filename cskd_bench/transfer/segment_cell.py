@@ -13,7 +13,7 @@ from torch import Tensor
 from cskd_bench.cells.cell import Cell
 from cskd_bench.data.leaks import note_leaks
 from cskd_bench.data.notes import folder_note, join_notes
-from cskd_bench.data.segmentation import IGNORED, SegmentationSplit, open_segmentation
+from cskd_bench.data.segmentation import SegmentationSplit, classes_of_pixels, open_segmentation, refuse_single
 from cskd_bench.data.sources import JoinedSource
 from cskd_bench.errors import UserError
 from cskd_bench.models.pieces import views_at_a_time
@@ -98,7 +98,13 @@ def open_splits(spec: TaskSpec) -> dict[str, SegmentationSplit]:
     if names and len(names) != data.num_classes:
         raise UserError(f"segment.names: {len(names)} names, data.num_classes says {data.num_classes}")
     wanted = {"train": data.train, "val": data.val, "test": data.test}
-    return {name: open_segmentation(data, split, ignored) for name, split in wanted.items() if split}
+    splits = {name: open_segmentation(data, split, ignored) for name, split in wanted.items() if split}
+    if "val" not in splits and len(splits["train"]) < 2:
+        raise UserError(
+            f"task {spec.name}: train has a single image, and C is chosen on a share of train; add images, or name "
+            "others with data.val"
+        )
+    return splits
 
 
 def look(spec: TaskSpec) -> str:
@@ -106,9 +112,10 @@ def look(spec: TaskSpec) -> str:
     splits = open_splits(spec)
     for name, split in splits.items():
         split.images.load(0)
-        counts = [bool((split.label(index) != IGNORED).any()) for index in range(len(split))]
-        if not any(counts):
+        found = classes_of_pixels(split)
+        if not len(found):
             raise UserError(NO_PIXEL.format(task=spec.name, what=name, ignored=spec.segment.ignore_index))
+        refuse_single(f"task {spec.name}, {name}", found)
     note = _leaks(spec, splits)
     return _describe(spec, splits) + (f" ({note})" if note else "")
 

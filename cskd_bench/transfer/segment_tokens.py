@@ -57,7 +57,7 @@ def keep_classes(cell: SegmentCell, split: str) -> np.ndarray:
     """
     source, classes = cell.splits[split], cell.spec.data.num_classes
     data = {"data": [source.identity, source.stamp], "decoding": DECODING}
-    key = {"patch classes": 1, **data, "grid": cell.grid, "classes": classes}
+    key = {"patch classes": 2, **data, "grid": cell.grid, "classes": classes}
     parts = Parts(cell.features, fingerprint(key), len(source), PART)
     dataset = PatchClasses(source, cell.grid, classes)
     fill_parts(cell, parts, dataset, np.asarray, f"patch labels of {split}", batch_size=cell.batch_size)

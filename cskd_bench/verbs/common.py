@@ -82,9 +82,10 @@ def several_ranks() -> bool:
 
 def data_root(options: argparse.Namespace) -> list[str]:
     """Return --data-dir as an override of data.root."""
+    from cskd_bench.names import real_path
     from cskd_bench.schema import override
 
-    return [override("data.root", Path(options.data_dir).resolve().as_posix())] if options.data_dir else []
+    return [override("data.root", real_path(options.data_dir).as_posix())] if options.data_dir else []
 
 
 def whole(text: str) -> int:

@@ -42,9 +42,13 @@ def _pretrain(options: argparse.Namespace) -> int:
     if options.dry_run:
         from rich.console import Console
 
+        from cskd_bench.cells.pretraining_splits import look_at_splits
         from cskd_bench.engine.estimate import estimate, show
 
-        show(estimate(config or asked_config(options)), Console())
+        config = config or asked_config(options)
+        if note := look_at_splits(config.data):
+            print(note, file=sys.stderr)
+        show(estimate(config), Console())
         return 0
     from cskd_bench.cells.pretrain import pretrain
     from cskd_bench.engine.distributed import joined_ranks

@@ -12,14 +12,18 @@ import pytest
 import timm
 import torch
 from helpers.processes import run_python
+from inputs import annotations
 from PIL import Image
 from safetensors.torch import save_file
+from torch.utils.data import DataLoader
 
 from cskd_bench.cells.locks import run_lock
 from cskd_bench.cli import main
+from cskd_bench.data import delivery
 from cskd_bench.detection.annotations import find_split
 from cskd_bench.detection.digits import make_digits
-from cskd_bench.detection.score import average_precision
+from cskd_bench.detection.pictures import draw_pictures
+from cskd_bench.detection.score import average_precision, read_predictions
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.provenance import now
 from cskd_bench.engine.state import Stop
@@ -37,6 +41,9 @@ from cskd_bench.detection import operators
 
 operators.install()
 
+from mmdet.structures import DetDataSample  # noqa: E402
+
+from cskd_bench.detection import components  # noqa: E402
 from cskd_bench.detection.cell import DetectionCell  # noqa: E402
 from cskd_bench.detection.components import EpochSampler, WatchSteps, layer_of, parameter_groups  # noqa: E402
 from cskd_bench.transfer.protocols import PROTOCOLS, Procedure  # noqa: E402
@@ -309,6 +316,59 @@ def test_a_loss_that_is_not_finite_ends_the_run_in_a_sentence(cell, vit_file, tm
     with pytest.raises(UserError, match=message):
         detect(spec.model_copy(update={"detect": wild}), vit_file, tmp_path)
     assert not list(tmp_path.rglob("results/records/*")) and not list(tmp_path.rglob("*.pth"))
+
+
+def test_a_step_that_no_weight_can_hold_ends_the_run_in_a_sentence(cell, vit_file, tmp_path):
+    _, spec = cell
+    wild = spec.detect.model_copy(update={"lr": 1e300, "epochs": 1})
+    with pytest.raises(UserError, match=r"a step is larger than any weight; lower detect\.lr, which is 1e\+300"):
+        detect(spec.model_copy(update={"detect": wild}), vit_file, tmp_path)
+    assert not list(tmp_path.rglob("results/records/*"))
+
+
+def test_batches_reach_the_run_without_shared_memory(monkeypatch, capsys):
+    def no_room(self):
+        raise RuntimeError("unable to write to file </torch_1_2>: No space left on device (28)")
+
+    def batches(workers):
+        return list(DataLoader(samples, batch_size=2, num_workers=workers, collate_fn=components.deliver_samples))
+
+    boxes = torch.arange(12.0).reshape(3, 4)
+    samples = [{"inputs": torch.full((3, 8, 8), n), "data_samples": DetDataSample(boxes=boxes[n])} for n in range(3)]
+    shared = batches(1)
+    monkeypatch.setattr(torch.Tensor, "share_memory_", no_room)
+    delivery._say_once.cache_clear()
+    for ours in (shared, batches(1)):
+        for arrived, plain in zip(ours, batches(0), strict=True):
+            assert all(map(torch.equal, arrived["inputs"], plain["inputs"]))
+            found = [(sample.boxes.tolist(), sample.boxes.is_shared()) for sample in arrived["data_samples"]]
+            assert found == [(sample.boxes.tolist(), False) for sample in plain["data_samples"]]
+    assert capsys.readouterr().err.count("through pipes") == 1
+
+
+WILD = {
+    "a side without end": ([6, 10, float("inf"), 28], 0.9),
+    "no number": ([float("-inf"), 10, float("nan"), 28], 0.9),
+    "a score that is no number": ([6, 10, 28, 28], float("nan")),
+    "far out": ([1e30, 10, 28, 28], 0.9),
+    "far out to the left": ([-1e300, -1e300, 1e30, 1e300], 0.9),
+    "drawn backwards": ([30, 30, -28, -28], 0.9),
+}
+
+
+@pytest.mark.parametrize("wild", WILD)
+def test_predictions_of_wild_weights_are_neither_right_nor_in_the_way(wild, tmp_path):
+    annotations.coco(tmp_path / "data")
+    split, predictions = find_split(tmp_path / "data", "val"), tmp_path / "predictions.json"
+    box, score = WILD[wild]
+    sound = {"image_id": 1, "category_id": 2, "bbox": [50, 10, 28, 28], "score": 0.8}
+    scores = []
+    for others in ([], [{"image_id": 1, "category_id": 1, "bbox": box, "score": score}]):
+        predictions.write_text(json.dumps([sound, *others]))
+        scores.append(average_precision(split.annotations, predictions, "bbox"))
+        assert len(draw_pictures(split, predictions, 2)) == 2
+    assert scores[0] == scores[1]
+    assert read_predictions(predictions)[1] == (not np.isfinite([*box, score]).all())
 
 
 def test_a_weight_that_is_not_finite_is_seen_at_the_end_of_its_epoch():

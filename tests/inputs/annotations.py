@@ -69,6 +69,14 @@ def first(root, splits=("val",), kind="annotations", **values):
     coco(root, lambda content: content[kind][0].update(values), splits)
 
 
+def to_corners(entry, without=()):
+    """Write an annotation's box as [x1, y1, x2, y2], and leave some keys out."""
+    x, y, width, height = entry["bbox"]
+    entry["bbox"] = [x, y, x + width, y + height]
+    for key in without:
+        entry.pop(key)
+
+
 def every(root, change, splits=("train", "val")):
     """Write the data with `change` made to every annotation."""
 
@@ -197,6 +205,12 @@ BOXES_AND_FLAGS = (
         "boxes as shares of their image",
         partial(every, change=lambda entry: entry.update(bbox=[0.1, 0.1, 0.3, 0.3], area=0.09)),
         "boxes are given as shares of their image",
+    ),
+    refused("boxes as two corners", partial(every, change=to_corners), "boxes that are two corners: 4"),
+    refused(
+        "boxes as two corners, without masks",
+        partial(every, change=lambda entry: to_corners(entry, without=("segmentation", "area"))),
+        "boxes that are two corners: 4",
     ),
     refused("iscrowd that is neither 0 nor 1", partial(first, iscrowd="no"), "without a usable iscrowd"),
 )

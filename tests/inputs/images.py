@@ -245,6 +245,7 @@ REFUSED = (
         lambda: b"<!DOCTYPE html><html></html>",
         said="not a readable image (it is a web page, not an image)",
     ),
+    image("a drawing program (EPS) saved as .jpg", "0.jpg", lambda: stored(rgb(), "EPS"), said="it is EPS, a program"),
     image("an image of zero bytes", "0.png", lambda: b"", said="not a readable image (the file is empty)"),
     image(
         "a pointer of Git LFS",

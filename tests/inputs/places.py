@@ -28,6 +28,11 @@ def folders(root, classes=("a", "b", "c"), file="0"):
 
 INPUTS = (
     Input(
+        "a link that leads back to itself, as the data set's folder",
+        lambda root: root.symlink_to(root.name),
+        said="no such file or folder",
+    ),
+    Input(
         "a file name that is not UTF-8, as in an archive made on Windows",
         lambda root: folders(root, file=LATIN),
         done="used",

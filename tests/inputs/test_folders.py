@@ -8,9 +8,12 @@ from helpers.inputs import Input, doctor, transfer
 from helpers.tiny import PLAIN_VIEWS, save_model, write_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inputs import labels
 from inputs.places import LATIN, folders
 
 from cskd_bench.cli import main
+from cskd_bench.config import DataConfig
+from cskd_bench.data.open import open_source
 from cskd_bench.errors import UserError
 from cskd_bench.names import name_bytes, on_one_line, readable
 from cskd_bench.schema import apply_overrides, override
@@ -74,3 +77,35 @@ def test_a_name_of_text_stays_as_it_is_in_overrides_too(text):
         return
     assert readable(text) == text and name_bytes(text) == text.encode()
     assert apply_overrides({}, [override("data.root", text)]) == {"data": {"root": text}}
+
+
+def test_results_that_cannot_be_written_are_told_before_anything_is_trained(tmp_path, weights, capsys):
+    folders(tmp_path / "data")
+    (tmp_path / "results").write_text("a file")
+    tuning = ('protocols=["finetune"]', "finetune.epochs=1", "finetune.batch_size=4", "finetune.optim.warmup_epochs=0")
+    assert transfer(Input("no results", folders, settings=tuning, protocol="finetune"), tmp_path / "data", weights) == 2
+    said = capsys.readouterr().err
+    assert "results is no folder" in said and "epoch" not in said
+    run = write_run(tmp_path / "tiny.toml", SMALL)
+    places = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    assert main(["pretrain", str(run), "--data-dir", str(tmp_path / "data"), *places]) == 2
+    said = capsys.readouterr().err
+    assert "results is no folder" in said and "epoch" not in said
+
+
+@pytest.mark.parametrize("target", ["train", "nowhere"])
+def test_the_doctor_names_a_link_that_leads_nowhere(tmp_path, capsys, target):
+    folders(tmp_path / "data")
+    (tmp_path / "data" / "train").rename(tmp_path / "train")
+    (tmp_path / "data" / "train").symlink_to(target)
+    assert main(["doctor", "--data-dir", str(tmp_path / "data"), "--runs", str(tmp_path / "runs")]) == 1
+    assert "train is a link that leads nowhere" in capsys.readouterr().out
+
+
+def test_a_listed_image_that_is_no_file_is_refused(tmp_path):
+    labels.coco_list(tmp_path / "data", lambda lists: None)
+    (tmp_path / "data" / "test" / "0.png").unlink()
+    os.mkfifo(tmp_path / "data" / "test" / "0.png")
+    data = DataConfig(dataset="coco_list", root=str(tmp_path / "data"), num_classes=3)
+    with pytest.raises(UserError, match=r"test/0\.png: a listed image is no file"):
+        open_source(data, "test")

@@ -1,0 +1,21 @@
+"""JSON that others wrote, read so that nothing of it is lost silently."""
+
+import json
+from collections import Counter
+from typing import Any
+
+
+def read_json(stored: bytes) -> Any:
+    """Return what a JSON text says; ValueError for another text, and for a key that one object has twice.
+
+    Of two values under one key, one would be lost. RecursionError for lists in lists without end.
+    """
+    return json.loads(stored, object_pairs_hook=_without_repeats)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+        raise ValueError(f"the key {twice!r} is given twice in one object")
+    return found
