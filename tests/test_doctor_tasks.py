@@ -246,11 +246,13 @@ def test_label_maps_are_looked_at_and_an_empty_folder_of_them_is_never_fine(visi
             (tmp_path / "scenes" / kind / split).mkdir(parents=True)
     code, said = visit("--task", task)
     assert code == 1 and "attention" in said
-    for split, shade in (("train", 30), ("test", 60)):
-        Image.new("RGB", (32, 32), (shade, 0, 0)).save(tmp_path / "scenes" / "images" / split / "1.png")
-        Image.new("L", (32, 32), 1).save(tmp_path / "scenes" / "labels" / split / "1.png")
+    for split, number, shade in (("train", 1, 30), ("train", 2, 40), ("test", 1, 60)):
+        Image.new("RGB", (32, 32), (shade, 0, 0)).save(tmp_path / "scenes" / "images" / split / f"{number}.png")
+        halves = Image.new("L", (32, 32), 1)
+        halves.paste(0, (0, 0, 16, 32))
+        halves.save(tmp_path / "scenes" / "labels" / split / f"{number}.png")
     code, said = visit("--task", task)
-    assert code == 0 and "train 1 images" in said and "all 1 images decode" in said, said
+    assert code == 0 and "train 2 images" in said and "all 2 images decode" in said, said
     Image.new("L", (32, 32), 7).save(tmp_path / "scenes" / "labels" / "test" / "1.png")
     code, said = visit("--task", task)
     assert code == 1 and "1.png" in said and "7" in said
