@@ -141,6 +141,12 @@ def list_folder(folder: Path) -> list[os.DirEntry[str]]:
         raise UserError(f"{folder}: cannot be read: {error.strerror}") from error
 
 
+def describe_empty(folder: Path) -> str:
+    """Say what lies in a folder below which there is no file."""
+    inner = sorted(entry.name for entry in list_folder(folder))
+    return f"only empty folders in it, {', '.join(inner[:3])}" if inner else "it is empty"
+
+
 def _walk(
     root: Path, folder: str, above: tuple[tuple[int, int], ...], notes: FolderNotes
 ) -> Iterator[tuple[str, list[str]]]:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from cskd_bench.data.decode import decode
-from cskd_bench.data.folders import FolderNotes, class_names, images_below, images_in, list_folder, refuse_alike
+from cskd_bench.data.folders import FolderNotes, class_names, describe_empty, images_below, images_in, refuse_alike
 from cskd_bench.data.labels import class_numbers, refuse_other_count
 from cskd_bench.data.npz import image_starts, read_npz
 from cskd_bench.errors import UserError
@@ -71,14 +71,7 @@ class PathSource:
         self._names = list(names)
         self.labels = np.asarray(labels, dtype=np.int64)
         self.classes = [readable(name) for name in classes]
-        try:
-            found = [path.stat() for path in self.paths]
-        except OSError as error:
-            raise UserError(f"{error.filename}: a listed image is missing ({error.strerror})") from error
-        except ValueError as error:  # a zero byte
-            raise UserError(f"a listed image has a name that no file can have ({error})") from error
-        if odd := next((path for path, file in zip(self.paths, found, strict=True) if not S_ISREG(file.st_mode)), None):
-            raise UserError(f"{odd}: a listed image is no file")
+        found = [_look_up(path) for path in self.paths]
         self.sizes = np.asarray([file.st_size for file in found])
         self.stamp = digest(" ".join(str(file.st_mtime_ns) for file in found).encode())
         lines = (f"{self._stored_name(index)} {size}" for index, size in enumerate(self.sizes))
@@ -88,16 +81,16 @@ class PathSource:
         return len(self.paths)
 
     def content(self, index: int) -> bytes:
-        try:
-            return self.paths[index].read_bytes()
-        except OSError as error:
-            raise UserError(f"{self.paths[index]}: not a readable image ({error.strerror})") from error
+        return self._read_from(index, 0)
 
     def ending(self, index: int, count: int) -> bytes:
         """Return the last bytes of image `index`; all of a smaller one."""
+        return self._read_from(index, max(0, int(self.sizes[index]) - count))
+
+    def _read_from(self, index: int, start: int) -> bytes:
         try:
             with self.paths[index].open("rb", buffering=0) as file:
-                file.seek(max(0, int(self.sizes[index]) - count))
+                file.seek(start)
                 return file.read()
         except OSError as error:
             raise UserError(f"{self.paths[index]}: not a readable image ({error.strerror})") from error
@@ -135,7 +128,7 @@ class FolderSource(PathSource):
             inside = FolderNotes()
             files = images_below(root, name, inside)
             if not files:
-                held = inside.left_out() or _list_folders(root / name)
+                held = inside.left_out() or describe_empty(root / name)
                 raise UserError(f"{root / name}: a class folder without images ({held})")
             notes.join(inside)
             names += files
@@ -287,9 +280,17 @@ def stamp(source: Source) -> str:
     return str(getattr(source, "stamp", ""))
 
 
-def _list_folders(folder: Path) -> str:
-    inner = sorted(entry.name for entry in list_folder(folder))
-    return f"only empty folders in it, {', '.join(inner[:3])}" if inner else "it is empty"
+def _look_up(path: Path) -> os.stat_result:
+    """Return what the system says of an image's file; UserError where there is no such file."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise UserError(f"{path}: a listed image is missing ({error.strerror})") from error
+    except ValueError as error:  # a zero byte, or what no encoding of names has
+        raise UserError(f"{str(path)!r}: a list holds a name that no file can have") from error
+    if not S_ISREG(found.st_mode):
+        raise UserError(f"{path}: is listed as an image, but is no file")
+    return found
 
 
 def digest(content: bytes) -> str:

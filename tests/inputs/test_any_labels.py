@@ -154,6 +154,14 @@ def test_any_json_in_place_of_a_list_is_a_sentence(sound, value):
         open_source(data(sound / "coco_list", "coco_list"), "test")
 
 
+def test_a_folder_in_place_of_a_listed_image_is_a_sentence(sound):
+    lists = json.loads((sound / "coco_list" / "train.json").read_text())
+    lists["images"][0]["file_name"] = ""
+    (sound / "coco_list" / "test.json").write_text(json.dumps(lists))
+    with pytest.raises(UserError, match="coco_list: is listed as an image, but is no file"):
+        open_source(data(sound / "coco_list", "coco_list"), "test")
+
+
 @pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff\xfe", b"", b'{"images": NaN}', b"1" * 5000])
 def test_json_that_no_parser_takes_is_a_sentence(sound, content):
     (sound / "coco_list" / "test.json").write_bytes(content)
@@ -166,6 +174,12 @@ def test_a_name_that_no_file_can_have_is_a_sentence(tmp_path, name):
     coco_list(tmp_path / "set", lambda lists: lists["images"][0].update(file_name=name))
     with pytest.raises(UserError, match=r"a name that no file|a listed image is missing"):
         open_source(data(tmp_path / "set", "coco_list"), "test")
+
+
+def test_a_zero_byte_in_a_text_list_is_a_sentence(tmp_path):
+    cub200(tmp_path / "set", images=lambda text: text.replace("eel/train2", "eel/\0train2"))
+    with pytest.raises(UserError, match="a list holds a name that no file can have"):
+        open_source(data(tmp_path / "set", "cub200"), "train")
 
 
 @FEW
