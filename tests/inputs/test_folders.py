@@ -107,5 +107,5 @@ def test_a_listed_image_that_is_no_file_is_refused(tmp_path):
     (tmp_path / "data" / "test" / "0.png").unlink()
     os.mkfifo(tmp_path / "data" / "test" / "0.png")
     data = DataConfig(dataset="coco_list", root=str(tmp_path / "data"), num_classes=3)
-    with pytest.raises(UserError, match=r"test/0\.png: a listed image is no file"):
+    with pytest.raises(UserError, match=r"test/0\.png: is listed as an image, but is no file"):
         open_source(data, "test")
