@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +30,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 MOST_RESTARTS: Final = 5  # of a target whose process was ended by an input
 GRACE: Final = 60  # seconds after its time in which a process must end
+STOPS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass
@@ -145,7 +146,7 @@ class Fuzzer:
         waiting = list(names)
         while waiting or self._running:
             while waiting and len(self._running) < self._options.jobs:
-                self._running.append(self._begin(waiting.pop(0)))
+                self._begin(waiting.pop(0))
             time.sleep(0.05)
             for work in [work for work in self._running if self._is_over(work)]:
                 self._running.remove(work)
@@ -154,28 +155,33 @@ class Fuzzer:
     def stop(self) -> None:
         """End what is running."""
         for work in self._running:
-            os.kill(work.pid, signal.SIGKILL)
-            os.waitpid(work.pid, 0)
+            with suppress(ProcessLookupError, ChildProcessError):  # it has ended by itself
+                if work.pid:
+                    os.kill(work.pid, signal.SIGKILL)
+                    os.waitpid(work.pid, 0)
 
-    def _begin(self, name: str) -> Work:
+    def _begin(self, name: str) -> None:
         corpus = (self._options.corpus or self._scratch) / name
         corpus.mkdir(parents=True, exist_ok=True)
         for old in self._options.findings.glob(f"{name}-*"):
             old.unlink()
         work = Work(Done(name), corpus, self._scratch / f"{name}.log")
+        self._running.append(work)  # before it starts: a stop ends it, too
         self._start(work, self._options.seconds)
-        return work
 
     def _start(self, work: Work, seconds: int) -> None:
         from fuzz.targets import CORPUS, run_target
 
         name, findings = work.done.target, self._options.findings
         work.started = time.monotonic()
+        heard = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # what is raised while a process forks is lost
         work.pid = os.fork()
+        if not work.pid:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
         if work.pid:
             return
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         try:
             known = [CORPUS / name] if (CORPUS / name).is_dir() else []
             limit = self._options.timeout
@@ -254,6 +260,6 @@ def commit() -> str:
 
 
 if __name__ == "__main__":
-    for stop in (signal.SIGINT, signal.SIGTERM):  # in the background of a shell, too
+    for stop in STOPS:  # in the background of a shell, too
         signal.signal(stop, signal.default_int_handler)
     sys.exit(main(sys.argv[1:]))
