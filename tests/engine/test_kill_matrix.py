@@ -82,7 +82,7 @@ def attempt_in_evaluation(run, at=None, number=signal.SIGKILL):
         sys.stdout = sys.stderr = (run.folder / "said.txt").open("w", buffering=1)
         real, asked = evaluate.next_item, itertools.count()
 
-        def deadly(batches, workers):
+        def deadly(batches, workers, stop):
             now = next(asked)
             if at is not None and now > at:
                 with (run.folder / "after.txt").open("a") as file:
@@ -90,7 +90,7 @@ def attempt_in_evaluation(run, at=None, number=signal.SIGKILL):
             if now == at:
                 (run.folder / "inside.txt").write_text("evaluate")
                 os.kill(os.getpid(), number)
-            return real(batches, workers)
+            return real(batches, workers, stop)
 
         evaluate.next_item = deadly
         os._exit(cli.main([*run.command()[2:], "--set", "run.eval_batch_size=4"]))
