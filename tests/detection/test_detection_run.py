@@ -337,7 +337,7 @@ def test_batches_reach_the_run_without_shared_memory(monkeypatch, capsys):
     samples = [{"inputs": torch.full((3, 8, 8), n), "data_samples": DetDataSample(boxes=boxes[n])} for n in range(3)]
     shared = batches(1)
     monkeypatch.setattr(torch.Tensor, "share_memory_", no_room)
-    delivery._say_once.cache_clear()
+    delivery.say_once.cache_clear()
     for ours in (shared, batches(1)):
         for arrived, plain in zip(ours, batches(0), strict=True):
             assert all(map(torch.equal, arrived["inputs"], plain["inputs"]))
