@@ -10,7 +10,7 @@ import torch
 
 from cskd_bench.cells.cell import Outcome
 from cskd_bench.cells.locks import run_lock
-from cskd_bench.cells.pretraining_splits import check_pretraining_splits
+from cskd_bench.cells.pretraining_splits import check_pretraining_splits, note_shared
 from cskd_bench.cells.recording import Beginning, Subject, begin, keep
 from cskd_bench.config import PretrainConfig, method_label
 from cskd_bench.data.copies import number_images
@@ -89,6 +89,7 @@ def _job(config: PretrainConfig, folder: Path, ranks: Ranks, targets: TargetProv
     train = open_source(config.data, config.data.train)
     val = open_source(config.data, config.data.val)
     note = check_pretraining_splits(config.data, train, val)
+    shared = note_shared(train, val) if ranks.is_main else ""  # opens images, which one rank need do
     identity = config.identity()
     identity["data"]["identity"] = f"{train.identity} {val.identity}"
     student = initial_student(config)
@@ -115,7 +116,7 @@ def _job(config: PretrainConfig, folder: Path, ranks: Ranks, targets: TargetProv
         identity=identity,
         teacher_precision=config.teacher.precision,
         score_training=True,
-        note=note,
+        note=join_notes(note, shared),
     )
 
 

@@ -1,18 +1,12 @@
 """What the splits of a pretraining must satisfy before an epoch is trained on them."""
 
-from typing import Final
-
-import numpy as np
-
 from cskd_bench.config import DataConfig
 from cskd_bench.data.labels import absent_classes, refuse_single_class
-from cskd_bench.data.leaks import StoredImages, shared_images
+from cskd_bench.data.leaks import MOST, StoredImages, of_shared_sizes, shared_images
 from cskd_bench.data.notes import join_notes, label_note
 from cskd_bench.data.open import is_slice, open_source
 from cskd_bench.data.sources import Source, data_path
 from cskd_bench.errors import UserError
-
-SEARCHED: Final = 2**31  # bytes of images that are read to find those of val in train, before each start of a run
 
 
 def look_at_splits(data: DataConfig) -> str:
@@ -26,11 +20,11 @@ def look_at_splits(data: DataConfig) -> str:
         if data.root and not data_path(data.root).exists():
             return f"{data_path(data.root)}: not there yet, so its splits are not looked at"
         raise
-    return check_pretraining_splits(data, train, val)
+    return join_notes(check_pretraining_splits(data, train, val), note_shared(train, val))
 
 
 def check_pretraining_splits(data: DataConfig, train: Source, val: Source) -> str:
-    """Return a note for the record on labels, classes that a slice has no images of, and images in both splits.
+    """Return a note for the record on labels, and on classes that a slice has no images of.
 
     UserError for a single class, for validation classes that would be scored under the numbers of other training
     classes, and for classes that one of the two splits has no images of.
@@ -48,16 +42,15 @@ def check_pretraining_splits(data: DataConfig, train: Source, val: Source) -> st
         label_note(val),
         _note_absent("data.val", data.val, absent_classes(train.labels, val.labels, train.classes), "data.train"),
         _note_absent("data.train", data.train, absent_classes(val.labels, train.labels, train.classes), "data.val"),
-        _note_shared(train, val),
     )
 
 
-def _note_shared(train: Source, val: Source) -> str:
-    """Return a note on images of val that are in train as well, byte for byte; empty where that is too much to read."""
+def note_shared(train: Source, val: Source) -> str:
+    """Return a note on images of val that are in train as well, byte for byte, or on there being too many to look."""
     ours, theirs = StoredImages(train), StoredImages(val)
-    alike = np.intersect1d(ours.sizes, theirs.sizes)
-    if sum(int(images.sizes[np.isin(images.sizes, alike)].sum()) for images in (ours, theirs)) > SEARCHED:
-        return ""
+    candidates = sum(map(len, of_shared_sizes(ours, theirs)))
+    if candidates > MOST:
+        return f"data.train was not searched for images of data.val: {candidates:,} would have to be opened"
     shared = shared_images(ours, theirs)
     if not shared:
         return ""

@@ -11,7 +11,7 @@ from cskd_bench.errors import UserError
 from cskd_bench.task import TaskSpec
 
 _END: Final = 512  # bytes of an image's end that are compared first
-_MOST: Final = 200_000  # images of a split that are opened to look for two labels
+MOST: Final = 200_000  # images that are opened where a note, and no refusal, depends on it
 
 
 class StoredImages:
@@ -60,14 +60,19 @@ class StoredImages:
         return self._parts[number], index - int(self._starts[number])
 
 
+def of_shared_sizes(train: StoredImages, test: StoredImages) -> tuple[list[int], list[int]]:
+    """Return the indices of the images of train, and of test, whose stored size occurs in both splits."""
+    sizes = np.intersect1d(train.sizes, test.sizes)
+    return train.of_sizes(sizes), test.of_sizes(sizes)
+
+
 def shared_images(train: StoredImages, test: StoredImages) -> list[tuple[str, str]]:
     """Return (test image, train image) wherever the same stored bytes are in both (SHA-256).
 
     Only images whose stored size occurs in both splits are opened. Sources that cannot give stored bytes
     are not searched.
     """
-    sizes = np.intersect1d(train.sizes, test.sizes)
-    ours, theirs = test.of_sizes(sizes), train.of_sizes(sizes)
+    theirs, ours = of_shared_sizes(train, test)
     ends = {test.end(index) for index in ours} & {train.end(index) for index in theirs}
     known = {train.digest(index): index for index in theirs if train.end(index) in ends}
     digests = {index: test.digest(index) for index in ours if test.end(index) in ends}
@@ -115,7 +120,7 @@ def note_contradictions(spec: TaskSpec, split: str, images: StoredImages) -> str
     searched, which the note says.
     """
     candidates = perhaps_contradicting(images)
-    if len(candidates) > _MOST:
+    if len(candidates) > MOST:
         return f"{split} was not searched for images with two labels: {len(candidates):,} would have to be opened"
     pairs = contradicting_images(images, candidates)
     if not pairs:

@@ -129,12 +129,7 @@ def coco_list_source(root: Path, split: str) -> PathSource:
         raise UserError(f"{file}: not a list of images, annotations and categories ({error!r})") from error
     if not paths:
         raise UserError(f"{file}: no images with an annotation among its {len(path)}; {_HIDDEN}")
-    try:
-        source = listed(PathSource(paths, labels, names), str(file))
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"{file}: holds a name that no file or class can have ({error})") from error
+    source = listed(PathSource(paths, labels, names), str(file))
     source.label_note = _describe_pairs(file, len(path), len(chosen), len(pairs))
     return source
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from cskd_bench.data.decode import read_stored, upright_size
 from cskd_bench.data.folders import FolderNotes, images_in
+from cskd_bench.data.notes import join_notes
 from cskd_bench.data.png import grey_steps
 from cskd_bench.data.sources import PathSource, data_path, digest
 from cskd_bench.errors import UserError
@@ -87,7 +88,7 @@ def open_segmentation(data: TaskData, split: str, ignore_index: int) -> Segmenta
     except UserError as error:
         hint = f"; to get the data: {data.by_hand}" if data.by_hand else ""
         raise UserError(f"{error}{hint}") from error
-    folder_note = "; ".join(filter(None, (_left_out(data.dataset, root, part) for part in split.split("+"))))
+    folder_note = join_notes(*(_left_out(data.dataset, root, part) for part in split.split("+")))
     return SegmentationSplit(pairs, _class_of_values(data, ignore_index), folder_note)
 
 

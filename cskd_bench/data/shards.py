@@ -13,6 +13,7 @@ from cskd_bench.data.decode import decode
 from cskd_bench.data.folders import IMAGE_SUFFIXES, FolderNotes, is_hidden
 from cskd_bench.data.json_text import read_json
 from cskd_bench.data.labels import class_numbers, plain_number, whole_number
+from cskd_bench.data.notes import join_notes
 from cskd_bench.data.sources import digest
 from cskd_bench.errors import UserError
 from cskd_bench.names import name_bytes, readable
@@ -54,7 +55,7 @@ class ShardSource:
         self.sizes = np.asarray([sample.image[1] for sample in self._samples if sample.image])
         keys = "\n".join(f"{sample.key} {size}" for sample, size in zip(self._samples, self.sizes, strict=True))
         self.identity = digest(name_bytes(keys) + self.labels.tobytes())
-        self.folder_note = "; ".join(filter(None, (shard.folder_note.of(shard.path.name) for shard in shards)))
+        self.folder_note = join_notes(*(shard.folder_note.of(shard.path.name) for shard in shards))
         self.stamp = " ".join(str(shard.path.stat().st_mtime_ns) for shard in shards)
 
     def __len__(self) -> int:

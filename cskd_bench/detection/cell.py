@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from cskd_bench.cells.cell import Cell
+from cskd_bench.data.notes import join_notes
 from cskd_bench.detection import operators
 from cskd_bench.detection.annotations import CocoSplit
 from cskd_bench.detection.checks import check_splits
@@ -65,7 +66,7 @@ class DetectionCell(Cell):
             return ""
         for note in self._notes:
             print(note, file=sys.stderr)
-        return "; ".join(self._notes)
+        return join_notes(*self._notes)
 
     def describe_images(self) -> str:
         """Say how many images and classes there are; UserError where they cannot be used."""

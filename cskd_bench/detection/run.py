@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cskd_bench.cells.cell import Outcome
+from cskd_bench.data.notes import join_notes
 from cskd_bench.detection import operators
 from cskd_bench.detection.cell import DetectionCell
 from cskd_bench.detection.checks import check_splits, has_masks
@@ -64,7 +65,7 @@ def run(cell: DetectionCell) -> Outcome:
             resumptions=resumptions,
             tf32=rounds_to_tf32(ranks.device),
             scored=scored,
-            note="; ".join(filter(None, (_note(cell, scored, left_out, unscored, first_epoch), _note_wild(folder)))),
+            note=join_notes(_note(cell, scored, left_out, unscored, first_epoch), _note_wild(folder)),
             config={"mmengine": cell.comparable},
             packages=DETECTION_PACKAGES,
             pictures={f"truth_and_predictions_{number}": jpeg for number, jpeg in enumerate(pictures, 1)},

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from cskd_bench.cells.pretraining_splits import check_pretraining_splits
+from cskd_bench.cells.pretraining_splits import check_pretraining_splits, note_shared
 from cskd_bench.config import DataConfig, PretrainConfig, load_config
 from cskd_bench.data.manifests import Manifest, manifest_for_folder, manifests
+from cskd_bench.data.notes import join_notes
 from cskd_bench.data.open import open_source
 from cskd_bench.data.sources import data_path
 from cskd_bench.detection.splits import COCO, is_coco
@@ -65,7 +66,7 @@ def _check_together(data: DataConfig) -> Iterator[Finding]:
     except UserError:
         return
     try:
-        note = check_pretraining_splits(data, train, val)
+        note = join_notes(check_pretraining_splits(data, train, val), note_shared(train, val))
     except UserError as error:
         yield Finding("attention", "labels", str(error))
         return

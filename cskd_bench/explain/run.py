@@ -61,6 +61,8 @@ def explain(checkpoint: Path, image: Path, output: Path, weights: Weights = "raw
 
 def read_image(path: Path) -> Image.Image:
     """Read an image file as RGB; UserError for anything else."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: not a readable image (it is no file)")  # a pipe or a device may never end
     try:
         content = path.read_bytes()
     except OSError as error:

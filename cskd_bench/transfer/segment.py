@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cskd_bench.cells.cell import Outcome
+from cskd_bench.data.notes import join_notes
 from cskd_bench.data.randomness import Stream, generator
 from cskd_bench.data.segmentation import IGNORED, classes_of_pixels, refuse_single
 from cskd_bench.device import exact_fp32
@@ -90,7 +91,7 @@ def run(cell: SegmentCell) -> Outcome:
         metrics=measures(confusion, config.names) | chosen | doubts,
         seconds=time.perf_counter() - began,
         scored=len(tested),
-        note="; ".join(filter(None, (*_notes(cell, classes["train"], confusion), doubt))),
+        note=join_notes(*_notes(cell, classes["train"], confusion), doubt),
     )
 
 

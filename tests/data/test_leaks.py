@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from cskd_bench.cells import pretraining_splits
 from cskd_bench.data import leaks
 from cskd_bench.data.leaks import StoredImages, contradicting_images, perhaps_contradicting, shared_images
 from cskd_bench.data.sources import FolderSource, PathSource
@@ -52,8 +53,17 @@ def test_equal_ends_alone_are_no_copies(folders):
     assert found(folders) == ([], [])
 
 
+def test_pretraining_searches_up_to_so_many_images_and_says_where_there_are_more(folders, monkeypatch):
+    train, val = FolderSource(folders / "train"), FolderSource(folders / "test")
+    monkeypatch.setattr(pretraining_splits, "MOST", len(train) + len(val))
+    assert pretraining_splits.note_shared(train, val) == ""
+    monkeypatch.setattr(pretraining_splits, "MOST", len(train) + len(val) - 1)
+    said = f"data.train was not searched for images of data.val: {len(train) + len(val)} would have to be opened"
+    assert pretraining_splits.note_shared(train, val) == said
+
+
 def test_a_very_large_split_is_not_searched_for_two_labels_and_says_so(folders, monkeypatch):
-    monkeypatch.setattr(leaks, "_MOST", 19)
+    monkeypatch.setattr(leaks, "MOST", 19)
     train = StoredImages(FolderSource(folders / "train"))
     said = "train was not searched for images with two labels: 20 would have to be opened"
     assert leaks.note_contradictions(None, "train", train) == said

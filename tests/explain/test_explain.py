@@ -1,5 +1,6 @@
 """Pictures show what the models computed: attention reproduces the blocks, labels are the teacher's and student's."""
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -150,9 +151,11 @@ def test_bad_input_is_one_sentence(capsys, run_folder, photo, tmp_path):
     folder = run_folder("supervised")
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(photo.read_bytes()[:100])
+    os.mkfifo(tmp_path / "pipe.jpg")
     for checkpoint, image, words in (
         (folder, broken, "not a readable image"),
         (folder, tmp_path / "none.jpg", "not a readable image"),
+        (folder, tmp_path / "pipe.jpg", "not a readable image (it is no file)"),
         (tmp_path / "none", photo, "no such checkpoint"),
         (broken, photo, "needs --model"),
         (tmp_path, photo, "not a finished run"),
