@@ -193,6 +193,7 @@ def test_without_room_for_locks_there_are_no_workers(source, reference, monkeypa
     delivery.say_once.cache_clear()
     assert torch.equal(collect(source, workers=2)[0].pixels, reference[0].pixels)
     assert "no loader processes (No space left on device)" in capsys.readouterr().err
+    assert delivery.usable_workers(2) == 0
 
 
 class _Dying(Dataset):
