@@ -7,7 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from cskd_bench.data.engines import worker_views
-from cskd_bench.data.loader import Batch, ViewPlan, next_item, start_loader, train_loader
+from cskd_bench.data.loader import next_item, start_loader, train_loader
+from cskd_bench.data.train_views import Batch
+from cskd_bench.data.view_plan import ViewPlan
 from cskd_bench.device import pins
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.job import Job

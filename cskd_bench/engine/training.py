@@ -25,9 +25,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from cskd_bench.data.engines import finish_batch
-from cskd_bench.data.loader import Batch
 from cskd_bench.data.mixing import resize_view
 from cskd_bench.data.randomness import Stream, integer_seed
+from cskd_bench.data.train_views import Batch
 from cskd_bench.device import computing, enough_memory, exact_fp32, seed_draws, slow_precision
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions
@@ -186,7 +186,7 @@ class _Run:
     def _backward(self, batch: Batch, known: Targets, ratio: float, *, last: bool, log_now: bool) -> None:
         """Add a micro-batch's gradients; ranks exchange them with the last one."""
         job, recipe, device = self.job, self.job.recipe, self.ranks.device
-        views, labels = finish_batch(batch, recipe.augment, job.data.num_classes, job.seed, device)
+        views, labels = finish_batch(batch, recipe.augment, job.data.num_classes, device)
         targets = job.targets(views, known, ratio)
         with nullcontext() if last or self.ranks.world == 1 else self.module.no_sync():
             with computing(device, recipe.precision):
