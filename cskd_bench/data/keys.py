@@ -16,7 +16,7 @@ class ViewKey:
     repeat: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ViewKeys:
     """The keys of n views, a row (epoch, position, index, repeat) each: small to send, and used without a loop."""
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cskd_bench.data.delivery import deliver, usable_workers
 from cskd_bench.data.sources import Source
-from cskd_bench.data.train_views import Batch, Places, PlannedViews, TrainViews
+from cskd_bench.data.train_views import Batch, PlannedViews, RankShare, TrainViews
 from cskd_bench.data.view_plan import ViewPlan
 from cskd_bench.data.views import EvalView
 from cskd_bench.errors import Interrupted, UserError
@@ -54,11 +54,11 @@ def train_loader(
     pinned: bool = False,
 ) -> Iterable[Batch]:
     """Iterate over this rank's micro-batches from `first_step` to the end of the run."""
-    places = Places(plan, rank, world, accumulate, first_step)
+    share = RankShare(plan, rank, world, accumulate, first_step)
     workers = usable_workers(workers)
     return DataLoader(
-        PlannedViews(views, places),
-        batch_sampler=places,
+        PlannedViews(views, share),
+        batch_sampler=share,
         num_workers=workers,
         worker_init_fn=leave_signals_to_the_main_process,
         collate_fn=deliver,

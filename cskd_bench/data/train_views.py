@@ -60,7 +60,7 @@ class TrainViews(Dataset[Batch]):
 
     def decode(self, index: int) -> np.ndarray:
         """Return an image as (H, W, 3) uint8; UserError for one that cannot be decoded."""
-        return np.asarray(self._source.load(index))
+        return np.array(self._source.load(index))
 
     def skips(self) -> bool:
         """Whether an image that cannot be decoded is left out, instead of ending the run."""
@@ -108,7 +108,7 @@ class TrainViews(Dataset[Batch]):
 
 
 @dataclass(frozen=True)
-class Places:
+class RankShare:
     """Where the micro-batches of one rank begin and end: a loader's sampler of [step, part], across epochs."""
 
     plan: ViewPlan
@@ -130,8 +130,8 @@ class Places:
 class PlannedViews(Dataset[Batch]):
     """Makes the micro-batch of a [step, part]: a worker is told two numbers, not a key for every view."""
 
-    def __init__(self, views: TrainViews, places: Places) -> None:
-        self._views, self._places = views, places
+    def __init__(self, views: TrainViews, share: RankShare) -> None:
+        self._views, self._share = views, share
 
     def __getitems__(self, place: Sequence[int]) -> Batch:
-        return self._views.__getitems__(self._places.keys(*place))
+        return self._views.__getitems__(self._share.keys(*place))

@@ -38,6 +38,7 @@ from cskd_bench.config import (
 from cskd_bench.data.keys import ViewKey, ViewKeys
 from cskd_bench.data.mixing import resize_view
 from cskd_bench.device import computing
+from cskd_bench.engine.average import WeightAverage
 from cskd_bench.engine.finite import Advice, FiniteWatch
 from cskd_bench.engine.optim import build_optimizer, set_learning_rate
 from cskd_bench.engine.projected import build_projector, with_projector
@@ -78,7 +79,7 @@ class OurStep:
         module: Any = torch.compile(self._student) if config.run.compile == "all" else self._student
         self._module: Any = with_projector(self._student, module, projector, config.method)
         self._optimizer = build_optimizer(self._student, config.recipe.optim, projector)
-        self._ema = ModelEmaV3(self._student, decay=config.recipe.ema_decay)
+        self._ema = WeightAverage(self._student, config.recipe.ema_decay)
         scaler = torch.amp.GradScaler(device.type, enabled=False)
         advice = Advice(config.recipe.precision, config.teacher.precision)
         self._watch = FiniteWatch(self._optimizer, scaler, list(self._module.parameters()), advice, device)
