@@ -116,7 +116,8 @@ def _box(lam: float, size: Sequence[int], seed: int, key: ViewKey) -> tuple[int,
 
 def smooth_labels(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
     """Return (B, K) soft labels as timm smooths them: off value s/K, on value 1 - s + s/K."""
-    return F.one_hot(labels, num_classes).float().mul_(1 - smoothing).add_(smoothing / num_classes)
+    off, on = torch.tensor([0.0, 1.0]).mul_(1 - smoothing).add_(smoothing / num_classes).tolist()
+    return torch.full((len(labels), num_classes), off, device=labels.device).scatter_(1, labels[:, None], on)
 
 
 def resize_view(views: Tensor, image_size: int) -> Tensor:
