@@ -70,19 +70,27 @@ def hash_views(augment, world=1, accumulate=1):
     return {"views": views.hexdigest(), "labels": labels.hexdigest()}
 
 
+def refuse_other_kernels(engine):
+    """Skip where torch's own kernels, which warp and resize under the tensor engine, may round otherwise."""
+    made_with = json.loads(HASHES.read_text())["kernels"]
+    if engine == "tensor" and torch.backends.cpu.get_cpu_capability() != made_with:
+        pytest.skip(f"the hashes were made with {made_with}")
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", RECIPES)
 def test_views_are_those_of_the_release_before(name, engine):
+    refuse_other_kernels(engine)
     assert hash_views(recipe(name, engine)) == json.loads(HASHES.read_text())[f"{name}, {engine}"]
 
 
 @pytest.mark.parametrize(("world", "accumulate"), [(2, 1), (4, 2)])
 def test_ranks_and_micro_batches_make_the_same_views(world, accumulate):
     name, engine = "the paper's", "tensor"
-    hashes = hash_views(recipe(name, engine), world, accumulate)
-    assert hashes == json.loads(HASHES.read_text())[f"{name}, {engine}"]
+    assert hash_views(recipe(name, engine), world, accumulate) == hash_views(recipe(name, engine))
 
 
 if __name__ == "__main__":
     found = {f"{name}, {engine}": hash_views(recipe(name, engine)) for name in RECIPES for engine in ENGINES}
+    found["kernels"] = torch.backends.cpu.get_cpu_capability()
     HASHES.write_text(json.dumps(found, indent=1) + "\n")
