@@ -43,6 +43,16 @@ def place_of_process(needed: tuple[str, ...] = MEETING, environment: Mapping[str
     return Place(rank, world)
 
 
+def ranks_here(world: int, environment: Mapping[str, str] | None = None) -> int:
+    """Return how many of the ranks run on this machine, as the launcher says; all of them where it does not."""
+    given = os.environ if environment is None else environment
+    for name in ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE"):
+        said = given.get(name, "")
+        if said.isascii() and said.isdecimal() and 0 < int(said) <= world:
+            return int(said)
+    return world
+
+
 def _number(name: str, text: str, low: int, high: int) -> int:
     """Read a whole number in ASCII digits between two bounds."""
     if not (text.isascii() and text.isdecimal() and len(text) < 12 and low <= int(text) <= high):

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from cskd_bench.data.engines import worker_views
 from cskd_bench.data.loader import Batch, ViewPlan, next_item, start_loader, train_loader
+from cskd_bench.data.prefetch import batch_bytes, batches_ahead, free_shared_memory
 from cskd_bench.device import pins
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.job import Job
 from cskd_bench.engine.logs import Bar
 from cskd_bench.engine.state import Progress, Stop, check_skipped
 from cskd_bench.errors import UserError
+from cskd_bench.launcher import ranks_here
 from cskd_bench.outputs import Targets
 
 
@@ -78,9 +80,18 @@ def _start(job: Job, ranks: Ranks, plan: ViewPlan, first_step: int) -> Iterator[
         world=ranks.world,
         accumulate=job.run.accumulate,
         workers=job.run.workers,
+        ahead=_ahead(job, ranks.world),
         pinned=pins(ranks.device),
     )
     return start_loader(loader)
+
+
+def _ahead(job: Job, world: int) -> int:
+    """Return how many batches each worker holds ready, in the memory that the run allows and the system has."""
+    views = job.recipe.batch_size // (world * job.run.accumulate)
+    free = free_shared_memory()
+    memory = job.run.prefetch_memory if free is None else min(job.run.prefetch_memory, free // ranks_here(world))
+    return batches_ahead(memory, job.run.workers, batch_bytes(views, job.view_size))
 
 
 def _write_trace(path: Path, error: Exception) -> None:
