@@ -14,7 +14,7 @@ def batch_bytes(views: int, side: int) -> int:
 
 
 def batches_ahead(memory: int, workers: int, size: int) -> int:
-    """Return how many batches of `size` bytes each worker holds ready in `memory` bytes: 1 at least, MOST at most."""
+    """Return how many batches of `size` bytes each worker holds ready in `memory` bytes: 1 to MOST."""
     return max(1, min(MOST, memory // max(1, workers * size)))
 
 

@@ -80,13 +80,13 @@ def _start(job: Job, ranks: Ranks, plan: ViewPlan, first_step: int) -> Iterator[
         world=ranks.world,
         accumulate=job.run.accumulate,
         workers=job.run.workers,
-        ahead=_ahead(job, ranks.world),
+        ahead=views_ahead(job, ranks.world),
         pinned=pins(ranks.device),
     )
     return start_loader(loader)
 
 
-def _ahead(job: Job, world: int) -> int:
+def views_ahead(job: Job, world: int) -> int:
     """Return how many batches each worker holds ready, in the memory that the run allows and the system has."""
     views = job.recipe.batch_size // (world * job.run.accumulate)
     free = free_shared_memory()

@@ -51,7 +51,7 @@ class Pace:
 
     def close_window(self, means: Mapping[str, float], waited: float, *, epoch_ends: bool) -> str:
         """Remember the window's means over ranks; return what to do in a sentence, empty where there is nothing new."""
-        self.last = {name: means[name] for name in TIMINGS}
+        self.last = {name: means[name] for name in (*TIMINGS, "grad_norm") if name in means}
         _, seconds, _ = self._window(waited)
         self._begin_window(waited)
         if self._first:
@@ -78,12 +78,14 @@ class Pace:
         return self._progress.step * self._job.recipe.batch_size / max(self._progress.seconds, 1e-9)
 
     def shown(self) -> str:
-        """Say the last window's timings in a few words, empty before the first."""
+        """Say in a few words how the last window went, apart from its rate; empty before the first."""
         if not self.last:
             return ""
         words = [f"data wait {100 * self.last['data_wait']:.0f} %"]
         if memory := self.last["peak_memory"]:
             words.append(f"{memory / 1e9:,.1f} GB")
+        if "grad_norm" in self.last:
+            words.append(f"grad_norm {self.last['grad_norm']:.2f}")
         return "  ".join(words)
 
 

@@ -80,6 +80,5 @@ def epoch_line(job: Job, entry: dict[str, float], images_per_second: float, timi
     losses = sorted((name for name in entry if name not in (*SHARES, *OTHERS)), key=lambda name: name != "total")
     shown = [f"{name} {entry[name]:.3f}" for name in losses]
     shown += [f"{name} {100 * entry[name]:.1f} %" for name in SHARES if name in entry]
-    shown += [f"grad_norm {entry['grad_norm']:.2f}"] if "grad_norm" in entry else []
     title = f"{job.title}: epoch {entry['epoch']:.0f}/{job.recipe.epochs}"
     return "  ".join(filter(None, [title, *shown, f"{images_per_second:,.0f} img/s", timings]))
