@@ -43,14 +43,11 @@ def place_of_process(needed: tuple[str, ...] = MEETING, environment: Mapping[str
     return Place(rank, world)
 
 
-def ranks_here(world: int, environment: Mapping[str, str] | None = None) -> int:
-    """Return how many of the ranks run on this machine, as the launcher says; all of them where it does not."""
+def ranks_on_this_machine(world: int, environment: Mapping[str, str] | None = None) -> int:
+    """Return how many of the job's processes share this machine's memory; all of them where the launcher is silent."""
     given = os.environ if environment is None else environment
-    for name in ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE"):
-        said = given.get(name, "")
-        if said.isascii() and said.isdecimal() and 0 < int(said) <= world:
-            return int(said)
-    return world
+    counts = (given.get(name, "") for name in ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE"))
+    return next((min(int(said), world) for said in counts if said.isascii() and said.isdecimal() and int(said)), world)
 
 
 def _number(name: str, text: str, low: int, high: int) -> int:

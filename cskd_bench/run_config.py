@@ -23,3 +23,4 @@ class RunConfig(StrictModel):
     keep: PositiveInt = 2
     keep_every: PositiveInt | None = None  # epochs; the weights at the end of every such epoch stay for good
     log_every: PositiveInt = 50
+    cache: Literal["none", "memory"] = "none"  # memory: decoded training images are kept, by each rank

@@ -12,7 +12,7 @@ from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.job import Job
 from cskd_bench.engine.logs import TIMINGS
 from cskd_bench.engine.state import Progress
-from cskd_bench.launcher import ranks_here
+from cskd_bench.launcher import ranks_on_this_machine
 
 WINDOWS: Final = 10  # of the log that are judged together, unless the epoch ends before
 LEAST_SECONDS: Final = 10.0  # of training that are judged at all
@@ -69,7 +69,7 @@ class Pace:
         self._said = share
         run = self._job.run
         cores = cores_of_rank(self._ranks.world)
-        return f"{self._job.title}: {advice(share, run.workers, cores, getattr(run, 'cache', ''))}"
+        return f"{self._job.title}: {advice(share, run.workers, cores, run.cache)}"
 
     def rate(self) -> float:
         """Return images per second of the last window; before the first, since the run began."""
@@ -107,4 +107,4 @@ def cores_of_rank(world: int, environment: Mapping[str, str] | None = None) -> i
     own = given.get("SLURM_CPUS_PER_TASK", "") if "SLURM_PROCID" in given else ""
     if own.isascii() and own.isdecimal():
         return max(1, min(cores, int(own)))
-    return max(1, cores // ranks_here(world, given))
+    return max(1, cores // ranks_on_this_machine(world, given))

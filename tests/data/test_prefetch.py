@@ -8,7 +8,7 @@ import pytest
 from cskd_bench.config import RunConfig
 from cskd_bench.data.prefetch import batch_bytes, batches_ahead, free_shared_memory
 from cskd_bench.engine import feed
-from cskd_bench.launcher import ranks_here
+from cskd_bench.launcher import ranks_on_this_machine
 
 BATCH = batch_bytes(1024, 224)
 
@@ -54,4 +54,4 @@ def test_shared_memory_is_what_is_free(tmp_path):
     [({}, 16), ({"LOCAL_WORLD_SIZE": "8"}, 8), ({"SLURM_NTASKS_PER_NODE": "4"}, 4), ({"LOCAL_WORLD_SIZE": "x"}, 16)],
 )
 def test_ranks_of_this_machine_are_those_that_the_launcher_names(environment, here):
-    assert ranks_here(16, environment) == here
+    assert ranks_on_this_machine(16, environment) == here

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # fault_matrix.py
 from fault_matrix import Place, command, run_ranks
 
 from cskd_bench.cells.pretrain import pretrain
-from cskd_bench.config import load_config
+from cskd_bench.config import RunConfig, load_config
 from cskd_bench.engine import feed, pace
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.logs import TIMINGS
@@ -90,7 +90,7 @@ class Steps:
     """A run whose windows take 10 s each and wait for given shares of it."""
 
     def __init__(self):
-        run = SimpleNamespace(workers=1)
+        run = RunConfig(workers=1)
         self.progress = Progress()
         job = SimpleNamespace(title="run", run=run, recipe=SimpleNamespace(batch_size=16))
         self.pace, self.waited = Pace(job, ALONE, self.progress), 0.0
@@ -127,10 +127,10 @@ def test_the_mean_of_an_epoch_decides_and_seconds_are_not_judged():
 @pytest.mark.parametrize(
     ("workers", "cores", "cache", "says"),
     [
-        (0, 4, "", "(no workers on 4 cores a rank): run.workers=4 may be faster; stop"),
-        (8, 12, "", "(8 workers on 12 cores a rank): run.workers=12 may be faster; stop"),
+        (0, 4, "memory", "(no workers on 4 cores a rank): run.workers=4 may be faster; stop"),
+        (8, 12, "memory", "(8 workers on 12 cores a rank): run.workers=12 may be faster; stop"),
         (8, 8, "memory", "(8 workers on 8 cores a rank): more cores would be faster; stop"),
-        (0, 1, "", "(no workers on 1 core a rank): more cores would be faster; stop"),
+        (0, 1, "memory", "(no workers on 1 core a rank): more cores would be faster; stop"),
         (1, 1, "none", 'more cores would be faster, and so may run.cache = "memory" if the images fit into it; stop'),
     ],
 )
