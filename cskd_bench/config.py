@@ -32,6 +32,7 @@ from cskd_bench.method_registry import MethodConfig as MethodConfig
 from cskd_bench.method_registry import method_label as method_label
 from cskd_bench.method_registry import method_names
 from cskd_bench.names import readable
+from cskd_bench.run_config import RunConfig as RunConfig
 from cskd_bench.schema import PathText, StrictModel, apply_overrides, fingerprint, validate
 from cskd_bench.student_config import StudentConfig as StudentConfig
 from cskd_bench.student_config import why_no_grid as why_no_grid
@@ -182,23 +183,6 @@ class Recipe(StrictModel):
         return self
 
 
-class RunConfig(StrictModel):
-    """How a run is carried out on this machine; none of it decides what is learnt from which views.
-
-    Drop path draws once per micro-batch: with it, another `accumulate` is like another seed.
-    """
-
-    workers: NonNegativeInt = 8
-    accumulate: PositiveInt = 1
-    compile: Literal["none", "teacher", "all"] = "none"
-    eval_batch_size: PositiveInt = 256
-    eval_every: PositiveInt = 1
-    save_every: PositiveInt | None = None  # steps; a checkpoint is written at each epoch's end anyway
-    keep: PositiveInt = 2
-    log_every: PositiveInt = 50
-    cache: Literal["none", "memory"] = "none"  # memory: decoded training images are kept, by each rank
-
-
 class PretrainConfig(StrictModel):
     """One pretraining run."""
 
@@ -253,9 +237,12 @@ class PretrainConfig(StrictModel):
             del data["teacher"]
         return data
 
-    def recipe_fingerprint(self) -> str:
-        """Name what two runs must share to be compared: all but method, teacher and seed, with views of one size."""
-        parts = self._recipe_parts()
+    def recipe_fingerprint(self, epoch: int | None = None) -> str:
+        """Name what two runs must share to be compared: all but method, teacher and seed, with views of one size.
+
+        `epoch`: of weights from the middle of a run, which stand beside others of that epoch alone.
+        """
+        parts = self._recipe_parts() | ({} if epoch is None else {"epoch": epoch})
         if self.recipe.augment.view_size is None and self.view_size != self.student.image_size:
             parts["recipe"]["augment"]["view_size"] = self.view_size
         return fingerprint(parts)

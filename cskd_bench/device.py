@@ -1,7 +1,6 @@
 """The device: which one this process takes, in which arithmetic it computes, what it holds; only here is CUDA named."""
 
 import os
-import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -204,17 +203,6 @@ def is_deterministic() -> bool:
     return torch.are_deterministic_algorithms_enabled()
 
 
-def linear_algebra() -> str:
-    """Name the library of matrix products on the CPU, and the instructions that torch's own kernels use."""
-    told = torch.__config__.show()
-    mkl = re.search(r"Math Kernel Library Version (\S+)", told)
-    chosen = re.search(r"BLAS_INFO=(\w+)", told)
-    onednn = re.search(r"MKL-DNN (v[\d.]+)", told)
-    library = f"mkl {mkl[1]}" if mkl else chosen[1] if chosen else ""
-    parts = [library, f"oneDNN {onednn[1]}" if onednn else "", torch.backends.cpu.get_cpu_capability()]
-    return ", ".join(filter(None, parts))
-
-
 def describe_gpus() -> str:
     """Name the GPUs that this process sees and torch's CUDA version; empty where there are none."""
     found = []
@@ -254,12 +242,18 @@ class PeakMemory:
 
     def bytes(self) -> int:
         """Return the peak; 0 where the system cannot forget what was used before."""
-        if not self._began:
-            return 0
-        if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device)
+        return peak_memory(self._device) if self._began else 0
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes that were in use since the last PeakMemory was made; 0 where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
         lines = _STATUS.read_text(encoding="utf-8").splitlines()
-        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def _forget_peak(device: torch.device) -> bool:

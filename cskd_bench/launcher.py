@@ -45,8 +45,9 @@ def place_of_process(needed: tuple[str, ...] = MEETING, environment: Mapping[str
 
 def ranks_on_this_machine(world: int, environment: Mapping[str, str] | None = None) -> int:
     """Return how many of the job's processes share this machine's memory; all of them where the launcher is silent."""
-    said = (os.environ if environment is None else environment).get("LOCAL_WORLD_SIZE", "")
-    return min(int(said), world) if said.isascii() and said.isdecimal() and int(said or 0) > 0 else world
+    given = os.environ if environment is None else environment
+    counts = (given.get(name, "") for name in ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE"))
+    return next((min(int(said), world) for said in counts if said.isascii() and said.isdecimal() and int(said)), world)
 
 
 def _number(name: str, text: str, low: int, high: int) -> int:

@@ -196,6 +196,8 @@ class TaskSpec(StrictModel):
                 raise ValueError(f'protocol "{protocol}" gives {" or ".join(_METRICS[protocol])}, not {self.metric}')
         if self.finetune.method and (problem := self.finetune.method.why_whole_batch(self.run.accumulate)):
             raise ValueError(problem)
+        if self.run.keep_every:
+            raise ValueError("run.keep_every is for pretraining alone: fine-tuning keeps its last weights")
         return self
 
     def identity(self, protocol: str = "") -> dict[str, Any]:

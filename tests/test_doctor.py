@@ -218,13 +218,13 @@ def of_batches(tmp_path, squares, *settings):
 
 
 @pytest.mark.parametrize(("settings", "needed"), [((), 48), (("run.accumulate=3",), 16), (("run.workers=1",), 12)])
-def test_loaders_need_room_for_their_batches(tmp_path, squares, monkeypatch, settings, needed):
-    """Four batches a worker; a view is 3 x 224 x 224 bytes."""
-    needed *= 4 * 4 * 3 * 224 * 224
+def test_loaders_need_room_for_a_batch_of_each_worker(tmp_path, squares, monkeypatch, settings, needed):
+    """A view is 3 x 224 x 224 bytes; `needed` is in views of four workers."""
+    needed *= 4 * 3 * 224 * 224
     _, config = of_batches(tmp_path, squares, *settings)
     for free, verdict in ((needed, "ok"), (needed - 1, "note")):
         usage = shutil.disk_usage(tmp_path)._replace(free=free)
-        monkeypatch.setattr("cskd_bench.doctor.machine.shutil.disk_usage", lambda _, usage=usage: usage)
+        monkeypatch.setattr("cskd_bench.data.prefetch.shutil.disk_usage", lambda _, usage=usage: usage)
         assert [finding.verdict for finding in shared_memory(config, tmp_path)] == [verdict]
     assert list(shared_memory(config, tmp_path / "none")) == [], "not every system has it"
 
@@ -232,12 +232,12 @@ def test_loaders_need_room_for_their_batches(tmp_path, squares, monkeypatch, set
 def test_a_container_with_little_shared_memory_is_told_what_fits(capsys, tmp_path, squares, monkeypatch):
     path, _ = of_batches(tmp_path, squares)
     real = shutil.disk_usage
-    small = real(tmp_path)._replace(free=64 * 2**20)
-    monkeypatch.setattr("cskd_bench.doctor.machine.SHARED_MEMORY", tmp_path / "train")
+    small = real(tmp_path)._replace(free=16 * 2**20)
+    monkeypatch.setattr("cskd_bench.data.prefetch.SHARED_MEMORY", tmp_path / "train")
     (tmp_path / "train").mkdir()
     monkeypatch.setattr(shutil, "disk_usage", lambda where: small if where == tmp_path / "train" else real(where))
     code, words = visit(capsys, "--config", path)
-    assert code == 0 and "shared memory: 0.1 GB free" in words
+    assert code == 0 and "shared memory: 0.0 GB free" in words
     assert "--set run.workers=2, or give a container more: docker run --shm-size=1g" in words
 
 

@@ -1,8 +1,10 @@
 """What a cell ran on, as its record says it."""
 
+import re
+
 import torch
 
-from cskd_bench.device import accelerator, is_deterministic, linear_algebra
+from cskd_bench.device import accelerator, is_deterministic
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.machine import host, processor_flags, processor_model, system
 from cskd_bench.record import Hardware
@@ -15,7 +17,7 @@ def hardware(ranks: Ranks, *, tf32: bool) -> Hardware:
         cpu=processor_model(),
         cpu_flags=processor_flags(),
         system=system(),
-        blas=linear_algebra(),
+        blas=_linear_algebra(),
         cuda=gpu.cuda_version,
         cudnn=gpu.cudnn_version,
         driver=gpu.driver_version,
@@ -26,3 +28,14 @@ def hardware(ranks: Ranks, *, tf32: bool) -> Hardware:
         world=ranks.world,
         host=host(),
     )
+
+
+def _linear_algebra() -> str:
+    """Name the library of matrix products on the CPU, and the instructions that torch's own kernels use."""
+    told = torch.__config__.show()
+    mkl = re.search(r"Math Kernel Library Version (\S+)", told)
+    chosen = re.search(r"BLAS_INFO=(\w+)", told)
+    onednn = re.search(r"MKL-DNN (v[\d.]+)", told)
+    library = f"mkl {mkl[1]}" if mkl else chosen[1] if chosen else ""
+    parts = [library, f"oneDNN {onednn[1]}" if onednn else "", torch.backends.cpu.get_cpu_capability()]
+    return ", ".join(filter(None, parts))

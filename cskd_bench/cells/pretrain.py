@@ -10,6 +10,7 @@ import torch
 
 from cskd_bench.cells.cell import Outcome
 from cskd_bench.cells.locks import run_lock
+from cskd_bench.cells.milestones import Milestones
 from cskd_bench.cells.pretraining_splits import check_pretraining_splits, note_shared
 from cskd_bench.cells.recording import Beginning, Subject, begin, keep
 from cskd_bench.config import PretrainConfig, method_label
@@ -80,7 +81,8 @@ def _pretrain(
     job = ranks.together(lambda: _job(config, folder, ranks, targets))
     subject = _subject(config, job, beginning, command or command_line())
     ranks.on_main(lambda: _begin(job, records / f"{subject.id}.json"))
-    result = fit(job, ranks, stop)
+    milestones = Milestones(folder / "milestones", _summary(config, job, subject.method))
+    result = fit(replace(job, keep_milestone=milestones.keep), ranks, stop)
     return ranks.on_main(lambda: _finish(job, result, config, subject, ranks, records))
 
 
@@ -233,16 +235,19 @@ def _finish(job: Job, result: Fit, config: PretrainConfig, subject: Subject, ran
         record = _same_record(written, checkpoint)
     else:
         record = keep(replace(subject, checkpoint=checkpoint), _outcome(job, result), ranks, records)
-    images, classes = job.identity["data"]["identity"], tuple(job.train.classes)
-    write_run(
-        folder,
-        RunSummary(
-            config=config, identity=images, classes=classes, sha256=hashes, record=record.id, method=record.method
-        ),
-    )
+    write_run(folder, _summary(config, job, record.method, hashes, record.id))
     sync(folder)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return record
+
+
+def _summary(
+    config: PretrainConfig, job: Job, method: MethodRef, hashes: dict[str, str] | None = None, record: str = ""
+) -> RunSummary:
+    images, classes = job.identity["data"]["identity"], tuple(job.train.classes)
+    return RunSummary(
+        config=config, identity=images, classes=classes, sha256=hashes or {}, record=record, method=method
+    )
 
 
 def _same_record(path: Path, checkpoint: CheckpointRef) -> Record:

@@ -19,7 +19,6 @@ from cskd_bench.data.views import EvalView
 from cskd_bench.errors import Interrupted, UserError
 
 Item = TypeVar("Item")
-PREFETCH: Final = 4  # batches that each worker holds ready, in shared memory
 LOOK: Final = 5  # seconds between two looks at workers that are waited for
 STOPPING: Final = 30.0  # seconds that a batch may still take once a stop was asked for
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -51,9 +50,10 @@ def train_loader(
     world: int,
     accumulate: int,
     workers: int,
+    ahead: int = 2,
     pinned: bool = False,
 ) -> Iterable[Batch]:
-    """Iterate over this rank's micro-batches from `first_step` to the end of the run."""
+    """Iterate over this rank's micro-batches from `first_step` on; each worker holds `ahead` ready."""
     share = RankShare(plan, rank, world, accumulate, first_step)
     workers = usable_workers(workers)
     return DataLoader(
@@ -64,7 +64,7 @@ def train_loader(
         collate_fn=deliver,
         generator=torch.Generator(),  # the loader's own draw must not disturb the global one
         pin_memory=pinned,
-        prefetch_factor=PREFETCH if workers else None,
+        prefetch_factor=ahead if workers else None,
         timeout=LOOK if workers else 0,
     )
 

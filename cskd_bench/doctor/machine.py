@@ -1,38 +1,36 @@
 """What this machine and this shell give a run: shared memory for loaders, visible devices, ranks that meet."""
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cskd_bench.config import PretrainConfig
-from cskd_bench.data.loader import PREFETCH
+from cskd_bench.data import prefetch
 from cskd_bench.device import chosen_devices, gpu_count
 from cskd_bench.doctor.collective import try_collective
 from cskd_bench.doctor.findings import Finding
 from cskd_bench.errors import UserError
 from cskd_bench.launcher import place_of_process
 
-SHARED_MEMORY = Path("/dev/shm")
-
 
 def shared_memory(settings: PretrainConfig, folder: Path | None = None) -> Iterator[Finding]:
     """Compare the views that loaders hold ready with the free shared memory; nothing where a system has none.
 
-    All ranks of one machine together hold as much as one process that makes the whole batch.
+    It is asked for one process: ranks of one machine share its batches and may hold run.prefetch_memory each.
     """
-    folder = SHARED_MEMORY if folder is None else folder
-    if not folder.is_dir() or not settings.run.workers:
+    folder = prefetch.SHARED_MEMORY if folder is None else folder
+    free, run = prefetch.free_shared_memory(folder), settings.run
+    if free is None or not run.workers:
         return
-    views = settings.recipe.batch_size // settings.run.accumulate
-    needed = settings.run.workers * PREFETCH * views * 3 * settings.view_size**2
-    free = shutil.disk_usage(folder).free
-    found = f"{free / 1e9:,.1f} GB free in {folder}, loaders hold up to {needed / 1e9:,.1f} GB"
-    if free >= needed:
+    batch = prefetch.batch_bytes(settings.recipe.batch_size // run.accumulate, settings.view_size)
+    wanted = run.workers * batch * prefetch.batches_ahead(run.prefetch_memory, run.workers, batch)
+    held = run.workers * batch * prefetch.batches_ahead(min(run.prefetch_memory, free), run.workers, batch)
+    found = f"{free / 1e9:,.1f} GB free in {folder}, loaders hold up to {held / 1e9:,.1f} GB"
+    if free >= held:
         yield Finding("ok", "shared memory", found)
         return
-    fitting = free * settings.run.workers // needed
-    todo = f"add --set run.workers={fitting}, or give a container more: docker run --shm-size={-(-needed // 10**9)}g"
+    fitting = free // batch
+    todo = f"add --set run.workers={fitting}, or give a container more: docker run --shm-size={-(-wanted // 10**9)}g"
     yield Finding("note", "shared memory", f"{found}: the rest goes through pipes, more slowly", todo)
 
 

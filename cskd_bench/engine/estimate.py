@@ -1,7 +1,7 @@
 """What a pretraining run will take, before it starts: steps, FLOPs, memory and disk, without weights."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cskd_bench.config import PretrainConfig
 from cskd_bench.data.manifests import manifest_for_folder
 from cskd_bench.data.open import open_source
+from cskd_bench.data.prefetch import batches_ahead
 from cskd_bench.data.view_plan import ViewPlan
 from cskd_bench.device import computing
 from cskd_bench.engine.optim import build_optimizer
@@ -57,6 +58,9 @@ class Estimate:
     teacher_bytes_per_view: int
     view_bytes: int
     keep: int
+    keep_every: int | None
+    workers: int
+    prefetch_memory: int
 
     @property
     def steps(self) -> int:
@@ -100,8 +104,23 @@ class Estimate:
 
     @property
     def disk_bytes(self) -> int:
-        """Most bytes that the run folder holds at once: the kept checkpoints and the one being written."""
-        return (self.keep + 1) * self.checkpoint_bytes
+        """Most bytes that the run folder holds at once: the kept checkpoints, the one being written, all milestones."""
+        return (self.keep + 1) * self.checkpoint_bytes + self.milestones * self.milestone_bytes
+
+    @property
+    def milestones(self) -> int:
+        """Epochs whose weights stay for good; the last one's are the run's own."""
+        return (self.epochs - 1) // self.keep_every if self.keep_every else 0
+
+    @property
+    def milestone_bytes(self) -> int:
+        """Bytes of one milestone: weights and EMA."""
+        return self.student_parameters * FLOAT * (1 + self.ema)
+
+    def batches_ahead(self, gpus: int) -> int:
+        """Return how many batches each worker of a rank holds ready where `gpus` ranks run."""
+        views = self.batch_size // (gpus * self.accumulate)
+        return batches_ahead(self.prefetch_memory, self.workers, views * self.view_bytes // FLOAT)
 
 
 def estimate(config: PretrainConfig) -> Estimate:
@@ -138,6 +157,9 @@ def estimate(config: PretrainConfig) -> Estimate:
         teacher_bytes_per_view=teacher.largest_layer_bytes if teacher else 0,
         view_bytes=3 * config.view_size**2 * FLOAT,
         keep=config.run.keep,
+        keep_every=config.run.keep_every,
+        workers=config.run.workers,
+        prefetch_memory=config.run.prefetch_memory,
     )
 
 
@@ -230,11 +252,11 @@ def show(size: Estimate, console: Console) -> None:
         run.add_row("  share of a step's FLOPs", f"{100 * share:.0f} %")
     run.add_row("FLOPs of the run", f"{size.total_flops:.2e}")
     run.add_row("GPU-hours at a sustained 100 TFLOP/s", f"{size.gpu_hours:,.3g} (computed, not measured)")
-    run.add_row("disk", _bytes(size.disk_bytes))
-    run.add_row("  checkpoints, one being written", f"{size.keep} + 1 x {_bytes(size.checkpoint_bytes)}")
+    counts = [gpus for gpus in (1, 2, 4, 8) if size.batch_size % (gpus * size.accumulate) == 0]
+    for row in _disk_and_loaders(size, counts):
+        run.add_row(*row)
     console.print(run)
 
-    counts = [gpus for gpus in (1, 2, 4, 8) if size.batch_size % (gpus * size.accumulate) == 0]
     parts = {gpus: size.memory(gpus) for gpus in counts}
     memory = Table(title="Memory of each GPU (estimate)", title_justify="left")
     memory.add_column("")
@@ -246,6 +268,17 @@ def show(size: Estimate, console: Console) -> None:
     memory.add_row("together", *(_bytes(sum(parts[gpus].values())) for gpus in counts), style="bold")
     console.print(memory)
     console.print(METHOD, style="dim", highlight=False)
+
+
+def _disk_and_loaders(size: Estimate, counts: list[int]) -> Iterator[tuple[str, str]]:
+    """Yield rows on what a run writes, and on what its loader processes hold on so many GPUs."""
+    yield "disk", _bytes(size.disk_bytes)
+    yield "  checkpoints, one being written", f"{size.keep} + 1 x {_bytes(size.checkpoint_bytes)}"
+    if size.milestones:
+        yield "  milestones", f"{size.milestones} x {_bytes(size.milestone_bytes)}"
+    if size.workers:
+        ready = " / ".join(str(size.batches_ahead(gpus)) for gpus in counts)
+        yield f"batches ready a worker, on {' / '.join(map(str, counts))} GPUs", ready
 
 
 def _giga(flops: int) -> str:

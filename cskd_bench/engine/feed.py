@@ -10,6 +10,7 @@ from pathlib import Path
 from cskd_bench.data.engines import worker_views
 from cskd_bench.data.kept_images import keep_images
 from cskd_bench.data.loader import next_item, start_loader, train_loader
+from cskd_bench.data.prefetch import batch_bytes, batches_ahead, free_shared_memory
 from cskd_bench.data.train_views import Batch, TrainViews
 from cskd_bench.data.view_plan import ViewPlan
 from cskd_bench.device import pins
@@ -91,9 +92,20 @@ def _start(views: TrainViews, job: Job, ranks: Ranks, plan: ViewPlan, first_step
         world=ranks.world,
         accumulate=job.run.accumulate,
         workers=job.run.workers,
+        ahead=views_ahead(job, ranks.world),
         pinned=pins(ranks.device),
     )
     return start_loader(loader)
+
+
+def views_ahead(job: Job, world: int) -> int:
+    """Return how many batches each worker holds ready, in the memory that the run allows and the system has."""
+    views = job.recipe.batch_size // (world * job.run.accumulate)
+    free = free_shared_memory()
+    memory = (
+        job.run.prefetch_memory if free is None else min(job.run.prefetch_memory, free // ranks_on_this_machine(world))
+    )
+    return batches_ahead(memory, job.run.workers, batch_bytes(views, job.view_size))
 
 
 def _write_trace(path: Path, error: Exception) -> None:

@@ -1,5 +1,6 @@
 """What the training loop is given, and what it gives back."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ class Job:
     teacher_precision: str = "fp32"
     score_training: bool = False  # whether the last epoch's scores hold the accuracy on training images
     note: str = ""  # what a record should say of the labels
+    keep_milestone: Callable[[int, Any, Any | None], None] | None = None  # given an epoch, the student and its average
 
 
 @dataclass(frozen=True)

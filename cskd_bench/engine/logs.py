@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from rich.console import Console
@@ -15,6 +15,8 @@ from cskd_bench.engine.distributed import Ranks
 from cskd_bench.errors import UserError
 from cskd_bench.files import write_file
 from cskd_bench.names import readable
+
+TIMINGS: Final = ("data_wait", "images_per_second", "peak_memory")  # how a run went, not what it learnt
 
 
 class Meter:

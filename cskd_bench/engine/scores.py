@@ -75,10 +75,10 @@ def _eval_view(job: Job) -> EvalView:
     return EvalView(job.image_size, job.data.eval_crop, job.recipe.augment.interpolation)
 
 
-def epoch_line(job: Job, entry: dict[str, float], images_per_second: float) -> str:
-    """Say in one line what an epoch came to."""
+def epoch_line(job: Job, entry: dict[str, float], images_per_second: float, timings: str = "") -> str:
+    """Say in one line what an epoch came to; `timings` are words on how the end of it went."""
     losses = sorted((name for name in entry if name not in (*SHARES, *OTHERS)), key=lambda name: name != "total")
     shown = [f"{name} {entry[name]:.3f}" for name in losses]
     shown += [f"{name} {100 * entry[name]:.1f} %" for name in SHARES if name in entry]
     title = f"{job.title}: epoch {entry['epoch']:.0f}/{job.recipe.epochs}"
-    return "  ".join([title, *shown, f"{images_per_second:,.0f} img/s"])
+    return "  ".join(filter(None, [title, *shown, f"{images_per_second:,.0f} img/s", timings]))

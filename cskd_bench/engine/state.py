@@ -14,6 +14,7 @@ from torch import nn
 from cskd_bench.engine.checkpoint import Checkpoint, load_chosen, load_latest, newest, save_checkpoint
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.finite import refuse_non_finite_weights
+from cskd_bench.engine.job import Job
 from cskd_bench.engine.logs import Meter
 from cskd_bench.engine.provenance import difference, now
 from cskd_bench.errors import UserError
@@ -117,29 +118,23 @@ def _load(
     return progress, [*notes, f"going on from step {checkpoint.step}"]
 
 
-def save(
-    folder: Path,
-    identity: dict[str, Any],
-    progress: Progress,
-    trained: Trained,
-    ranks: Ranks,
-    *,
-    keep: int,
-    max_skipped: int,
-) -> None:
-    """Write a checkpoint; every rank waits until it is on disk.
+def save(job: Job, progress: Progress, trained: Trained, ranks: Ranks) -> None:
+    """Write a checkpoint, and before it the weights of an epoch that is a milestone; every rank waits until it is done.
 
-    UserError for a weight that is not finite, and where all ranks together skipped more images than `max_skipped`.
+    UserError for a weight that is not finite, and where all ranks together skipped more images than data.max_skipped.
     """
     window, epoch = progress.window.state(ranks), progress.epoch.state(ranks)
     everyone = ranks.gather(progress.skipped)
     progress.skipped = list(dict.fromkeys(sentence for skipped in everyone for sentence in skipped))
 
     def write() -> None:
-        check_skipped(progress, max_skipped)
-        refuse_non_finite_weights(*trained.modules(), None if trained.ema is None else trained.ema.module)
+        check_skipped(progress, job.data.max_skipped)
+        averaging = None if trained.ema is None else trained.ema.module
+        refuse_non_finite_weights(*trained.modules(), averaging)
+        if job.keep_milestone and (milestone := _milestone(job, progress)):
+            job.keep_milestone(milestone, trained.student, averaging)
         state = {
-            "identity": identity,
+            "identity": job.identity,
             "curve": progress.curve,
             "skipped": progress.skipped,
             "seconds": progress.seconds,
@@ -150,15 +145,24 @@ def save(
             "started": progress.started,
             "resumptions": progress.resumptions,
         }
-        averaged = trained.ema.module.state_dict() if trained.ema is not None else {}
+        averaged = averaging.state_dict() if averaging is not None else {}
         optimizers = {"optimizer": trained.optimizer.state_dict(), "scaler": trained.scaler.state_dict()}
         projected = trained.projector.state_dict() if trained.projector is not None else {}
         checkpoint = Checkpoint(
             progress.step, trained.student.state_dict(), averaged, optimizers, state, projector=projected
         )
-        save_checkpoint(folder / "checkpoints", checkpoint, keep)
+        save_checkpoint(job.folder / "checkpoints", checkpoint, job.run.keep)
 
     ranks.on_main(write)
+
+
+def _milestone(job: Job, progress: Progress) -> int | None:
+    """Return the epoch that has just ended where its weights stay for good; the last one's are the run's own."""
+    every = job.run.keep_every
+    if every is None or progress.pending is None:
+        return None
+    epoch = round(progress.pending["epoch"])
+    return epoch if epoch % every == 0 and epoch < job.recipe.epochs else None
 
 
 def check_skipped(progress: Progress, most: int) -> None:

@@ -36,6 +36,7 @@ from cskd_bench.engine.finite import Advice, FiniteWatch
 from cskd_bench.engine.job import Fit, Job
 from cskd_bench.engine.logs import Bar, Meter, RunLog, progress_bar, stack
 from cskd_bench.engine.optim import build_optimizer, learning_rate, set_learning_rate
+from cskd_bench.engine.pace import Pace
 from cskd_bench.engine.projected import build_projector, share_images, with_projector
 from cskd_bench.engine.scores import epoch_line, score_split, scores_of_epoch
 from cskd_bench.engine.state import Stop, Trained, resume, save, stop_signals
@@ -70,7 +71,8 @@ class _Run:
     def __init__(self, job: Job, ranks: Ranks, stop: Stop) -> None:
         self.job, self.ranks, self.stop = job, ranks, stop
         recipe, device = job.recipe, ranks.device
-        how = job.run.model_dump(mode="json", exclude={"workers"})  # the collectives of a step depend on it
+        # The collectives of a step depend on how it is carried out, apart from how each rank makes its views.
+        how = job.run.model_dump(mode="json", exclude={"workers", "prefetch_memory"})
         ranks.same("configuration", {"name": job.folder.name, "run": how, **job.identity})
         self.plan = ranks.together(lambda: plan_views(job, ranks))
         self.student = job.student.to(device)
@@ -97,6 +99,7 @@ class _Run:
             self.progress.skipped_updates,
         )
         self.feed = ranks.together(lambda: Feed(job, ranks, self.plan, self.progress, stop))
+        self.pace = Pace(job, ranks, self.progress)
         self.notes += [self.feed.note] if self.feed.note else []
         scored = self.progress.pending is None
         self.log = RunLog(job.folder, self.progress.step, scored=scored) if ranks.is_main else None
@@ -120,17 +123,12 @@ class _Run:
             if stopping or progress.pending is not None or (every and progress.step % every == 0):
                 self.ranks.together(lambda: self.watch.check(all_steps=True))
                 progress.skipped_updates = self.watch.skipped
-                self._save()
+                save(self.job, self.progress, self.trained, self.ranks)
             if stopping:
                 raise Interrupted(f"stopped after step {progress.step} of {steps}; the same command goes on from here")
         if self.log is not None:
             self.log.close()
         return predictions
-
-    def _save(self) -> None:
-        job = self.job
-        limits = {"keep": job.run.keep, "max_skipped": job.data.max_skipped}
-        save(job.folder, job.identity, self.progress, self.trained, self.ranks, **limits)
 
     def _train_step(self, bar: Bar) -> bool:
         """Take one step of the optimiser; return whether a rank was asked to stop."""
@@ -173,12 +171,15 @@ class _Run:
         if log_now:
             self.ranks.together(lambda: self.watch.check(all_steps=True))
         progress.seconds += time.perf_counter() - began
-        bar.advance(self._rate(), f"epoch {epoch + 1}/{recipe.epochs}")
         if log_now:
+            progress.window.add(*self.pace.measure(self.feed.waited))
             means = progress.window.means(self.ranks)
             progress.window = Meter()
             if self.log is not None:
                 self.log.write(progress.step, schedule | means)
+            if todo := self.pace.close_window(means, self.feed.waited, epoch_ends=last_of_epoch):
+                bar.say(todo)
+        bar.advance(self.pace.rate(), f"epoch {epoch + 1}/{recipe.epochs}  {self.pace.shown()}")
         if last_of_epoch:
             self.ranks.share_buffers(self.student, self.ema)
             progress.pending = {"epoch": float(epoch + 1), **schedule, **progress.epoch.means(self.ranks)}
@@ -221,12 +222,8 @@ class _Run:
         self.progress.pending = None
         if self.log is not None and scores:
             self.log.write(self.progress.step, scores)
-        bar.say(epoch_line(self.job, self.progress.curve[-1], self._rate()))
+        bar.say(epoch_line(self.job, self.progress.curve[-1], self.pace.rate(), self.pace.shown()))
         return predictions
-
-    def _rate(self) -> float:
-        """Return images per second so far."""
-        return self.progress.step * self.job.recipe.batch_size / max(self.progress.seconds, 1e-9)
 
     def _where(self, step: int) -> str:
         """Name a step to a person, with the first of this rank's images in it."""

@@ -26,7 +26,7 @@ def load_checkpoint(
     image_size: int | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> Loaded:
-    """Load a run folder, a folder or weights file that timm reads, or timm's pretrained weights.
+    """Load a run folder or a milestone of one, a folder or weights file that timm reads, or timm's pretrained weights.
 
     A weights file needs the name of its timm `model`, unless a config.json beside it names one. Pretrained weights are
     `timm:NAME` and `hf-hub:USER/REPO`. `image_size` rebuilds the student for another resolution and resizes its
@@ -84,11 +84,11 @@ def _load_pretraining(
         num_classes=config.data.num_classes,
         classes=summary.classes,
         checkpoint=CheckpointRef(
-            run=config.name,
+            run=config.name if summary.milestone is None else f"{config.name}-epoch-{summary.milestone}",
             weights=weights,
             sha256=digest,
             pretrain_seed=config.seed,
-            pretrain_recipe=config.recipe_fingerprint(),
+            pretrain_recipe=config.recipe_fingerprint(summary.milestone),
             pretrain_data=config.data_name,
             pretrain_images=summary.identity,
         ),
@@ -98,6 +98,7 @@ def _load_pretraining(
         blueprint=blueprint,
         crop=config.data.eval_crop,
         interpolation=config.recipe.augment.interpolation,
+        milestone=summary.milestone,
     )
 
 

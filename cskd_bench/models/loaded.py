@@ -33,6 +33,7 @@ class Loaded:
     crop: float
     interpolation: str
     tuning: Tuning | None = None  # None: as pretrained
+    milestone: int | None = None  # the epoch whose end the weights are from; None: as the run ended
     no_head: str = ""  # why it has none
     differs: dict[str, Any] = field(default_factory=dict)  # how pixels and size differ from the architecture's own
     preprocessing: Preprocessing = field(default_factory=Preprocessing)  # what a user changed, as numbers and words
@@ -66,7 +67,9 @@ class Loaded:
         return self.pretrain_config.identity() if self.pretrain_config else {}
 
     def tuning_identity(self) -> dict[str, Any]:
-        """Return what records hold of the fine-tuning that made the weights; empty without one."""
+        """Return what records hold of weights that no finished pretraining left: their fine-tuning, or their epoch."""
+        if self.milestone is not None:
+            return {"milestone": self.milestone}
         return {"finetuned": self.tuning.model_dump(mode="json")} if self.tuning else {}
 
     def prepared(self, asked: Preprocessing, where: Path) -> "Loaded":

@@ -18,7 +18,10 @@ Rgb = Annotated[tuple[float, ...], Field(min_length=3, max_length=3)]
 
 
 class RunSummary(StrictModel):
-    """A finished run. `sha256` is of its weights, by `model` (raw) and `ema`; `record` is its record's id."""
+    """A finished run. `sha256` is of its weights, by `model` (raw) and `ema`; `record` is its record's id.
+
+    `milestone` is the epoch whose end a folder's weights are from where the run went on after it; no record is of them.
+    """
 
     config: PretrainConfig
     identity: str  # of the images
@@ -26,6 +29,7 @@ class RunSummary(StrictModel):
     sha256: dict[str, str]
     record: str
     method: MethodRef
+    milestone: Annotated[int | None, Field(exclude_if=lambda epoch: epoch is None)] = None
 
 
 class Blueprint(StrictModel):
@@ -87,6 +91,8 @@ def read_run(folder: Path) -> RunSummary:
     summary = read_summary(folder)
     if isinstance(summary, TunedSummary):
         raise UserError(f"{folder}: holds a fine-tuned student (record {summary.tuning.record}), not a pretraining run")
+    if summary.milestone is not None:
+        raise UserError(f"{folder}: holds a milestone (epoch {summary.milestone}), not a finished pretraining run")
     return summary
 
 

@@ -68,7 +68,7 @@ def _of_pretraining(record: Record) -> dict[str, object]:
 def _of_transfer(record: Record, spec: TaskSpec, run: PretrainConfig | None) -> dict[str, object]:
     """Without a run of ours the id depends on the model's heads, which a record does not tell."""
     tuned = record.config.get("finetuned")
-    protocol, pretrain = record.protocol, run.recipe_fingerprint() if run else ""
+    protocol, pretrain = record.protocol, run.recipe_fingerprint(record.config.get("milestone")) if run else ""
     pretrain = tuned["recipe"] if tuned else pretrain
     settings = {"config": record.config["mmengine"]} if "mmengine" in record.config else {}  # a detector's
     settings |= {key: record.config[key] for key in ("preprocessing",) if key in record.config}
@@ -95,7 +95,7 @@ def _of_run(record: Record, run: PretrainConfig) -> dict[str, object]:
     variant = _VARIANT.search(record.method.label)
     weights = "".join(record.method.teacher.partition("@")[1:])  # their hash: the settings do not hold it
     return {
-        "checkpoint.pretrain_recipe": run.recipe_fingerprint(),
+        "checkpoint.pretrain_recipe": run.recipe_fingerprint(record.config.get("milestone")),
         "checkpoint.pretrain_seed": run.seed,
         "checkpoint.pretrain_data": run.data_name,
         "method.kind": run.method.kind,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.logs import read_untimed
 from helpers.processes import end, start
 from helpers.tiny import save_model, teacher, write_run
 from safetensors.torch import load_file
@@ -56,7 +57,7 @@ class Run:
         return hashlib.sha256((self.folder / "runs" / "tiny" / "model.safetensors").read_bytes()).hexdigest()
 
     def log(self) -> str:
-        return (self.folder / "runs" / "tiny" / "log.jsonl").read_text()
+        return read_untimed(self.folder / "runs" / "tiny" / "log.jsonl")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import without_ddp
+from helpers.logs import read_untimed
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent))  # fault_matrix.py
@@ -217,7 +218,7 @@ def stop_at(place, rank, step):
 
 def outcome(place, runs):
     folder = place.folder / runs / "tiny"
-    return load_file(folder / "model.safetensors"), (folder / "log.jsonl").read_text()
+    return load_file(folder / "model.safetensors"), read_untimed(folder / "log.jsonl")
 
 
 @pytest.mark.parametrize("step", [0, 1, 3])
