@@ -185,6 +185,8 @@ class Recipe(StrictModel):
 class RunConfig(StrictModel):
     """How a run is carried out on this machine; none of it decides what is learnt from which views.
 
+    `eval_cache_bytes`: of each rank's memory, for its share of `data.val` as uint8 views, decoded once a run where they
+    fit; 0 decodes them at every evaluation. `patch_measures`: attention distance and patch accuracy at each of them.
     Drop path draws once per micro-batch: with it, another `accumulate` is like another seed.
     """
 
@@ -193,6 +195,8 @@ class RunConfig(StrictModel):
     compile: Literal["none", "teacher", "all"] = "none"
     eval_batch_size: PositiveInt = 256
     eval_every: PositiveInt = 1
+    eval_cache_bytes: NonNegativeInt = 2_000_000_000
+    patch_measures: bool = False
     save_every: PositiveInt | None = None  # steps; a checkpoint is written at each epoch's end anyway
     keep: PositiveInt = 2
     log_every: PositiveInt = 50

@@ -43,6 +43,14 @@ def place_of_process(needed: tuple[str, ...] = MEETING, environment: Mapping[str
     return Place(rank, world)
 
 
+def ranks_here() -> int:
+    """Return how many ranks share this machine; all of them where no launcher says it."""
+    world = place_of_process().world
+    local = os.environ.get("LOCAL_WORLD_SIZE", "")
+    fits = local.isascii() and local.isdecimal() and len(local) < 12 and 1 <= int(local) <= world
+    return int(local) if fits else world
+
+
 def _number(name: str, text: str, low: int, high: int) -> int:
     """Read a whole number in ASCII digits between two bounds."""
     if not (text.isascii() and text.isdecimal() and len(text) < 12 and low <= int(text) <= high):
