@@ -38,6 +38,7 @@ from cskd_bench.student_config import why_no_grid as why_no_grid
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["fp32", "tf32", "fp16", "bf16"]
+EVAL_CACHE: Final = 2_000_000_000
 RAND_AUGMENT: Final = "rand-m9-mstd0.5-inc1"
 
 
@@ -187,7 +188,8 @@ class RunConfig(StrictModel):
 
     `eval_cache_bytes`: of each rank's memory, for its share of `data.val` as uint8 views, decoded once a run where they
     fit; 0 decodes them at every evaluation. `patch_measures`: attention distance and patch accuracy at each of them.
-    Drop path draws once per micro-batch: with it, another `accumulate` is like another seed.
+    These two are left out of files at their defaults. Drop path draws once per micro-batch: with it, another
+    `accumulate` is like another seed.
     """
 
     workers: NonNegativeInt = 8
@@ -195,8 +197,8 @@ class RunConfig(StrictModel):
     compile: Literal["none", "teacher", "all"] = "none"
     eval_batch_size: PositiveInt = 256
     eval_every: PositiveInt = 1
-    eval_cache_bytes: NonNegativeInt = 2_000_000_000
-    patch_measures: bool = False
+    eval_cache_bytes: Annotated[NonNegativeInt, Field(exclude_if=lambda most: bool(most == EVAL_CACHE))] = EVAL_CACHE
+    patch_measures: Annotated[bool, Field(exclude_if=lambda asked: not asked)] = False
     save_every: PositiveInt | None = None  # steps; a checkpoint is written at each epoch's end anyway
     keep: PositiveInt = 2
     log_every: PositiveInt = 50

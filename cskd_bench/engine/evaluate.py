@@ -1,6 +1,6 @@
 """Evaluation that counts each image once, for any number of ranks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -110,16 +110,24 @@ def evaluate_all(
         pixels = ranks.together(partial(views.batch, turn, stop), stop=stop())
         if pixels is None:  # another rank has one batch more
             continue
-        floats = to_float(pixels.to(ranks.device, non_blocking=True))
-        for which, one in enumerate(predict):
-            with computing(ranks.device, precision):
-                logits = one(floats)
-            probability, index = logits.float().softmax(1).max(1)
-            answers[which].append((index, probability, _ahead_of(labels[turn], logits) < TOP))
-            classes[which] = logits.shape[1]
+        for which, (answer, columns) in enumerate(_answer(predict, pixels, labels[turn], ranks.device, precision)):
+            answers[which].append(answer)
+            classes[which] = columns
     own = [tuple(torch.cat(kept).cpu().numpy() for kept in zip(*said, strict=True)) for said in answers]
     everyone = ranks.gather(list(zip(own, classes, strict=True)))
     return [_in_order(source, [parts[which] for parts in everyone]) for which in range(len(predict))]
+
+
+def _answer(
+    predict: Sequence[Callable[[Tensor], Tensor]], pixels: Tensor, labels: Tensor, device: torch.device, precision: str
+) -> Iterator[tuple[tuple[Tensor, ...], int]]:
+    """Yield each function's class, its probability and whether the label is among the first, (B,); and of how many."""
+    views = to_float(pixels.to(device, non_blocking=True))
+    for one in predict:
+        with computing(device, precision):
+            logits = one(views)
+        probability, index = logits.float().softmax(1).max(1)
+        yield (index, probability, _ahead_of(labels, logits) < TOP), logits.shape[1]
 
 
 def _in_order(source: Source, parts: Sequence[tuple[tuple[np.ndarray, ...], int]]) -> Predictions:
