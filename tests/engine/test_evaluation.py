@@ -51,6 +51,8 @@ def test_one_pass_says_what_a_pass_for_each_says(val, students, most, precision)
             theirs = evaluate(student.predict, val, VIEW, ALONE, batch_size=4, workers=0, precision=precision)
             assert_equal(ours, theirs)
     assert not np.array_equal(together[0].confidence, together[1].confidence)
+    exact = evaluate(students[0].predict, val, VIEW, ALONE, batch_size=4, workers=0)
+    assert np.array_equal(together[0].confidence, exact.confidence) == (precision == "fp32")
 
 
 @pytest.mark.gate
