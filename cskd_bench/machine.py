@@ -2,6 +2,8 @@
 
 import hashlib
 import platform
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +14,8 @@ FLAGS: Final = (  # of a processor, by which libraries choose their kernels
 _INFORMATION: Final = Path("/proc/cpuinfo")
 _IDENTITY: Final = Path("/etc/machine-id")
 _MEMORY: Final = Path("/proc/meminfo")
-_LIMIT: Final = Path("/sys/fs/cgroup")
+_GROUPS: Final = Path("/proc/self/cgroup")
+_LIMITS: Final = Path("/sys/fs/cgroup")  # of groups of processes: a container's, a Slurm job's
 _SALT: Final = "cskd-bench record"
 
 
@@ -47,6 +50,42 @@ def host() -> str:
     return hashlib.sha256(f"{_SALT}\n{name or platform.node()}".encode()).hexdigest()[:8]
 
 
+def available_memory() -> int | None:
+    """Return the bytes that this process may still use of the machine and of its group's limits; None: not told."""
+    try:
+        lines = _MEMORY.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    left = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return min([*left, *_left_in_groups()], default=None)
+
+
+def _left_in_groups() -> Iterator[int]:
+    """Yield what the limits of this process's groups, and of the groups around them, leave; read files count as free.
+
+    Both versions of Linux's control groups; a container may see no more than the root of its own.
+    """
+    try:
+        entries = [line.split(":", 2) for line in _GROUPS.read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        return
+    for _, controllers, path in entries:
+        if controllers == "memory":
+            root, limit, used, files = "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+        elif not controllers:
+            root, limit, used, files = "", "memory.max", "memory.current", "inactive_file"
+        else:
+            continue
+        own = _LIMITS / root / path.strip("/")
+        for folder in (own, *own.parents):
+            with suppress(OSError, ValueError, KeyError):  # no limit here ("max"), or no such folder
+                most, held = (int((folder / name).read_text(encoding="utf-8")) for name in (limit, used))
+                about = (line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines())
+                yield max(0, most - held + int(dict(about)[files]))
+            if folder == _LIMITS / root:
+                break
+
+
 def _told(key: str) -> str:
     """Return what Linux tells of the first processor under a key; empty where it does not."""
     try:
@@ -55,23 +94,3 @@ def _told(key: str) -> str:
         return ""
     found = (line.partition(":") for line in lines)
     return next((value.strip() for name, _, value in found if name.strip() == key), "")
-
-
-def free_memory() -> int:
-    """Return the bytes of memory that a process may still take; 0 where the system does not tell.
-
-    That is what Linux calls available, or what is left of a container's limit.
-    """
-    free = _number(_MEMORY, "MemAvailable:") * 1024
-    limit, used = _number(_LIMIT / "memory.max"), _number(_LIMIT / "memory.current")
-    return min(free, max(limit - used, 0)) if limit else free
-
-
-def _number(file: Path, key: str = "") -> int:
-    """Return the number in a file of the system, or behind a key of it; 0 where there is none."""
-    try:
-        words = file.read_text(encoding="utf-8").split()
-    except OSError:
-        return 0
-    place = words.index(key) + 1 if key in words else 0 if not key else len(words)
-    return int(words[place]) if place < len(words) and words[place].isdecimal() else 0

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, ValidationError
 
@@ -79,6 +79,8 @@ class Cost(StrictModel):
 
     `peak_memory_bytes`: the cell's own peak, of the main rank; on a CPU that of its process, without the workers that
     load images. `labelling_seconds`: what the bank's labels took, once for all runs that read it.
+    `evaluation_seconds`: the part of `seconds` in which the epochs of a training were scored; left out where 0, as in
+    records whose `seconds` are without it.
     """
 
     seconds: NonNegativeFloat
@@ -86,6 +88,7 @@ class Cost(StrictModel):
     gpu_hours: NonNegativeFloat = 0.0
     peak_memory_bytes: NonNegativeInt = 0
     labelling_seconds: NonNegativeFloat = 0.0
+    evaluation_seconds: Annotated[NonNegativeFloat, Field(exclude_if=lambda seconds: not seconds)] = 0.0
 
 
 class Hardware(StrictModel):

@@ -1,26 +1,35 @@
 """How a run is carried out on a machine: loader processes, memory, checkpoints, logs."""
 
-from typing import Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from cskd_bench.schema import StrictModel
+
+EVAL_MEMORY: Final = 2_000_000_000
 
 
 class RunConfig(StrictModel):
     """How a run is carried out on this machine; none of it decides what is learnt from which views.
 
-    Drop path draws once per micro-batch: with it, another `accumulate` is like another seed.
+    `cache`: memory keeps the decoded training images, on each rank. `prefetch_memory`: bytes of views that each rank's
+    workers hold ready. `eval_memory`: of each rank's memory, for its share of `data.val` as uint8 views, decoded once a
+    run where they fit; 0 decodes them at every evaluation. `patch_measures`: attention distance and patch accuracy at
+    each of them. The last two are left out of files at their defaults. `keep_every`: epochs; the weights at the end of
+    every such epoch stay for good. Drop path draws once per micro-batch: with it, another `accumulate` is like another
+    seed.
     """
 
     workers: NonNegativeInt = 8
-    prefetch_memory: PositiveInt = 2_000_000_000  # bytes of views that each rank's workers hold ready
+    cache: Literal["none", "memory"] = "none"
+    prefetch_memory: PositiveInt = 2_000_000_000
     accumulate: PositiveInt = 1
     compile: Literal["none", "teacher", "all"] = "none"
     eval_batch_size: PositiveInt = 256
     eval_every: PositiveInt = 1
+    eval_memory: Annotated[NonNegativeInt, Field(exclude_if=lambda most: bool(most == EVAL_MEMORY))] = EVAL_MEMORY
+    patch_measures: Annotated[bool, Field(exclude_if=lambda asked: not asked)] = False
     save_every: PositiveInt | None = None  # steps; a checkpoint is written at each epoch's end anyway
     keep: PositiveInt = 2
-    keep_every: PositiveInt | None = None  # epochs; the weights at the end of every such epoch stay for good
+    keep_every: PositiveInt | None = None
     log_every: PositiveInt = 50
-    cache: Literal["none", "memory"] = "none"  # memory: decoded training images are kept, by each rank

@@ -9,7 +9,7 @@ import torch
 import cskd_bench
 from cskd_bench import device
 from cskd_bench.config import TeacherConfig
-from cskd_bench.data.loader import eval_loader
+from cskd_bench.data.eval_views import eval_loader
 from cskd_bench.device import (
     PeakMemory,
     accelerator,

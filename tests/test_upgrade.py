@@ -29,9 +29,8 @@ def left(tmp_path, monkeypatch):
 
 
 def pretrain(folder):
-    return main(
-        ["pretrain", "run.toml", "--bank", "bank", "--runs", f"{folder}/runs", "--results", f"{folder}/results"]
-    )
+    places = ["--runs", f"{folder}/runs", "--results", f"{folder}/results"]
+    return main(["pretrain", "run.toml", "--bank", "bank", *places, "--set", "run.patch_measures=true"])
 
 
 def test_an_interrupted_run_goes_on_from_its_checkpoint_and_ends_as_it_would_have(left, capsys, record_property):

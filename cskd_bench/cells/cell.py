@@ -102,6 +102,7 @@ class Outcome:
     resumptions: int = 0  # from checkpoints
     labels_from: Literal["none", "teacher", "bank"] = "none"
     labelling_seconds: float = 0.0  # of the labels that were there before
+    evaluation_seconds: float = 0.0  # in `seconds`, of the epochs' scores
     tf32: bool = False  # whether any operand may have been rounded to TF32
     scored: int = 0  # images, where nothing is predicted of each
     note: str = ""

@@ -87,6 +87,7 @@ def keep(subject: Subject, outcome: Outcome, ranks: Ranks, records: Path) -> Rec
             gpu_hours=gpu_hours(outcome.seconds, ranks.world, ranks.device),
             peak_memory_bytes=beginning.memory.bytes(),
             labelling_seconds=outcome.labelling_seconds,
+            evaluation_seconds=outcome.evaluation_seconds,
         ),
         note=outcome.note,
     )

@@ -1,5 +1,6 @@
 """`run.cache = "memory"`: the decoded training images stay in memory, and each step begins at their crops."""
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -8,7 +9,7 @@ import numpy as np
 
 from cskd_bench.data.train_views import TrainViews
 from cskd_bench.errors import Interrupted, UserError
-from cskd_bench.machine import free_memory
+from cskd_bench.machine import available_memory
 
 ROOM: Final = 0.7  # of the free memory, shared by the ranks of a machine, that images may take
 _AT_ONCE: Final = 256  # images between two looks at the memory and at a request to stop
@@ -22,7 +23,8 @@ def keep_images(
     Where they need more than there is room for, none is kept. UserError for an image that cannot be decoded, unless
     the run leaves such images out. Interrupted where a stop is asked for.
     """
-    room = int(free_memory() * ROOM / ranks_here)
+    free = available_memory()
+    room = math.inf if free is None else free * ROOM / ranks_here
     kept: dict[int, np.ndarray] = {}
     used, count = 0, len(views)
     with ThreadPoolExecutor(max(threads, 1)) as pool:

@@ -4,18 +4,15 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeVar
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from cskd_bench.data.delivery import deliver, usable_workers
-from cskd_bench.data.sources import Source
 from cskd_bench.data.train_views import Batch, PlannedViews, RankShare, TrainViews
 from cskd_bench.data.view_plan import ViewPlan
-from cskd_bench.data.views import EvalView
 from cskd_bench.errors import Interrupted, UserError
 
 Item = TypeVar("Item")
@@ -65,46 +62,6 @@ def train_loader(
         generator=torch.Generator(),  # the loader's own draw must not disturb the global one
         pin_memory=pinned,
         prefetch_factor=ahead if workers else None,
-        timeout=LOOK if workers else 0,
-    )
-
-
-class EvalViews(Dataset[Tensor]):
-    """Centre crops of the chosen indices: uint8 pixels (B, 3, S, S)."""
-
-    def __init__(self, source: Source, view: EvalView) -> None:
-        self._source = source
-        self._view = view
-
-    def __getitems__(self, indices: Sequence[int]) -> Tensor:
-        return torch.stack([self._view(self._source.load(index)) for index in indices])
-
-
-def eval_loader(
-    source: Source, view: EvalView, indices: Sequence[int], *, batch_size: int, workers: int, pinned: bool = False
-) -> Iterable[Tensor]:
-    """Iterate once over the pixels (B, 3, S, S) of the given images, in order."""
-    return batch_loader(EvalViews(source, view), cut_batches(indices, batch_size), workers=workers, pinned=pinned)
-
-
-def cut_batches(indices: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Cut indices into batches, the last one smaller."""
-    return [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
-
-
-def batch_loader(
-    dataset: Dataset[Tensor], batches: Sequence[list[int]], *, workers: int, pinned: bool = False
-) -> Iterable[Tensor]:
-    """Iterate once over batches of a data set that gives a list of indices as one tensor, in order."""
-    workers = usable_workers(workers if batches else 0)
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=workers,
-        worker_init_fn=leave_signals_to_the_main_process,
-        collate_fn=deliver,
-        generator=torch.Generator(),  # the loader's own draw must not disturb the global one
-        pin_memory=pinned,
         timeout=LOOK if workers else 0,
     )
 

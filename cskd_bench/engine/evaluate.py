@@ -1,14 +1,15 @@
 """Evaluation that counts each image once, for any number of ranks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cskd_bench.data.loader import eval_loader, next_item, start_loader
+from cskd_bench.data.eval_views import SplitViews
 from cskd_bench.data.mixing import to_float
 from cskd_bench.data.sources import Source
 from cskd_bench.data.views import EvalView
@@ -56,7 +57,6 @@ class Predictions:
         return {"top1": self.top1, "mean_per_class": self.mean_per_class, "ece": self.ece, **top5}
 
 
-@torch.no_grad()
 def evaluate(
     predict: Callable[[Tensor], Tensor],
     source: Source,
@@ -68,41 +68,82 @@ def evaluate(
     precision: str = "fp32",
     stop: Callable[[], bool] = lambda: False,
 ) -> Predictions:
-    """Predict every image of a source once; `predict` maps views (B, 3, S, S) in [0, 1] to logits (B, K).
+    """Predict every image of a source once, as `evaluate_all` does; nothing is kept."""
+    views = split_views(source, view, ranks, batch_size=batch_size, workers=workers)
+    return evaluate_all([predict], views, ranks, precision=precision, stop=stop)[0]
+
+
+def split_views(
+    source: Source, view: EvalView, ranks: Ranks, *, batch_size: int, workers: int, most_bytes: int = 0
+) -> SplitViews:
+    """Return this rank's share of a split's views, for `evaluate_all`."""
+    return SplitViews(
+        source,
+        view,
+        rank=ranks.rank,
+        world=ranks.world,
+        batch_size=batch_size,
+        workers=workers,
+        pinned=pins(ranks.device),
+        most_bytes=most_bytes,
+    )
+
+
+@torch.no_grad()
+def evaluate_all(
+    predict: Sequence[Callable[[Tensor], Tensor]],
+    views: SplitViews,
+    ranks: Ranks,
+    *,
+    precision: str = "fp32",
+    stop: Callable[[], bool] = lambda: False,
+) -> list[Predictions]:
+    """Predict every image of a split once by each function: views (B, 3, S, S) in [0, 1] to logits (B, K).
 
     Interrupted where `stop` says so on any rank; UserError, on all of them, for an image that cannot be read.
     """
-    mine = range(ranks.rank, len(source), ranks.world)
-    labels = torch.split(torch.from_numpy(source.labels[mine.start :: mine.step].copy()), batch_size)
-    predicted: list[Tensor] = []
-    confidence: list[Tensor] = []
-    among_five: list[Tensor] = []
-    loader = eval_loader(source, view, mine, batch_size=batch_size, workers=workers, pinned=pins(ranks.device))
-    batches = start_loader(loader)
-    for _ in range(-(-len(source) // (ranks.world * batch_size))):
-        pixels = ranks.together(lambda: next_item(batches, workers, stop), stop=stop())
+    source = views.source
+    labels = torch.split(torch.from_numpy(source.labels[views.share.start :: ranks.world].copy()), views.batch_size)
+    answers: list[list[tuple[Tensor, ...]]] = [[] for _ in predict]
+    classes = [0 for _ in predict]
+    for turn in range(views.turns):
+        pixels = ranks.together(partial(views.batch, turn, stop), stop=stop())
         if pixels is None:  # another rank has one batch more
             continue
-        with computing(ranks.device, precision):
-            logits = predict(to_float(pixels.to(ranks.device, non_blocking=True)))
+        for which, (answer, columns) in enumerate(_answer(predict, pixels, labels[turn], ranks.device, precision)):
+            answers[which].append(answer)
+            classes[which] = columns
+    own = [tuple(torch.cat(kept).cpu().numpy() for kept in zip(*said, strict=True)) for said in answers]
+    everyone = ranks.gather(list(zip(own, classes, strict=True)))
+    return [_in_order(source, [parts[which] for parts in everyone]) for which in range(len(predict))]
+
+
+def _answer(
+    predict: Sequence[Callable[[Tensor], Tensor]], pixels: Tensor, labels: Tensor, device: torch.device, precision: str
+) -> Iterator[tuple[tuple[Tensor, ...], int]]:
+    """Yield each function's class, its probability and whether the label is among the first, (B,); and of how many."""
+    views = to_float(pixels.to(device, non_blocking=True))
+    for one in predict:
+        with computing(device, precision):
+            logits = one(views)
         probability, index = logits.float().softmax(1).max(1)
-        among_five.append(_ahead_of(labels[len(predicted)], logits) < TOP)
-        predicted.append(index)
-        confidence.append(probability)
-    own = tuple(torch.cat(kept).cpu().numpy() for kept in (predicted, confidence, among_five)) if predicted else None
-    everyone = ranks.gather((own, logits.shape[1]) if own else None)
-    classes = next(part[1] for part in everyone if part is not None)
+        yield (index, probability, _ahead_of(labels, logits) < TOP), logits.shape[1]
+
+
+def _in_order(source: Source, parts: Sequence[tuple[tuple[np.ndarray, ...], int]]) -> Predictions:
+    """Put together what each rank found of every world-th image, and of how many classes; () where it had none."""
+    world = len(parts)
     result = Predictions(
         source.labels.copy(),
         np.empty(len(source), np.int64),
         np.empty(len(source), np.float32),
-        in_top5=np.empty(len(source), np.bool_) if classes > TOP else None,
+        in_top5=np.empty(len(source), np.bool_) if max(classes for _, classes in parts) > TOP else None,
     )
-    for rank, part in enumerate(everyone):
-        if part is not None:
-            result.predicted[rank :: ranks.world], result.confidence[rank :: ranks.world], five = part[0]
+    for rank, (found, _) in enumerate(parts):
+        if found:
+            result.predicted[rank::world], result.confidence[rank::world], five = found
             if result.in_top5 is not None:
-                result.in_top5[rank :: ranks.world] = five
+                result.in_top5[rank::world] = five
     return result
 
 

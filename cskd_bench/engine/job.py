@@ -37,7 +37,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Fit:
-    """A finished run. `started` is when the first of its processes began, `resumptions` how often another went on."""
+    """A finished run. `started` is when the first of its processes began, `resumptions` how often another went on.
+
+    `seconds` are of training alone, of which `images_per_second` follows; those of evaluations come on top.
+    """
 
     student: Any
     ema: Any | None
@@ -47,3 +50,4 @@ class Fit:
     images_per_second: float
     started: str
     resumptions: int
+    evaluation_seconds: float = 0.0

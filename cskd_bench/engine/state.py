@@ -34,6 +34,7 @@ class Progress:
     skipped_updates: int = 0  # in a row, under a loss scale
     started: str = ""  # UTC, when the first process began; empty in checkpoints that do not say it
     resumptions: int = 0  # how often a process went on from a checkpoint
+    evaluation_seconds: float = 0.0  # 0 in checkpoints that do not say it
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ def _load(
         state.get("skipped_updates", 0),
         state.get("started", ""),
         state.get("resumptions", 0) + 1,
+        state.get("evaluation_seconds", 0.0),
     )
     return progress, [*notes, f"going on from step {checkpoint.step}"]
 
@@ -144,6 +146,7 @@ def save(job: Job, progress: Progress, trained: Trained, ranks: Ranks) -> None:
             "skipped_updates": progress.skipped_updates,
             "started": progress.started,
             "resumptions": progress.resumptions,
+            "evaluation_seconds": progress.evaluation_seconds,
         }
         averaged = averaging.state_dict() if averaging is not None else {}
         optimizers = {"optimizer": trained.optimizer.state_dict(), "scaler": trained.scaler.state_dict()}

@@ -38,7 +38,7 @@ from cskd_bench.engine.logs import Bar, Meter, RunLog, progress_bar, stack
 from cskd_bench.engine.optim import build_optimizer, learning_rate, set_learning_rate
 from cskd_bench.engine.pace import Pace
 from cskd_bench.engine.projected import build_projector, share_images, with_projector
-from cskd_bench.engine.scores import epoch_line, score_split, scores_of_epoch
+from cskd_bench.engine.scores import epoch_line, score_split, scores_of_epoch, val_views
 from cskd_bench.engine.state import Stop, Trained, resume, save, stop_signals
 from cskd_bench.errors import Interrupted
 from cskd_bench.methods import loss_parts, ratio_at
@@ -62,7 +62,17 @@ def fit(job: Job, ranks: Ranks, stop: Stop | None = None) -> Fit:
     done = run.progress
     rate = run.plan.steps * job.recipe.batch_size / max(done.seconds, 1e-9)
     averaged = run.ema.module if run.ema is not None else None
-    return Fit(run.student, averaged, done.curve, predictions, done.seconds, rate, done.started, done.resumptions)
+    return Fit(
+        run.student,
+        averaged,
+        done.curve,
+        predictions,
+        done.seconds,
+        rate,
+        done.started,
+        done.resumptions,
+        evaluation_seconds=done.evaluation_seconds,
+    )
 
 
 class _Run:
@@ -72,7 +82,7 @@ class _Run:
         self.job, self.ranks, self.stop = job, ranks, stop
         recipe, device = job.recipe, ranks.device
         # The collectives of a step depend on how it is carried out, apart from how each rank makes its views.
-        how = job.run.model_dump(mode="json", exclude={"workers", "prefetch_memory"})
+        how = job.run.model_dump(mode="json", exclude={"workers", "prefetch_memory", "eval_memory"})
         ranks.same("configuration", {"name": job.folder.name, "run": how, **job.identity})
         self.plan = ranks.together(lambda: plan_views(job, ranks))
         self.student = job.student.to(device)
@@ -98,6 +108,7 @@ class _Run:
             device,
             self.progress.skipped_updates,
         )
+        self.views = val_views(job, ranks)
         self.feed = ranks.together(lambda: Feed(job, ranks, self.plan, self.progress, stop))
         self.pace = Pace(job, ranks, self.progress)
         self.notes += [self.feed.note] if self.feed.note else []
@@ -208,16 +219,17 @@ class _Run:
 
     def _finish_epoch(self, bar: Bar, entry: dict[str, float]) -> Predictions | None:
         """Score the epoch that has just been kept; asked to stop, leave that to the process that goes on."""
-        epoch, steps = round(entry["epoch"]) - 1, self.plan.steps
+        epoch, steps, began = round(entry["epoch"]) - 1, self.plan.steps, time.perf_counter()
         try:
             scores, predictions = scores_of_epoch(
-                self.job, self.ranks, self.student, self.ema, epoch, lambda: self.stop.requested
+                self.job, self.ranks, self.student, self.ema, self.views, epoch, lambda: self.stop.requested
             )
         except Interrupted:
             raise Interrupted(
                 f"stopped while epoch {epoch + 1} was scored, after step {self.progress.step} of {steps}; "
                 "the same command goes on from here"
             ) from None
+        self.progress.evaluation_seconds += time.perf_counter() - began
         self.progress.curve.append(entry | scores)
         self.progress.pending = None
         if self.log is not None and scores:

@@ -62,9 +62,10 @@ class HostStep:
 def measure_host(rounds: int, clock: Clock, others: Others | None = None) -> dict[str, Any]:
     """Time the main process's part of 1,024 views, ours beside timm's and `others`, on the CPU; count operators."""
     step = HostStep()
-    sides = {"ours": our_side(step), "timm": _timm_side(step), **{name: side(step) for name, side in (others or {}).items()}}
+    sides = {"ours": our_side(step), "timm": _timm_side(step)}
+    sides |= {name: side(step) for name, side in (others or {}).items()}
     seconds = compare(sides, rounds, clock, warmup=3)
-    parts = {
+    parts: dict[str, Callable[[], object]] = {
         "erasing and mixing": partial(_finish, step),
         "the place of the next batch": lambda: next(iter(step.share)),
         "moving average": partial(WeightAverage(step.model, DECAY).update, step.model),
@@ -116,11 +117,11 @@ def _timm_views(step: HostStep) -> Callable[[], object]:
     return run
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts operators, those of the backward pass too."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -135,12 +136,12 @@ def _count_operators() -> dict[str, int]:
     labels = torch.rand(16, CLASSES).softmax(1)
     views = torch.rand(16, 3, 32, 32)
     ours, timms = OurStep(step_config(size, Supervised()), NoTargets(), _CPU), TimmStep(size, None, _CPU)
-    keys = step.batch().keys
 
     def count(*work: Callable[[], object]) -> int:
         for run in work:  # the optimiser's first step makes its state
             run()
-        with _Counter() as counter:
+        counter = _Counter()
+        with counter:
             for run in work:
                 run()
         return counter.count

@@ -16,7 +16,7 @@ SHARED: Final = 8  # a batch that this divides can be shared by 2, 4 and 8 ranks
 
 def run(cell: ImageCell) -> Outcome:
     """Score every fraction (`top1_at_0.01`, ...); predictions, curve and headline are those of the last."""
-    config, metrics, seconds = cell.spec.lowlabel, {}, 0.0
+    config, metrics, seconds, evaluation = cell.spec.lowlabel, {}, 0.0, 0.0
     started, resumptions, notes = "", 0, []
     for fraction in config.fractions:
         chosen = low_label_indices(cell.train.labels, fraction, cell.seed)
@@ -28,6 +28,7 @@ def run(cell: ImageCell) -> Outcome:
         metrics |= {f"{key}_at_{fraction:g}": value for key, value in outcome.metrics.items()}
         notes += [f"at {fraction:g}: {outcome.note}"] if outcome.note else []
         seconds += outcome.seconds
+        evaluation += outcome.evaluation_seconds
         started = started or outcome.started
         resumptions = max(resumptions, outcome.resumptions)  # the first is gone on from whenever a later one is
     return Outcome(
@@ -35,6 +36,7 @@ def run(cell: ImageCell) -> Outcome:
         metrics,
         outcome.curve,
         seconds=seconds,
+        evaluation_seconds=evaluation,
         images_per_second=outcome.images_per_second,
         started=started,
         resumptions=resumptions,

@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 
 from cskd_bench.cells.cell import Cell
 from cskd_bench.data.decode import DECODING
-from cskd_bench.data.loader import EvalViews, batch_loader, cut_batches, next_item, start_loader
+from cskd_bench.data.eval_views import EvalViews, batch_loader, cut_batches
+from cskd_bench.data.loader import next_item, start_loader
 from cskd_bench.data.mixing import to_float
 from cskd_bench.data.sources import Source, stamp
 from cskd_bench.data.views import EvalView

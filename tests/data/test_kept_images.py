@@ -13,7 +13,6 @@ from cskd_bench.data.loader import train_loader
 from cskd_bench.data.open import open_source
 from cskd_bench.data.view_plan import ViewPlan
 from cskd_bench.errors import Interrupted, UserError
-from cskd_bench.machine import free_memory
 
 PLAN = ViewPlan(images=12, batch_size=12, repeats=2, epochs=3, seed=5)
 
@@ -56,7 +55,7 @@ def test_the_views_are_the_same_bits_and_nothing_is_decoded_again(photographs, e
 
 def test_where_there_is_no_room_nothing_is_kept_and_a_sentence_says_so(photographs, monkeypatch):
     expected = batches(views_of(photographs, "pil"))
-    monkeypatch.setattr(kept_images, "free_memory", lambda: 100_000)
+    monkeypatch.setattr(kept_images, "available_memory", lambda: 100_000)
     views = views_of(photographs, "pil")
     assert "there is room for 0.0 GB; they are decoded anew" in keep_images(views, 1, 1)
     assert views._kept == {}
@@ -64,7 +63,7 @@ def test_where_there_is_no_room_nothing_is_kept_and_a_sentence_says_so(photograp
 
 
 def test_ranks_of_a_machine_share_the_room(photographs, monkeypatch):
-    monkeypatch.setattr(kept_images, "free_memory", lambda: 200_000)
+    monkeypatch.setattr(kept_images, "available_memory", lambda: 200_000)
     assert "are kept" in keep_images(views_of(photographs, "pil"), 1, 1)
     assert "decoded anew" in keep_images(views_of(photographs, "pil"), 2, 1)
 
@@ -83,7 +82,3 @@ def test_a_damaged_image_ends_the_run_at_its_start_or_is_left_to_be_skipped(phot
 def test_a_stop_is_heard_while_images_are_read(photographs):
     with pytest.raises(Interrupted, match="nothing was trained yet"):
         keep_images(views_of(photographs, "pil"), 1, 1, lambda: True)
-
-
-def test_the_free_memory_is_told():
-    assert free_memory() > 10**8

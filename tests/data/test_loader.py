@@ -18,9 +18,8 @@ from torch.utils.data._utils import signal_handling
 
 from cskd_bench.config import AugmentConfig, DataConfig, Recipe
 from cskd_bench.data import delivery, loader
+from cskd_bench.data.eval_views import batch_loader, eval_loader
 from cskd_bench.data.loader import (
-    batch_loader,
-    eval_loader,
     leave_signals_to_the_main_process,
     next_item,
     start_loader,

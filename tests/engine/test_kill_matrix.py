@@ -64,7 +64,7 @@ def reference(new_run_at):
     return run
 
 
-BATCHES = 48  # of evaluation: 4 epochs, raw and averaged weights, 6 batches of 4 images
+BATCHES = 24  # of evaluation: 4 epochs, 6 batches of 4 images
 
 
 def attempt_in_evaluation(run, at=None, number=signal.SIGKILL):
@@ -76,13 +76,13 @@ def attempt_in_evaluation(run, at=None, number=signal.SIGKILL):
         import torch
 
         from cskd_bench import cli
-        from cskd_bench.engine import evaluate
+        from cskd_bench.data.eval_views import SplitViews
 
         torch.set_num_threads(1)
         sys.stdout = sys.stderr = (run.folder / "said.txt").open("w", buffering=1)
-        real, asked = evaluate.next_item, itertools.count()
+        real, asked = SplitViews.batch, itertools.count()
 
-        def deadly(batches, workers, stop):
+        def deadly(views, turn, stop):
             now = next(asked)
             if at is not None and now > at:
                 with (run.folder / "after.txt").open("a") as file:
@@ -90,9 +90,9 @@ def attempt_in_evaluation(run, at=None, number=signal.SIGKILL):
             if now == at:
                 (run.folder / "inside.txt").write_text("evaluate")
                 os.kill(os.getpid(), number)
-            return real(batches, workers, stop)
+            return real(views, turn, stop)
 
-        evaluate.next_item = deadly
+        SplitViews.batch = deadly
         os._exit(cli.main([*run.command()[2:], "--set", "run.eval_batch_size=4"]))
     finally:
         os._exit(99)
@@ -136,7 +136,7 @@ def test_ended_inside_an_evaluation_nothing_is_lost(new_run_at, reference, same_
         after = run.folder / "after.txt"
         assert not after.exists() or len(after.read_text().splitlines()) == 1  # it takes a batch, not an evaluation
     kept = sorted(path.name for path in run.checkpoints.glob("step-*"))[-1]
-    assert kept == f"step-{3 * (at // 12 + 1):09d}"  # of the epoch's end, written before its evaluation
+    assert kept == f"step-{3 * (at // 6 + 1):09d}"  # of the epoch's end, written before its evaluation
     assert attempt_in_evaluation(run) == 0
     same_end(run, reference)
     assert scored(run) == scored(reference)

@@ -30,7 +30,8 @@ def test_measures_are_means_over_images(val, heads):
     for parameter in student.parameters():  # so that answers differ between patches
         parameter.data += 0.3 * torch.randn_like(parameter)
     student.eval()
-    found = patch_measures(student, val, VIEW, CPU)
+    pixels = torch.stack([VIEW(val.load(index)) for index in range(len(val))])
+    found = patch_measures(student, pixels, torch.as_tensor(val.labels), CPU)
     named, far = [], []
     head = student.model.head if heads == "class" else student.distillation_head
     prefix = student.model.num_prefix_tokens
@@ -47,13 +48,19 @@ def test_measures_are_means_over_images(val, heads):
     assert not any(module._forward_pre_hooks for module in student.modules())
 
 
-def test_what_is_no_plain_vit_has_none(val):
-    assert patch_measures(build_student(StudentConfig(name="resnet18"), 3, "class"), val, VIEW, CPU) == {}
-    assert patch_measures(torch.nn.Linear(2, 2), val, VIEW, CPU) == {}
+def test_what_is_no_plain_vit_has_none():
+    for model in (build_student(StudentConfig(name="resnet18"), 3, "class"), torch.nn.Linear(2, 2)):
+        assert patch_measures(model, torch.zeros(2, 3, 32, 32), torch.zeros(2), CPU) == {}
 
 
-def test_a_run_notes_them_at_every_evaluation(tiny_config, tmp_path):
-    config = load_config(tiny_config, ["recipe.epochs=2"])
+def test_a_run_that_is_asked_notes_them_at_every_evaluation(tiny_config, tmp_path):
+    config = load_config(tiny_config, ["recipe.epochs=2", "run.patch_measures=true"])
     record = pretrain(config, tmp_path / "runs", tmp_path / "results", Ranks(0, 1, CPU))
     assert all(0 < entry["attention_distance"] < 45 and 0 <= entry["patch_top1"] <= 1 for entry in record.curve)
     assert record.curve[0]["attention_distance"] != record.curve[1]["attention_distance"]
+
+
+def test_a_run_that_is_not_asked_measures_none(tiny_config, tmp_path):
+    config = load_config(tiny_config, ["recipe.epochs=1"])
+    record = pretrain(config, tmp_path / "runs", tmp_path / "results", Ranks(0, 1, CPU))
+    assert not {"attention_distance", "patch_top1"} & record.curve[0].keys() and "top1" in record.curve[0]

@@ -6,12 +6,12 @@
 import sys
 from pathlib import Path
 
+from helpers import views_before
 from timm.utils.model_ema import ModelEmaV3
 
 from cskd_bench.data.mixing import to_float
 from cskd_bench.speed.host import AUGMENT, CLASSES, DECAY, HostStep
 from cskd_bench.speed.run import run_speed
-from helpers import views_before
 
 
 def before_side(step: HostStep):
