@@ -1,6 +1,7 @@
 """The images of a split in class folders: listed once, and from an index afterwards."""
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ def list_class_folders(root: Path) -> ClassFolders:
 
 
 def _scan(root: Path, index: Path) -> ClassFolders:
+    began = time.time_ns()
     seen: Seen = [("", stamp_folder(root))]
     notes, writer = FolderNotes(), ListingWriter()
     classes = class_names(root, notes)
@@ -73,7 +75,7 @@ def _scan(root: Path, index: Path) -> ClassFolders:
         raise UserError(f"{gone[0]}: came while its folder was read; start again")
     found = ClassFolders(writer.finish(), np.asarray(class_of), classes, notes)
     newest = max(max(stamp) for _, stamp in seen)
-    write_index(index, _to_index(found, seen, np.asarray(writer.times)), newest, len(found.listing))
+    write_index(index, _to_index(found, seen, np.asarray(writer.times)), len(found.listing), newest, began)
     return found
 
 
@@ -112,8 +114,8 @@ def _from_index(root: Path, index: Index) -> ClassFolders | None:
         identity=said["identity"],
         stamp=said["stamp"],
     )
-    for spot, time in zip(index["spots"].tolist(), index["times"].tolist(), strict=True):
-        if look_up(listing.path(spot))[1:] != (int(listing.sizes[spot]), time):
+    for spot, written in zip(index["spots"].tolist(), index["times"].tolist(), strict=True):
+        if look_up(listing.path(spot))[1:] != (int(listing.sizes[spot]), written):
             return None
     notes = FolderNotes(said["count"], said["first"])
     return ClassFolders(listing, index["class_of"], unpack_texts(index["classes"]), notes)

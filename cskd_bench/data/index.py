@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +23,7 @@ Index = Mapping[str, np.ndarray]
 Made = TypeVar("Made")
 
 FEWEST: Final = 10_000  # files, or samples, below which an index saves nothing
-SETTLED: Final = 2.0  # seconds: what changed later than this may change again without showing in its times
+SETTLED: Final = 2.0  # seconds: what changed later than this may have changed again without showing in its times
 _MAGIC: Final = b"cskd-bench index 1\n"
 _DIGEST: Final = 32  # bytes of SHA-256
 _NAME: Final = (".cskd-bench-", ".index")  # how its name begins, hidden from every reader of folders, and ends
@@ -56,12 +55,13 @@ def read_index(path: Path, use: Callable[[Index], Made | None]) -> Made | None:
     return None
 
 
-def write_index(path: Path, index: Index, newest: int, count: int) -> None:
+def write_index(path: Path, index: Index, count: int, newest: int, began: int) -> None:
     """Keep an index of `count` files where that is possible and saves something.
 
-    `newest` is when the last change to what it was made from was, in ns: a change right after that need not show.
+    `newest` is when what it was made from was last changed, `began` when that was looked at, both in ns: a change right
+    after another need not show in the times.
     """
-    if not _is_wanted() or count < FEWEST or newest > time.time_ns() - int(SETTLED * 1e9):
+    if not _is_wanted() or count < FEWEST or newest > began - int(SETTLED * 1e9):
         return
     content = _pack(index)
     for place in _places(path):

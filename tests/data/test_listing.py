@@ -25,9 +25,7 @@ class Plain:
         self.classes = sorted(path.name for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))
         below = [sorted(_below(root / name, name, (_place(root),))) for name in self.classes]
         self.names = [f"{folder}/{name}" for folders in below for folder, names in folders for name in sorted(names)]
-        self.labels = [
-            label for label, folders in enumerate(below) for _, names in folders for _ in range(len(names))
-        ]
+        self.labels = [label for label, folders in enumerate(below) for _, names in folders for _ in range(len(names))]
         self.paths = [root / name for name in self.names]
         self.sizes = [path.stat().st_size for path in self.paths]
         self.identity = _digest(os.fsencode("\n".join(f"{n} {s}" for n, s in zip(self.names, self.sizes, strict=True))))
