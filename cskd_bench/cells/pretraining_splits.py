@@ -1,7 +1,7 @@
 """What the splits of a pretraining must satisfy before an epoch is trained on them."""
 
+from cskd_bench.cells.opening import main_first
 from cskd_bench.config import DataConfig
-from cskd_bench.data.index import homeless_indexes, take_indexes
 from cskd_bench.data.labels import absent_classes, refuse_single_class
 from cskd_bench.data.leaks import MOST, StoredImages, of_shared_sizes, shared_images
 from cskd_bench.data.notes import join_notes, label_note
@@ -12,17 +12,8 @@ from cskd_bench.errors import UserError
 
 
 def open_splits(data: DataConfig, ranks: Ranks) -> tuple[Source, Source]:
-    """Open train and val on every rank; the main one first, so that the others find its indexes and search no folder.
-
-    UserError on every rank where it fails on one.
-    """
-
-    def both() -> tuple[Source, Source]:
-        return open_source(data, data.train), open_source(data, data.val)
-
-    first = ranks.together(lambda: both() if ranks.is_main else None)
-    take_indexes(ranks.share(homeless_indexes()))
-    return ranks.together(lambda: first or both())
+    """Open train and val on every rank, as `main_first` does; UserError on every rank where it fails on one."""
+    return main_first(ranks, lambda: (open_source(data, data.train), open_source(data, data.val)))
 
 
 def look_at_splits(data: DataConfig) -> str:

@@ -20,7 +20,7 @@ from cskd_bench.data.folders import (
     stamp_folder,
 )
 from cskd_bench.data.index import Index, index_path, pack_texts, read_index, unpack_texts, write_index
-from cskd_bench.data.listing import Listing, ListingWriter, Names, look_up
+from cskd_bench.data.listing import Listing, ListingWriter, Names, check_column, look_up
 from cskd_bench.errors import UserError
 from cskd_bench.names import real_path
 
@@ -29,7 +29,7 @@ _SPOTS: Final = 1000  # files of an index that are looked up again, evenly space
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """What lies in a split's class folders; `class_of` (folders,) is the class of each folder of the listing."""
+    """What lies in a split's class folders; `class_of` (folders,) int64 is the class of each folder of the listing."""
 
     listing: Listing
     class_of: np.ndarray
@@ -73,7 +73,7 @@ def _scan(root: Path, index: Path) -> ClassFolders:
         look_up(missing)
     if gone:
         raise UserError(f"{gone[0]}: came while its folder was read; start again")
-    found = ClassFolders(writer.finish(), np.asarray(class_of), classes, notes)
+    found = ClassFolders(writer.finish(), np.asarray(class_of, np.int64), classes, notes)
     newest = max(max(stamp) for _, stamp in seen)
     write_index(index, _to_index(found, seen, np.asarray(writer.times)), len(found.listing), newest, began)
     return found
@@ -114,8 +114,11 @@ def _from_index(root: Path, index: Index) -> ClassFolders | None:
         identity=said["identity"],
         stamp=said["stamp"],
     )
+    listing.check()
+    classes, class_of = unpack_texts(index["classes"]), index["class_of"]
+    check_column(class_of, len(shown), len(classes))
     for spot, written in zip(index["spots"].tolist(), index["times"].tolist(), strict=True):
         if look_up(listing.path(spot))[1:] != (int(listing.sizes[spot]), written):
             return None
     notes = FolderNotes(said["count"], said["first"])
-    return ClassFolders(listing, index["class_of"], unpack_texts(index["classes"]), notes)
+    return ClassFolders(listing, class_of, classes, notes)

@@ -24,6 +24,12 @@ class Names(Sequence[str]):
     def __init__(self, text: np.ndarray, ends: np.ndarray) -> None:
         self.text, self.ends = text, ends
 
+    def check(self) -> None:
+        """ValueError where the ends are not those of the text."""
+        starts = np.concatenate([np.zeros(1, self.ends.dtype), self.ends[:-1]])
+        if not len(self.ends) or self.ends[-1] != len(self.text) or bool((starts > self.ends).any()):
+            raise ValueError("names end where they cannot")
+
     def __len__(self) -> int:
         return len(self.ends)
 
@@ -75,6 +81,14 @@ class Listing:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def check(self) -> None:
+        """ValueError where the parts do not fit together."""
+        self.names.check()
+        check_column(self.sizes, len(self.names))
+        check_column(self.folder, len(self.names), len(self.folders))
+        if len(self.folders) != len(self.shown):
+            raise ValueError("folders have not one name each")
 
     def path(self, index: int) -> Path:
         return Path(self.folders[self.folder[index]], self.names[index])
@@ -144,6 +158,14 @@ class ListingWriter:
             identity=self._identity.hexdigest()[:16],
             stamp=self._stamp.hexdigest()[:16],
         )
+
+
+def check_column(column: np.ndarray, count: int, beyond: int | None = None) -> None:
+    """ValueError unless there are `count` whole numbers, from 0 and all below `beyond`."""
+    if column.dtype.kind not in "iu" or column.shape != (count,):
+        raise ValueError("a column of another length or type")
+    if bool((column < 0).any()) or (beyond is not None and bool((column >= beyond).any())):
+        raise ValueError("a column with a number that stands for nothing")
 
 
 def list_paths(paths: Iterable[Path]) -> Listing:

@@ -15,7 +15,7 @@ from cskd_bench.data.folders import IMAGE_SUFFIXES, FolderNotes, is_hidden
 from cskd_bench.data.index import Index, index_path, pack_texts, read_index, unpack_texts, write_index
 from cskd_bench.data.json_text import read_json
 from cskd_bench.data.labels import class_numbers, plain_number, whole_number
-from cskd_bench.data.listing import Names, NamesWriter
+from cskd_bench.data.listing import Names, NamesWriter, check_column
 from cskd_bench.data.notes import join_notes
 from cskd_bench.data.open_files import OpenFiles
 from cskd_bench.data.sources import digest
@@ -169,6 +169,10 @@ def _from_index(index: Index, stamps: Sequence[_Stamp]) -> _Samples | None:
         return None
     identity, note = unpack_texts(index["said"])
     keys = Names(index["text"], index["ends"])
+    keys.check()
+    check_column(index["tar"], len(keys), len(stamps))
+    for name in ("starts", "sizes", "labels"):
+        check_column(index[name], len(keys))
     return _Samples(keys, index["tar"], index["starts"], index["sizes"], index["labels"], identity, note)
 
 
