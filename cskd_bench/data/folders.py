@@ -87,8 +87,13 @@ class FolderNotes:
 
 def is_image(name: str) -> bool:
     """Whether a file's ending is one of an image."""
-    stem, _, ending = name.rpartition(".")
-    return bool(stem) and f".{ending.lower()}" in IMAGE_SUFFIXES
+    return _ending(name) in IMAGE_SUFFIXES
+
+
+def _ending(name: str) -> str:
+    """Return a file's ending with its dot, in lower case; empty for a name that is nothing else."""
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot > 0 else ""
 
 
 def is_hidden(name: str) -> bool:
@@ -194,13 +199,13 @@ def _sort_entries(folder: Path, prefix: str, notes: FolderNotes) -> tuple[list[F
             _note_hidden(name, prefix + name, notes)
         elif entry.is_dir():
             folders.append(prefix + name)
-        elif not is_image(name):
+        elif (ending := _ending(name)) not in IMAGE_SUFFIXES:
             notes.add("others", prefix + name)
         elif not (found := _look_at_image(entry)):
             notes.add("special", prefix + name)
         else:
             images.append(found)
-            if f".{name.rpartition('.')[2].lower()}" not in _USUAL:
+            if ending not in _USUAL:
                 notes.add("unusual", prefix + name)
     images.sort()
     return images, folders
