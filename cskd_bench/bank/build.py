@@ -24,9 +24,11 @@ from cskd_bench.config import PretrainConfig
 from cskd_bench.data.decode import DECODING
 from cskd_bench.data.delivery import deliver, usable_workers
 from cskd_bench.data.engines import finish_batch, worker_views
-from cskd_bench.data.loader import LOOK, Batch, ViewPlan, leave_signals_to_the_main_process, next_item, start_loader
+from cskd_bench.data.loader import LOOK, leave_signals_to_the_main_process, next_item, start_loader
 from cskd_bench.data.open import open_source
 from cskd_bench.data.sources import Source
+from cskd_bench.data.train_views import Batch
+from cskd_bench.data.view_plan import ViewPlan
 from cskd_bench.device import default_device, pins
 from cskd_bench.errors import UserError
 from cskd_bench.models.labeller import labelling_teacher
@@ -224,13 +226,13 @@ class _Labeller:
     @torch.no_grad()
     def _label(self, batch: Batch) -> list[bytes]:
         config = self._config
-        views, _ = finish_batch(batch, config.recipe.augment, config.data.num_classes, config.seed, self._device)
+        views, _ = finish_batch(batch, config.recipe.augment, config.data.num_classes, self._device)
         output = self._teacher(views)
         global_ = output.global_logits
         try:
             envelope = upper_envelope(output.dense, global_, self._ladder)
         except ValueError as error:
-            raise UserError(f"epoch {batch.keys[0].epoch}, views from {batch.keys[0].position}: {error}") from error
+            raise UserError(f"epoch {batch.keys.epoch}, views from {batch.keys.positions[0]}: {error}") from error
         soft = None
         if self._manifest.soft_classes:
             soft = soft_targets(global_, self._manifest.soft_classes, self._manifest.soft_temperature)

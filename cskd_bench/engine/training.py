@@ -15,32 +15,31 @@ Ranks agree once a step, on the host, before any of them waits for another's gra
 """
 
 import time
-import traceback
-from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import torch
-from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from cskd_bench.data.engines import finish_batch, worker_views
-from cskd_bench.data.loader import Batch, ViewPlan, next_item, start_loader, train_loader
+from cskd_bench.data.engines import finish_batch
 from cskd_bench.data.mixing import resize_view
 from cskd_bench.data.randomness import Stream, integer_seed
-from cskd_bench.device import computing, enough_memory, exact_fp32, pins, seed_draws, slow_precision
+from cskd_bench.data.train_views import Batch
+from cskd_bench.device import computing, enough_memory, exact_fp32, seed_draws, slow_precision
+from cskd_bench.engine.average import WeightAverage
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions
+from cskd_bench.engine.feed import Feed, plan_views
 from cskd_bench.engine.finite import Advice, FiniteWatch
 from cskd_bench.engine.job import Fit, Job
 from cskd_bench.engine.logs import Bar, Meter, RunLog, progress_bar, stack
 from cskd_bench.engine.optim import build_optimizer, learning_rate, set_learning_rate
 from cskd_bench.engine.projected import build_projector, share_images, with_projector
 from cskd_bench.engine.scores import epoch_line, score_split, scores_of_epoch
-from cskd_bench.engine.state import Progress, Stop, Trained, check_skipped, resume, save, stop_signals
-from cskd_bench.errors import Interrupted, UserError
+from cskd_bench.engine.state import Stop, Trained, resume, save, stop_signals
+from cskd_bench.errors import Interrupted
 from cskd_bench.methods import loss_parts, ratio_at
 from cskd_bench.models.students import choose_attention
 from cskd_bench.outputs import StudentOutput, Targets
@@ -73,10 +72,10 @@ class _Run:
         recipe, device = job.recipe, ranks.device
         how = job.run.model_dump(mode="json", exclude={"workers"})  # the collectives of a step depend on it
         ranks.same("configuration", {"name": job.folder.name, "run": how, **job.identity})
-        self.plan = ranks.together(lambda: _plan(job, ranks))
+        self.plan = ranks.together(lambda: plan_views(job, ranks))
         self.student = job.student.to(device)
         choose_attention(self.student, device, recipe.precision)
-        self.ema = ModelEmaV3(self.student, decay=recipe.ema_decay) if recipe.ema_decay > 0 else None
+        self.ema = WeightAverage(self.student, recipe.ema_decay) if recipe.ema_decay > 0 else None
         projector = ranks.together(lambda: build_projector(job.method, self.student, job.targets.widths, job.seed))
         self.optimizer = build_optimizer(self.student, recipe.optim, projector)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
@@ -97,7 +96,8 @@ class _Run:
             device,
             self.progress.skipped_updates,
         )
-        self.batches = ranks.together(self._start_loader)
+        self.feed = ranks.together(lambda: Feed(job, ranks, self.plan, self.progress, stop))
+        self.notes += [self.feed.note] if self.feed.note else []
         scored = self.progress.pending is None
         self.log = RunLog(job.folder, self.progress.step, scored=scored) if ranks.is_main else None
         if slow := slow_precision(device, recipe.precision):
@@ -108,9 +108,11 @@ class _Run:
         progress, steps, predictions = self.progress, self.plan.steps, None
         for note in self.notes:
             bar.say(f"{self.job.title}: {note}")
+        self.module.train()
         while True:
             if progress.pending is not None:
                 predictions = self._finish_epoch(bar, progress.pending)
+                self.module.train()  # scoring has set it to evaluation
             if progress.step == steps:
                 break
             stopping = self._train_step(bar)
@@ -149,14 +151,14 @@ class _Run:
         # The host's half, which may fail on one rank: all agree before any of them waits for another's gradients.
         fetched, failed = None, None
         try:
-            fetched = self._fetch(bar, ratio)
+            self.watch.check()
+            fetched = self.feed.fetch(bar, ratio)
         except Exception as error:
             failed = error
         stopping = self.ranks.settle(failed, stop=self.stop.requested)
         assert fetched is not None
 
         # The device's half: views, targets, forward and backward, micro-batch by micro-batch.
-        self.module.train()
         for part, (batch, known) in enumerate(fetched):
             self._backward(batch, known, ratio, last=part + 1 == run.accumulate, log_now=log_now)
 
@@ -186,7 +188,7 @@ class _Run:
     def _backward(self, batch: Batch, known: Targets, ratio: float, *, last: bool, log_now: bool) -> None:
         """Add a micro-batch's gradients; ranks exchange them with the last one."""
         job, recipe, device = self.job, self.job.recipe, self.ranks.device
-        views, labels = finish_batch(batch, recipe.augment, job.data.num_classes, job.seed, device)
+        views, labels = finish_batch(batch, recipe.augment, job.data.num_classes, device)
         targets = job.targets(views, known, ratio)
         with nullcontext() if last or self.ranks.world == 1 else self.module.no_sync():
             with computing(device, recipe.precision):
@@ -202,43 +204,6 @@ class _Run:
                 names, values = stack(shown)
                 self.progress.window.add(names, values)
                 self.progress.epoch.add(names, values)
-
-    def _fetch(self, bar: Bar, ratio: float) -> list[tuple[Batch, Targets]]:
-        """Return the step's micro-batches with what is known of their targets; UserError for what this rank cannot."""
-        self.watch.check()
-        fetched = []
-        for _ in range(self.job.run.accumulate):
-            batch = self._next_batch()
-            _account_for_skipped(self.job, self.progress, batch, bar)
-            fetched.append((batch, self.job.targets.look_up(batch.keys, ratio)))
-        return fetched
-
-    def _next_batch(self) -> Batch:
-        try:
-            batch = next_item(self.batches, self.job.run.workers, lambda: self.stop.requested)
-        except UserError as error:
-            if error.__cause__ is None:  # a sentence of our own: an image that cannot be read
-                raise
-            path = self.job.folder / f"worker_error_rank{self.ranks.rank}.txt"
-            with suppress(OSError):  # the fault itself matters more
-                path.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="backslashreplace")
-            raise UserError(f"{error} (all of it: {path})") from error
-        assert batch is not None
-        return batch
-
-    def _start_loader(self) -> Iterator[Batch]:
-        job, ranks = self.job, self.ranks
-        loader = train_loader(
-            worker_views(job.train, job.recipe.augment, job.view_size, job.seed, job.data),
-            self.plan,
-            first_step=self.progress.step,
-            rank=ranks.rank,
-            world=ranks.world,
-            accumulate=job.run.accumulate,
-            workers=job.run.workers,
-            pinned=pins(ranks.device),
-        )
-        return start_loader(loader)
 
     def _finish_epoch(self, bar: Bar, entry: dict[str, float]) -> Predictions | None:
         """Score the epoch that has just been kept; asked to stop, leave that to the process that goes on."""
@@ -270,18 +235,6 @@ class _Run:
         return f"at step {step + 1} (epoch {step // self.plan.steps_per_epoch + 1}, images {named})"
 
 
-def _plan(job: Job, ranks: Ranks) -> ViewPlan:
-    """Make the plan of a job's views; UserError where its batches do not split among ranks and micro-batches."""
-    recipe, accumulate = job.recipe, job.run.accumulate
-    group = recipe.augment.mix_group if recipe.augment.mixes else 1
-    if recipe.batch_size % (ranks.world * accumulate * group):
-        raise UserError(
-            f"batch_size {recipe.batch_size} does not split into {ranks.world} ranks x {accumulate} "
-            f"micro-batches of whole mixing groups of {group}; change run.accumulate, the ranks or augment.mix_group"
-        )
-    return ViewPlan.of(recipe, len(job.train), job.seed)
-
-
 def _agreement(output: StudentOutput, targets: Targets) -> dict[str, Tensor]:
     """Return the fraction of places whose patch label is the teacher's fused label."""
     if output.patch_logits is None or targets.spatial_target is None:
@@ -289,11 +242,3 @@ def _agreement(output: StudentOutput, targets: Targets) -> dict[str, Tensor]:
     wanted = targets.spatial_target
     wanted = wanted.argmax(1) if wanted.is_floating_point() else wanted
     return {"spatial_agreement": (output.patch_logits.argmax(1) == wanted).float().mean()}
-
-
-def _account_for_skipped(job: Job, progress: Progress, batch: Batch, bar: Bar) -> None:
-    for sentence in dict.fromkeys(batch.skipped):
-        if sentence not in progress.skipped:  # an image counts once, however often its turn comes
-            bar.say(f"skipped: {sentence}")
-            progress.skipped.append(sentence)
-    check_skipped(progress, job.data.max_skipped)
