@@ -11,13 +11,13 @@ import torch
 from cskd_bench.cells.cell import Outcome
 from cskd_bench.cells.locks import run_lock
 from cskd_bench.cells.milestones import Milestones
-from cskd_bench.cells.pretraining_splits import check_pretraining_splits, note_shared
+from cskd_bench.cells.pretraining_splits import check_pretraining_splits, note_shared, open_splits
 from cskd_bench.cells.recording import Beginning, Subject, begin, keep
 from cskd_bench.config import PretrainConfig, method_label
 from cskd_bench.data.copies import number_images
 from cskd_bench.data.notes import folder_note, join_notes, tell_folder_note
-from cskd_bench.data.open import open_source
 from cskd_bench.data.randomness import Stream, integer_seed
+from cskd_bench.data.sources import Source
 from cskd_bench.device import enough_memory
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.job import Fit, Job
@@ -78,7 +78,8 @@ def _pretrain(
     if record is not None:
         return record
     beginning = begin(ranks)
-    job = ranks.together(lambda: _job(config, folder, ranks, targets))
+    train, val = open_splits(config.data, ranks)
+    job = ranks.together(lambda: _job(config, train, val, folder, ranks, targets))
     subject = _subject(config, job, beginning, command or command_line())
     ranks.on_main(lambda: _begin(job, records / f"{subject.id}.json"))
     milestones = Milestones(folder / "milestones", _summary(config, job, subject.method))
@@ -86,10 +87,10 @@ def _pretrain(
     return ranks.on_main(lambda: _finish(job, result, config, subject, ranks, records))
 
 
-def _job(config: PretrainConfig, folder: Path, ranks: Ranks, targets: TargetProvider | None) -> Job:
+def _job(
+    config: PretrainConfig, train: Source, val: Source, folder: Path, ranks: Ranks, targets: TargetProvider | None
+) -> Job:
     """Build on this rank what a configuration describes; `targets` replaces the teacher."""
-    train = open_source(config.data, config.data.train)
-    val = open_source(config.data, config.data.val)
     note = check_pretraining_splits(config.data, train, val)
     shared = note_shared(train, val) if ranks.is_main else ""  # opens images, which one rank need do
     identity = config.identity()

@@ -1,12 +1,19 @@
 """What the splits of a pretraining must satisfy before an epoch is trained on them."""
 
+from cskd_bench.cells.opening import main_first
 from cskd_bench.config import DataConfig
 from cskd_bench.data.labels import absent_classes, refuse_single_class
 from cskd_bench.data.leaks import MOST, StoredImages, of_shared_sizes, shared_images
 from cskd_bench.data.notes import join_notes, label_note
 from cskd_bench.data.open import is_slice, open_source
 from cskd_bench.data.sources import Source, data_path
+from cskd_bench.engine.distributed import Ranks
 from cskd_bench.errors import UserError
+
+
+def open_splits(data: DataConfig, ranks: Ranks) -> tuple[Source, Source]:
+    """Open train and val on every rank, as `main_first` does; UserError on every rank where it fails on one."""
+    return main_first(ranks, lambda: (open_source(data, data.train), open_source(data, data.val)))
 
 
 def look_at_splits(data: DataConfig) -> str:

@@ -1,12 +1,15 @@
 """Which files of a folder are images, whatever the layout, and what is to be said of the others."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISREG
 from typing import Final
 from unicodedata import normalize
 
+from cskd_bench.data.index import is_index
+from cskd_bench.data.listing import Found
 from cskd_bench.errors import UserError
 
 IMAGE_SUFFIXES: Final = frozenset(
@@ -23,6 +26,9 @@ _SYSTEM: Final = frozenset(  # what operating systems and file servers put besid
 )
 _USUAL: Final = frozenset((".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"))  # torchvision's
 _SHOWN: Final = 3
+GONE: Final = -1  # the size of an image that was listed, and was not there when it was looked at
+Stamp = tuple[int, int]  # when a folder's entries, and when it itself was changed, in ns
+Seen = list[tuple[str, Stamp]]  # folders that were looked into, as paths below the root, before they were read
 _LEFT_OUT: Final = {  # how it is told: one, several
     "others": ("file of another ending", "files of other endings"),
     "hidden": ("hidden entry", "hidden entries"),
@@ -39,18 +45,27 @@ _USED: Final = {
 
 @dataclass
 class FolderNotes:
-    """What of a folder is left out, and what is used that others would leave out: paths below it, by kind."""
+    """What of a folder is left out, and what is used that others would leave out: by kind, of paths below it.
 
-    found: dict[str, list[str]] = field(default_factory=dict)
+    `count` is how many there are, `first` a few that come first, the rest not kept.
+    """
 
-    def add(self, kind: str, path: str) -> None:
-        """Note a path under one of the kinds above."""
-        self.found.setdefault(kind, []).append(path)
+    count: dict[str, int] = field(default_factory=dict)
+    first: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, kind: str, *paths: str) -> None:
+        """Note paths under one of the kinds above."""
+        self._add(kind, len(paths), paths)
 
     def join(self, other: "FolderNotes") -> None:
         """Add what another one has found."""
-        for kind, paths in other.found.items():
-            self.found.setdefault(kind, []).extend(paths)
+        for kind, count in other.count.items():
+            self._add(kind, count, other.first[kind])
+
+    def _add(self, kind: str, count: int, paths: Iterable[str]) -> None:
+        if count:
+            self.count[kind] = self.count.get(kind, 0) + count
+            self.first[kind] = sorted([*self.first.get(kind, ()), *paths])[:_SHOWN]
 
     def left_out(self) -> str:
         """List what is left out; empty where nothing is."""
@@ -62,18 +77,23 @@ class FolderNotes:
         return "; ".join(f"{what}: {listed}" for what, listed in told.items() if listed)
 
     def _list(self, kinds: Mapping[str, tuple[str, str]]) -> str:
-        return ", ".join(self._tell(kind, *kinds[kind]) for kind in kinds if kind in self.found)
+        return ", ".join(self._tell(kind, *kinds[kind]) for kind in kinds if kind in self.count)
 
     def _tell(self, kind: str, one: str, several: str) -> str:
-        paths = sorted(self.found[kind])
-        shown = ", ".join(paths[:_SHOWN]) + (", ..." if len(paths) > _SHOWN else "")
-        return f"{len(paths):,} {several if len(paths) > 1 else one} ({shown})"
+        count = self.count[kind]
+        shown = ", ".join(self.first[kind]) + (", ..." if count > _SHOWN else "")
+        return f"{count:,} {several if count > 1 else one} ({shown})"
 
 
 def is_image(name: str) -> bool:
     """Whether a file's ending is one of an image."""
-    stem, _, ending = name.rpartition(".")
-    return bool(stem) and f".{ending.lower()}" in IMAGE_SUFFIXES
+    return _ending(name) in IMAGE_SUFFIXES
+
+
+def _ending(name: str) -> str:
+    """Return a file's ending with its dot, in lower case; empty for a name that is nothing else."""
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot > 0 else ""
 
 
 def is_hidden(name: str) -> bool:
@@ -86,7 +106,7 @@ def class_names(root: Path, notes: FolderNotes) -> list[str]:
     classes = []
     for entry in list_folder(root):
         if is_hidden(entry.name):
-            notes.add("hidden", entry.name)
+            _note_hidden(entry.name, entry.name, notes)
         elif entry.is_dir():
             classes.append(entry.name)
         else:
@@ -106,30 +126,27 @@ def refuse_alike(root: Path, classes: list[str]) -> None:
             )
 
 
-def images_below(root: Path, folder: str, notes: FolderNotes) -> list[str]:
-    """Return the images of a class folder and all folders in it, as paths below `root`, in torchvision's order.
+def images_below(root: Path, folder: str, notes: FolderNotes, seen: Seen) -> list[tuple[str, list[Found]]]:
+    """Return (folder, its images) for a class folder and all folders in it that have images, in torchvision's order.
 
-    That is by folder, then by name. UserError for a folder that cannot be read.
+    That is by folder, then by name. Folders are paths below `root`; all that are looked into are added to `seen`.
+    An image that was gone when it was looked at has the size GONE. UserError for a folder that cannot be read.
     """
-    ordered = sorted(_walk(root, folder, (_identity(root),), notes))
-    paths = [f"{inside}/{name}" for inside, names in ordered for name in sorted(names)]
-    for path in paths:
-        if path.count("/") > 1:
-            notes.add("nested", path)
-    return paths
+    folders = sorted(_walk(root, folder, (_identity(root),), notes, seen))
+    for inside, images in folders:
+        if "/" in inside:
+            notes.add("nested", *(f"{inside}/{name}" for name, _, _ in images))
+    return folders
 
 
-def images_in(root: Path, notes: FolderNotes) -> list[str]:
-    """Return the sorted names of the images that lie right in a folder; UserError where it cannot be read."""
-    names = []
-    for entry in list_folder(root):
-        if kind := _reason(entry):
-            notes.add(kind, entry.name)
-        elif entry.is_dir():
-            notes.add("folders", entry.name)
-        else:
-            names.append(_noted(entry.name, entry.name, notes))
-    return sorted(names)
+def images_in(root: Path, notes: FolderNotes) -> list[Found]:
+    """Return the images that lie right in a folder, by name; UserError where it cannot be read.
+
+    One that was gone when it was looked at has the size GONE.
+    """
+    images, folders = _sort_entries(root, "", notes)
+    notes.add("folders", *folders)
+    return images
 
 
 def list_folder(folder: Path) -> list[os.DirEntry[str]]:
@@ -147,51 +164,78 @@ def describe_empty(folder: Path) -> str:
     return f"only empty folders in it, {', '.join(inner[:3])}" if inner else "it is empty"
 
 
+def stamp_folder(folder: Path) -> Stamp:
+    """Return what changes when something in a folder is added, removed or renamed; UserError where it is not there."""
+    return _stamp(_look_at(folder))
+
+
 def _walk(
-    root: Path, folder: str, above: tuple[tuple[int, int], ...], notes: FolderNotes
-) -> Iterator[tuple[str, list[str]]]:
-    """Yield (folder, names of its images) for a folder below `root` and those in it; links are followed.
+    root: Path, folder: str, above: tuple[tuple[int, int], ...], notes: FolderNotes, seen: Seen
+) -> Iterator[tuple[str, list[Found]]]:
+    """Yield (folder, its images) for a folder below `root` and those in it that have images; links are followed.
 
     `above` are the folders that lead here: one of them is not entered again.
     """
-    here = _identity(root / folder)
+    found = _look_at(root / folder)
+    here = found.st_dev, found.st_ino
     if here in above:
         notes.add("loops", folder)
         return
-    names = []
-    for entry in list_folder(root / folder):
-        inside = f"{folder}/{entry.name}"
-        if kind := _reason(entry):
-            notes.add(kind, inside)
+    seen.append((folder, _stamp(found)))  # looked at before it is read: what changes meanwhile shows later
+    images, inner = _sort_entries(root / folder, f"{folder}/", notes)
+    for inside in inner:
+        yield from _walk(root, inside, (*above, here), notes, seen)
+    if images:
+        yield folder, images
+
+
+def _sort_entries(folder: Path, prefix: str, notes: FolderNotes) -> tuple[list[Found], list[str]]:
+    """Return a folder's images by name, and the folders in it; `prefix` is what its paths begin with below the root."""
+    images: list[Found] = []
+    folders: list[str] = []
+    for entry in list_folder(folder):
+        name = entry.name
+        if is_hidden(name):
+            _note_hidden(name, prefix + name, notes)
         elif entry.is_dir():
-            yield from _walk(root, inside, (*above, here), notes)
+            folders.append(prefix + name)
+        elif (ending := _ending(name)) not in IMAGE_SUFFIXES:
+            notes.add("others", prefix + name)
+        elif not (found := _look_at_image(entry)):
+            notes.add("special", prefix + name)
         else:
-            names.append(_noted(entry.name, inside, notes))
-    yield folder, names
+            images.append(found)
+            if ending not in _USUAL:
+                notes.add("unusual", prefix + name)
+    images.sort()
+    return images, folders
 
 
-def _noted(name: str, path: str, notes: FolderNotes) -> str:
-    """Return the name of an image that is used, with a note where torchvision would not read it."""
-    if f".{name.rpartition('.')[2].lower()}" not in _USUAL:
-        notes.add("unusual", path)
-    return name
+def _note_hidden(name: str, path: str, notes: FolderNotes) -> None:
+    if not is_index(name):  # what this project puts there changes no record's note
+        notes.add("hidden", path)
 
 
-def _reason(entry: os.DirEntry[str]) -> str:
-    """Say why an entry is neither an image nor a folder to look into; empty for those."""
-    if is_hidden(entry.name):
-        return "hidden"
-    if entry.is_dir():
-        return ""
-    if not is_image(entry.name):
-        return "others"
-    is_there = entry.is_file() or not Path(entry.path).exists()  # a broken link is told where it is opened
-    return "" if is_there else "special"
+def _look_at_image(entry: os.DirEntry[str]) -> Found | None:
+    """Return what the system says of an entry; None where it is no file."""
+    try:
+        found = entry.stat()
+    except OSError:  # a broken link is told where the listing is whole
+        return entry.name, GONE, 0
+    return (entry.name, found.st_size, found.st_mtime_ns) if S_ISREG(found.st_mode) else None
+
+
+def _stamp(found: os.stat_result) -> Stamp:
+    return found.st_mtime_ns, found.st_ctime_ns
 
 
 def _identity(folder: Path) -> tuple[int, int]:
+    found = _look_at(folder)
+    return found.st_dev, found.st_ino
+
+
+def _look_at(folder: Path) -> os.stat_result:
     try:
-        found = folder.stat()
+        return folder.stat()
     except OSError as error:
         raise UserError(f"{folder}: cannot be read: {error.strerror}") from error
-    return found.st_dev, found.st_ino

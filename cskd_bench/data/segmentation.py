@@ -178,7 +178,7 @@ def _class_of_values(data: TaskData, ignore_index: int) -> np.ndarray:
 def _images_in(folder: Path) -> Sequence[Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the data set's folder with --data-dir")
-    return [folder / name for name in images_in(folder, FolderNotes())]
+    return [folder / name for name, _, _ in images_in(folder, FolderNotes())]
 
 
 def _left_out(layout: str, root: Path, split: str) -> str:

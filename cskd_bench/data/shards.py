@@ -1,6 +1,7 @@
 """WebDataset shards read by index: images stay in their tars, only headers are read when a split is opened."""
 
 import tarfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +12,12 @@ from PIL import Image
 
 from cskd_bench.data.decode import decode
 from cskd_bench.data.folders import IMAGE_SUFFIXES, FolderNotes, is_hidden
+from cskd_bench.data.index import Index, index_path, pack_texts, read_index, unpack_texts, write_index
 from cskd_bench.data.json_text import read_json
 from cskd_bench.data.labels import class_numbers, plain_number, whole_number
+from cskd_bench.data.listing import Names, NamesWriter, check_column
 from cskd_bench.data.notes import join_notes
+from cskd_bench.data.open_files import OpenFiles
 from cskd_bench.data.sources import digest
 from cskd_bench.errors import UserError
 from cskd_bench.names import name_bytes, readable
@@ -21,6 +25,7 @@ from cskd_bench.names import name_bytes, readable
 _BLOCK: Final = 2**20  # bytes that are looked at at a time
 _MARK: Final = b"\xef\xbb\xbf"  # that some editors put before a text
 _Place = tuple[int, int]  # (offset, bytes) in a tar
+_Stamp = tuple[int, int, int]
 
 
 @dataclass
@@ -40,6 +45,19 @@ class _Shard:
     folder_note: FolderNotes = field(default_factory=FolderNotes)
 
 
+@dataclass(frozen=True)
+class _Samples:
+    """All samples of a list of tars: image i has the key `keys[i]` and lies at `starts[i]` in tar `tar[i]`."""
+
+    keys: Names
+    tar: np.ndarray  # (n,) of the smallest unsigned type
+    starts: np.ndarray  # (n,) int64 bytes
+    sizes: np.ndarray  # (n,) int64 bytes
+    labels: np.ndarray  # (n,) int64
+    identity: str
+    note: str
+
+
 class ShardSource:
     """Every sample of a list of tars, in order: `KEY.jpg` with `KEY.cls` (a number) or `KEY.json` (its "label").
 
@@ -47,19 +65,21 @@ class ShardSource:
     """
 
     def __init__(self, tars: Sequence[Path]) -> None:
-        shards = [_read_headers(path) for path in tars]
-        self._tars = [shard.path for shard in shards for _ in shard.samples]
-        self._samples = [sample for shard in shards for sample in shard.samples]
-        self.labels = np.concatenate([_read_labels(shard) for shard in shards])
+        self._tars, self._opened = list(tars), OpenFiles()
+        began, path = time.time_ns(), _index_path(tars)
+        stamps = [_stamp(tar) for tar in tars]
+        kept = read_index(path, lambda index: _from_index(index, stamps))
+        self._samples = kept or _read_samples(tars)
+        if kept is None:
+            newest = max(max(changed) for _, *changed in stamps)
+            write_index(path, _to_index(self._samples, stamps), len(self._samples.labels), newest, began)
+        self.labels, self.sizes = self._samples.labels.copy(), self._samples.sizes
         self.classes = [str(label) for label in range(int(self.labels.max()) + 1)]
-        self.sizes = np.asarray([sample.image[1] for sample in self._samples if sample.image])
-        keys = "\n".join(f"{sample.key} {size}" for sample, size in zip(self._samples, self.sizes, strict=True))
-        self.identity = digest(name_bytes(keys) + self.labels.tobytes())
-        self.folder_note = join_notes(*(shard.folder_note.of(shard.path.name) for shard in shards))
-        self.stamp = " ".join(str(shard.path.stat().st_mtime_ns) for shard in shards)
+        self.identity, self.folder_note = self._samples.identity, self._samples.note
+        self.stamp = " ".join(str(stamp[1]) for stamp in stamps)
 
     def __len__(self) -> int:
-        return len(self._samples)
+        return len(self.labels)
 
     def content(self, index: int) -> bytes:
         """Return image `index` as it is stored."""
@@ -70,15 +90,16 @@ class ShardSource:
         return self._read(index, count)
 
     def _read(self, index: int, count: int | None = None) -> bytes:
+        path, size = self._tars[self._samples.tar[index]], int(self.sizes[index])
+        kept = size if count is None else min(count, size)
         try:
-            with self._tars[index].open("rb") as file:
-                return _read(file, self._samples[index].image, count)
+            return self._opened.read(path, int(self._samples.starts[index]) + size - kept, kept)
         except OSError as error:
-            raise UserError(f"{self._tars[index]}: not readable ({error.strerror})") from error
+            raise UserError(f"{path}: not readable ({error.strerror})") from error
 
     def name(self, index: int) -> str:
         """Name image `index` to a person."""
-        return readable(f"{self._tars[index].name}: {self._samples[index].key}")
+        return readable(f"{self._tars[self._samples.tar[index]].name}: {self._samples.keys[index]}")
 
     def load(self, index: int) -> Image.Image:
         """Return image `index` as RGB; raises UserError naming it when it cannot be decoded."""
@@ -91,6 +112,68 @@ def shard_source(root: Path, split: str) -> ShardSource:
     if not tars:
         raise UserError(f"{root}: no tars of split {split!r}; expected {split}/*.tar or *{split}*.tar in it")
     return ShardSource(tars)
+
+
+def _stamp(tar: Path) -> _Stamp:
+    """Return a tar's bytes, and when its content and it itself were changed, in ns."""
+    try:
+        found = tar.stat()
+    except OSError:
+        return -1, 0, 0  # told where it is read
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _index_path(tars: Sequence[Path]) -> Path:
+    """Return where the index of these tars lies: other tars of the folder have another."""
+    return index_path(tars[0].parent, digest(name_bytes("\n".join(str(path.absolute()) for path in tars))))
+
+
+def _read_samples(tars: Sequence[Path]) -> _Samples:
+    """Read the headers and labels of all tars."""
+    shards = [_read_headers(path) for path in tars]
+    samples = [sample for shard in shards for sample in shard.samples]
+    labels = np.concatenate([_read_labels(shard) for shard in shards])
+    places = np.asarray([sample.image for sample in samples if sample.image], np.int64)
+    sizes = places[:, 1].copy()
+    keys = NamesWriter()
+    keys.add([sample.key for sample in samples])
+    text = "\n".join(f"{sample.key} {size}" for sample, size in zip(samples, sizes.tolist(), strict=True))
+    numbers = np.arange(len(tars), dtype=np.min_scalar_type(len(tars) - 1))
+    return _Samples(
+        keys=keys.finish(),
+        tar=np.repeat(numbers, [len(shard.samples) for shard in shards]),
+        starts=places[:, 0].copy(),
+        sizes=sizes,
+        labels=labels,
+        identity=digest(name_bytes(text) + labels.tobytes()),
+        note=join_notes(*(shard.folder_note.of(shard.path.name) for shard in shards)),
+    )
+
+
+def _to_index(found: _Samples, stamps: Sequence[_Stamp]) -> Index:
+    return {
+        "stamps": np.asarray(stamps, np.int64),
+        "said": pack_texts([found.identity, found.note]),
+        "text": found.keys.text,
+        "ends": found.keys.ends,
+        "tar": found.tar,
+        "starts": found.starts,
+        "sizes": found.sizes,
+        "labels": found.labels,
+    }
+
+
+def _from_index(index: Index, stamps: Sequence[_Stamp]) -> _Samples | None:
+    """Return what an index holds; None where a tar is not as it was."""
+    if not np.array_equal(index["stamps"], np.asarray(stamps, np.int64)):
+        return None
+    identity, note = unpack_texts(index["said"])
+    keys = Names(index["text"], index["ends"])
+    keys.check()
+    check_column(index["tar"], len(keys), len(stamps))
+    for name in ("starts", "sizes", "labels"):
+        check_column(index[name], len(keys))
+    return _Samples(keys, index["tar"], index["starts"], index["sizes"], index["labels"], identity, note)
 
 
 def _read_headers(path: Path) -> _Shard:
@@ -180,10 +263,8 @@ def _read_label(file: BinaryIO, sample: _Sample) -> int:
     return label
 
 
-def _read(file: BinaryIO, place: _Place | None, last: int | None = None) -> bytes:
-    """Read what lies at a place, or its `last` bytes alone."""
+def _read(file: BinaryIO, place: _Place | None) -> bytes:
     assert place is not None  # checked when headers were read
     start, size = place
-    kept = size if last is None else min(last, size)
-    file.seek(start + size - kept)
-    return file.read(kept)
+    file.seek(start)
+    return file.read(size)

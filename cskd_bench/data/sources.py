@@ -4,18 +4,19 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from stat import S_ISREG
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
 
+from cskd_bench.data.class_folders import list_class_folders
 from cskd_bench.data.decode import decode
-from cskd_bench.data.folders import FolderNotes, class_names, describe_empty, images_below, images_in, refuse_alike
+from cskd_bench.data.folders import FolderNotes, images_in
 from cskd_bench.data.labels import class_numbers, refuse_other_count
+from cskd_bench.data.listing import Listing, Paths, list_paths
 from cskd_bench.data.npz import image_starts, read_npz
 from cskd_bench.errors import UserError
-from cskd_bench.names import name_bytes, readable
+from cskd_bench.names import readable
 
 
 class Source(Protocol):
@@ -55,30 +56,26 @@ class ContentSource(Source, Protocol):
 class PathSource:
     """Image files with a label each; sources of files on disk derive from it.
 
-    `names` tell the images apart, to a person and in the identity; by default folder/file.
+    Folder and file name tell the images apart, to a person and in the identity.
     """
 
     folder_note = label_note = ""  # what a record should say of the folder and of the labels: data/notes.py
 
     def __init__(
-        self,
-        paths: Sequence[Path],
-        labels: Sequence[int] | np.ndarray,
-        classes: Sequence[str],
-        names: Sequence[str] = (),
+        self, files: Sequence[Path] | Listing, labels: Sequence[int] | np.ndarray, classes: Sequence[str]
     ) -> None:
-        self.paths = list(paths)
-        self._names = list(names)
+        self._files = files if isinstance(files, Listing) else list_paths(files)
         self.labels = np.asarray(labels, dtype=np.int64)
         self.classes = [readable(name) for name in classes]
-        found = [_look_up(path) for path in self.paths]
-        self.sizes = np.asarray([file.st_size for file in found])
-        self.stamp = digest(" ".join(str(file.st_mtime_ns) for file in found).encode())
-        lines = (f"{self._stored_name(index)} {size}" for index, size in enumerate(self.sizes))
-        self.identity = digest(name_bytes("\n".join(lines)))
+        self.sizes, self.stamp, self.identity = self._files.sizes, self._files.stamp, self._files.identity
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self._files)
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """The files, each a Path where it is asked for."""
+        return Paths(self._files)
 
     def content(self, index: int) -> bytes:
         return self._read_from(index, 0)
@@ -88,54 +85,34 @@ class PathSource:
         return self._read_from(index, max(0, int(self.sizes[index]) - count))
 
     def _read_from(self, index: int, start: int) -> bytes:
+        path = self._files.path(index)
         try:
-            with self.paths[index].open("rb", buffering=0) as file:
+            with path.open("rb", buffering=0) as file:
                 file.seek(start)
                 return file.read()
         except OSError as error:
-            raise UserError(f"{self.paths[index]}: not a readable image ({error.strerror})") from error
+            raise UserError(f"{path}: not a readable image ({error.strerror})") from error
 
     def name(self, index: int) -> str:
-        return readable(self._stored_name(index))
-
-    def _stored_name(self, index: int) -> str:
-        return self._names[index] if self._names else f"{self.paths[index].parent.name}/{self.paths[index].name}"
+        return readable(self._files.name(index))
 
     def choose(self, indices: np.ndarray) -> "PathSource":
         """Return chosen images, in the given order."""
-        names = [self._names[index] for index in indices] if self._names else ()
-        chosen = PathSource([self.paths[index] for index in indices], self.labels[indices], self.classes, names)
+        chosen = PathSource(self._files.choose(indices.tolist()), self.labels[indices], self.classes)
         chosen.folder_note, chosen.label_note = self.folder_note, self.label_note
         return chosen
 
     def load(self, index: int) -> Image.Image:
-        return decode(self.content(index), str(self.paths[index]))
+        return decode(self.content(index), str(self._files.path(index)))
 
 
 class FolderSource(PathSource):
     """One folder per class, class order = sorted folder names; images in folders inside belong to the class too."""
 
     def __init__(self, root: Path) -> None:
-        notes = FolderNotes()
-        classes = class_names(root, notes)
-        if not classes:
-            held = f", only {notes.left_out()}" if notes.left_out() else ""
-            raise UserError(f"{root}: no class folders in it{held}; expected {root.name}/<class>/<image files>")
-        refuse_alike(root, classes)
-        names: list[str] = []
-        labels: list[int] = []
-        for label, name in enumerate(classes):
-            inside = FolderNotes()
-            files = images_below(root, name, inside)
-            if not files:
-                held = inside.left_out() or describe_empty(root / name)
-                raise UserError(f"{root / name}: a class folder without images ({held})")
-            notes.join(inside)
-            names += files
-            labels += [label] * len(files)
-        nested = "nested" in notes.found
-        super().__init__([root / name for name in names], labels, classes, names if nested else ())
-        self.folder_note = notes.of(root.name)
+        found = list_class_folders(root)
+        super().__init__(found.listing, found.class_of[found.listing.folder], found.classes)
+        self.folder_note = found.notes.of(root.name)
 
 
 class FlatSource(PathSource):
@@ -143,7 +120,7 @@ class FlatSource(PathSource):
 
     def __init__(self, root: Path) -> None:
         notes = FolderNotes()
-        paths = [root / name for name in images_in(root, notes)]
+        paths = [root / name for name, _, _ in images_in(root, notes)]
         if not paths:
             held = f", only {notes.left_out()}" if notes.left_out() else ""
             raise UserError(f"{root}: no image files in it{held}")
@@ -278,19 +255,6 @@ def data_path(root: str) -> Path:
 def stamp(source: Source) -> str:
     """Return what tells when a source's files were written, on this machine; empty where it has none."""
     return str(getattr(source, "stamp", ""))
-
-
-def _look_up(path: Path) -> os.stat_result:
-    """Return what the system says of an image's file; UserError where there is no such file."""
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise UserError(f"{path}: a listed image is missing ({error.strerror})") from error
-    except ValueError as error:  # a zero byte, or what no encoding of names has
-        raise UserError(f"{str(path)!r}: a list holds a name that no file can have") from error
-    if not S_ISREG(found.st_mode):
-        raise UserError(f"{path}: is listed as an image, but is no file")
-    return found
 
 
 def digest(content: bytes) -> str:

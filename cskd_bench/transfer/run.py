@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from cskd_bench.cells.cell import Cell
 from cskd_bench.cells.locks import run_lock
+from cskd_bench.cells.opening import main_first
 from cskd_bench.cells.recording import Beginning, Subject, begin, keep
 from cskd_bench.cells.results import finished_record
 from cskd_bench.data.notes import join_notes, tell_folder_note
@@ -140,7 +141,8 @@ def _run(cell: Cell, records: Path, command: str | None) -> Record:
     """Check a cell's data, run its protocol, and keep what it came to."""
     ranks = cell.ranks
     beginning = begin(ranks)
-    checked, folder_note = ranks.together(lambda: (cell.check(), cell.folder_note()))
+    folder_note = main_first(ranks, cell.folder_note)
+    checked = ranks.together(cell.check)
     ranks.on_main(lambda: tell_folder_note(cell.spec.data, folder_note))
     note = join_notes(checked, folder_note)
     if LOG.isEnabledFor(logging.INFO):

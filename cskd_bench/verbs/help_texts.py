@@ -15,15 +15,18 @@ exit codes:
 VARIABLES: Final[Mapping[str, str]] = {
     "CSKD_BENCH_DATA": "the folder that holds all data sets (default: ./data)",
     "CSKD_BENCH_DEVICE": "cpu, cuda or cuda:N (default: a GPU where there is one)",
+    "CSKD_BENCH_INDEX": "off: search data folders anew each time, and keep no index of them",
     "CUDA_VISIBLE_DEVICES": "the GPUs that may be used",
     "CXX": "the C++ compiler that torch.compile and detection need",
     "HF_HUB_OFFLINE": "1: take weights from the cache alone, download none",
     "HTTPS_PROXY": "the proxy for downloads",
     "OMP_NUM_THREADS": "CPU threads of a process (default: all cores)",
     "RAY_ADDRESS": "the Ray cluster that --ray-address auto means",
+    "XDG_CACHE_HOME": "where an index goes that cannot lie beside its data (default: ~/.cache)",
 }
 
-_WORK: Final = ("CSKD_BENCH_DATA", "CSKD_BENCH_DEVICE", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+_DATA: Final = ("CSKD_BENCH_DATA", "CSKD_BENCH_INDEX", "XDG_CACHE_HOME")
+_WORK: Final = (*_DATA, "CSKD_BENCH_DEVICE", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
 _FETCH: Final = ("HF_HUB_OFFLINE", "HTTPS_PROXY")
 
 VARIABLES_OF: Final[Mapping[str, tuple[str, ...]]] = {
@@ -36,9 +39,9 @@ VARIABLES_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "records": _WORK,
     "export": _FETCH,
     "explain": ("OMP_NUM_THREADS", *_FETCH),
-    "doctor": ("CSKD_BENCH_DATA", "CSKD_BENCH_DEVICE", "CUDA_VISIBLE_DEVICES", "CXX", "HTTPS_PROXY"),
+    "doctor": (*_DATA, "CSKD_BENCH_DEVICE", "CUDA_VISIBLE_DEVICES", "CXX", "HTTPS_PROXY"),
     "speed": _WORK,
-    "tasks": ("CSKD_BENCH_DATA", "HTTPS_PROXY"),
+    "tasks": (*_DATA, "HTTPS_PROXY"),
     "methods": (),
     "configs": (),
 }
