@@ -190,7 +190,7 @@ class RunConfig(StrictModel):
 
     workers: NonNegativeInt = 8
     accumulate: PositiveInt = 1
-    compile: Literal["none", "teacher", "all"] = "none"
+    compile: Literal["auto", "none", "teacher", "all"] = "auto"  # auto: compilation.resolve_compile
     eval_batch_size: PositiveInt = 256
     eval_every: PositiveInt = 1
     save_every: PositiveInt | None = None  # steps; a checkpoint is written at each epoch's end anyway

@@ -20,6 +20,7 @@ from cskd_bench.bank.match import bank_plan, teacher_identity, teacher_source, v
 from cskd_bench.bank.pack import pack, soft_targets
 from cskd_bench.bank.shard import write_shard
 from cskd_bench.bank.store import SOFT_CLASSES, Bank, BankManifest, begin_bank, cost_path, shard_path
+from cskd_bench.compilation import resolve_compile
 from cskd_bench.config import PretrainConfig
 from cskd_bench.data.decode import DECODING
 from cskd_bench.data.delivery import deliver, usable_workers
@@ -65,8 +66,9 @@ def build_bank(
     epochs = range(config.recipe.epochs) if epochs is None else epochs
     _check_arguments(config, epochs, shard)
     source = open_source(config.data, config.data.train)
-    compiled = config.run.compile != "none"
-    teacher = labelling_teacher(config.teacher, source.classes, config.data.num_classes, device, compiled=compiled)
+    compiled = resolve_compile(config.run, device)
+    classes = source.classes, config.data.num_classes
+    teacher = labelling_teacher(config.teacher, *classes, device, compiled=compiled.teacher)
     plan = bank_plan(config, len(source))
     manifest = _manifest(config, source, teacher, plan)
     begin_bank(out, manifest)

@@ -12,6 +12,7 @@ from cskd_bench.cells.cell import Outcome
 from cskd_bench.cells.locks import run_lock
 from cskd_bench.cells.pretraining_splits import check_pretraining_splits, note_shared
 from cskd_bench.cells.recording import Beginning, Subject, begin, keep
+from cskd_bench.compilation import resolve_compile
 from cskd_bench.config import PretrainConfig, method_label
 from cskd_bench.data.copies import number_images
 from cskd_bench.data.notes import folder_note, join_notes, tell_folder_note
@@ -143,7 +144,7 @@ def _begin(job: Job, record: Path) -> None:
 
 
 def _teacher_targets(config: PretrainConfig, classes: Sequence[str], ranks: Ranks) -> TargetProvider:
-    compiled = config.run.compile != "none"
+    compiled = resolve_compile(config.run, ranks.device).teacher
     num_classes = config.data.num_classes
     return open_targets(config.method, config.teacher, classes, num_classes, ranks.device, compiled=compiled)
 

@@ -11,11 +11,12 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cskd_bench.config import PretrainConfig
+from cskd_bench.compilation import resolve_compile
+from cskd_bench.config import PretrainConfig, RunConfig
 from cskd_bench.data.loader import ViewPlan
 from cskd_bench.data.manifests import manifest_for_folder
 from cskd_bench.data.open import open_source
-from cskd_bench.device import computing
+from cskd_bench.device import computing, default_device
 from cskd_bench.engine.optim import build_optimizer
 from cskd_bench.engine.projected import build_projector, with_projector
 from cskd_bench.engine.teacher_size import FLOAT, TeacherSize
@@ -57,6 +58,7 @@ class Estimate:
     teacher_bytes_per_view: int
     view_bytes: int
     keep: int
+    compiled: str  # on the device at hand
 
     @property
     def steps(self) -> int:
@@ -138,6 +140,7 @@ def estimate(config: PretrainConfig) -> Estimate:
         teacher_bytes_per_view=teacher.largest_layer_bytes if teacher else 0,
         view_bytes=3 * config.view_size**2 * FLOAT,
         keep=config.run.keep,
+        compiled=_say_compiled(config.run),
     )
 
 
@@ -230,6 +233,7 @@ def show(size: Estimate, console: Console) -> None:
         run.add_row("  share of a step's FLOPs", f"{100 * share:.0f} %")
     run.add_row("FLOPs of the run", f"{size.total_flops:.2e}")
     run.add_row("GPU-hours at a sustained 100 TFLOP/s", f"{size.gpu_hours:,.3g} (computed, not measured)")
+    run.add_row("compiled", size.compiled)
     run.add_row("disk", _bytes(size.disk_bytes))
     run.add_row("  checkpoints, one being written", f"{size.keep} + 1 x {_bytes(size.checkpoint_bytes)}")
     console.print(run)
@@ -246,6 +250,14 @@ def show(size: Estimate, console: Console) -> None:
     memory.add_row("together", *(_bytes(sum(parts[gpus].values())) for gpus in counts), style="bold")
     console.print(memory)
     console.print(METHOD, style="dim", highlight=False)
+
+
+def _say_compiled(run: RunConfig) -> str:
+    """Say what `run.compile` means on the device of this process, and why not more where that can be mended."""
+    device = default_device()
+    chosen = resolve_compile(run, device)
+    said = f"{chosen} (run.compile = {run.compile}, {device.type})"
+    return f"{said}: {chosen.note}" if chosen.note else said
 
 
 def _giga(flops: int) -> str:

@@ -24,6 +24,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from cskd_bench.compilation import compile_fixed, forget_compiled, resolve_compile
 from cskd_bench.data.engines import finish_batch
 from cskd_bench.data.loader import Batch
 from cskd_bench.data.mixing import resize_view
@@ -81,7 +82,10 @@ class _Run:
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self.trained = Trained(self.student, self.ema, self.optimizer, self.scaler, projector)
         self.progress, self.notes = resume(job.folder, job.identity, self.trained, ranks)
-        module: Any = torch.compile(self.student) if job.run.compile == "all" else self.student
+        compiled = resolve_compile(job.run, device)
+        if compiled.student:
+            forget_compiled()
+        module: Any = compile_fixed(self.student) if compiled.student else self.student
         module = with_projector(self.student, module, projector, job.method)
         # Three ranks and more add up in an order that follows DDP's buckets, which a process changes after its first
         # step: a resumed run would round otherwise. They stay where unused parameters are looked for.
@@ -99,6 +103,8 @@ class _Run:
         self.feed = ranks.together(lambda: Feed(job, ranks, self.plan, self.progress, stop))
         scored = self.progress.pending is None
         self.log = RunLog(job.folder, self.progress.step, scored=scored) if ranks.is_main else None
+        if compiled.note:
+            self.notes.append(compiled.note)
         if slow := slow_precision(device, recipe.precision):
             self.notes.append(f"{slow}; precision fp32, which is a recipe of its own, will be faster here")
 
