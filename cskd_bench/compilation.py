@@ -38,7 +38,7 @@ def resolve_compile(run: RunConfig, device: torch.device) -> Compilation:
 
 
 def forget_compiled() -> None:
-    """Forget what this process compiled before: torch stops compiling after the eighth model of one class."""
+    """Forget what this process compiled before: torch stops compiling a class after eight models (timm: after 256)."""
     torch.compiler.reset()
 
 

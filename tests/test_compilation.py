@@ -102,4 +102,5 @@ def test_a_smaller_batch_is_compiled_for_itself_and_the_first_size_stays():
 
 def test_a_process_of_many_runs_compiles_each_of_them():
     sizes = list(range(2, 14))
-    assert compiled_sizes(sizes, renew=True) == sizes
+    with torch._dynamo.config.patch(recompile_limit=8):  # torch's own, which timm.optim raises
+        assert compiled_sizes(sizes, renew=True) == sizes
