@@ -196,6 +196,7 @@ class RunConfig(StrictModel):
     save_every: PositiveInt | None = None  # steps; a checkpoint is written at each epoch's end anyway
     keep: PositiveInt = 2
     log_every: PositiveInt = 50
+    cache: Literal["none", "memory"] = "none"  # memory: decoded training images are kept, by each rank
 
 
 class PretrainConfig(StrictModel):

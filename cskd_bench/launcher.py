@@ -43,6 +43,12 @@ def place_of_process(needed: tuple[str, ...] = MEETING, environment: Mapping[str
     return Place(rank, world)
 
 
+def ranks_on_this_machine(world: int, environment: Mapping[str, str] | None = None) -> int:
+    """Return how many of the job's processes share this machine's memory; all of them where the launcher is silent."""
+    said = (os.environ if environment is None else environment).get("LOCAL_WORLD_SIZE", "")
+    return min(int(said), world) if said.isascii() and said.isdecimal() and int(said or 0) > 0 else world
+
+
 def _number(name: str, text: str, low: int, high: int) -> int:
     """Read a whole number in ASCII digits between two bounds."""
     if not (text.isascii() and text.isdecimal() and len(text) < 12 and low <= int(text) <= high):

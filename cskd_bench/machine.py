@@ -11,6 +11,8 @@ FLAGS: Final = (  # of a processor, by which libraries choose their kernels
 )
 _INFORMATION: Final = Path("/proc/cpuinfo")
 _IDENTITY: Final = Path("/etc/machine-id")
+_MEMORY: Final = Path("/proc/meminfo")
+_LIMIT: Final = Path("/sys/fs/cgroup")
 _SALT: Final = "cskd-bench record"
 
 
@@ -53,3 +55,23 @@ def _told(key: str) -> str:
         return ""
     found = (line.partition(":") for line in lines)
     return next((value.strip() for name, _, value in found if name.strip() == key), "")
+
+
+def free_memory() -> int:
+    """Return the bytes of memory that a process may still take; 0 where the system does not tell.
+
+    That is what Linux calls available, or what is left of a container's limit.
+    """
+    free = _number(_MEMORY, "MemAvailable:") * 1024
+    limit, used = _number(_LIMIT / "memory.max"), _number(_LIMIT / "memory.current")
+    return min(free, max(limit - used, 0)) if limit else free
+
+
+def _number(file: Path, key: str = "") -> int:
+    """Return the number in a file of the system, or behind a key of it; 0 where there is none."""
+    try:
+        words = file.read_text(encoding="utf-8").split()
+    except OSError:
+        return 0
+    place = words.index(key) + 1 if key in words else 0 if not key else len(words)
+    return int(words[place]) if place < len(words) and words[place].isdecimal() else 0

@@ -23,9 +23,9 @@ from cskd_bench.bank.store import SOFT_CLASSES, Bank, BankManifest, begin_bank, 
 from cskd_bench.compilation import resolve_compile
 from cskd_bench.config import PretrainConfig
 from cskd_bench.data.decode import DECODING
-from cskd_bench.data.loader import ViewPlan
 from cskd_bench.data.open import open_source
 from cskd_bench.data.sources import Source
+from cskd_bench.data.view_plan import ViewPlan
 from cskd_bench.device import default_device
 from cskd_bench.errors import UserError
 from cskd_bench.models.labeller import labelling_teacher

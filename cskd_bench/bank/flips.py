@@ -56,7 +56,7 @@ def first_views(config: PretrainConfig, source: Source, count: int, device: torc
     keys = [key for step in range(groups) for key in plan.keys(step)]
     for start in range(0, len(keys), config.recipe.batch_size):
         batch = dataset.__getitems__(keys[start : start + config.recipe.batch_size])
-        views, _ = finish_batch(batch, augment, classes, config.seed, device)
+        views, _ = finish_batch(batch, augment, classes, device)
         yield views[: count - start]
 
 

@@ -16,9 +16,11 @@ from cskd_bench.bank.store import Bank
 from cskd_bench.config import PretrainConfig
 from cskd_bench.data.delivery import deliver, usable_workers
 from cskd_bench.data.engines import finish_batch, worker_views
-from cskd_bench.data.loader import LOOK, Batch, ViewPlan, leave_signals_to_the_main_process, next_item, start_loader
-from cskd_bench.data.mixing import ViewKey
+from cskd_bench.data.keys import ViewKey, ViewKeys
+from cskd_bench.data.loader import LOOK, leave_signals_to_the_main_process, next_item, start_loader
 from cskd_bench.data.sources import Source
+from cskd_bench.data.train_views import Batch
+from cskd_bench.data.view_plan import ViewPlan
 from cskd_bench.device import pins
 from cskd_bench.errors import UserError
 from cskd_bench.models.teachers import Teacher
@@ -28,7 +30,7 @@ from cskd_bench.streams import SecondQueue
 class _Response(NamedTuple):
     """The teacher's responses to a batch, perhaps still to be computed: `ready` marks when they are."""
 
-    first: ViewKey
+    keys: ViewKeys
     dense_BKhw: Tensor
     global_BK: Tensor
     ready: torch.Event | None
@@ -119,19 +121,19 @@ class Labeller:
     def _label(self, batch: Batch) -> _Response:
         """Give the device the batch's views and the teacher's pass, and wait for neither."""
         config = self._config
-        views, _ = finish_batch(batch, config.recipe.augment, config.data.num_classes, config.seed, self.device)
+        views, _ = finish_batch(batch, config.recipe.augment, config.data.num_classes, self.device)
         output = self._teacher(views)
-        return _Response(batch.keys[0], output.dense, output.global_logits, self._beside.mark())
+        return _Response(batch.keys, output.dense, output.global_logits, self._beside.mark())
 
     @torch.no_grad()
     def _pack(self, response: _Response) -> list[bytes]:
         """Find the labels for every ratio, and pack them; on a GPU in a thread of its own."""
-        first, dense, global_, ready = response
+        keys, dense, global_, ready = response
         with self._beside.after(ready):
             try:
                 envelope = upper_envelope(dense, global_, self._ladder)
             except ValueError as error:
-                raise UserError(f"epoch {first.epoch}, views from {first.position}: {error}") from error
+                raise UserError(f"epoch {keys.epoch}, views from {keys.positions[0]}: {error}") from error
             soft = None
             if self.manifest.soft_classes:
                 soft = soft_targets(global_, self.manifest.soft_classes, self.manifest.soft_temperature)

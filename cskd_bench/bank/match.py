@@ -10,9 +10,9 @@ from cskd_bench.bank.claim import launcher_rank
 from cskd_bench.bank.store import SOFT_CLASSES, Bank, differences, refusal
 from cskd_bench.config import PretrainConfig
 from cskd_bench.data.engines import augment_batch, worker_views
-from cskd_bench.data.loader import ViewPlan
 from cskd_bench.data.open import open_source
 from cskd_bench.data.sources import Source
+from cskd_bench.data.view_plan import ViewPlan
 from cskd_bench.errors import UserError
 from cskd_bench.models.teachers import teacher_weights
 from cskd_bench.record import sha256_file

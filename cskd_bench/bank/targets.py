@@ -1,17 +1,15 @@
 """Targets out of a bank, with the call that the training loop makes of a teacher."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from cskd_bench.bank.match import open_matching_bank
 from cskd_bench.bank.store import Bank, labelling_seconds
 from cskd_bench.config import PretrainConfig
-from cskd_bench.data.mixing import ViewKey
+from cskd_bench.data.keys import ViewKeys
 from cskd_bench.device import to_device
 from cskd_bench.methods import ratio_at
 from cskd_bench.models.teachers import name_teacher, teacher_weights
@@ -56,10 +54,9 @@ class BankTargets:
                 "fusion ratios are met to 1.6e-5 only"
             )
 
-    def look_up(self, keys: Sequence[ViewKey], ratio: float) -> Targets:
+    def look_up(self, keys: ViewKeys, ratio: float) -> Targets:
         """Return the targets of one epoch's views, on the host; UserError for a shard that is damaged or gone."""
-        epoch = keys[0].epoch
-        positions = np.array([key.position for key in keys])
+        epoch, positions = keys.epoch, keys.positions
         if self._method.labels == "soft":
             return Targets(self._bank.soft_targets(epoch, positions).expand(self._num_classes))
         fused, global_ = (torch.from_numpy(labels) for labels in self._bank.labels(epoch, positions, ratio))

@@ -12,7 +12,7 @@ from cskd_bench.bench.banks import assign_banks
 from cskd_bench.bench.plan import BenchCell, Cells, PretrainCell
 from cskd_bench.bench.state import Found
 from cskd_bench.bench.work import Places
-from cskd_bench.data.loader import ViewPlan
+from cskd_bench.data.view_plan import ViewPlan
 from cskd_bench.engine.estimate import training_images
 from cskd_bench.errors import UserError
 from cskd_bench.record import Record

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from cskd_bench.config import AugmentConfig, DataConfig
-from cskd_bench.data.loader import Batch, TrainViews
-from cskd_bench.data.mixing import erase, mix, to_float
+from cskd_bench.data.erasing import erase
+from cskd_bench.data.mixing import mix, smooth_labels, to_float
 from cskd_bench.data.sources import Source
 from cskd_bench.data.tensor.crops import TensorViews
 from cskd_bench.data.tensor.operations import apply_operations
+from cskd_bench.data.train_views import Batch, TrainViews
 
 
 def worker_views(source: Source, augment: AugmentConfig, image_size: int, seed: int, data: DataConfig) -> TrainViews:
@@ -29,12 +30,14 @@ def augment_batch(batch: Batch, augment: AugmentConfig, device: torch.device) ->
     return apply_operations(pixels, batch.operations, augment.interpolation)
 
 
-def finish_batch(
-    batch: Batch, augment: AugmentConfig, num_classes: int, seed: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def finish_batch(batch: Batch, augment: AugmentConfig, num_classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Augment, erase and mix a batch on the device: views (B, 3, S, S) in [0, 1] and soft labels (B, K).
 
-    The batch is used up: on a CPU its pixels are changed in place. Erasing and mixing follow mixing.py.
+    The batch is used up: on a CPU its pixels are changed in place. What is done was drawn with the batch.
     """
-    views = erase(to_float(augment_batch(batch, augment, device)), batch.keys, augment, seed)
-    return mix(views, batch.labels.to(device, non_blocking=True), batch.keys, augment, num_classes, seed)
+    views = erase(to_float(augment_batch(batch, augment, device)), batch.erasing)
+    targets = smooth_labels(batch.labels.to(device, non_blocking=True), num_classes, augment.smoothing)
+    if not augment.mixes:
+        return views, targets
+    assert batch.mixing is not None, f"{len(views)} views are not whole mixing groups of {augment.mix_group}"
+    return mix(views, targets, batch.mixing)

@@ -1,27 +1,21 @@
-"""Loaders: a plan says which views make up each step; workers only carry it out."""
+"""Loaders: they hand out what workers make, and tell in a sentence what a worker died of."""
 
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Final, TypeVar
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cskd_bench.config import AugmentConfig, DataConfig, Recipe
 from cskd_bench.data.delivery import deliver, usable_workers
-from cskd_bench.data.mixing import ViewKey
-from cskd_bench.data.randomness import permutation
 from cskd_bench.data.sources import Source
-from cskd_bench.data.tensor.parameters import Operations
-from cskd_bench.data.views import EvalView, TrainView
+from cskd_bench.data.train_views import Batch, PlannedViews, RankShare, TrainViews
+from cskd_bench.data.view_plan import ViewPlan
+from cskd_bench.data.views import EvalView
 from cskd_bench.errors import Interrupted, UserError
 
 Item = TypeVar("Item")
@@ -29,126 +23,6 @@ PREFETCH: Final = 4  # batches that each worker holds ready, in shared memory
 LOOK: Final = 5  # seconds between two looks at workers that are waited for
 STOPPING: Final = 30.0  # seconds that a batch may still take once a stop was asked for
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-
-
-@dataclass(frozen=True)
-class ViewPlan:
-    """Which views make up which step: a pure function of the recipe, whatever the workers and ranks."""
-
-    images: int
-    batch_size: int
-    repeats: int
-    epochs: int
-    seed: int
-
-    @classmethod
-    def of(cls, recipe: Recipe, images: int, seed: int) -> "ViewPlan":
-        """Make the plan of a recipe; UserError if one batch is more than an epoch."""
-        if images < recipe.batch_size:
-            raise UserError(f"batch_size {recipe.batch_size} is larger than the {images} training images")
-        return cls(images, recipe.batch_size, recipe.augment.repeats, recipe.epochs, seed)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Whole batches per epoch; the rest of the epoch's order is dropped, as timm does."""
-        return self.images // self.batch_size
-
-    @property
-    def steps(self) -> int:
-        """Steps of the whole run."""
-        return self.steps_per_epoch * self.epochs
-
-    def images_at(self, epoch: int, positions: np.ndarray) -> np.ndarray:
-        """Return the indices of the images at some positions of an epoch's order."""
-        images: np.ndarray = _order(self.seed, epoch, self.images)[positions // self.repeats]
-        return images
-
-    def keys(self, step: int) -> list[ViewKey]:
-        """Return the global batch of a step: with repeats, each image's copies stand side by side."""
-        epoch, within = divmod(step, self.steps_per_epoch)
-        order = _order(self.seed, epoch, self.images)
-        first = within * self.batch_size
-        return [
-            ViewKey(epoch, position, int(order[position // self.repeats]), position % self.repeats)
-            for position in range(first, first + self.batch_size)
-        ]
-
-    def share(self, step: int, rank: int, world: int) -> list[ViewKey]:
-        """Return one rank's contiguous share of a step's batch."""
-        size = self.batch_size // world
-        return self.keys(step)[rank * size : (rank + 1) * size]
-
-
-@lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, images: int) -> np.ndarray:
-    return permutation(seed, epoch, images)
-
-
-@dataclass
-class Batch:
-    """Views as the loader delivers them: uint8 pixels (B, 3, S, S), labels (B,), their keys.
-
-    `operations` are still to be done on the device, where the tensor engine made the pixels.
-    """
-
-    pixels: Tensor
-    labels: Tensor
-    keys: list[ViewKey]
-    skipped: list[str] = field(default_factory=list)
-    operations: Operations | None = None
-
-    def pin_memory(self) -> "Batch":
-        """Pin for asynchronous copies; DataLoader calls this."""
-        return replace(self, pixels=self.pixels.pin_memory(), labels=self.labels.pin_memory())
-
-
-class TrainViews(Dataset[Batch]):
-    """Makes the views of a list of keys; copies of one image are decoded once."""
-
-    def __init__(self, source: Source, augment: AugmentConfig, image_size: int, seed: int, data: DataConfig) -> None:
-        self._source = source
-        self._view = TrainView(augment, image_size, seed)
-        self._skip = data.on_corrupt == "skip"
-
-    def __getitems__(self, keys: Sequence[ViewKey]) -> Batch:
-        skipped: list[str] = []
-        views, labels = [], []
-        decoded, image, label = -1, None, -1
-        for key in keys:
-            if key.index != decoded:
-                image, label = self._load(key.index, skipped)
-                decoded = key.index
-            assert image is not None
-            views.append(self._view(image, key.epoch, key.index, key.repeat))
-            labels.append(label)
-        return Batch(torch.stack(views), torch.tensor(labels), list(keys), skipped)
-
-    def _load(self, index: int, skipped: list[str]) -> tuple[Image.Image, int]:
-        """Load an image; under `skip`, a corrupt one is replaced by its next readable neighbour."""
-        for offset in range(len(self._source)):
-            neighbour = (index + offset) % len(self._source)
-            try:
-                return self._source.load(neighbour), int(self._source.labels[neighbour])
-            except UserError as error:
-                if not self._skip:
-                    raise
-                skipped.append(str(error))
-        raise UserError("no image of the data set can be decoded")
-
-
-class _Steps:
-    """The batch sampler: one list of keys per step and rank, across epochs."""
-
-    def __init__(self, plan: ViewPlan, first_step: int, rank: int, world: int, parts: int) -> None:
-        self._arguments = (plan, first_step, rank, world, parts)
-
-    def __iter__(self) -> Iterator[list[ViewKey]]:
-        plan, first_step, rank, world, parts = self._arguments
-        for step in range(first_step, plan.steps):
-            share = plan.share(step, rank, world)
-            size = len(share) // parts
-            for part in range(parts):
-                yield share[part * size : (part + 1) * size]
 
 
 def leave_signals_to_the_main_process(worker: int) -> None:
@@ -169,7 +43,7 @@ def _end_with_the_main_process() -> None:
 
 
 def train_loader(
-    dataset: TrainViews,
+    views: TrainViews,
     plan: ViewPlan,
     *,
     first_step: int,
@@ -180,10 +54,11 @@ def train_loader(
     pinned: bool = False,
 ) -> Iterable[Batch]:
     """Iterate over this rank's micro-batches from `first_step` to the end of the run."""
+    share = RankShare(plan, rank, world, accumulate, first_step)
     workers = usable_workers(workers)
     return DataLoader(
-        dataset,
-        batch_sampler=_Steps(plan, first_step, rank, world, accumulate),
+        PlannedViews(views, share),
+        batch_sampler=share,
         num_workers=workers,
         worker_init_fn=leave_signals_to_the_main_process,
         collate_fn=deliver,

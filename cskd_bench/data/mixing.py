@@ -1,4 +1,4 @@
-"""Random erasing, mixup and cutmix on a batch of views, keyed per sample and per mixing group.
+"""Mixup and cutmix on a batch of views: drawn by workers, keyed per mixing group; mixed on the device.
 
 Pixels are float in [0, 1]; a model normalises its own input. Mixing groups are fixed runs of
 `mix_group` positions of the global batch, so 1 and N ranks mix the same pairs; the partner of
@@ -7,7 +7,7 @@ member i is member i + g/2 (mod g), which keeps the copies of repeated augmentat
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from typing import Final
 
 import numpy as np
 import torch
@@ -15,21 +15,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cskd_bench.config import AugmentConfig
+from cskd_bench.data.keys import ViewKey
 from cskd_bench.data.randomness import Stream, generator
 from cskd_bench.device import to_device
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class ViewKey:
-    """What identifies a view: epoch, position in the epoch's order, image and its repeat."""
+class Mixing:
+    """How the groups of a batch are mixed, a row each."""
 
-    epoch: int
-    position: int
-    index: int
-    repeat: int
+    group: int  # views in a group
+    weights: np.ndarray  # (groups,) float32, mixup's share of a view's own pixels; 1 without mixup
+    shares: np.ndarray  # (groups,) float32, share of a view's own label
+    boxes: np.ndarray  # (groups, 4) int64, cutmix's top, left, bottom, right; empty without cutmix
 
 
 def to_float(pixels: Tensor) -> Tensor:
@@ -37,79 +38,58 @@ def to_float(pixels: Tensor) -> Tensor:
     return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels
 
 
-def erase(views: Tensor, keys: Sequence[ViewKey], augment: AugmentConfig, seed: int) -> Tensor:
-    """Random erasing (arXiv 1708.04896) with normal noise, in place; area 2-33 %, aspect 0.3-3.3."""
-    if augment.erasing == 0:
-        return views
-    height, width = views.shape[-2:]
-    for row, key in enumerate(keys):
-        draw = generator(seed, Stream.ERASE, key.epoch, key.index, key.repeat)
-        if draw.random() >= augment.erasing:
-            continue
-        for _ in range(10):
-            area = draw.uniform(0.02, 1 / 3) * height * width
-            aspect = np.exp(draw.uniform(np.log(0.3), np.log(1 / 0.3)))
-            h, w = round(float(np.sqrt(area * aspect))), round(float(np.sqrt(area / aspect)))
-            if h < height and w < width:
-                top, left = int(draw.integers(0, height - h + 1)), int(draw.integers(0, width - w + 1))
-                patch = _noise(height, width, int(draw.integers(2**16)), views.device)[:, :h, :w]
-                views[row, :, top : top + h, left : left + w] = patch
-                break
-    return views
-
-
-def _noise(height: int, width: int, offset: int, device: torch.device) -> Tensor:
-    """Cut a window of a fixed noise table, so that noise is the same on every device."""
-    table = _noise_table(device)
-    rows, columns = table.shape[1] - height, table.shape[2] - width
-    if rows < 0 or columns < 0:
-        table = table.repeat(1, -(-height // table.shape[1]) + 1, -(-width // table.shape[2]) + 1)
-        rows, columns = table.shape[1] - height, table.shape[2] - width
-    top, left = offset % (rows + 1), (offset // (rows + 1)) % (columns + 1)
-    return table[:, top : top + height, left : left + width]
-
-
-@cache
-def _noise_table(device: torch.device, size: int = 512) -> Tensor:
-    """Return (3, size, size) of mean + std * N(0, 1): timm's pixel noise before normalisation."""
-    noise = generator(0, Stream.ERASE).standard_normal((3, size, size), dtype=np.float32)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return (torch.from_numpy(noise) * std + mean).to(device)
-
-
-def mix(
-    views: Tensor, labels: Tensor, keys: Sequence[ViewKey], augment: AugmentConfig, num_classes: int, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Mixup (arXiv 1710.09412) and cutmix (arXiv 1905.04899) within groups; returns views and (B, K) soft labels.
-
-    Soft labels are smoothed as in timm: off value s/K, on value 1 - s + s/K. `views` (B, 3, S, S) is
-    changed in place; B must be a multiple of the mixing group when mixing is on.
-    """
-    targets = _smooth_one_hot(labels, num_classes, augment.smoothing)
-    if not augment.mixes:
-        return views, targets
+def draw_mixing(keys: Sequence[ViewKey], augment: AugmentConfig, size: int, seed: int) -> Mixing | None:
+    """Draw for views of size x size; None where nothing is mixed, as where they are no whole groups."""
     group = augment.mix_group
-    assert len(views) % group == 0, f"{len(views)} views are not whole mixing groups of {group}"
-    partner = torch.arange(len(views), device=views.device).view(-1, group).roll(group // 2, dims=1).flatten()
-    weight = torch.ones(len(views))
-    boxes = []
-    for start in range(0, len(views), group):
-        kind, value = _draw(augment, seed, keys[start])
-        if kind == "cutmix":
-            top, left, bottom, right = _box(value, views.shape[-2:], seed, keys[start])
-            boxes.append((start, top, left, bottom, right))
-        elif kind == "mixup":
-            weight[start : start + group] = value
-    lam = weight.clone()
-    weight = to_device(weight, views.device).view(-1, 1, 1, 1)
+    if not augment.mixes or len(keys) % group:
+        return None
+    heads = keys[::group]
+    weights = np.ones(len(heads), np.float32)
+    shares = np.ones(len(heads), np.float32)
+    boxes = np.zeros((len(heads), 4), np.int64)
+    for row, key in enumerate(heads):
+        kind, value = _draw(augment, seed, key)
+        if kind == "mixup":
+            weights[row] = shares[row] = value
+        elif kind == "cutmix":
+            top, left, bottom, right = boxes[row] = _box(value, (size, size), seed, key)
+            shares[row] = 1 - (bottom - top) * (right - left) / (size * size)
+    return Mixing(group, weights, shares, boxes)
+
+
+def mix(views: Tensor, targets: Tensor, mixing: Mixing) -> tuple[Tensor, Tensor]:
+    """Mixup (arXiv 1710.09412) and cutmix (arXiv 1905.04899) of views (B, 3, S, S), in place, and of labels (B, K)."""
+    group, device = mixing.group, views.device
+    partner = torch.arange(len(views), device=device).view(-1, group).roll(group // 2, dims=1).flatten()
+    both = to_device(torch.from_numpy(np.stack([mixing.weights, mixing.shares])), device)
+    weight, share = both.repeat_interleave(group, dim=1).unbind()
+    weight, share = weight.view(-1, 1, 1, 1), share.view(-1, 1)
     partners = views[partner]
     views.mul_(weight).add_(partners * (1 - weight))
-    for start, top, left, bottom, right in boxes:
-        rows = slice(start, start + group)
-        views[rows, :, top:bottom, left:right] = partners[rows, :, top:bottom, left:right]
-        lam[rows] = 1 - (bottom - top) * (right - left) / (views.shape[-1] * views.shape[-2])
-    lam = to_device(lam, views.device).view(-1, 1)
-    return views, targets * lam + targets[partner] * (1 - lam)
+    if device.type == "cpu":
+        _copy_boxes(views.numpy(), partners.numpy(), mixing)
+    else:
+        cut_at_once(views, partners, mixing)
+    return views, targets * share + targets[partner] * (1 - share)
+
+
+def _copy_boxes(views: np.ndarray, partners: np.ndarray, mixing: Mixing) -> None:
+    """Copy box by box, which is the least that a CPU can do."""
+    for row, (top, left, bottom, right) in enumerate(mixing.boxes.tolist()):
+        if bottom > top and right > left:
+            cut = slice(row * mixing.group, (row + 1) * mixing.group), slice(None), slice(top, bottom)
+            views[*cut, left:right] = partners[*cut, left:right]
+
+
+def cut_at_once(views: Tensor, partners: Tensor, mixing: Mixing) -> None:
+    """Copy all boxes of cutmix by one masked write, in place: a GPU's launches do not grow with the groups."""
+    side = views.shape[-1]
+    boxes = to_device(torch.from_numpy(mixing.boxes), views.device).repeat_interleave(mixing.group, dim=0)
+    top, left, bottom, right = boxes.T.view(4, -1, 1, 1)
+    along = torch.arange(side, device=views.device)
+    y, x = along.view(1, side, 1), along.view(1, 1, side)
+    inside = (y >= top) & (y < bottom) & (x >= left) & (x < right)
+    views.copy_(torch.where(inside[:, None], partners, views))
 
 
 def _draw(augment: AugmentConfig, seed: int, key: ViewKey) -> tuple[str, float]:
@@ -134,8 +114,10 @@ def _box(lam: float, size: Sequence[int], seed: int, key: ViewKey) -> tuple[int,
     return int(top), int(left), int(bottom), int(right)
 
 
-def _smooth_one_hot(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
-    return F.one_hot(labels, num_classes).float().mul_(1 - smoothing).add_(smoothing / num_classes)
+def smooth_labels(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
+    """Return (B, K) soft labels as timm smooths them: off value s/K, on value 1 - s + s/K."""
+    off, on = torch.tensor([0.0, 1.0]).mul_(1 - smoothing).add_(smoothing / num_classes).tolist()
+    return torch.full((len(labels), num_classes), off, device=labels.device).scatter_(1, labels[:, None], on)
 
 
 def resize_view(views: Tensor, image_size: int) -> Tensor:

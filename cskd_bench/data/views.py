@@ -44,8 +44,12 @@ class TrainView:
             ) from error
 
     def __call__(self, image: Image.Image, epoch: int, index: int, repeat: int) -> Tensor:
-        with _seed_global_generators(integer_seed(self._seed, Stream.VIEW, epoch, index, repeat)):
-            return torch.as_tensor(self._transform(image))
+        """Make one view, inside `unchanged_generators`: it seeds those that timm's transforms draw from."""
+        seed = integer_seed(self._seed, Stream.VIEW, epoch, index, repeat)
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would visit every accelerator, for a millisecond
+        return torch.as_tensor(self._transform(image))
 
 
 class EvalView:
@@ -72,13 +76,10 @@ def _cut_ends(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _seed_global_generators(seed: int) -> Iterator[None]:
-    """Seed the generators that timm's transforms draw from, and put them back afterwards."""
-    cpu = torch.default_generator  # torch.manual_seed would also visit every accelerator, for a millisecond a view
+def unchanged_generators() -> Iterator[None]:
+    """Put the global generators back as they were, once for all the views that are made inside."""
+    cpu = torch.default_generator
     states = random.getstate(), np.random.get_state(), cpu.get_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    cpu.manual_seed(seed)
     try:
         yield
     finally:

@@ -13,9 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cskd_bench.compilation import resolve_compile
 from cskd_bench.config import PretrainConfig, RunConfig
-from cskd_bench.data.loader import ViewPlan
 from cskd_bench.data.manifests import manifest_for_folder
 from cskd_bench.data.open import open_source
+from cskd_bench.data.view_plan import ViewPlan
 from cskd_bench.device import computing, default_device
 from cskd_bench.engine.optim import build_optimizer
 from cskd_bench.engine.projected import build_projector, with_projector

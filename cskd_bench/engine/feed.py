@@ -1,5 +1,6 @@
 """The feed of a training run: its loader, the batches of each step, and how long the step waited for them."""
 
+import os
 import time
 import traceback
 from collections.abc import Iterator
@@ -7,13 +8,17 @@ from contextlib import suppress
 from pathlib import Path
 
 from cskd_bench.data.engines import worker_views
-from cskd_bench.data.loader import Batch, ViewPlan, next_item, start_loader, train_loader
+from cskd_bench.data.kept_images import keep_images
+from cskd_bench.data.loader import next_item, start_loader, train_loader
+from cskd_bench.data.train_views import Batch, TrainViews
+from cskd_bench.data.view_plan import ViewPlan
 from cskd_bench.device import pins
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.job import Job
 from cskd_bench.engine.logs import Bar
 from cskd_bench.engine.state import Progress, Stop, check_skipped
 from cskd_bench.errors import UserError
+from cskd_bench.launcher import ranks_on_this_machine
 from cskd_bench.outputs import Targets
 
 
@@ -30,12 +35,20 @@ def plan_views(job: Job, ranks: Ranks) -> ViewPlan:
 
 
 class Feed:
-    """Gives a step its micro-batches; `waited` is how many seconds the main process waited for them so far."""
+    """Gives a step its micro-batches.
+
+    `waited` is how many seconds the main process waited for them so far, `note` what there is to say at the start.
+    """
 
     def __init__(self, job: Job, ranks: Ranks, plan: ViewPlan, progress: Progress, stop: Stop) -> None:
         self._job, self._rank, self._progress, self._stop = job, ranks.rank, progress, stop
-        self._batches = _start(job, ranks, plan, progress.step)
-        self.waited = 0.0
+        self.waited, self.note = 0.0, ""
+        views = worker_views(job.train, job.recipe.augment, job.view_size, job.seed, job.data)
+        if job.run.cache == "memory" and progress.step < plan.steps:
+            here = ranks_on_this_machine(ranks.world)
+            threads = max(1, (os.cpu_count() or 1) // here)
+            self.note = keep_images(views, here, threads, lambda: stop.requested)
+        self._batches = _start(views, job, ranks, plan, progress.step)
 
     def fetch(self, bar: Bar, ratio: float) -> list[tuple[Batch, Targets]]:
         """Return the step's micro-batches with what is known of their targets; UserError for what this rank cannot."""
@@ -69,9 +82,9 @@ class Feed:
         check_skipped(progress, self._job.data.max_skipped)
 
 
-def _start(job: Job, ranks: Ranks, plan: ViewPlan, first_step: int) -> Iterator[Batch]:
+def _start(views: TrainViews, job: Job, ranks: Ranks, plan: ViewPlan, first_step: int) -> Iterator[Batch]:
     loader = train_loader(
-        worker_views(job.train, job.recipe.augment, job.view_size, job.seed, job.data),
+        views,
         plan,
         first_step=first_step,
         rank=ranks.rank,

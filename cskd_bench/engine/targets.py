@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cskd_bench.config import MethodConfig, TeacherConfig
-from cskd_bench.data.mixing import ViewKey
+from cskd_bench.data.keys import ViewKeys
 from cskd_bench.methods import objective_of
 from cskd_bench.models.labeller import labelling_teacher
 from cskd_bench.models.teachers import Teacher, teacher_identity
@@ -26,7 +26,7 @@ class TargetProvider(Protocol):
     variant: str  # added to the method's name where these are not quite its own targets
     labels_from: Literal["none", "teacher", "bank"]
 
-    def look_up(self, keys: Sequence[ViewKey], ratio: float) -> Targets:
+    def look_up(self, keys: ViewKeys, ratio: float) -> Targets:
         """Return what is known of views by their keys, on the host; UserError where it is damaged or missing."""
         ...
 
@@ -46,7 +46,7 @@ class NoTargets:
     variant = ""
     labels_from: Literal["none", "teacher", "bank"] = "none"
 
-    def look_up(self, keys: Sequence[ViewKey], ratio: float) -> Targets:
+    def look_up(self, keys: ViewKeys, ratio: float) -> Targets:
         return Targets()
 
     def __call__(self, views: Tensor, known: Targets, ratio: float) -> Targets:
@@ -71,7 +71,7 @@ class TeacherTargets:
         self._stages = method.stages()
         self.widths = TeacherWidths(teacher.pooled_width() if self._pooled else 0, teacher.map_widths(self._stages))
 
-    def look_up(self, keys: Sequence[ViewKey], ratio: float) -> Targets:
+    def look_up(self, keys: ViewKeys, ratio: float) -> Targets:
         return Targets()
 
     def __call__(self, views: Tensor, known: Targets, ratio: float) -> Targets:

@@ -20,16 +20,16 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from cskd_bench.compilation import compile_fixed, forget_compiled, resolve_compile
 from cskd_bench.data.engines import finish_batch
-from cskd_bench.data.loader import Batch
 from cskd_bench.data.mixing import resize_view
 from cskd_bench.data.randomness import Stream, integer_seed
+from cskd_bench.data.train_views import Batch
 from cskd_bench.device import computing, enough_memory, exact_fp32, seed_draws, slow_precision
+from cskd_bench.engine.average import WeightAverage
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions
 from cskd_bench.engine.feed import Feed, plan_views
@@ -76,7 +76,7 @@ class _Run:
         self.plan = ranks.together(lambda: plan_views(job, ranks))
         self.student = job.student.to(device)
         choose_attention(self.student, device, recipe.precision)
-        self.ema = ModelEmaV3(self.student, decay=recipe.ema_decay) if recipe.ema_decay > 0 else None
+        self.ema = WeightAverage(self.student, recipe.ema_decay) if recipe.ema_decay > 0 else None
         projector = ranks.together(lambda: build_projector(job.method, self.student, job.targets.widths, job.seed))
         self.optimizer = build_optimizer(self.student, recipe.optim, projector)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
@@ -91,7 +91,7 @@ class _Run:
         # step: a resumed run would round otherwise. They stay where unused parameters are looked for.
         keeps_buckets = device.type == "cpu" and ranks.world > 2
         several = ranks.world > 1
-        self.module: Any = DistributedDataParallel(module, find_unused_parameters=keeps_buckets) if several else module
+        self.module: Any = _distribute(module, keeps_buckets) if several else module
         self.watch = FiniteWatch(
             self.optimizer,
             self.scaler,
@@ -101,6 +101,7 @@ class _Run:
             self.progress.skipped_updates,
         )
         self.feed = ranks.together(lambda: Feed(job, ranks, self.plan, self.progress, stop))
+        self.notes += [self.feed.note] if self.feed.note else []
         scored = self.progress.pending is None
         self.log = RunLog(job.folder, self.progress.step, scored=scored) if ranks.is_main else None
         if compiled.note:
@@ -113,9 +114,11 @@ class _Run:
         progress, steps, predictions = self.progress, self.plan.steps, None
         for note in self.notes:
             bar.say(f"{self.job.title}: {note}")
+        self.module.train()
         while True:
             if progress.pending is not None:
                 predictions = self._finish_epoch(bar, progress.pending)
+                self.module.train()  # scoring has set it to evaluation
             if progress.step == steps:
                 break
             stopping = self._train_step(bar)
@@ -162,7 +165,6 @@ class _Run:
         assert fetched is not None
 
         # The device's half: views, targets, forward and backward, micro-batch by micro-batch.
-        self.module.train()
         for part, (batch, known) in enumerate(fetched):
             self._backward(batch, known, ratio, last=part + 1 == run.accumulate, log_now=log_now)
 
@@ -192,7 +194,7 @@ class _Run:
     def _backward(self, batch: Batch, known: Targets, ratio: float, *, last: bool, log_now: bool) -> None:
         """Add a micro-batch's gradients; ranks exchange them with the last one."""
         job, recipe, device = self.job, self.job.recipe, self.ranks.device
-        views, labels = finish_batch(batch, recipe.augment, job.data.num_classes, job.seed, device)
+        views, labels = finish_batch(batch, recipe.augment, job.data.num_classes, device)
         targets = job.targets(views, known, ratio)
         with nullcontext() if last or self.ranks.world == 1 else self.module.no_sync():
             with computing(device, recipe.precision):
@@ -237,6 +239,13 @@ class _Run:
         images = sorted({key.index for key in self.plan.share(step, self.ranks.rank, self.ranks.world)})
         named = ", ".join(map(str, images[:8])) + (", ..." if len(images) > 8 else "")
         return f"at step {step + 1} (epoch {step // self.plan.steps_per_epoch + 1}, images {named})"
+
+
+def _distribute(module: Any, keeps_buckets: bool) -> DistributedDataParallel:
+    """Let ranks average gradients, in the buckets' own memory; buffers are shared at an epoch's end alone."""
+    return DistributedDataParallel(
+        module, find_unused_parameters=keeps_buckets, broadcast_buffers=False, gradient_as_bucket_view=True
+    )
 
 
 def _agreement(output: StudentOutput, targets: Targets) -> dict[str, Tensor]:

@@ -71,7 +71,7 @@ def _envelope(config: PretrainConfig, rounds: int, clock: Clock, device: torch.d
     plan = bank_plan(config, len(source))
     keys = [key for step in range(-(-64 // plan.batch_size)) for key in plan.keys(step)]
     batch = worker_views(source, augment, config.view_size, config.seed, config.data).__getitems__(keys)
-    views, _ = finish_batch(batch, augment, classes, config.seed, device)
+    views, _ = finish_batch(batch, augment, classes, device)
     dense = labelling_teacher(config.teacher, source.classes, classes, device, compiled=False)(views).dense
     global_ = dense.flatten(2).mean(2)
     ladder = Ladder(declared_ratios(config.recipe.epochs))

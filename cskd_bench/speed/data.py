@@ -16,9 +16,10 @@ from cskd_bench.config import AugmentConfig, DataConfig
 from cskd_bench.data.decode import decode
 from cskd_bench.data.engines import finish_batch
 from cskd_bench.data.folders import is_image
-from cskd_bench.data.loader import TrainViews, ViewPlan
 from cskd_bench.data.sources import FolderSource
 from cskd_bench.data.tensor.crops import TensorViews
+from cskd_bench.data.train_views import TrainViews
+from cskd_bench.data.view_plan import ViewPlan
 from cskd_bench.errors import UserError
 from cskd_bench.speed.measure import Clock, compare, table
 
@@ -60,7 +61,7 @@ def _measure(
     batch = replace(batch, pixels=batch.pixels.to(device), labels=batch.labels.to(device))
 
     def on_device() -> None:
-        finish_batch(replace(batch, pixels=batch.pixels.clone()), augment, 1000, 0, device)
+        finish_batch(replace(batch, pixels=batch.pixels.clone()), augment, 1000, device)
 
     after = compare({"RandAugment, erasing, mixing": on_device}, rounds, clock)
     return {

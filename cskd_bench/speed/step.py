@@ -36,8 +36,10 @@ from cskd_bench.config import (
     Supervised,
     TeacherConfig,
 )
-from cskd_bench.data.mixing import ViewKey, resize_view
+from cskd_bench.data.keys import ViewKey, ViewKeys
+from cskd_bench.data.mixing import resize_view
 from cskd_bench.device import computing
+from cskd_bench.engine.average import WeightAverage
 from cskd_bench.engine.finite import Advice, FiniteWatch
 from cskd_bench.engine.optim import build_optimizer, set_learning_rate
 from cskd_bench.engine.projected import build_projector, with_projector
@@ -78,12 +80,12 @@ class OurStep:
         module: Any = compile_fixed(self._student) if config.run.compile == "all" else self._student
         self._module: Any = with_projector(self._student, module, projector, config.method)
         self._optimizer = build_optimizer(self._student, config.recipe.optim, projector)
-        self._ema = ModelEmaV3(self._student, decay=config.recipe.ema_decay)
+        self._ema = WeightAverage(self._student, config.recipe.ema_decay)
         scaler = torch.amp.GradScaler(device.type, enabled=False)
         advice = Advice(config.recipe.precision, config.teacher.precision)
         self._watch = FiniteWatch(self._optimizer, scaler, list(self._module.parameters()), advice, device)
 
-    def __call__(self, views: Tensor, labels_BK: Tensor, keys: list[ViewKey]) -> None:
+    def __call__(self, views: Tensor, labels_BK: Tensor, keys: ViewKeys) -> None:
         """Take one step."""
         config = self._config
         set_learning_rate(self._optimizer, config.recipe.optim.lr)
@@ -171,12 +173,13 @@ def measure_step(size: StepSize, device: torch.device, clock: Clock) -> dict[str
     }
 
 
-def random_batch(size: StepSize, device: torch.device) -> tuple[Tensor, Tensor, list[ViewKey]]:
+def random_batch(size: StepSize, device: torch.device) -> tuple[Tensor, Tensor, ViewKeys]:
     """Return mixed views (B, 3, S, S), labels (B, 1000) and keys of a bank's first views."""
     torch.manual_seed(0)
     views = torch.rand(size.batch, 3, size.image_size, size.image_size, device=device)
     labels = torch.rand(size.batch, 1000, device=device).softmax(1)
-    return views, labels, [ViewKey(0, position, position, 0) for position in range(size.batch)]
+    keys = [ViewKey(0, position, position, 0) for position in range(size.batch)]
+    return views, labels, ViewKeys.of(keys)
 
 
 def fast_teacher(size: StepSize, device: torch.device) -> Teacher:

@@ -7,8 +7,8 @@ from typing import Final
 import torch
 
 from cskd_bench.config import Supervised
-from cskd_bench.data.loader import ViewPlan
 from cskd_bench.data.open import open_split
+from cskd_bench.data.view_plan import ViewPlan
 from cskd_bench.device import computing, gpu_memory
 from cskd_bench.engine.estimate import kept_for_backward
 from cskd_bench.engine.optim import build_optimizer

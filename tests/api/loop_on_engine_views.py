@@ -18,8 +18,9 @@ from cskd_bench import Teacher
 from cskd_bench.cells.pretrain import initial_student
 from cskd_bench.config import load_config
 from cskd_bench.data.engines import finish_batch, worker_views
-from cskd_bench.data.loader import ViewPlan, train_loader
+from cskd_bench.data.loader import train_loader
 from cskd_bench.data.open import open_source
+from cskd_bench.data.view_plan import ViewPlan
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "timm_loop.py"
 CPU = torch.device("cpu")
@@ -41,7 +42,7 @@ def epochs_of_views(config, rank, world):
     batches = iter(train_loader(views, plan, first_step=0, rank=rank, world=world, accumulate=1, workers=0))
     for _ in range(config.recipe.epochs):
         epoch = [next(batches) for _ in range(plan.steps_per_epoch)]
-        yield [finish_batch(batch, augment, config.data.num_classes, config.seed, CPU) for batch in epoch]
+        yield [finish_batch(batch, augment, config.data.num_classes, CPU) for batch in epoch]
 
 
 def main(config_file, checkpoint, first_epoch, end_epoch, mean=(0, 0, 0), std=(1, 1, 1)):

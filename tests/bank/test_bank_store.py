@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from bank_runs import save_teacher, small_run
+from helpers.views_before import erase, mix
 
 from cskd_bench.bank import build
 from cskd_bench.bank.build import build_bank
@@ -29,9 +30,9 @@ from cskd_bench.bank.store import (
 from cskd_bench.bank.targets import BankTargets, bank_targets
 from cskd_bench.config import CSKD, DataConfig, DeiT, PlainKD, Supervised
 from cskd_bench.data.decode import DECODING
-from cskd_bench.data.loader import TrainViews
-from cskd_bench.data.mixing import erase, mix, to_float
+from cskd_bench.data.mixing import to_float
 from cskd_bench.data.open import open_source
+from cskd_bench.data.train_views import TrainViews
 from cskd_bench.errors import UserError
 from cskd_bench.methods.parts import fuse, harden
 from cskd_bench.models.labeller import labelling_teacher

@@ -84,9 +84,12 @@ def test_a_response_that_is_not_finite_is_refused():
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
 def test_real_logits_with_mixing(monkeypatch):
     """EfficientNet-Lite0, 1,000 classes, mixed imagenette128 views, 224 px: one on all ratios, 16 on some."""
-    from cskd_bench.data.loader import TrainViews, ViewPlan
-    from cskd_bench.data.mixing import erase, mix, to_float
+    from helpers.views_before import erase, mix
+
+    from cskd_bench.data.mixing import to_float
     from cskd_bench.data.open import open_source
+    from cskd_bench.data.train_views import TrainViews
+    from cskd_bench.data.view_plan import ViewPlan
     from cskd_bench.models.teachers import build_teacher
 
     monkeypatch.setitem(os.environ, "CSKD_BENCH_DATA", str(SHARED / "data"))

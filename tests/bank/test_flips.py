@@ -150,7 +150,7 @@ def test_the_views_are_the_runs_own_and_fp32_flips_none(small):
     plan, augment = bank_plan(config, len(source)), config.recipe.augment
     keys = [key for step in range(6) for key in plan.keys(step)]
     made = worker_views(source, augment, config.view_size, config.seed, config.data).__getitems__(keys)
-    assert torch.equal(torch.cat(batches), finish_batch(made, augment, 10, config.seed, CPU)[0])
+    assert torch.equal(torch.cat(batches), finish_batch(made, augment, 10, CPU)[0])
     assert [len(batch) for batch in first_views(config, source, 70, CPU)] == [64, 6]
     assert label_flips(teacher, batches).fused == 0.0
     assert label_flips(teacher, batches, precision="bf16").fused > 0.0 and teacher.precision == "fp32"

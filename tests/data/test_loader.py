@@ -19,8 +19,6 @@ from torch.utils.data._utils import signal_handling
 from cskd_bench.config import AugmentConfig, DataConfig, Recipe
 from cskd_bench.data import delivery, loader
 from cskd_bench.data.loader import (
-    TrainViews,
-    ViewPlan,
     batch_loader,
     eval_loader,
     leave_signals_to_the_main_process,
@@ -30,6 +28,8 @@ from cskd_bench.data.loader import (
 )
 from cskd_bench.data.open import open_source
 from cskd_bench.data.randomness import Stream, generator
+from cskd_bench.data.train_views import TrainViews
+from cskd_bench.data.view_plan import ViewPlan
 from cskd_bench.data.views import EvalView
 from cskd_bench.errors import Interrupted, UserError
 
@@ -65,7 +65,7 @@ def test_ranks_and_micro_batches_share_the_same_views(source, reference):
     for step, whole in enumerate(reference):
         parts = [by_rank[rank][2 * step + part] for rank in range(2) for part in range(2)]
         assert torch.equal(torch.cat([part.pixels for part in parts]), whole.pixels)
-        assert [key for part in parts for key in part.keys] == whole.keys
+        assert [key for part in parts for key in part.keys] == list(whole.keys)
 
 
 def test_starting_in_the_middle_gives_the_rest(source, reference):
@@ -181,7 +181,7 @@ def test_without_shared_memory_views_come_through_pipes_bit_for_bit(source, refe
     delivery.say_once.cache_clear()
     for ours, theirs in zip(collect(source, workers=2), reference, strict=True):
         assert torch.equal(ours.pixels, theirs.pixels) and torch.equal(ours.labels, theirs.labels)
-        assert ours.keys == theirs.keys
+        assert list(ours.keys) == list(theirs.keys)
     assert capsys.readouterr().err.count("through pipes") == 1
 
 

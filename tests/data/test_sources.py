@@ -12,10 +12,10 @@ from PIL import Image
 
 from cskd_bench.config import AugmentConfig, DataConfig
 from cskd_bench.data.decode import decode
-from cskd_bench.data.loader import TrainViews
-from cskd_bench.data.mixing import ViewKey
+from cskd_bench.data.keys import ViewKey
 from cskd_bench.data.open import open_source
 from cskd_bench.data.sources import FolderSource, NpzSource, SubsetSource
+from cskd_bench.data.train_views import TrainViews
 from cskd_bench.errors import UserError
 
 

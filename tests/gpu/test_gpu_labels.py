@@ -10,8 +10,8 @@ from cskd_bench.bank.build import build_bank
 from cskd_bench.bank.targets import bank_targets
 from cskd_bench.cells.pretrain import _teacher_targets, initial_student, pretrain
 from cskd_bench.data.engines import finish_batch, worker_views
-from cskd_bench.data.loader import ViewPlan
 from cskd_bench.data.open import open_source
+from cskd_bench.data.view_plan import ViewPlan
 from cskd_bench.data.views import EvalView
 from cskd_bench.engine.evaluate import evaluate
 from cskd_bench.export import export_timm
@@ -30,7 +30,7 @@ def test_a_bank_holds_the_labels_of_the_teacher_beside_the_run(small_config, ran
     flips, labels = 0, 0
     for step in range(plan.steps):
         keys = plan.keys(step)
-        views, _ = finish_batch(makes.__getitems__(keys), config.recipe.augment, 3, config.seed, device)
+        views, _ = finish_batch(makes.__getitems__(keys), config.recipe.augment, 3, device)
         ratio = 1 - step / plan.steps
         ours = banked(views, banked.look_up(keys, ratio), ratio).spatial_target
         theirs = taught(views, taught.look_up(keys, ratio), ratio).spatial_target

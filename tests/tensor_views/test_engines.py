@@ -5,14 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.views_before import erase, mix
 
 from cskd_bench.config import CSKD, AugmentConfig, DataConfig, PretrainConfig
 from cskd_bench.data.engines import augment_batch, finish_batch, worker_views
-from cskd_bench.data.loader import ViewPlan, train_loader
-from cskd_bench.data.mixing import erase, mix, to_float
+from cskd_bench.data.loader import train_loader
+from cskd_bench.data.mixing import to_float
 from cskd_bench.data.open import open_source
 from cskd_bench.data.tensor.operations import apply_operations
 from cskd_bench.data.tensor.parameters import Operations
+from cskd_bench.data.view_plan import ViewPlan
 from cskd_bench.errors import UserError
 
 CPU = torch.device("cpu")
@@ -29,7 +31,7 @@ def made(source, augment, *, rank=0, world=1, workers=0):
     """Return this rank's finished views and labels of every step."""
     dataset = worker_views(source, augment, 20, 5, DataConfig())
     loader = train_loader(dataset, PLAN, first_step=0, rank=rank, world=world, accumulate=1, workers=workers)
-    return [finish_batch(batch, augment, 3, 5, CPU) for batch in loader]
+    return [finish_batch(batch, augment, 3, CPU) for batch in loader]
 
 
 @pytest.mark.parametrize("engine", ["pil", "tensor"])
@@ -57,7 +59,7 @@ def test_a_batch_is_what_its_views_are_one_by_one(source):
         views[row] = erase(to_float(alone.pixels), [key], TENSOR, 5)[0]
     batch = dataset.__getitems__(keys)
     expected, soft = mix(views, batch.labels, keys, TENSOR, 3, 5)
-    found, labels = finish_batch(batch, TENSOR, 3, 5, CPU)
+    found, labels = finish_batch(batch, TENSOR, 3, CPU)
     assert torch.equal(found, expected) and torch.equal(labels, soft)
 
 

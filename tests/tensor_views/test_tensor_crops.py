@@ -6,11 +6,11 @@ import torch
 from PIL import Image
 
 from cskd_bench.config import AugmentConfig, DataConfig
-from cskd_bench.data.loader import ViewPlan
-from cskd_bench.data.mixing import ViewKey
+from cskd_bench.data.keys import ViewKey
 from cskd_bench.data.open import open_source
 from cskd_bench.data.tensor.crops import TensorViews, cut
 from cskd_bench.data.tensor.parameters import Crop, Operation, draw_crop, draw_operations, parse_rand_augment
+from cskd_bench.data.view_plan import ViewPlan
 from cskd_bench.errors import UserError
 
 RECIPE = AugmentConfig()

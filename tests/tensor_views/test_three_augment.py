@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter, ImageOps
 from timm.data.auto_augment import auto_augment_policy
 
 from cskd_bench.config import CSKD, AugmentConfig, PretrainConfig
-from cskd_bench.data.mixing import ViewKey
+from cskd_bench.data.keys import ViewKey
 from cskd_bench.data.tensor.blur import box_weights
 from cskd_bench.data.tensor.operations import apply_operations
 from cskd_bench.data.tensor.parameters import Operation, Operations, draw_operations

@@ -1,6 +1,7 @@
 """Workers' part of the tensor engine: decode an image once, cut its crops as uint8, draw the rest."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,10 +11,10 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from cskd_bench.config import AugmentConfig, DataConfig
 from cskd_bench.data.exif import UPRIGHT, jpeg_orientation
-from cskd_bench.data.loader import Batch, TrainViews
-from cskd_bench.data.mixing import ViewKey
+from cskd_bench.data.keys import ViewKey
 from cskd_bench.data.sources import ContentSource, Source
 from cskd_bench.data.tensor.parameters import Crop, check_policy, draw_crop, draw_operations
+from cskd_bench.data.train_views import Batch, TrainViews
 
 _JPEG = b"\xff\xd8\xff"  # how every JPEG file begins
 
@@ -28,9 +29,6 @@ class TensorViews(TrainViews):
         super().__init__(source, augment, image_size, seed, data)
         check_policy(augment)
         self._encoded = source if isinstance(source, ContentSource) else None
-        self._augment = augment
-        self._image_size = image_size
-        self._seed = seed
 
     def __getitems__(self, keys: Sequence[ViewKey]) -> Batch:
         skipped: list[str] = []
@@ -46,20 +44,34 @@ class TensorViews(TrainViews):
             crops[row] = cut(image, crop, self._image_size, self._augment.interpolation)
             labels.append(label)
         operations = draw_operations(keys, self._augment, self._seed)
-        return Batch(crops, torch.tensor(labels), list(keys), skipped, operations)
+        return replace(self._batch(crops, labels, keys, skipped), operations=operations)
+
+    def decode(self, index: int) -> np.ndarray:
+        jpeg = self._decode_jpeg(index)
+        return super().decode(index) if jpeg is None else jpeg.permute(1, 2, 0).contiguous().numpy()
 
     def _decode(self, index: int, skipped: list[str]) -> tuple[Tensor, int]:
-        """Decode an upright JPEG with libjpeg; everything else, damaged images too, goes the source's way."""
-        if self._encoded is not None:
-            try:
-                content = self._encoded.content(index)
-                if content.startswith(_JPEG) and jpeg_orientation(content) == UPRIGHT:
-                    encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-                    return decode_jpeg(encoded, mode=ImageReadMode.RGB), int(self._source.labels[index])
-            except (OSError, RuntimeError):  # not a plain JPEG: PIL knows more kinds and names what is wrong
-                pass
+        """Return an image (3, H, W) uint8 and its label; damaged ones go the source's way, which names the fault."""
+        if (kept := self._kept.get(index)) is not None:
+            return torch.from_numpy(kept).permute(2, 0, 1), int(self._source.labels[index])
+        if (jpeg := self._decode_jpeg(index)) is not None:
+            return jpeg, int(self._source.labels[index])
         image, label = self._load(index, skipped)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1), label
+
+    def _decode_jpeg(self, index: int) -> Tensor | None:
+        """Decode an upright JPEG with libjpeg, (3, H, W) uint8; None for everything else, and for damaged ones."""
+        if self._encoded is None:
+            return None
+        try:
+            content = self._encoded.content(index)
+            if content.startswith(_JPEG) and jpeg_orientation(content) == UPRIGHT:
+                encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+                image: Tensor = decode_jpeg(encoded, mode=ImageReadMode.RGB)
+                return image
+        except (OSError, RuntimeError):  # not a plain JPEG: PIL knows more kinds and names what is wrong
+            pass
+        return None
 
 
 def cut(image: Tensor, crop: Crop, size: int, interpolation: str) -> Tensor:

@@ -41,23 +41,33 @@ def apply_operations(pixels: Tensor, operations: Operations, interpolation: str 
     """Apply every layer to uint8 views (n, 3, S, S), in place; returns them."""
     for layer in range(operations.kinds.shape[1]):
         kinds, values = operations.kinds[:, layer], operations.values[:, layer]
-        _apply_tables(pixels, kinds, values)
+        chosen = _Chosen(kinds, values, pixels.device)
+        _apply_tables(pixels, chosen)
         _apply_warps(pixels, kinds, values, interpolation)
         for kind, other in ((Operation.COLOR, _grey_3), (Operation.SHARPNESS, _smooth)):
-            rows, factors = _select(pixels, kinds == kind, values)
+            rows, factors = chosen.of(kind)
             if len(rows):
                 images = pixels[rows]
                 pixels[rows] = _blend(other(images), images, factors.view(-1, 1, 1, 1))
-        rows, _ = _select(pixels, kinds == Operation.BLUR, values)
+        rows, _ = chosen.of(Operation.BLUR)
         if len(rows):
             pixels[rows] = blur(pixels[rows], values[kinds == Operation.BLUR])
     return pixels
 
 
-def _select(pixels: Tensor, chosen: np.ndarray, values: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Return the indices of chosen views and their values, on the views' device."""
-    rows = np.flatnonzero(chosen)
-    return to_device(torch.from_numpy(rows), pixels.device), to_device(torch.from_numpy(values[rows]), pixels.device)
+class _Chosen:
+    """The views of each kind of a layer and their values, sent to the device in one copy each."""
+
+    def __init__(self, kinds: np.ndarray, values: np.ndarray, device: torch.device) -> None:
+        order = np.argsort(kinds, kind="stable")
+        self._sorted = kinds[order]
+        self._rows = to_device(torch.from_numpy(order), device)
+        self._values = to_device(torch.from_numpy(values[order]), device)
+
+    def of(self, kind: Operation) -> tuple[Tensor, Tensor]:
+        """Return the indices of a kind's views, (n,) in their order, and their values (n,)."""
+        first, end = np.searchsorted(self._sorted, [int(kind), int(kind) + 1])
+        return self._rows[first:end], self._values[first:end]
 
 
 def _blend(low: Tensor, high: Tensor, factor: Tensor) -> Tensor:
@@ -89,11 +99,11 @@ def _smooth(images: Tensor) -> Tensor:
     return smooth
 
 
-def _apply_tables(pixels: Tensor, kinds: np.ndarray, values: np.ndarray) -> None:
+def _apply_tables(pixels: Tensor, layer: _Chosen) -> None:
     """Look up all table operations of a layer in one gather."""
     rows, tables = [], []
     for kind in _TABLES:
-        chosen, arguments = _select(pixels, kinds == kind, values)
+        chosen, arguments = layer.of(kind)
         if len(chosen):
             rows.append(chosen)
             tables.append(_table(kind, pixels[chosen], arguments.view(-1, 1, 1)).expand(-1, 3, -1))

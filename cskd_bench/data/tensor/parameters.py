@@ -9,7 +9,7 @@ from enum import IntEnum
 import numpy as np
 
 from cskd_bench.config import AugmentConfig
-from cskd_bench.data.mixing import ViewKey
+from cskd_bench.data.keys import ViewKey
 from cskd_bench.data.randomness import Stream, generator
 from cskd_bench.errors import UserError
 
