@@ -13,18 +13,18 @@ class RunConfig(StrictModel):
     """How a run is carried out on this machine; none of it decides what is learnt from which views.
 
     `cache`: memory keeps the decoded training images, on each rank. `prefetch_memory`: bytes of views that each rank's
-    workers hold ready. `eval_memory`: of each rank's memory, for its share of `data.val` as uint8 views, decoded once a
-    run where they fit; 0 decodes them at every evaluation. `patch_measures`: attention distance and patch accuracy at
-    each of them. The last two are left out of files at their defaults. `keep_every`: epochs; the weights at the end of
-    every such epoch stay for good. Drop path draws once per micro-batch: with it, another `accumulate` is like another
-    seed.
+    workers hold ready. `compile`: auto is what compilation.resolve_compile makes of the device. `eval_memory`: of each
+    rank's memory, for its share of `data.val` as uint8 views, decoded once a run where they fit; 0 decodes them at every
+    evaluation. `patch_measures`: attention distance and patch accuracy at each of them. These two are left out of files
+    at their defaults. `keep_every`: epochs; the weights at the end of every such epoch stay for good. Drop path draws
+    once per micro-batch: with it, another `accumulate` is like another seed.
     """
 
     workers: NonNegativeInt = 8
     cache: Literal["none", "memory"] = "none"
     prefetch_memory: PositiveInt = 2_000_000_000
     accumulate: PositiveInt = 1
-    compile: Literal["none", "teacher", "all"] = "none"
+    compile: Literal["auto", "none", "teacher", "all"] = "auto"
     eval_batch_size: PositiveInt = 256
     eval_every: PositiveInt = 1
     eval_memory: Annotated[NonNegativeInt, Field(exclude_if=lambda most: bool(most == EVAL_MEMORY))] = EVAL_MEMORY

@@ -2,34 +2,31 @@
 
 import hashlib
 import json
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.progress import Progress
-from torch.utils.data import DataLoader
 
-from cskd_bench.bank.claim import claim_shard, launcher_rank
-from cskd_bench.bank.envelope import MOST_EPOCHS, upper_envelope
+from cskd_bench.bank.claim import Claims, ShardPlace, launcher_rank
+from cskd_bench.bank.envelope import MOST_EPOCHS
 from cskd_bench.bank.flips import first_views, label_flips
+from cskd_bench.bank.labelling import Labeller
 from cskd_bench.bank.match import bank_plan, teacher_identity, teacher_source, views_identity, why_no_bank
-from cskd_bench.bank.pack import pack, soft_targets
 from cskd_bench.bank.shard import write_shard
 from cskd_bench.bank.store import SOFT_CLASSES, Bank, BankManifest, begin_bank, cost_path, shard_path
+from cskd_bench.compilation import resolve_compile
 from cskd_bench.config import PretrainConfig
 from cskd_bench.data.decode import DECODING
-from cskd_bench.data.delivery import deliver, usable_workers
-from cskd_bench.data.engines import finish_batch, worker_views
-from cskd_bench.data.loader import LOOK, leave_signals_to_the_main_process, next_item, start_loader
 from cskd_bench.data.open import open_source
 from cskd_bench.data.sources import Source
-from cskd_bench.data.train_views import Batch
 from cskd_bench.data.view_plan import ViewPlan
-from cskd_bench.device import default_device, pins
+from cskd_bench.device import default_device
 from cskd_bench.errors import UserError
 from cskd_bench.models.labeller import labelling_teacher
 from cskd_bench.models.teachers import Teacher, build_teacher
@@ -67,40 +64,61 @@ def build_bank(
     epochs = range(config.recipe.epochs) if epochs is None else epochs
     _check_arguments(config, epochs, shard)
     source = open_source(config.data, config.data.train)
-    compiled = config.run.compile != "none"
-    teacher = labelling_teacher(config.teacher, source.classes, config.data.num_classes, device, compiled=compiled)
+    compiled = resolve_compile(config.run, device)
+    classes = source.classes, config.data.num_classes
+    teacher = labelling_teacher(config.teacher, *classes, device, compiled=compiled.teacher)
     plan = bank_plan(config, len(source))
     manifest = _manifest(config, source, teacher, plan)
     begin_bank(out, manifest)
     bank = Bank(out)
-    wanted = [(epoch, part) for epoch in epochs for part in range(manifest.parts())][shard[0] - 1 :: shard[1]]
-    todo = [(epoch, part) for epoch, part in wanted if not shard_path(out, epoch, part).exists()]
+    wanted = [ShardPlace(epoch, part) for epoch in epochs for part in range(manifest.parts())][shard[0] - 1 :: shard[1]]
+    todo = [place for place in wanted if not shard_path(out, *place).exists()]
     is_first = launcher_rank()[0] == 0  # which talks to the terminal
+    if is_first and compiled.note:
+        print(compiled.note, file=sys.stderr)
     if is_first:
         bank.manifest.tell_decoding(out)
     if is_first and todo and teacher.precision != "fp32":
         _tell_flips(config, source, teacher, device)
-    labeller = _Labeller(config, source, teacher, plan, bank, device)
-    began, views, shards = time.perf_counter(), 0, 0
+    labeller = Labeller(config, source, teacher, plan, bank, device)
+    began, done = time.perf_counter(), []
     with Progress(disable=not is_first) as progress:
-        task = progress.add_task("labelling views", total=sum(labeller.size(part) for _, part in todo))
-        for wait in (False, True):  # first what no other process is at, then what another one left undone
-            for epoch, part in todo:
-                with claim_shard(shard_path(out, epoch, part), wait=wait) as ours:
-                    if not ours:
-                        continue
-                    done = sum(labeller.size(other) for at, other in todo if shard_path(out, at, other).exists())
-                    shard_began = time.perf_counter()
-                    packed: list[bytes] = []
-                    for labelled in labeller.batches(epoch, part):
-                        packed += labelled
-                        progress.update(task, completed=done + len(packed))
-                    first = part * manifest.views_per_shard
-                    _note_cost(cost_path(out, epoch, part), len(packed), time.perf_counter() - shard_began, device)
-                    write_shard(shard_path(out, epoch, part), manifest.fingerprint(), epoch, first, packed)
-                    views, shards = views + len(packed), shards + 1
-        progress.update(task, completed=progress.tasks[task].total)
-    return Built(views, shards, len(wanted) - len(todo), time.perf_counter() - began)
+        total = sum(labeller.size(part) for _, part in todo)
+        bar = partial(progress.update, progress.add_task("labelling views", total=total))
+        with Claims(out, todo) as claims:  # first what no other process is at
+            done += _label_claimed(labeller, claims, out, todo, bar)
+        for place in todo:  # then what another one left undone; whoever waits for another one holds nothing
+            with Claims(out, [place], wait=True) as claims:
+                if claims.claim_next():
+                    done += _label_claimed(labeller, claims, out, todo, bar)
+        bar(completed=total)
+    return Built(sum(done), len(done), len(wanted) - len(todo), time.perf_counter() - began)
+
+
+def _label_claimed(
+    labeller: Labeller, claims: Claims, out: Path, todo: list[ShardPlace], bar: Callable[..., None]
+) -> list[int]:
+    """Label and write shard after shard, as they are claimed; return their numbers of views."""
+    if not todo:
+        return []
+    manifest, done, packed = labeller.manifest, [], []
+    began, before = time.perf_counter(), None
+    for labelled in labeller.batches(claims):
+        epoch, part = claims.held[0].place
+        if before is None:
+            before = sum(labeller.size(other) for at, other in todo if shard_path(out, at, other).exists())
+        packed += labelled
+        bar(completed=before + len(packed))
+        if len(packed) < labeller.size(part):
+            continue
+        seconds = time.perf_counter() - began
+        _note_cost(cost_path(out, epoch, part), len(packed), seconds, labeller.device)
+        first = part * manifest.views_per_shard
+        write_shard(shard_path(out, epoch, part), manifest.fingerprint(), epoch, first, packed)
+        claims.release_first()
+        done.append(len(packed))
+        packed, began, before = [], time.perf_counter(), None
+    return done
 
 
 def _check_arguments(config: PretrainConfig, epochs: range, shard: tuple[int, int]) -> None:
@@ -164,80 +182,3 @@ def _note_cost(path: Path, views: int, seconds: float, device: torch.device) -> 
         )
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-class _Labeller:
-    """Makes and labels the views of one shard after the other, in the run's own batches."""
-
-    def __init__(
-        self,
-        config: PretrainConfig,
-        source: Source,
-        teacher: Teacher,
-        plan: ViewPlan,
-        bank: Bank,
-        device: torch.device,
-    ) -> None:
-        self._config = config
-        self._teacher = teacher
-        self._plan = plan
-        self._manifest = bank.manifest
-        self._ladder = bank.ladder
-        self._device = device
-        self._skipped: set[str] = set()
-        augment = config.recipe.augment
-        self._dataset = worker_views(source, augment, config.view_size, config.seed, config.data)
-
-    def size(self, part: int) -> int:
-        """Return how many views a shard has."""
-        each = self._manifest.views_per_shard
-        return min(each, self._manifest.views_per_epoch - part * each)
-
-    def batches(self, epoch: int, part: int) -> Iterator[list[bytes]]:
-        """Yield packed views, batch by batch, in the order of their positions."""
-        groups_first = part * self._manifest.views_per_shard // self._plan.batch_size
-        groups = self.size(part) // self._plan.batch_size
-        step = epoch * self._plan.steps_per_epoch + groups_first
-        keys = [key for group in range(groups) for key in self._plan.keys(step + group)]
-        batch = self._config.recipe.batch_size
-        workers = usable_workers(self._config.run.workers)
-        loader = DataLoader(
-            self._dataset,
-            batch_sampler=[keys[start : start + batch] for start in range(0, len(keys), batch)],
-            num_workers=workers,
-            worker_init_fn=leave_signals_to_the_main_process,
-            collate_fn=deliver,
-            pin_memory=pins(self._device),
-            timeout=LOOK if workers else 0,
-        )
-        batches = start_loader(loader)
-        while (made := next_item(batches, workers)) is not None:
-            self._account_for_skipped(made)
-            yield self._label(made)
-
-    def _account_for_skipped(self, batch: Batch) -> None:
-        for sentence in dict.fromkeys(batch.skipped):
-            if sentence not in self._skipped:
-                print(f"skipped: {sentence}")
-                self._skipped.add(sentence)
-        if len(self._skipped) > (limit := self._config.data.max_skipped):
-            raise UserError(f"{len(self._skipped)} images were skipped, data.max_skipped is {limit}")
-
-    @torch.no_grad()
-    def _label(self, batch: Batch) -> list[bytes]:
-        config = self._config
-        views, _ = finish_batch(batch, config.recipe.augment, config.data.num_classes, self._device)
-        output = self._teacher(views)
-        global_ = output.global_logits
-        try:
-            envelope = upper_envelope(output.dense, global_, self._ladder)
-        except ValueError as error:
-            raise UserError(f"epoch {batch.keys.epoch}, views from {batch.keys.positions[0]}: {error}") from error
-        soft = None
-        if self._manifest.soft_classes:
-            soft = soft_targets(global_, self._manifest.soft_classes, self._manifest.soft_temperature)
-        return pack(envelope, soft)
-
-
-def _identity(batch: Any) -> Any:
-    return batch

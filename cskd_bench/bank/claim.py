@@ -1,10 +1,14 @@
 """Who labels which shard, where several processes build one bank."""
 
 import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+from cskd_bench.bank.store import shard_path
 from cskd_bench.errors import UserError
 from cskd_bench.files import NO_LOCKS
 from cskd_bench.launcher import COUNTING, place_of_process
@@ -48,3 +52,58 @@ def claim_shard(shard: Path, *, wait: bool) -> Iterator[bool]:
             yield not shard.exists()
         finally:
             lock.unlink(missing_ok=True)
+
+
+class ShardPlace(NamedTuple):
+    """Where a shard stands in a bank."""
+
+    epoch: int
+    part: int
+
+
+@dataclass
+class Claim:
+    """A shard that this process is to make."""
+
+    place: ShardPlace
+    lock: ExitStack = field(default_factory=ExitStack)
+
+
+class Claims:
+    """The shards of a bank that this process makes, one after the other, each claimed when it is asked for.
+
+    A loader asks ahead, by as many batches as its workers hold ready: so the next shard may be claimed while the one
+    before is made. Without `wait` none is waited for. What is held at the end, or at an error, is given back.
+    """
+
+    def __init__(self, bank: Path, wanted: Sequence[ShardPlace], *, wait: bool = False) -> None:
+        self._bank, self._wanted, self._wait = bank, deque(wanted), wait
+        self.held: deque[Claim] = deque()
+
+    def __enter__(self) -> "Claims":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self.held:
+            self.release_first()
+
+    def __iter__(self) -> Iterator[ShardPlace]:
+        """Yield what is held, then what can be claimed."""
+        yield from [claim.place for claim in self.held]
+        while self.claim_next():
+            yield self.held[-1].place
+
+    def claim_next(self) -> bool:
+        """Claim the next shard that is not there, and that nobody else makes; say whether there was one."""
+        while self._wanted:
+            claim = Claim(self._wanted.popleft())
+            shard = shard_path(self._bank, *claim.place)
+            if claim.lock.enter_context(claim_shard(shard, wait=self._wait)):
+                self.held.append(claim)
+                return True
+            claim.lock.close()
+        return False
+
+    def release_first(self) -> None:
+        """Give back the claim that was made first."""
+        self.held.popleft().lock.close()

@@ -13,6 +13,7 @@ from cskd_bench.cells.locks import run_lock
 from cskd_bench.cells.milestones import Milestones
 from cskd_bench.cells.pretraining_splits import check_pretraining_splits, note_shared, open_splits
 from cskd_bench.cells.recording import Beginning, Subject, begin, keep
+from cskd_bench.compilation import resolve_compile
 from cskd_bench.config import PretrainConfig, method_label
 from cskd_bench.data.copies import number_images
 from cskd_bench.data.notes import folder_note, join_notes, tell_folder_note
@@ -27,6 +28,7 @@ from cskd_bench.engine.targets import TargetProvider, open_targets
 from cskd_bench.engine.training import fit
 from cskd_bench.errors import UserError
 from cskd_bench.files import refuse_unwritable, sync, write_file
+from cskd_bench.memory import keep_memory
 from cskd_bench.models.run_summary import RunSummary, is_finished, read_run, write_run
 from cskd_bench.models.students import Student, build_student
 from cskd_bench.models.teachers import is_another_teacher, teacher_identity
@@ -60,6 +62,8 @@ def pretrain(
     Of two processes at the same run, one waits and reads the other's record. Raises Interrupted when asked to
     stop, and UserError.
     """
+    if ranks.device.type == "cpu":
+        keep_memory()
     with enough_memory(), stop_signals(stop) as asked, run_lock(runs / "locks" / config.name, ranks, asked):
         return _pretrain(config, runs, results, ranks, targets, command, asked)
 
@@ -146,7 +150,7 @@ def _begin(job: Job, record: Path) -> None:
 
 
 def _teacher_targets(config: PretrainConfig, classes: Sequence[str], ranks: Ranks) -> TargetProvider:
-    compiled = config.run.compile != "none"
+    compiled = resolve_compile(config.run, ranks.device).teacher
     num_classes = config.data.num_classes
     return open_targets(config.method, config.teacher, classes, num_classes, ranks.device, compiled=compiled)
 

@@ -11,12 +11,13 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from cskd_bench.compilation import describe_compile
 from cskd_bench.config import PretrainConfig
 from cskd_bench.data.manifests import manifest_for_folder
 from cskd_bench.data.open import open_source
 from cskd_bench.data.prefetch import batches_ahead
 from cskd_bench.data.view_plan import ViewPlan
-from cskd_bench.device import computing
+from cskd_bench.device import computing, default_device
 from cskd_bench.engine.optim import build_optimizer
 from cskd_bench.engine.projected import build_projector, with_projector
 from cskd_bench.engine.teacher_size import FLOAT, TeacherSize
@@ -61,6 +62,7 @@ class Estimate:
     keep_every: int | None
     workers: int
     prefetch_memory: int
+    compiled: str  # on the device at hand
 
     @property
     def steps(self) -> int:
@@ -160,6 +162,7 @@ def estimate(config: PretrainConfig) -> Estimate:
         keep_every=config.run.keep_every,
         workers=config.run.workers,
         prefetch_memory=config.run.prefetch_memory,
+        compiled=describe_compile(config.run, default_device()),
     )
 
 
@@ -252,6 +255,7 @@ def show(size: Estimate, console: Console) -> None:
         run.add_row("  share of a step's FLOPs", f"{100 * share:.0f} %")
     run.add_row("FLOPs of the run", f"{size.total_flops:.2e}")
     run.add_row("GPU-hours at a sustained 100 TFLOP/s", f"{size.gpu_hours:,.3g} (computed, not measured)")
+    run.add_row("compiled", size.compiled)
     counts = [gpus for gpus in (1, 2, 4, 8) if size.batch_size % (gpus * size.accumulate) == 0]
     for row in _disk_and_loaders(size, counts):
         run.add_row(*row)

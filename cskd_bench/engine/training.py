@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from cskd_bench.compilation import compile_fixed, forget_compiled, resolve_compile
 from cskd_bench.data.engines import finish_batch
 from cskd_bench.data.mixing import resize_view
 from cskd_bench.data.randomness import Stream, integer_seed
@@ -93,13 +94,16 @@ class _Run:
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self.trained = Trained(self.student, self.ema, self.optimizer, self.scaler, projector)
         self.progress, self.notes = resume(job.folder, job.identity, self.trained, ranks)
-        module: Any = torch.compile(self.student) if job.run.compile == "all" else self.student
+        compiled = resolve_compile(job.run, device)
+        if compiled.student:
+            forget_compiled()
+        module: Any = compile_fixed(self.student) if compiled.student else self.student
         module = with_projector(self.student, module, projector, job.method)
         # Three ranks and more add up in an order that follows DDP's buckets, which a process changes after its first
         # step: a resumed run would round otherwise. They stay where unused parameters are looked for.
         keeps_buckets = device.type == "cpu" and ranks.world > 2
         several = ranks.world > 1
-        self.module: Any = DistributedDataParallel(module, find_unused_parameters=keeps_buckets) if several else module
+        self.module: Any = _distribute(module, keeps_buckets) if several else module
         self.watch = FiniteWatch(
             self.optimizer,
             self.scaler,
@@ -114,6 +118,8 @@ class _Run:
         self.notes += [self.feed.note] if self.feed.note else []
         scored = self.progress.pending is None
         self.log = RunLog(job.folder, self.progress.step, scored=scored) if ranks.is_main else None
+        if compiled.note:
+            self.notes.append(compiled.note)
         if slow := slow_precision(device, recipe.precision):
             self.notes.append(f"{slow}; precision fp32, which is a recipe of its own, will be faster here")
 
@@ -242,6 +248,13 @@ class _Run:
         images = sorted({key.index for key in self.plan.share(step, self.ranks.rank, self.ranks.world)})
         named = ", ".join(map(str, images[:8])) + (", ..." if len(images) > 8 else "")
         return f"at step {step + 1} (epoch {step // self.plan.steps_per_epoch + 1}, images {named})"
+
+
+def _distribute(module: Any, keeps_buckets: bool) -> DistributedDataParallel:
+    """Let ranks average gradients, in the buckets' own memory; buffers are shared at an epoch's end alone."""
+    return DistributedDataParallel(
+        module, find_unused_parameters=keeps_buckets, broadcast_buffers=False, gradient_as_bucket_view=True
+    )
 
 
 def _agreement(output: StudentOutput, targets: Targets) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
+from cskd_bench.compilation import forget_compiled
 from cskd_bench.config import TeacherConfig
 from cskd_bench.device import check_precision
 from cskd_bench.models.folding import fold_batch_norms
@@ -41,6 +42,7 @@ def make_fast(teacher: Teacher, *, compiled: bool) -> Teacher:
 def _lay_out(teacher: Teacher, compiled: bool) -> Teacher:
     on_cpu = teacher.mean.device.type == "cpu"
     if compiled:
+        forget_compiled()
         teacher.compile_features()
     elif on_cpu:
         teacher.use_channels_last()

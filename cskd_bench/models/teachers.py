@@ -8,6 +8,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from cskd_bench.compilation import compile_fixed
 from cskd_bench.config import Precision, TeacherConfig
 from cskd_bench.data.mixing import resize_view
 from cskd_bench.data.sources import data_path
@@ -114,9 +115,9 @@ class Teacher(nn.Module):
 
     def compile_features(self, backend: str = "inductor", mode: str | None = None) -> "Teacher":
         """Compile the feature extractor; worth its half minute on runs of more than a few minutes."""
-        self._features = torch.compile(self.model.forward_features, backend=backend, mode=mode)
+        self._features = compile_fixed(self.model.forward_features, backend, mode)
         if self._with_stages is not None:
-            self._with_stages = torch.compile(self.model.forward_intermediates, backend=backend, mode=mode)
+            self._with_stages = compile_fixed(self.model.forward_intermediates, backend, mode)
         return self
 
     @torch.no_grad()

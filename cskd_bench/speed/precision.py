@@ -12,6 +12,7 @@ from rich.table import Table
 from torch import Tensor
 
 from cskd_bench.bank.flips import RATIO, first_views, label_flips
+from cskd_bench.compilation import resolve_compile
 from cskd_bench.config import Precision, PretrainConfig
 from cskd_bench.data.open import open_source
 from cskd_bench.device import default_device, precisions
@@ -42,7 +43,7 @@ def measure_precisions(
     head = {"measured": now(), "clock": clock, "machine": machine(device), "versions": versions()}
     head |= {"code": code_ref().model_dump(mode="json"), "command": command_line()}
     source = open_source(config.data, config.data.train)
-    classes, compiled = config.data.num_classes, config.run.compile != "none"
+    classes, compiled = config.data.num_classes, resolve_compile(config.run, device).teacher
     fp32 = config.teacher.model_copy(update={"precision": "fp32"})
     teacher = labelling_teacher(fp32, source.classes, classes, device, compiled=compiled)
     batches = list(first_views(config, source, views, device))

@@ -22,6 +22,7 @@ from cskd_bench.bank.shard import write_shard
 from cskd_bench.bank.store import SOFT_CLASSES, Bank, BankManifest, begin_bank, shard_path
 from cskd_bench.bank.targets import BankTargets
 from cskd_bench.cells.pretrain import initial_student
+from cskd_bench.compilation import compile_fixed
 from cskd_bench.config import (
     CSKD,
     AugmentConfig,
@@ -76,7 +77,7 @@ class OurStep:
         self._student = initial_student(config).to(device).train()
         choose_attention(self._student, device, config.recipe.precision)
         projector = build_projector(config.method, self._student, targets.widths, config.seed)
-        module: Any = torch.compile(self._student) if config.run.compile == "all" else self._student
+        module: Any = compile_fixed(self._student) if config.run.compile == "all" else self._student
         self._module: Any = with_projector(self._student, module, projector, config.method)
         self._optimizer = build_optimizer(self._student, config.recipe.optim, projector)
         self._ema = WeightAverage(self._student, config.recipe.ema_decay)

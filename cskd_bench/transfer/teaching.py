@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from cskd_bench.compilation import resolve_compile
 from cskd_bench.engine.targets import NoTargets, TargetProvider, open_targets
 from cskd_bench.errors import UserError
 from cskd_bench.models.teachers import teacher_identity, teacher_weights
@@ -46,7 +47,7 @@ def tuning_targets(spec: TaskSpec, protocol: str, classes: Sequence[str], device
     method, teacher = spec.finetune.method, spec.finetune.teacher
     if method is None or teacher is None or not fine_tunes(spec, protocol):
         return NoTargets()
-    compiled = spec.run.compile != "none"
+    compiled = resolve_compile(spec.run, device).teacher
     try:
         return open_targets(method, teacher, classes, spec.data.num_classes, device, compiled=compiled)
     except UserError as error:

@@ -47,9 +47,13 @@ def _build(options: argparse.Namespace) -> int:
     from cskd_bench.bank.build import build_bank
     from cskd_bench.bank.claim import launcher_rank
     from cskd_bench.device import default_device
+    from cskd_bench.memory import keep_memory
 
     config = asked_config(options)
-    built = build_bank(config, options.output, options.epochs, options.shard, default_device())
+    device = default_device()
+    if device.type == "cpu":
+        keep_memory()
+    built = build_bank(config, options.output, options.epochs, options.shard, device)
     rank, world = launcher_rank()
     rate = built.views / built.seconds if built.views else 0
     kept = f", {built.shards_before} shards were there already" if built.shards_before else ""

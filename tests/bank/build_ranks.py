@@ -10,7 +10,7 @@ from cskd_bench.cli import main
 
 config, bank, meeting, fault = sys.argv[1:]
 build._SHARD_VIEWS = 128
-begin, label = build.begin_bank, build._Labeller._label
+begin, label = build.begin_bank, build.Labeller._label
 labelled = 0
 
 
@@ -35,5 +35,5 @@ def fail_later(self, batch):
 
 build.begin_bank = begin_together
 if fault == "fault":
-    build._Labeller._label = fail_later
+    build.Labeller._label = fail_later
 sys.exit(main(["bank", "build", config, "--output", bank]))

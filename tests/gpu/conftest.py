@@ -44,7 +44,7 @@ def small_config(tmp_path_factory, colour_squares):
     """Return a function that loads the small run with settings of its own."""
     folder = tmp_path_factory.mktemp("gpu")
     changes = {"data.root": colour_squares, "student.embed_dim": 64, "recipe.epochs": 3}
-    changes |= {"run.log_every": 1000, "run.save_every": 2}
+    changes |= {"run.log_every": 1000, "run.save_every": 2, "run.compile": "none"}
     weights = save_model(folder / "teacher.safetensors", num_classes=3)
     write_run(folder / "small.toml", changes | teacher(weights))
 
