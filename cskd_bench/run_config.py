@@ -14,10 +14,10 @@ class RunConfig(StrictModel):
 
     `cache`: memory keeps the decoded training images, on each rank. `prefetch_memory`: bytes of views that each rank's
     workers hold ready. `compile`: auto is what compilation.resolve_compile makes of the device. `eval_memory`: of each
-    rank's memory, for its share of `data.val` as uint8 views, decoded once a run where they fit; 0 decodes them at every
-    evaluation. `patch_measures`: attention distance and patch accuracy at each of them. These two are left out of files
-    at their defaults. `keep_every`: epochs; the weights at the end of every such epoch stay for good. Drop path draws
-    once per micro-batch: with it, another `accumulate` is like another seed.
+    rank's memory, for its share of `data.val` as uint8 views, decoded once a run where they fit; 0 decodes them at
+    every evaluation. `patch_measures`: attention distance and patch accuracy at each of them. These two are left out of
+    files at their defaults. `keep_every`: epochs; the weights at the end of every such epoch stay for good. Drop path
+    draws once per micro-batch: with it, another `accumulate` is like another seed.
     """
 
     workers: NonNegativeInt = 8
