@@ -83,7 +83,7 @@ class _Run:
         self.job, self.ranks, self.stop = job, ranks, stop
         recipe, device = job.recipe, ranks.device
         # The collectives of a step depend on how it is carried out, apart from how each rank makes its views.
-        how = job.run.model_dump(mode="json", exclude={"workers", "prefetch_memory", "eval_memory"})
+        how = job.run.model_dump(mode="json", exclude={"workers", "prefetch_memory", "eval_memory", "cache"})
         ranks.same("configuration", {"name": job.folder.name, "run": how, **job.identity})
         self.plan = ranks.together(lambda: plan_views(job, ranks))
         self.student = job.student.to(device)

@@ -13,6 +13,7 @@ from timm.data import create_dataset, create_loader
 from torch import Tensor
 
 from cskd_bench.config import StudentConfig
+from cskd_bench.data.eval_views import SplitViews
 from cskd_bench.data.mixing import to_float
 from cskd_bench.data.sources import FolderSource
 from cskd_bench.data.views import EvalView
@@ -28,6 +29,7 @@ _CLASSES: Final = 10
 _BATCH: Final = 250
 _ROOM: Final = 10**9  # bytes, more than the views take
 _FORWARD: Final = "forwards, raw + EMA"
+_APART: Final = "a pass for each, decoded"
 _LATER: Final = "later evaluation, kept views"
 _TIMM: Final = "timm, a pass for each"
 
@@ -35,8 +37,8 @@ _TIMM: Final = "timm, a pass for each"
 def measure_evaluation(rounds: int, clock: Clock, images: int = 2000) -> dict[str, Any]:
     """Time evaluations of a small student and its average on invented JPEGs, on the CPU, without worker processes.
 
-    `kept_over_forward` is how many times the student's forwards on views in memory a later evaluation takes, and
-    `timm_over_kept` how many times that timm's two passes take: medians over rounds.
+    `kept_over_forward` is how many times the student's forwards on views in memory a later evaluation takes. Two passes
+    that decode take `apart_over_kept` times that, timm's two `timm_over_kept` times: medians over rounds.
     """
     config = StudentConfig(image_size=_VIEW, patch_size=8, depth=4, embed_dim=96, num_heads=3)
     student = build_student(config, _CLASSES, "class").eval()
@@ -47,29 +49,31 @@ def measure_evaluation(rounds: int, clock: Clock, images: int = 2000) -> dict[st
 
 def _measure(weights: list[Student], folder: Path, rounds: int, clock: Clock) -> dict[str, Any]:
     ranks = Ranks(0, 1, torch.device("cpu"))
-    source, view = FolderSource(folder), EvalView(_VIEW)
+    source = FolderSource(folder)
     predict = [model.predict for model in weights]
-
-    def first() -> None:
-        evaluate_all(predict, split_views(source, view, ranks, batch_size=_BATCH, workers=0), ranks)
-
-    kept = split_views(source, view, ranks, batch_size=_BATCH, workers=0, most_bytes=_ROOM)
+    kept = _views(source, ranks, _ROOM)
     evaluate_all(predict, kept, ranks)
     pixels = [batch for turn in range(kept.turns) if (batch := kept.batch(turn)) is not None]
     sides: dict[str, Callable[[], object]] = {
         _FORWARD: lambda: _forward(weights, pixels),
-        "first evaluation": first,
+        _APART: lambda: [evaluate_all([one], _views(source, ranks), ranks) for one in predict],
+        "first evaluation": lambda: evaluate_all(predict, _views(source, ranks), ranks),
         _LATER: lambda: evaluate_all(predict, kept, ranks),
         _TIMM: lambda: [_timm_pass(model, folder) for model in weights],
     }
     seconds = compare(sides, rounds, clock)
-    forward, later, theirs = (np.asarray(seconds[name]) for name in (_FORWARD, _LATER, _TIMM))
+    forward, later, apart, theirs = (np.asarray(seconds[name]) for name in (_FORWARD, _LATER, _APART, _TIMM))
     return {
         "what": f"{len(source)} JPEGs of {_SIDE} px, views of {_VIEW} px, a 4-block student and its average",
         "evaluation": table(seconds, _FORWARD, len(source)),
         "kept_over_forward": float(np.median(later / forward)),
+        "apart_over_kept": float(np.median(apart / later)),
         "timm_over_kept": float(np.median(theirs / later)),
     }
+
+
+def _views(source: FolderSource, ranks: Ranks, most_bytes: int = 0) -> SplitViews:
+    return split_views(source, EvalView(_VIEW), ranks, batch_size=_BATCH, workers=0, most_bytes=most_bytes)
 
 
 @torch.no_grad()

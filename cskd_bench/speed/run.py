@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -16,14 +17,18 @@ from cskd_bench.device import default_device
 from cskd_bench.engine.provenance import code_ref, now, versions
 from cskd_bench.errors import UserError
 from cskd_bench.files import write_file
+from cskd_bench.memory import keep_memory
 from cskd_bench.models.timm_names import check_name
 from cskd_bench.speed.measure import Clock, compare, machine, table
 
 if TYPE_CHECKING:
+    from cskd_bench.speed.host import Others
     from cskd_bench.speed.step import StepSize
 
-Part = Literal["step", "teacher", "data", "bank", "report"]
+Part = Literal["step", "teacher", "data", "bank", "host", "report"]
 PARTS: tuple[Part, ...] = get_args(Part)
+_HEAD = ("machine", "versions", "code")  # of a measurement: no part of what was measured
+_LISTINGS = 3  # rounds of opening large data sets, tens of seconds each
 
 
 def run_speed(
@@ -41,19 +46,23 @@ def run_speed(
     images: Path | None = None,
     config: PretrainConfig | None = None,
     results: Path = Path("results"),
+    before: "Others | None" = None,
 ) -> dict[str, Any]:
     """Measure a part, print it, write it to `output` where given, and return it.
 
     `student`, `teacher`, `batch`, `compiled`: step and teacher (weights are random). `precision`: step (None:
     fp32 on a CPU, bf16 on a GPU). `methods`: step, of these beside the one without a teacher, not of the yardsticks
     ("all", or names with commas). `images`: a folder for data. `config`: the run whose teacher and views the
-    bank part measures. `results`: records for the report part. `clock` cpu counts processor time: for a busy
+    bank part measures. `results`: records for the report part. `before`: further sides of the
+    host part. `clock` cpu counts processor time: for a busy
     machine, with one thread. UserError for missing inputs and an output that exists.
     """
     _check(part, output, student, teacher, rounds, methods)
     if clock == "cpu":
         torch.set_num_threads(1)
     device = default_device()
+    if device.type == "cpu":
+        keep_memory()
     head = {"part": part, "measured": now(), "clock": clock, "machine": machine(device), "versions": versions()}
     head["code"] = code_ref().model_dump(mode="json")
     default_batch = 8 if device.type == "cpu" else 256
@@ -79,6 +88,8 @@ def run_speed(
             if config is None:
                 raise UserError("--part bank needs --config: the run whose teacher and views are measured")
             body = measure_bank(config, rounds, clock, device)
+        case "host":
+            body = _measure_host(rounds, clock, before)
         case "report":
             body = _measure_report(results, rounds, clock)
     measured = head | body
@@ -129,6 +140,18 @@ def _measure_steps(size: "StepSize", methods: str, device: torch.device, clock: 
     return measure_step(size, device, clock)
 
 
+def _measure_host(rounds: int, clock: Clock, before: "Others | None") -> dict[str, Any]:
+    """Measure what a run waits for beside its arithmetic: the main process's part, evaluations, the opening of data."""
+    from cskd_bench.speed.evaluation import measure_evaluation
+    from cskd_bench.speed.host import measure_host
+    from cskd_bench.speed.listing import measure_listing
+
+    host, evaluation = measure_host(rounds, clock, before), measure_evaluation(rounds, clock)
+    listing = measure_listing(_LISTINGS, clock)
+    what = "; ".join(str(part.pop("what")) for part in (host, evaluation, listing))
+    return {"what": what, **host, **evaluation, "listing": listing}
+
+
 def _measure_report(results: Path, rounds: int, clock: Clock) -> dict[str, Any]:
     """Time all formats of the report of the records that are there."""
     from cskd_bench.report.build import build_report
@@ -155,8 +178,16 @@ def _show(measured: dict[str, Any]) -> None:
             median, rate = 1000 * row["median_seconds"], row["items_per_second"]
             shown.add_row(row["side"], f"{median:,.1f}", f"{rate:,.1f}", f"{speedup:.2f}x")
         console.print(shown)
-    for name, value in measured.items():
-        if isinstance(value, float):
-            console.print(f"{name.replace('_', ' ')}: {value:,.3f}")
+    for name, value in _numbers(measured):
+        console.print(f"{name.replace('_', ' ')}: {value:,.3f}")
     if "note" in measured:
         console.print(measured["note"])
+
+
+def _numbers(measured: dict[str, Any], within: str = "") -> Iterator[tuple[str, float]]:
+    """Yield the plain numbers of a measurement, those in its parts under the parts' names."""
+    for name, value in measured.items():
+        if isinstance(value, float):
+            yield within + name, value
+        elif isinstance(value, dict) and name not in _HEAD:
+            yield from _numbers(value, f"{within}{name}: ")

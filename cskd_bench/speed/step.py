@@ -5,7 +5,7 @@ Every side gets the same views in memory, already mixed: making views is part `d
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -51,12 +51,13 @@ from cskd_bench.models.teachers import Teacher
 from cskd_bench.speed.measure import Clock, compare, table
 from cskd_bench.speed.plain import PlainStep
 
+_COMPILED = ", compiled"
 RATIO = 0.5  # of an epoch in the middle of the run: 1 - 150/300
 
 
 @dataclass(frozen=True)
 class StepSize:
-    """What is trained on how many views, and how; `compile` compiles our student and teacher, and timm's."""
+    """What is trained on how many views, and how; `compile` adds each side but plain compiled."""
 
     student: str = "deit_tiny_patch16_224"
     teacher: str = "regnety_160"
@@ -143,34 +144,43 @@ def measure_step(size: StepSize, device: torch.device, clock: Clock) -> dict[str
     """Time one step of every side; weights are random, which changes no operation."""
     precision = size.precision
     views, labels, keys = random_batch(size, device)
-    ours = fast_teacher(size, device)
-    config = partial(step_config, size)
+    eager = fast_teacher(replace(size, compile=False), device)
     with tempfile.TemporaryDirectory() as folder:
-        bank = bank_of_views(Path(folder), dense_responses(ours, views), CSKD())
+        bank = bank_of_views(Path(folder), dense_responses(eager, views), CSKD())
         stock = random_teacher(size, device)
-        in_precision = partial(computing, device, precision)
-        steps: dict[str, Callable[[], object]] = {
-            "plain": partial(PlainStep(size.student, stock, RATIO, in_precision), views, labels),
-            "timm": partial(TimmStep(size, stock, device), views, labels),
-            "timm, student alone": partial(TimmStep(size, None, device), views, labels),
-            "student alone": partial(OurStep(config(Supervised()), NoTargets(), device), views, labels, keys),
-            "ours, teacher": partial(
-                OurStep(config(CSKD()), TeacherTargets(ours, "", CSKD()), device), views, labels, keys
-            ),
-            "ours, bank": partial(
-                OurStep(config(CSKD()), BankTargets(bank, config(CSKD())), device), views, labels, keys
-            ),
-        }
+        plain = PlainStep(size.student, stock, RATIO, partial(computing, device, precision))
+        steps: dict[str, Callable[[], object]] = {"plain": partial(plain, views, labels)}
+        for one in (replace(size, compile=False), *([size] if size.compile else [])):
+            mark = _COMPILED if one.compile else ""
+            config, teacher = partial(step_config, one), fast_teacher(one, device)
+            taught, looked_up = TeacherTargets(teacher, "", CSKD()), BankTargets(bank, config(CSKD()))
+            theirs = {"timm": TimmStep(one, stock, device), "timm, student alone": TimmStep(one, None, device)}
+            our = {
+                "student alone": OurStep(config(Supervised()), NoTargets(), device),
+                "ours, teacher": OurStep(config(CSKD()), taught, device),
+                "ours, bank": OurStep(config(CSKD()), looked_up, device),
+            }
+            steps |= {name + mark: partial(step, views, labels) for name, step in theirs.items()}
+            steps |= {name + mark: partial(step, views, labels, keys) for name, step in our.items()}
         seconds = compare(steps, size.rounds, clock)
     return {
         "what": f"{size.student} with {size.teacher}, {size.image_size} px, batch {size.batch}, {precision}",
         "compiled": size.compile,
         "sides": table(seconds, "plain", size.batch),
-        "bank_over_student_alone": median_ratio(seconds, "ours, bank", "student alone"),
-        "timm_over_ours_with_teacher": median_ratio(seconds, "timm", "ours, teacher"),
-        "timm_over_ours_student_alone": median_ratio(seconds, "timm, student alone", "student alone"),
+        **_ratios(seconds, ""),
+        **({"with_compile": _ratios(seconds, _COMPILED)} if size.compile else {}),
         "note": "plain and both of ours do CSKD; timm distils the global label alone, which is less work",
     }
+
+
+def _ratios(seconds: dict[str, list[float]], mark: str) -> dict[str, float]:
+    """Return how the sides stand to each other, all eager or all compiled: medians over rounds."""
+    pairs = {
+        "bank_over_student_alone": ("ours, bank", "student alone"),
+        "timm_over_ours_with_teacher": ("timm", "ours, teacher"),
+        "timm_over_ours_student_alone": ("timm, student alone", "student alone"),
+    }
+    return {name: median_ratio(seconds, one + mark, other + mark) for name, (one, other) in pairs.items()}
 
 
 def random_batch(size: StepSize, device: torch.device) -> tuple[Tensor, Tensor, ViewKeys]:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import timm
 import torch
 
 from cskd_bench.config import Precision
+from cskd_bench.device import precisions
 from cskd_bench.models.folding import fold_batch_norms
 from cskd_bench.models.teachers import Teacher
 from cskd_bench.speed.measure import Clock, compare, table
@@ -33,6 +34,11 @@ def measure_teacher(
 
     for teacher in teachers.values():
         teacher.precision = precision
+    for other in get_args(Precision):
+        if other != precision and other in precisions(device):
+            fast = _build_folded(name, device).use_channels_last().take_pieces()
+            fast.precision = other
+            teachers[f"folded, channels last, pieces, {other}"] = fast
 
     sides: dict[str, Callable[[], object]] = {key: partial(teacher, views) for key, teacher in teachers.items()}
     return {

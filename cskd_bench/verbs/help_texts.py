@@ -16,6 +16,7 @@ VARIABLES: Final[Mapping[str, str]] = {
     "CSKD_BENCH_DATA": "the folder that holds all data sets (default: ./data)",
     "CSKD_BENCH_DEVICE": "cpu, cuda or cuda:N (default: a GPU where there is one)",
     "CSKD_BENCH_INDEX": "off: search data folders anew each time, and keep no index of them",
+    "CC": "the C compiler that torch.compile needs on a GPU",
     "CUDA_VISIBLE_DEVICES": "the GPUs that may be used",
     "CXX": "the C++ compiler that torch.compile and detection need",
     "HF_HUB_OFFLINE": "1: take weights from the cache alone, download none",

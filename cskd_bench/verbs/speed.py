@@ -10,7 +10,7 @@ from cskd_bench.verbs.common import Verbs, add_method, asked_config, positive
 def add(verbs: Verbs) -> None:
     """Describe the verb."""
     verb = verbs.add_parser("speed", help="measure one part beside its yardsticks on this machine")
-    verb.add_argument("--part", choices=("step", "teacher", "data", "bank", "report"), required=True)
+    verb.add_argument("--part", choices=("step", "teacher", "data", "bank", "host", "report"), required=True)
     verb.add_argument("--output", type=Path, help="a new JSON file to keep the measurement in")
     verb.add_argument("--student", default="deit_tiny_patch16_224", help="step: timm name (random weights)")
     verb.add_argument("--teacher", default="regnety_160", help="step, teacher: timm name (random weights)")

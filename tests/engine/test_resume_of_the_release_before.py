@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cskd_bench.cells.hardware import linear_algebra
 from cskd_bench.cli import main
-from cskd_bench.device import linear_algebra
 from cskd_bench.machine import processor_model
 from cskd_bench.record import sha256_file
 
