@@ -53,9 +53,8 @@ def run_speed(
     `student`, `teacher`, `batch`, `compiled`: step and teacher (weights are random). `precision`: step (None:
     fp32 on a CPU, bf16 on a GPU). `methods`: step, of these beside the one without a teacher, not of the yardsticks
     ("all", or names with commas). `images`: a folder for data. `config`: the run whose teacher and views the
-    bank part measures. `results`: records for the report part. `before`: further sides of the
-    host part. `clock` cpu counts processor time: for a busy
-    machine, with one thread. UserError for missing inputs and an output that exists.
+    bank part measures. `results`: records for the report part. `before`: further sides of the host part. `clock` cpu
+    counts processor time: for a busy machine, with one thread. UserError for missing inputs and an output that exists.
     """
     _check(part, output, student, teacher, rounds, methods)
     if clock == "cpu":
@@ -63,8 +62,7 @@ def run_speed(
     device = default_device()
     if device.type == "cpu":
         keep_memory()
-    head = {"part": part, "measured": now(), "clock": clock, "machine": machine(device), "versions": versions()}
-    head["code"] = code_ref().model_dump(mode="json")
+    head = _head(part, clock, device)
     default_batch = 8 if device.type == "cpu" else 256
     body: dict[str, Any]
     match part:
@@ -83,11 +81,7 @@ def run_speed(
 
             body = measure_data(images, rounds, clock, device)
         case "bank":
-            from cskd_bench.speed.bank import measure_bank
-
-            if config is None:
-                raise UserError("--part bank needs --config: the run whose teacher and views are measured")
-            body = measure_bank(config, rounds, clock, device)
+            body = _measure_bank(config, rounds, clock, device)
         case "host":
             body = _measure_host(rounds, clock, before)
         case "report":
@@ -97,6 +91,12 @@ def run_speed(
     if output is not None:
         write_file(output, (json.dumps(measured, indent=1) + "\n").encode())
     return measured
+
+
+def _head(part: Part, clock: Clock, device: torch.device) -> dict[str, Any]:
+    """Say what is measured, when, where and of which code."""
+    head = {"part": part, "measured": now(), "clock": clock, "machine": machine(device), "versions": versions()}
+    return head | {"code": code_ref().model_dump(mode="json")}
 
 
 def _check(part: str, output: Path | None, student: str, teacher: str, rounds: int, methods: str) -> None:
@@ -138,6 +138,14 @@ def _measure_steps(size: "StepSize", methods: str, device: torch.device, clock: 
     if methods:
         return measure_methods(size, asked_methods(methods), device, clock)
     return measure_step(size, device, clock)
+
+
+def _measure_bank(config: PretrainConfig | None, rounds: int, clock: Clock, device: torch.device) -> dict[str, Any]:
+    from cskd_bench.speed.bank import measure_bank
+
+    if config is None:
+        raise UserError("--part bank needs --config: the run whose teacher and views are measured")
+    return measure_bank(config, rounds, clock, device)
 
 
 def _measure_host(rounds: int, clock: Clock, before: "Others | None") -> dict[str, Any]:
