@@ -51,7 +51,7 @@ def _scan(root: Path, index: Path) -> ClassFolders:
     began = time.time_ns()
     seen: Seen = [("", stamp_folder(root))]
     notes, writer = FolderNotes(), ListingWriter()
-    classes = class_names(root, notes)
+    classes = class_names(root, notes, seen)
     if not classes:
         held = f", only {notes.left_out()}" if notes.left_out() else ""
         raise UserError(f"{root}: no class folders in it{held}; expected {root.name}/<class>/<image files>")

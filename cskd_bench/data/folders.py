@@ -29,6 +29,7 @@ _SHOWN: Final = 3
 GONE: Final = -1  # the size of an image that was listed, and was not there when it was looked at
 Stamp = tuple[int, int]  # when a folder's entries, and when it itself was changed, in ns
 Seen = list[tuple[str, Stamp]]  # folders that were looked into, as paths below the root, before they were read
+_CHANGES_UNSEEN: Final[Stamp] = (2**63 - 1, 2**63 - 1)  # of what may become a folder without a sign: as just changed
 _LEFT_OUT: Final = {  # how it is told: one, several
     "others": ("file of another ending", "files of other endings"),
     "hidden": ("hidden entry", "hidden entries"),
@@ -101,8 +102,8 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in _SYSTEM
 
 
-def class_names(root: Path, notes: FolderNotes) -> list[str]:
-    """Return the sorted names of a split's class folders; files beside them are left out."""
+def class_names(root: Path, notes: FolderNotes, seen: Seen) -> list[str]:
+    """Return the sorted names of a split's class folders; files beside them are left out, links to nothing `seen`."""
     classes = []
     for entry in list_folder(root):
         if is_hidden(entry.name):
@@ -111,6 +112,7 @@ def class_names(root: Path, notes: FolderNotes) -> list[str]:
             classes.append(entry.name)
         else:
             notes.add("outside" if is_image(entry.name) else "others", entry.name)
+            _see_no_file(entry, entry.name, seen)
     return sorted(classes)
 
 
@@ -144,7 +146,7 @@ def images_in(root: Path, notes: FolderNotes) -> list[Found]:
 
     One that was gone when it was looked at has the size GONE.
     """
-    images, folders = _sort_entries(root, "", notes)
+    images, folders = _sort_entries(root, "", notes, [])
     notes.add("folders", *folders)
     return images
 
@@ -182,14 +184,14 @@ def _walk(
         notes.add("loops", folder)
         return
     seen.append((folder, _stamp(found)))  # looked at before it is read: what changes meanwhile shows later
-    images, inner = _sort_entries(root / folder, f"{folder}/", notes)
+    images, inner = _sort_entries(root / folder, f"{folder}/", notes, seen)
     for inside in inner:
         yield from _walk(root, inside, (*above, here), notes, seen)
     if images:
         yield folder, images
 
 
-def _sort_entries(folder: Path, prefix: str, notes: FolderNotes) -> tuple[list[Found], list[str]]:
+def _sort_entries(folder: Path, prefix: str, notes: FolderNotes, seen: Seen) -> tuple[list[Found], list[str]]:
     """Return a folder's images by name, and the folders in it; `prefix` is what its paths begin with below the root."""
     images: list[Found] = []
     folders: list[str] = []
@@ -201,8 +203,10 @@ def _sort_entries(folder: Path, prefix: str, notes: FolderNotes) -> tuple[list[F
             folders.append(prefix + name)
         elif (ending := _ending(name)) not in IMAGE_SUFFIXES:
             notes.add("others", prefix + name)
+            _see_no_file(entry, prefix + name, seen)
         elif not (found := _look_at_image(entry)):
             notes.add("special", prefix + name)
+            _see_no_file(entry, prefix + name, seen)
         else:
             images.append(found)
             if ending not in _USUAL:
@@ -214,6 +218,12 @@ def _sort_entries(folder: Path, prefix: str, notes: FolderNotes) -> tuple[list[F
 def _note_hidden(name: str, path: str, notes: FolderNotes) -> None:
     if not is_index(name):  # what this project puts there changes no record's note
         notes.add("hidden", path)
+
+
+def _see_no_file(entry: os.DirEntry[str], path: str, seen: Seen) -> None:
+    """Note a link to nothing, as to a disk that is not there yet: what it leads to comes and goes without a sign."""
+    if entry.is_symlink() and not entry.is_file():
+        seen.append((path, _CHANGES_UNSEEN))
 
 
 def _look_at_image(entry: os.DirEntry[str]) -> Found | None:

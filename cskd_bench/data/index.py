@@ -66,10 +66,12 @@ def write_index(path: Path, index: Index, count: int, newest: int, began: int) -
     content = _pack(index)
     for place in _places(path):
         try:
+            if place.is_symlink():  # whose file would be written over
+                continue
             write_file(place, content)
             _in_memory.pop(path, None)
             return
-        except UserError:
+        except (OSError, UserError):
             continue
     _in_memory[path] = content
 
@@ -99,7 +101,7 @@ def _contents(path: Path) -> Iterator[bytes]:
         return
     for place in _places(path):
         try:
-            content = place.read_bytes()
+            content = place.read_bytes() if place.is_file() else b""  # a pipe's end may never come
         except OSError:
             continue
         yield content

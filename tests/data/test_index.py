@@ -163,6 +163,36 @@ def test_an_index_with_any_bit_of_damage_is_replaced(root, read):
         assert path.read_bytes() == whole
 
 
+@pytest.mark.parametrize("link", ["c", "a/c", "a/special.png"])
+def test_a_link_to_a_disk_that_is_not_there_yet_is_looked_at_again(root, tmp_path, link):
+    """Else a class that was missing at the first start would be missing for good."""
+    disk = tmp_path / "disk"
+    (root / link).symlink_to(disk)
+    if link.endswith(".png"):  # a link to nothing under an image's name is refused: let it be a pipe first
+        os.mkfifo(disk)
+    before = FolderSource(root)
+    disk.unlink(missing_ok=True)
+    disk.mkdir()
+    (disk / "0.png").write_bytes(b"on the disk")
+    assert len(FolderSource(root)) == len(before) + 1
+
+
+def test_a_link_in_an_indexs_place_keeps_its_file(root, read, tmp_path):
+    other = tmp_path / "thesis.txt"
+    other.write_text("mine")
+    index.index_path(root.parent, root.name).symlink_to(other)
+    first = said(FolderSource(root))
+    read.clear()
+    assert said(FolderSource(root)) == first and read == []  # from the user's cache
+    assert other.read_text() == "mine"
+
+
+def test_a_pipe_in_an_indexs_place_is_not_waited_for(root, tmp_path):
+    os.mkfifo(index.index_path(root.parent, root.name))
+    program = "import sys; from pathlib import Path; from cskd_bench.data.sources import FolderSource as S; "
+    end(start([sys.executable, "-c", f"{program}S(Path(sys.argv[1]))", root]), timeout=30)
+
+
 @pytest.mark.parametrize("name", ["said", "seen", "stamps", "spots", "times", "folders", "folder", "ends", "class_of"])
 def test_an_index_of_another_release_is_replaced(root, read, name):
     """Its checksum is right; what it holds is not what this release writes."""
