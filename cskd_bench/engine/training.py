@@ -252,9 +252,9 @@ class _Run:
 
 def _distribute(module: Any, keeps_buckets: bool) -> DistributedDataParallel:
     """Let ranks average gradients, in the buckets' own memory; buffers are shared at an epoch's end alone."""
-    return DistributedDataParallel(
-        module, find_unused_parameters=keeps_buckets, broadcast_buffers=False, gradient_as_bucket_view=True
-    )
+    distributed = DistributedDataParallel(module, find_unused_parameters=keeps_buckets, gradient_as_bucket_view=True)
+    distributed.broadcast_buffers = False  # torch warns each rank's user of the argument from 2.13 on
+    return distributed
 
 
 def _agreement(output: StudentOutput, targets: Targets) -> dict[str, Tensor]:

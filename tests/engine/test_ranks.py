@@ -31,7 +31,7 @@ def one_process(new_run_at):
 @pytest.fixture(scope="module")
 def two_ranks(new_run_at):
     run = new_run_at("two")
-    end(torchrun(run))
+    run.said = end(torchrun(run))
     return run
 
 
@@ -54,6 +54,10 @@ def test_two_ranks_end_with_the_weights_of_one(one_process, two_ranks):
         assert difference.max() < 1e-6, name
     for mine, reference in zip(record(two_ranks)["curve"], record(one_process)["curve"], strict=True):
         assert mine["total"] == pytest.approx(reference["total"], rel=1e-5)
+
+
+def test_ranks_have_nothing_to_warn_of(two_ranks):
+    assert "Warning" not in two_ranks.said
 
 
 def test_each_image_is_evaluated_once(one_process, two_ranks):
