@@ -53,7 +53,8 @@ class Ranks:
     def settle(self, error: Exception | None = None, *, stop: bool = False) -> bool:
         """Agree with all ranks before going on; return whether any was asked to stop.
 
-        Where a rank comes with an error, all leave with that rank's sentence: UserError.
+        Where a rank comes with an error, all leave with that rank's sentence: UserError, or Interrupted where some are
+        stopped and none has a fault.
         """
         if self.world == 1:
             if error is not None:
@@ -65,15 +66,18 @@ class Ranks:
         if highest.item() < Status.FAULT:
             return bool(highest.item() == Status.STOP)
         is_cause = not getattr(error, "consequence", False)  # rather than another rank's fault, seen from here
-        found = self._gather(None if error is None else (is_cause, sentence_of(error)))
-        _, rank, sentence = max((fault[0], -rank, fault[1]) for rank, fault in enumerate(found) if fault)
-        if error is not None and not isinstance(error, UserError | OSError):
+        is_fault = not isinstance(error, Interrupted)
+        found = self._gather(None if error is None else (is_fault, is_cause, sentence_of(error)))
+        *kind, rank, sentence = max((*fault[:2], -rank, fault[2]) for rank, fault in enumerate(found) if fault)
+        if not kind[0]:
+            raise Interrupted(sentence) from error
+        if error is not None and not isinstance(error, UserError | OSError | Interrupted):
             error.own = True  # type: ignore[attr-defined]  # and not the end of a peer
             raise error  # a fault of ours: its traceback is wanted
         raise AgreedError(f"rank {-rank}: {sentence}") from error
 
     def together(self, work: Callable[[], Result], *, stop: bool = False) -> Result:
-        """Do each rank's own work; where it fails on one, all leave with that rank's sentence.
+        """Do each rank's own work; where it fails or is stopped on one, all leave with that rank's sentence.
 
         Interrupted where a rank was asked to stop. The work itself must not wait for other ranks.
         """

@@ -89,6 +89,22 @@ def test_a_rank_without_the_checkpoint_never_trains_beside_one_that_has_it(stopp
         assert "rank 1: " in place.said(rank) and "Traceback" not in place.said(rank)
 
 
+def test_a_rank_that_stops_while_it_reads_images_stops_all(lab, tmp_path):
+    """The other one, which has read its own and was asked nothing, has no fault to tell of."""
+    place = Place(tmp_path, lab.config, lab.bank, lab.data)
+
+    def stop() -> None:
+        from cskd_bench.engine import feed
+
+        real = feed.keep_images
+        feed.keep_images = lambda *given: signal.raise_signal(signal.SIGTERM) or real(*given)
+
+    codes, _ = run_ranks(place, [words(place, "run.cache=memory")] * 2, {1: stop})
+    said = [place.said(rank) for rank in range(2)]
+    assert codes == [75, 75], said
+    assert all("stopped while it read the images" in sentence for sentence in said)
+
+
 def test_a_rank_with_another_checkpoint_of_the_same_step_is_refused(stopped):
     place = stopped
     shutil.copytree(place.folder / "runs", place.folder / "copy")
