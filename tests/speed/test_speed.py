@@ -107,7 +107,9 @@ def test_asked_methods_are_named_once_and_beside_their_reference():
 def test_teacher_measures_layouts_and_folding():
     found = run_speed("teacher", teacher="regnety_002", batch=1, rounds=3, clock="cpu")
     best = "folded, channels last"
-    assert [row["side"] for row in found["sides"]] == ["as it is", "channels last", "folded", best, f"{best}, pieces"]
+    sides = ["as it is", "channels last", "folded", best, f"{best}, pieces"]
+    sides += [f"{best}, pieces, {precision}" for precision in ("fp16", "bf16")]
+    assert [row["side"] for row in found["sides"]] == sides
 
 
 def test_report_measures_the_records_there_are(tmp_path):
