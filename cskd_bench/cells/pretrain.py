@@ -28,7 +28,6 @@ from cskd_bench.engine.targets import TargetProvider, open_targets
 from cskd_bench.engine.training import fit
 from cskd_bench.errors import UserError
 from cskd_bench.files import refuse_unwritable, sync, write_file
-from cskd_bench.memory import keep_memory
 from cskd_bench.models.run_summary import RunSummary, is_finished, read_run, write_run
 from cskd_bench.models.students import Student, build_student
 from cskd_bench.models.teachers import is_another_teacher, teacher_identity
@@ -62,8 +61,6 @@ def pretrain(
     Of two processes at the same run, one waits and reads the other's record. Raises Interrupted when asked to
     stop, and UserError.
     """
-    if ranks.device.type == "cpu":
-        keep_memory()
     with enough_memory(), stop_signals(stop) as asked, run_lock(runs / "locks" / config.name, ranks, asked):
         return _pretrain(config, runs, results, ranks, targets, command, asked)
 

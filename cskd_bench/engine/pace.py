@@ -66,8 +66,10 @@ class Pace:
         self._seconds, self._waited, self._windows = 0.0, 0.0, 0
         if share <= MUCH or (self._said is not None and abs(share - self._said) < CHANGE):
             return ""
-        self._said = share
         run = self._job.run
+        if self._ranks.device.type == "cpu" and not run.workers:
+            return ""  # views and model take turns on the same cores, as this run was told to: nothing waits
+        self._said = share
         cores = cores_of_rank(self._ranks.world)
         return f"{self._job.title}: {advice(share, run.workers, cores, run.cache)}"
 

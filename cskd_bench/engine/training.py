@@ -42,6 +42,7 @@ from cskd_bench.engine.projected import build_projector, share_images, with_proj
 from cskd_bench.engine.scores import epoch_line, score_split, scores_of_epoch, val_views
 from cskd_bench.engine.state import Stop, Trained, resume, save, stop_signals
 from cskd_bench.errors import Interrupted
+from cskd_bench.memory import keep_memory
 from cskd_bench.methods import loss_parts, ratio_at
 from cskd_bench.models.students import choose_attention
 from cskd_bench.outputs import StudentOutput, Targets
@@ -54,6 +55,8 @@ def fit(job: Job, ranks: Ranks, stop: Stop | None = None) -> Fit:
     for what is not finite (before an update is made from it) and for corrupt images beyond the policy. With several
     ranks all raise the same.
     """
+    if ranks.device.type == "cpu":
+        keep_memory()
     with enough_memory(), exact_fp32(), stop_signals(stop) as asked:
         run = _Run(job, ranks, asked)
         with progress_bar(job.title, run.plan.steps, run.progress.step, ranks.is_main) as bar:

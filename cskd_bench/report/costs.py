@@ -49,6 +49,9 @@ def _unlike(records: Sequence[Record], *, one_row: bool) -> str:
         return f"{which} records do not say on what hardware they were made"
     if len({(record.hardware.speed, record.device) for record in records}) > 1:
         return "the runs were made on different hardware"
+    counted = {(record.protocol, record.cost.evaluation_seconds > 0) for record in records}
+    if len(counted) > len({protocol for protocol, _ in counted}):  # an older release counted training alone
+        return "some of the runs count their evaluations and some do not"
     return ""
 
 

@@ -89,8 +89,8 @@ def test_the_share_that_is_logged_is_the_mean_over_ranks(tiny_config, colour_squ
 class Steps:
     """A run whose windows take 10 s each and wait for given shares of it."""
 
-    def __init__(self):
-        run = RunConfig(workers=1)
+    def __init__(self, workers=1):
+        run = RunConfig(workers=workers)
         self.progress = Progress()
         job = SimpleNamespace(title="run", run=run, recipe=SimpleNamespace(batch_size=16))
         self.pace, self.waited = Pace(job, ALONE, self.progress), 0.0
@@ -113,6 +113,11 @@ def test_what_to_do_is_said_once_and_again_where_it_changes_much():
     assert run.window(0.35, epoch_ends=True) == ""
     assert "60 %" in run.window(0.6, epoch_ends=True)
     assert run.window(0.05, epoch_ends=True) == "", "nothing to do"
+
+
+def test_a_run_on_a_cpu_without_workers_takes_turns_and_waits_for_nothing():
+    run = Steps(workers=0)
+    assert [run.window(0.9, epoch_ends=True) for _ in range(3)] == [""] * 3
 
 
 def test_the_mean_of_an_epoch_decides_and_seconds_are_not_judged():

@@ -108,6 +108,7 @@ def make_record(**changes: Any) -> Record:
             gpu_hours=given.get("gpu_hours", 0.0),
             peak_memory_bytes=given.get("peak_memory_bytes", 1 << 30),
             labelling_seconds=given.get("labelling_seconds", 0.0),
+            evaluation_seconds=given.get("evaluation_seconds", 0.0),
         ),
         note=given["note"],
     )

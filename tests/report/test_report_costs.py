@@ -57,6 +57,17 @@ def test_costs_of_different_hardware_are_left_out_with_the_reason(tmp_path, othe
     assert table.cost_note == "Costs are not shown: the runs were made on different hardware."
 
 
+def test_runs_that_count_their_evaluations_stand_beside_no_others(tmp_path):
+    """A linear probe has no evaluations to count, whoever made it."""
+    probes = [{"label": label, "protocol": "linear"} for label in ("deit", "cskd")]
+    (tmp_path / "new").mkdir()
+    new = {"evaluation_seconds": 9.0}
+    table = table_of(tmp_path / "new", {"label": "deit", **new}, {"label": "cskd", **new}, *probes)
+    assert shown(table)["cskd"]["time"] == "100 s" and table.cost_note == ""
+    table = table_of(tmp_path, {"label": "deit"}, {"label": "cskd", **new}, *probes)
+    assert table.cost_note == "Costs are not shown: some of the runs count their evaluations and some do not."
+
+
 def test_hardware_that_is_not_known_equals_nothing_but_a_row_alone_may_show_its_own(tmp_path):
     unknown = {"hardware": Hardware(threads=2)}
     (tmp_path / "one").mkdir()

@@ -104,10 +104,23 @@ def test_asked_methods_are_named_once_and_beside_their_reference():
         asked_methods("kd,nothing")
 
 
+def test_compiled_sides_stand_beside_eager_ones(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: (compiled.append(function), function)[1])
+    size = StepSize("deit_tiny_patch16_224", "regnety_002", batch=2, rounds=3, compile=True)
+    found = measure_step(size, torch.device("cpu"), "cpu")
+    eager = ["timm", "timm, student alone", "student alone", "ours, teacher", "ours, bank"]
+    assert [row["side"] for row in found["sides"]] == ["plain", *eager, *(f"{side}, compiled" for side in eager)]
+    assert 0 < len(found["with_compile"].keys() & found.keys()) == len(found["with_compile"])
+    assert len(compiled) >= 5, "three students of ours, two of timm's"
+
+
 def test_teacher_measures_layouts_and_folding():
     found = run_speed("teacher", teacher="regnety_002", batch=1, rounds=3, clock="cpu")
     best = "folded, channels last"
-    assert [row["side"] for row in found["sides"]] == ["as it is", "channels last", "folded", best, f"{best}, pieces"]
+    sides = ["as it is", "channels last", "folded", best, f"{best}, pieces"]
+    sides += [f"{best}, pieces, {precision}" for precision in ("fp16", "bf16")]
+    assert [row["side"] for row in found["sides"]] == sides
 
 
 def test_report_measures_the_records_there_are(tmp_path):
