@@ -30,4 +30,4 @@ def before_side(step: HostStep):
 
 
 if __name__ == "__main__":
-    run_speed("host", Path(sys.argv[1]), clock="cpu", before={"the release before": before_side})
+    run_speed("host", Path(sys.argv[1]), rounds=5, clock="cpu", before={"the release before": before_side})
