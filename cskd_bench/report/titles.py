@@ -85,8 +85,12 @@ def _start(table: Table, shared: set[str]) -> str:
     teacher = " (teacher)" if table.teaches else ""
     if not table.student.pretrain_data:
         return f"{model}{teacher}"
-    epochs = {found for cell in table.cells.values() for record in cell.records if (found := pretrain_epochs(record))}
+    records = [record for cell in table.cells.values() for record in cell.records]
+    epochs = {found for record in records if (found := pretrain_epochs(record))}
     schedule = f" for {words.count(max(epochs), 'epoch')}" if len(epochs) == 1 else ""
+    milestones = {record.config.get("milestone") for record in records}  # of one epoch: they share a recipe
+    if milestones != {None} and len(milestones) == 1:
+        schedule = f"{schedule}, weights of epoch {milestones.pop()}"
     return f"{model}{teacher}, pretrained on {table.student.pretrain_data}{schedule}"
 
 

@@ -18,7 +18,10 @@ from cskd_bench.errors import UserError
 from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.models.run_summary import read_run
 from cskd_bench.record import read_record
+from cskd_bench.report.compare import compare
 from cskd_bench.report.recompute import contradictions
+from cskd_bench.report.selection import select
+from cskd_bench.report.titles import titles
 from cskd_bench.task import load_task
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -87,6 +90,9 @@ def test_transfer_reads_it_and_the_record_says_which_epoch(place, second, colour
     assert sorted(record.config.get("milestone", 0) for record in records) == [0, 2]
     assert [contradictions(record) for record in records] == [[], []]
     assert len({record.recipe for record in records}) == 2, "no table averages over both"
+    folder = tmp_path / "results" / "records"
+    heads = titles(compare(folder, select(folder, include_dirty=True)).tables)
+    assert sorted("weights of epoch 2" in head for head in heads) == [False, True], heads
 
 
 def test_export_and_explain_read_it(second, colour_squares, tmp_path):
