@@ -27,12 +27,17 @@ class Compilation(NamedTuple):
 
 
 def resolve_compile(run: RunConfig, device: torch.device) -> Compilation:
-    """Say what a run compiles on a device: "auto" is everything on a GPU that has what it takes, nothing on a CPU."""
+    """Say what a run compiles on a device: "auto" is everything on a GPU that has what it takes, nothing on a CPU.
+
+    What "auto" chose ends no run: where compiling fails, torch warns and computes as without it.
+    """
     if run.compile != "auto":
         return Compilation(teacher=run.compile != "none", student=run.compile == "all")
     if device.type == "cpu":
         return Compilation(teacher=False, student=False)
     missing = "Triton" if not has_triton() else "" if _has_compiler() else "a C compiler (gcc, clang or $CC)"
+    if not missing:
+        torch._dynamo.config.suppress_errors = True
     why = f'nothing is compiled: {missing} is missing; install it, or set run.compile = "none"' if missing else ""
     return Compilation(teacher=not missing, student=not missing, note=why)
 
