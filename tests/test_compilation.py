@@ -33,15 +33,13 @@ def machine(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("compiler", "named"), [("gcc", None), ("clang", None), ("mycc", "mycc -m64")])
-def test_a_gpu_with_triton_and_a_compiler_compiles_all_and_goes_on_where_that_fails(
-    machine, compiler, named, monkeypatch
-):
-    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)
+def test_a_gpu_with_triton_and_a_compiler_compiles_all_and_goes_on_where_that_fails(machine, compiler, named):
     machine(True, compiler, named)
-    assert resolve_compile(RunConfig(compile="all"), GPU) == (True, True, "")
-    assert not torch._dynamo.config.suppress_errors, "what a person asked for fails aloud"
-    assert resolve_compile(RunConfig(), GPU) == (True, True, "")
-    assert torch._dynamo.config.suppress_errors
+    with torch._dynamo.config.patch(suppress_errors=False):
+        assert resolve_compile(RunConfig(compile="all"), GPU) == (True, True, "")
+        assert not torch._dynamo.config.suppress_errors, "what a person asked for fails aloud"
+        assert resolve_compile(RunConfig(), GPU) == (True, True, "")
+        assert torch._dynamo.config.suppress_errors
 
 
 @pytest.mark.parametrize(

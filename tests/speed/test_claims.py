@@ -54,6 +54,35 @@ def test_the_table_of_a_small_teacher_rounds_its_record():
         assert f"| {name} | {1000 * row['median_seconds']:,.0f} | {row['speedup_over_as it is']:.2f}x |" in text, name
 
 
+def test_the_tables_of_the_host_path_round_their_records():
+    found, text = measured("cpu_host"), (ROOT / "docs" / "speed.md").read_text()
+    best = found["best_milliseconds"]
+    for label, side in (
+        ("ours", "ours"),
+        ("timm: RandomErasing", "timm"),
+        ("the release before: boxes", "the release before"),
+    ):
+        assert re.search(rf"^\| {label}.*\| {best[side]:.1f} \|$", text, re.MULTILINE), side
+    seconds = {row["side"]: row["median_seconds"] for row in found["evaluation"]}
+    forward = seconds["forwards, raw + EMA"]
+    sides = {
+        "one pass, from the views": "later evaluation, kept views",
+        "one pass that decodes": "first evaluation",
+        "a pass for each that decodes": "a pass for each, decoded",
+        "timm: a pass for each": "timm, a pass for each",
+    }
+    for label, side in sides.items():
+        ratio = seconds[side] / forward
+        assert re.search(rf"^\| {label}.*\| {ratio:.2f} \|$", text, re.MULTILINE), (side, ratio)
+    listing = found["listing"]
+    files, samples = listing["seconds_per_million_files"], listing["seconds_per_million_samples"]
+    assert f"| class folders | {files['first']:.1f} | {files['index']:.2f} |" in text
+    assert f"| WebDataset tars | {samples['first']:.1f} | {samples['index']:.2f} |" in text
+    assert f"million files take {listing['megabytes_per_million_files']:.0f} MB" in text
+    step = measured("cpu_step_host_path")["bank_over_student_alone"]
+    assert f"a bank takes {step:.2f} times the student alone" in text
+
+
 def test_every_record_was_made_from_a_commit():
     files = [*SPEED.glob("*.json"), *PRECISION.glob("*.json")]
     assert len(files) > 5
