@@ -19,14 +19,6 @@ from host_before import before_side
 pytestmark = pytest.mark.gate
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_the_batch_of_the_measurement_ends_in_the_views_of_the_release_before():
     step = HostStep()
     views, labels = finish_batch(step.batch(), AUGMENT, CLASSES, torch.device("cpu"))

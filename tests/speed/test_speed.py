@@ -31,14 +31,6 @@ from cskd_bench.speed.step import (
 pytestmark = pytest.mark.gate
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_sides_alternate_and_ratios_pair_rounds():
     order = []
     seconds = compare({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3, warmup=0)
