@@ -21,6 +21,17 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: -limits[item].args[0] if limits[item] else 0)
 
 
+@pytest.fixture
+def one_thread():
+    """One thread for torch's own kernels, as measurements and bit-equal runs need it."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder with development data; tests that need it skip on a machine without."""

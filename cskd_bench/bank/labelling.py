@@ -7,17 +7,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from cskd_bench.bank.claim import ShardPlace
 from cskd_bench.bank.envelope import upper_envelope
 from cskd_bench.bank.pack import pack, soft_targets
 from cskd_bench.bank.store import Bank
 from cskd_bench.config import PretrainConfig
-from cskd_bench.data.delivery import deliver, usable_workers
 from cskd_bench.data.engines import finish_batch, worker_views
 from cskd_bench.data.keys import ViewKey, ViewKeys
-from cskd_bench.data.loader import LOOK, leave_signals_to_the_main_process, next_item, start_loader
+from cskd_bench.data.loader import make_loader, next_item, start_loader
 from cskd_bench.data.sources import Source
 from cskd_bench.data.train_views import Batch
 from cskd_bench.data.view_plan import ViewPlan
@@ -70,16 +68,8 @@ class Labeller:
         A place is asked for when the loader comes to it. On a GPU a batch is packed while the teacher is at the next.
         UserError for a view that cannot be made, and for a response that is not finite.
         """
-        workers = usable_workers(self._config.run.workers)
-        loader = DataLoader(
-            self._dataset,
-            batch_sampler=self._keys(places),
-            num_workers=workers,
-            worker_init_fn=leave_signals_to_the_main_process,
-            collate_fn=deliver,
-            pin_memory=pins(self.device),
-            timeout=LOOK if workers else 0,
-        )
+        workers = self._config.run.workers
+        loader = make_loader(self._dataset, self._keys(places), workers=workers, pinned=pins(self.device))
         batches = start_loader(loader)
         responses = self._responses(batches, workers)
         return self._pack_beside(responses) if self._beside.runs_beside else map(self._pack, responses)

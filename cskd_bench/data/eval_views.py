@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from cskd_bench.data.delivery import deliver, usable_workers
-from cskd_bench.data.loader import LOOK, leave_signals_to_the_main_process, next_item, start_loader
+from cskd_bench.data.loader import make_loader, next_item, start_loader
 from cskd_bench.data.sources import Source
 from cskd_bench.data.views import EvalView
 from cskd_bench.launcher import place_of_process, ranks_on_this_machine
@@ -50,18 +49,7 @@ def batch_loader(
 
     `persistent`: any number of times, by the same workers, which wait in between.
     """
-    workers = usable_workers(workers if batches else 0)
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=workers,
-        worker_init_fn=leave_signals_to_the_main_process,
-        collate_fn=deliver,
-        generator=torch.Generator(),  # the loader's own draw must not disturb the global one
-        pin_memory=pinned,
-        persistent_workers=persistent and workers > 0,
-        timeout=LOOK if workers else 0,
-    )
+    return make_loader(dataset, batches, workers=workers if batches else 0, pinned=pinned, persistent=persistent)
 
 
 class SplitViews:

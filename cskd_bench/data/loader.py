@@ -5,10 +5,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from cskd_bench.data.delivery import deliver, usable_workers
 from cskd_bench.data.train_views import Batch, PlannedViews, RankShare, TrainViews
@@ -52,16 +52,34 @@ def train_loader(
 ) -> Iterable[Batch]:
     """Iterate over this rank's micro-batches from `first_step` on; each worker holds `ahead` ready."""
     share = RankShare(plan, rank, world, accumulate, first_step)
+    return make_loader(PlannedViews(views, share), share, workers=workers, pinned=pinned, ahead=ahead)
+
+
+def make_loader(
+    dataset: Dataset[Any],
+    sampler: Iterable[list[Any]],
+    *,
+    workers: int,
+    pinned: bool,
+    ahead: int = 2,
+    persistent: bool = False,
+) -> Iterable[Any]:
+    """Iterate over what a data set's __getitems__ makes of each item of the sampler, in order, by worker processes.
+
+    `ahead`: batches that each worker holds ready. `persistent`: any number of times, by the same workers, which wait in
+    between. Fewer workers, or none, where there is no room for their locks.
+    """
     workers = usable_workers(workers)
     return DataLoader(
-        PlannedViews(views, share),
-        batch_sampler=share,
+        dataset,
+        batch_sampler=sampler,
         num_workers=workers,
         worker_init_fn=leave_signals_to_the_main_process,
         collate_fn=deliver,
         generator=torch.Generator(),  # the loader's own draw must not disturb the global one
         pin_memory=pinned,
         prefetch_factor=ahead if workers else None,
+        persistent_workers=persistent and workers > 0,
         timeout=LOOK if workers else 0,
     )
 

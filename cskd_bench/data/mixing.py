@@ -61,8 +61,8 @@ def mix(views: Tensor, targets: Tensor, mixing: Mixing) -> tuple[Tensor, Tensor]
     """Mixup (arXiv 1710.09412) and cutmix (arXiv 1905.04899) of views (B, 3, S, S), in place, and of labels (B, K)."""
     group, device = mixing.group, views.device
     partner = torch.arange(len(views), device=device).view(-1, group).roll(group // 2, dims=1).flatten()
-    both = to_device(torch.from_numpy(np.stack([mixing.weights, mixing.shares])), device)
-    weight, share = both.repeat_interleave(group, dim=1).unbind()
+    both = np.repeat(np.stack([mixing.weights, mixing.shares]), group, axis=1)
+    weight, share = to_device(torch.from_numpy(both), device).unbind()
     weight, share = weight.view(-1, 1, 1, 1), share.view(-1, 1)
     partners = views[partner]
     views.mul_(weight).add_(partners * (1 - weight))
@@ -84,7 +84,7 @@ def _copy_boxes(views: np.ndarray, partners: np.ndarray, mixing: Mixing) -> None
 def cut_at_once(views: Tensor, partners: Tensor, mixing: Mixing) -> None:
     """Copy all boxes of cutmix by one masked write, in place: a GPU's launches do not grow with the groups."""
     side = views.shape[-1]
-    boxes = to_device(torch.from_numpy(mixing.boxes), views.device).repeat_interleave(mixing.group, dim=0)
+    boxes = to_device(torch.from_numpy(np.repeat(mixing.boxes, mixing.group, axis=0)), views.device)
     top, left, bottom, right = boxes.T.view(4, -1, 1, 1)
     along = torch.arange(side, device=views.device)
     y, x = along.view(1, side, 1), along.view(1, 1, side)

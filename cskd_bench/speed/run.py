@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Part = Literal["step", "teacher", "data", "bank", "host", "report"]
 PARTS: tuple[Part, ...] = get_args(Part)
-_HEAD = ("machine", "versions", "code")  # of a measurement: no part of what was measured
+_ABOUT = ("machine", "versions", "code")  # of a measurement: no part of what was measured
 _LISTINGS = 3  # rounds of opening large data sets, tens of seconds each
 
 
@@ -59,7 +59,7 @@ def run_speed(
     _check(part, output, student, teacher, rounds, methods)
     if clock == "cpu":
         torch.set_num_threads(1)
-    device = default_device()
+    device = torch.device("cpu") if part == "host" else default_device()  # its sides are the host's own
     if device.type == "cpu":
         keep_memory()
     head = _head(part, clock, device)
@@ -197,5 +197,5 @@ def _numbers(measured: dict[str, Any], within: str = "") -> Iterator[tuple[str, 
     for name, value in measured.items():
         if isinstance(value, float):
             yield within + name, value
-        elif isinstance(value, dict) and name not in _HEAD:
+        elif isinstance(value, dict) and name not in _ABOUT:
             yield from _numbers(value, f"{within}{name}: ")

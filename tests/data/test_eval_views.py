@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cskd_bench.data import eval_views
+from cskd_bench.data import eval_views, loader
 from cskd_bench.data.eval_views import SplitViews
 from cskd_bench.data.views import EvalView
 from cskd_bench.errors import UserError
@@ -127,7 +127,7 @@ def test_a_worker_that_is_killed_in_a_pass_is_a_sentence(monkeypatch):
 
 
 def test_a_worker_that_is_killed_while_it_waits_is_replaced(monkeypatch):
-    monkeypatch.setattr(eval_views, "LOOK", 1)
+    monkeypatch.setattr(loader, "LOOK", 1)
     source, before = Noise(9), workers()
     views = split(source, workers=2)
     one_pass(views)

@@ -18,13 +18,7 @@ CPU = torch.device("cpu")
 ALONE = Ranks(0, 1, CPU)
 PER_EPOCH = 3
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def run(tiny_config, folder, *settings):

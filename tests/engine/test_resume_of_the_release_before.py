@@ -22,13 +22,9 @@ LEFT = Path(__file__).resolve().parents[1] / "fixtures" / "host_path"
 
 
 @pytest.fixture
-def left(tmp_path, monkeypatch):
+def left(tmp_path, monkeypatch, one_thread):
     monkeypatch.setenv("CSKD_BENCH_DEVICE", "cpu")
     monkeypatch.chdir(shutil.copytree(LEFT, tmp_path / "left"))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("extra", [[], ["--set", "run.cache=memory"], ["--set", "run.workers=2"]])

@@ -16,7 +16,7 @@ from cskd_bench.speed.run import run_speed
 sys.path.insert(0, str(Path(__file__).parent))
 from host_before import before_side
 
-pytestmark = pytest.mark.gate
+pytestmark = [pytest.mark.gate, pytest.mark.usefixtures("one_thread")]
 
 
 def test_the_batch_of_the_measurement_ends_in_the_views_of_the_release_before():

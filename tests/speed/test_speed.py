@@ -28,7 +28,7 @@ from cskd_bench.speed.step import (
     step_config,
 )
 
-pytestmark = pytest.mark.gate
+pytestmark = [pytest.mark.gate, pytest.mark.usefixtures("one_thread")]
 
 
 def test_sides_alternate_and_ratios_pair_rounds():
