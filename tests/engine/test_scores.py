@@ -1,4 +1,4 @@
-"""What a pretraining's last epoch says of the training split."""
+"""Evaluations: what a pretraining's last epoch says of the training split, and what they leave as it was."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from cskd_bench.cells.pretrain import pretrain
 from cskd_bench.config import load_config
 from cskd_bench.data.open import open_source
 from cskd_bench.data.sources import FolderSource
-from cskd_bench.engine import scores
+from cskd_bench.engine import scores, training
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import evaluate
 from cskd_bench.errors import UserError
@@ -24,6 +24,16 @@ CPU = torch.device("cpu")
 def run(config, folder, *settings):
     loaded = load_config(config, ["recipe.epochs=2", *settings])
     return loaded, pretrain(loaded, folder / "runs", folder / "results", Ranks(0, 1, CPU))
+
+
+def test_every_step_is_taken_in_training_mode_also_after_an_evaluation(tiny_config, tmp_path, monkeypatch):
+    """Stochastic depth, dropout and batch norms would stand still otherwise, from the second epoch on."""
+    modes, step = [], training._Run._train_step
+    monkeypatch.setattr(
+        training._Run, "_train_step", lambda self, bar: (modes.append(self.student.training), step(self, bar))[1]
+    )
+    run(tiny_config, tmp_path)
+    assert modes == [True] * 6
 
 
 def test_a_record_holds_the_accuracy_on_training_images(tiny_config, tmp_path):

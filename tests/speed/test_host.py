@@ -50,6 +50,7 @@ def test_the_part_holds_all_three_measurements(tmp_path, monkeypatch, capsys):
     measure = listing.measure_listing
     monkeypatch.setattr(listing, "measure_listing", lambda rounds, clock: measure(rounds, clock, 10_000))
     monkeypatch.setattr(evaluation, "measure_evaluation", lambda rounds, clock: {"what": "evaluated"})
+    monkeypatch.setattr("cskd_bench.speed.run.default_device", lambda: pytest.fail("it is the CPU that is measured"))
     measured = run_speed("host", tmp_path / "host.json", rounds=3, clock="cpu")
     assert {"sides", "operators_per_step", "listing"} <= measured.keys() and "evaluated" in measured["what"]
     shown = capsys.readouterr().out
