@@ -50,6 +50,7 @@ def report(tmp_path_factory):
 
 @pytest.fixture
 def page(driver, report):
+    driver.get("about:blank")  # the browser's own start page is gone, and asks for nothing any more
     driver.get_log("browser"), driver.get_log("performance")
     driver.get(report.files["html"].as_uri())
     yield driver
