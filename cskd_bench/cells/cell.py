@@ -10,10 +10,10 @@ import numpy as np
 
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions
-from cskd_bench.engine.state import Stop
 from cskd_bench.errors import Interrupted, UserError
 from cskd_bench.models.checkpoints import Loaded
 from cskd_bench.record import record_id
+from cskd_bench.stopping import Stop
 from cskd_bench.task import TaskSpec
 from cskd_bench.task_identity import transfer_recipe
 

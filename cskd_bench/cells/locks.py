@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from cskd_bench.engine.distributed import Ranks
-from cskd_bench.engine.state import Stop
 from cskd_bench.errors import Interrupted, UserError
 from cskd_bench.files import NO_LOCKS
+from cskd_bench.stopping import Stop
 
 LOOK: Final = 0.5  # seconds between two looks at a lock that another process holds
 

@@ -23,7 +23,6 @@ from cskd_bench.device import enough_memory
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.job import Fit, Job
 from cskd_bench.engine.provenance import command_line, difference
-from cskd_bench.engine.state import Stop, stop_signals
 from cskd_bench.engine.targets import TargetProvider, open_targets
 from cskd_bench.engine.training import fit
 from cskd_bench.errors import UserError
@@ -43,6 +42,7 @@ from cskd_bench.record import (
     sha256_file,
 )
 from cskd_bench.schema import fingerprint
+from cskd_bench.stopping import Stop, stop_signals
 
 
 def pretrain(

@@ -17,10 +17,11 @@ from cskd_bench.device import pins
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.job import Job
 from cskd_bench.engine.logs import Bar
-from cskd_bench.engine.state import Progress, Stop, check_skipped
+from cskd_bench.engine.state import Progress, check_skipped
 from cskd_bench.errors import UserError
 from cskd_bench.launcher import ranks_on_this_machine
 from cskd_bench.outputs import Targets
+from cskd_bench.stopping import Stop
 
 
 def plan_views(job: Job, ranks: Ranks) -> ViewPlan:

@@ -1,9 +1,5 @@
 """What a run has done so far, how it is kept in checkpoints, and requests to stop."""
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -172,31 +168,3 @@ def check_skipped(progress: Progress, most: int) -> None:
     """UserError where more than `most` images were skipped."""
     if len(progress.skipped) > most:
         raise UserError(f"{len(progress.skipped)} images were skipped, data.max_skipped is {most}")
-
-
-class Stop:
-    """Remembers a request to stop, for the loop to find at its next step; and whether anything is kept by then."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self.kept = False
-
-
-@contextmanager
-def stop_signals(stop: Stop | None = None) -> Iterator[Stop]:
-    """Remember SIGTERM, SIGUSR1 and Ctrl-C in `stop`, or a new one; a second Ctrl-C ends the process at once."""
-    stop = stop or Stop()
-
-    def request(number: int, frame: object) -> None:
-        if stop.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.requested = True
-
-    heard = threading.current_thread() is threading.main_thread()  # the only one that signals come to
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT) if heard else ()
-    previous = {number: signal.signal(number, request) for number in numbers}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -40,12 +40,13 @@ from cskd_bench.engine.optim import build_optimizer, learning_rate, set_learning
 from cskd_bench.engine.pace import Pace
 from cskd_bench.engine.projected import build_projector, share_images, with_projector
 from cskd_bench.engine.scores import epoch_line, score_split, scores_of_epoch, val_views
-from cskd_bench.engine.state import Stop, Trained, resume, save, stop_signals
+from cskd_bench.engine.state import Trained, resume, save
 from cskd_bench.errors import Interrupted
 from cskd_bench.memory import keep_memory
 from cskd_bench.methods import loss_parts, ratio_at
 from cskd_bench.models.students import choose_attention
 from cskd_bench.outputs import StudentOutput, Targets
+from cskd_bench.stopping import Stop, stop_signals
 
 
 def fit(job: Job, ranks: Ranks, stop: Stop | None = None) -> Fit:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from cskd_bench.engine.distributed import Ranks
-from cskd_bench.engine.state import Stop
 from cskd_bench.errors import Interrupted, UserError
 from cskd_bench.models.preprocessing import Preprocessing
+from cskd_bench.stopping import Stop
 from cskd_bench.task import TaskSpec
 from cskd_bench.transfer.cell import ImageCell
 from cskd_bench.transfer.protocols import procedure

@@ -14,13 +14,13 @@ from cskd_bench.cells.results import finished_record
 from cskd_bench.data.notes import join_notes, tell_folder_note
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.provenance import command_line
-from cskd_bench.engine.state import Stop, stop_signals
 from cskd_bench.errors import UserError
 from cskd_bench.files import refuse_unwritable
 from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.models.preprocessing import Preprocessing
 from cskd_bench.record import Record, TaskRef, read_record
 from cskd_bench.schema import fingerprint
+from cskd_bench.stopping import Stop, stop_signals
 from cskd_bench.task import TaskSpec
 from cskd_bench.transfer.cell import PREPROCESSING, ImageCell, ScoringCell
 from cskd_bench.transfer.kept import clear_folder

@@ -52,7 +52,7 @@ def _pretrain(options: argparse.Namespace) -> int:
         return 0
     from cskd_bench.cells.pretrain import pretrain
     from cskd_bench.engine.distributed import joined_ranks
-    from cskd_bench.engine.state import stop_signals
+    from cskd_bench.stopping import stop_signals
 
     try:
         with joined_ranks() as ranks, stop_signals() as stop:

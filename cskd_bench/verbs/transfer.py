@@ -30,8 +30,8 @@ from cskd_bench.verbs.transfer_results import CellResult, CellResults
 
 if TYPE_CHECKING:
     from cskd_bench.engine.distributed import Ranks
-    from cskd_bench.engine.state import Stop
     from cskd_bench.models.preprocessing import Preprocessing
+    from cskd_bench.stopping import Stop
     from cskd_bench.task import TaskSpec
     from cskd_bench.transfer.readiness import AskedCell, AskedCells
 
@@ -88,7 +88,7 @@ def _run_cells(options: argparse.Namespace, output: Output) -> int:
     check_dry_run(options)
     specs = [load_task(name, options.tasks_dir, options.set) for name in expand_tasks(options.task, options.tasks_dir)]
     from cskd_bench.engine.distributed import joined_ranks
-    from cskd_bench.engine.state import stop_signals
+    from cskd_bench.stopping import stop_signals
     from cskd_bench.transfer.placing import place_tasks
     from cskd_bench.transfer.quick import check_quick
     from cskd_bench.transfer.readiness import look_ahead, run_ready

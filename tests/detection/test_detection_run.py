@@ -26,10 +26,10 @@ from cskd_bench.detection.pictures import draw_pictures
 from cskd_bench.detection.score import average_precision, read_predictions
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.provenance import now
-from cskd_bench.engine.state import Stop
 from cskd_bench.errors import Interrupted, UserError
 from cskd_bench.record import write_record
 from cskd_bench.schema import shipped
+from cskd_bench.stopping import Stop
 from cskd_bench.task import load_task
 
 pytest.importorskip("mmdet", reason="the detection extra is not installed")

@@ -18,8 +18,8 @@ from cskd_bench.data.sources import FolderSource
 from cskd_bench.data.views import EvalView
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import evaluate, evaluate_all, split_views
-from cskd_bench.engine.state import Stop
 from cskd_bench.errors import Interrupted
+from cskd_bench.stopping import Stop
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 VIEW = EvalView(32)

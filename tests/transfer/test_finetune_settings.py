@@ -13,10 +13,10 @@ from cskd_bench.cli import main
 from cskd_bench.data.open import open_split
 from cskd_bench.engine import training
 from cskd_bench.engine.distributed import Ranks
-from cskd_bench.engine.state import Stop
 from cskd_bench.errors import Interrupted, UserError
 from cskd_bench.models.stochastic_depth import set_drop_path
 from cskd_bench.report.recompute import contradictions
+from cskd_bench.stopping import Stop
 from cskd_bench.task import load_task
 from cskd_bench.task_identity import former_settings
 from cskd_bench.transfer import finetune, precision, scan

@@ -22,7 +22,6 @@ from cskd_bench.config import Supervised
 from cskd_bench.data.mixing import resize_view
 from cskd_bench.engine import training
 from cskd_bench.engine.distributed import Ranks
-from cskd_bench.engine.state import Stop
 from cskd_bench.errors import Interrupted, UserError
 from cskd_bench.export import export_timm
 from cskd_bench.methods import METHODS
@@ -34,6 +33,7 @@ from cskd_bench.report import words
 from cskd_bench.report.compare import compare
 from cskd_bench.report.recompute import contradictions
 from cskd_bench.report.selection import select, setting_of
+from cskd_bench.stopping import Stop
 from cskd_bench.task import load_task
 from cskd_bench.transfer import finetune
 from cskd_bench.transfer.readiness import why_unready

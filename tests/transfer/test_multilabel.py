@@ -17,10 +17,10 @@ from cskd_bench.cli import main
 from cskd_bench.data.multilabel import open_multilabel
 from cskd_bench.doctor.task import check_task
 from cskd_bench.engine.distributed import Ranks
-from cskd_bench.engine.state import Stop
 from cskd_bench.errors import Interrupted, UserError
 from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.record import read_records
+from cskd_bench.stopping import Stop
 from cskd_bench.task import load_task
 from cskd_bench.transfer import features, multilabel
 from cskd_bench.transfer.average_precision import average_precision, average_precisions, mean_average_precision

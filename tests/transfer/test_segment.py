@@ -17,10 +17,10 @@ from sklearn.preprocessing import StandardScaler
 from cskd_bench.cli import main
 from cskd_bench.data.segmentation import IGNORED, open_segmentation, patch_classes
 from cskd_bench.engine.distributed import Ranks
-from cskd_bench.engine.state import Stop
 from cskd_bench.errors import Interrupted, UserError
 from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.record import read_records
+from cskd_bench.stopping import Stop
 from cskd_bench.task import TaskData, load_task
 from cskd_bench.transfer import segment, segment_tokens
 from cskd_bench.transfer.run import look_at_data, open_cell, transfer
