@@ -10,6 +10,7 @@ from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, add_places, positiv
 
 if TYPE_CHECKING:
     from cskd_bench.bench.executor import Executor
+    from cskd_bench.bench.plan import Cells
     from cskd_bench.bench.runner import Share
 
 
@@ -26,8 +27,11 @@ def add(verbs: Verbs) -> None:
     verb.add_argument("--executor", choices=("local", "ray", "slurm"), default="local", help="default: local")
     verb.add_argument("--parallel", type=positive, default=1, help="cells at a time (default: 1)")
     verb.add_argument("--threads", type=whole, help="CPU threads per cell (default: the cores, shared)")
-    verb.add_argument("--gpus", type=share, default=0, help="GPUs per cell (0.5: two share one; from 2 on: torchrun)")
-    verb.add_argument("--ray-address", default="", help="a Ray cluster (auto, or HOST:PORT); default: one started here")
+    verb.add_argument("--gpus", type=share, help="GPUs per cell (0.5: two share one; from 2 on: torchrun)")
+    verb.add_argument(
+        "--ray-address", default="", help="a Ray cluster (auto, HOST:PORT, local); default: RAY_ADDRESS, or one started"
+    )
+    verb.add_argument("--ray-runtime-env", type=Path, metavar="FILE", help="TOML or JSON: what Ray ships to its nodes")
     verb.add_argument(
         "--slurm",
         action="append",
@@ -91,7 +95,11 @@ def _run(options: argparse.Namespace) -> int:
     from cskd_bench.bench.runner import run_plan
 
     share = _share(options)
-    outcome = run_plan(cells, places, _executor(options, share), share, console=Console(), banks=options.bank)
+    if options.executor == "ray":
+        executor, share = _ray(options, share, cells)
+    else:
+        executor = _executor(options, share)
+    outcome = run_plan(cells, places, executor, share, console=Console(), banks=options.bank)
     if outcome.interrupted:
         print("cskd-bench: interrupted; the same command goes on from here", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -109,17 +117,13 @@ def _share(options: argparse.Namespace) -> "Share":
     if threads is None:
         several = options.executor == "local" and parallel > 1
         threads = max(1, len(os.sched_getaffinity(0)) // parallel) if several else 0
-    return Share(parallel, Resources(threads, options.gpus))
+    return Share(parallel, Resources(threads, options.gpus or 0))
 
 
 def _executor(options: argparse.Namespace, share: "Share") -> "Executor":
     from cskd_bench.schema import apply_overrides
 
     takes = share.resources
-    if options.executor == "ray":
-        from cskd_bench.bench.ray_cluster import Ray
-
-        return Ray(share.parallel, takes.threads, options.ray_address)
     if options.executor == "slurm":
         from cskd_bench.bench.slurm import Slurm
 
@@ -129,15 +133,30 @@ def _executor(options: argparse.Namespace, share: "Share") -> "Executor":
     return Local(share.parallel, takes.gpus)
 
 
+def _ray(options: argparse.Namespace, share: "Share", cells: "Cells") -> "tuple[Executor, Share]":
+    """Return a Ray cluster, and what a cell takes there: it depends on the cluster's GPUs."""
+    from dataclasses import replace
+
+    from cskd_bench.bench.ray_cluster import Ray
+    from cskd_bench.bench.ray_start import RayPlace
+
+    place = RayPlace(options.ray_address, options.ray_runtime_env)
+    shared = [folder for folder in (options.runs, options.results, options.bank) if folder]
+    ray = Ray(share.parallel, share.resources.threads, options.gpus, cells.teacher_takes, place, shared)
+    return ray, replace(share, resources=ray.takes)
+
+
 def _check_executor(options: argparse.Namespace) -> None:
     """Refuse an option that the chosen executor would ignore."""
     for option, given, executors in (
         ("--ray-address", options.ray_address, ("ray",)),
+        ("--ray-runtime-env", options.ray_runtime_env, ("ray",)),
         ("--slurm", options.slurm, ("slurm",)),
     ):
         if given and options.executor not in executors:
             raise UserError(f"{option} is for --executor {' or '.join(executors)}, not for {options.executor}")
-    if options.gpus > 1 and not float(options.gpus).is_integer():
-        raise UserError(f"--gpus {options.gpus:g}: two or more GPUs are whole ones")
-    if options.executor == "slurm" and not float(options.gpus).is_integer():
-        raise UserError(f"--gpus {options.gpus:g}: Slurm gives whole GPUs")
+    gpus = options.gpus or 0.0
+    if gpus > 1 and not gpus.is_integer():
+        raise UserError(f"--gpus {gpus:g}: two or more GPUs are whole ones")
+    if options.executor == "slurm" and not gpus.is_integer():
+        raise UserError(f"--gpus {gpus:g}: Slurm gives whole GPUs")
