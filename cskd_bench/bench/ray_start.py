@@ -150,7 +150,7 @@ def check_nodes(ray: Any, nodes: Sequence[dict[str, Any]], folder: str, shared: 
             try:
                 missing, code = ray.get(reference, timeout=PREPARED)
             except ray.exceptions.RayError as error:
-                raise UserError(f"{name}: cskd-bench does not start there: {words_of(error)}") from error
+                raise UserError(f"{name}: cskd-bench does not start there: {str(error).splitlines()[-1]}") from error
             _check_answer(name, missing, code)
 
 

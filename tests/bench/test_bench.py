@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import processes
+from helpers.benches import records_in
 from helpers.tiny import save_model, teacher, write_run
 
 from cskd_bench.bench.plan import (
@@ -75,7 +76,6 @@ against = "supervised"
 task = "coloured"
 protocol = "linear"
 """
-OF_ONE_RUN = {"created", "started", "resumptions", "cost", "command", "argv", "code"}
 CELLS = 24  # 4 pretrainings; (finetune, linear, knn) and (linear, knn) of each
 
 
@@ -108,12 +108,7 @@ def finish(place: Path, output: str, *words: str, code: int = 0) -> str:
 
 
 def records(place: Path, output: str) -> dict[str, dict]:
-    """Every record, without times, interruptions and folder names; the code may be committed meanwhile."""
-    found = {}
-    for path in (place / output / "results" / "records").glob("*.json"):
-        record = read_record(path).model_dump(exclude=OF_ONE_RUN)
-        found[path.stem] = record
-    return found
+    return records_in(place / output / "results")
 
 
 def records_of(results: Path) -> list[Path]:
@@ -196,14 +191,6 @@ def elsewhere(config, place):
         shutil.copytree(root / "test", there / "train")
         shutil.copytree(root / "val", there / "val")
     return config.model_copy(update={"data": config.data.model_copy(update={"root": str(there)})})
-
-
-@pytest.mark.gate
-def test_ray_on_two_workers_gives_the_same_records(local, place, monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # of a cluster that is gone and was not asked for
-    pytest.importorskip("ray", reason="the ray extra is not installed")
-    finish(place, "ray", "--executor", "ray", "--parallel", "2")
-    assert records(place, "ray") == local
 
 
 @pytest.mark.gate

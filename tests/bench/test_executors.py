@@ -67,22 +67,12 @@ def test_a_job_that_slurm_refuses_ends_in_words(tmp_path):
     assert slurm.collect_ended() == []
 
 
-@pytest.mark.parametrize(
-    ("words", "module", "said"),
-    [
-        (["--executor", "slurm", "--slurm", "cluster=local", "--slurm", "timeout_min=abc"], "submitit", "--slurm"),
-        (["--executor", "ray", "--ray-address", "nosuch"], "ray", "--ray-address nosuch"),
-        (["--executor", "ray", "--ray-address", "127.0.0.1:1"], "ray", "--ray-address 127.0.0.1:1: no Ray cluster"),
-        (["--executor", "ray", "--ray-address", "[::1]:99999"], "ray", "--ray-address [::1]:99999: no Ray cluster"),
-        (["--executor", "ray", "--ray-address", "auto"], "ray", "RAY_ADDRESS 127.0.0.1:1: no Ray cluster"),
-    ],
-)
-def test_wrong_words_for_a_cluster_are_named(words, module, said, tmp_path, capsys, monkeypatch):
-    pytest.importorskip(module, reason=f"the {module} extra is not installed")
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # of a cluster that is gone; `auto` reads it
+def test_wrong_words_for_slurm_are_named(tmp_path, capsys):
+    pytest.importorskip("submitit", reason="the slurm extra is not installed")
+    words = ["--executor", "slurm", "--slurm", "cluster=local", "--slurm", "timeout_min=abc"]
     plan = str(shipped("configs") / "benchmarks" / "quickstart.toml")
     assert main(["bench", plan, "--runs", str(tmp_path), "--results", str(tmp_path), *words]) == 2
-    assert said in capsys.readouterr().err
+    assert "--slurm" in capsys.readouterr().err
 
 
 def test_what_failed_stays_listed_until_it_is_finished(tmp_path):
