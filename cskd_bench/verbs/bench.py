@@ -10,6 +10,7 @@ from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, add_places, positiv
 
 if TYPE_CHECKING:
     from cskd_bench.bench.executor import Executor
+    from cskd_bench.bench.plan import Cells
     from cskd_bench.bench.runner import Share
 
 
@@ -91,7 +92,7 @@ def _run(options: argparse.Namespace) -> int:
     from cskd_bench.bench.runner import run_plan
 
     share = _share(options)
-    outcome = run_plan(cells, places, _executor(options, share), share, console=Console(), banks=options.bank)
+    outcome = run_plan(cells, places, _executor(options, share, cells), share, console=Console(), banks=options.bank)
     if outcome.interrupted:
         print("cskd-bench: interrupted; the same command goes on from here", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -112,7 +113,7 @@ def _share(options: argparse.Namespace) -> "Share":
     return Share(parallel, Resources(threads, options.gpus))
 
 
-def _executor(options: argparse.Namespace, share: "Share") -> "Executor":
+def _executor(options: argparse.Namespace, share: "Share", cells: "Cells") -> "Executor":
     from cskd_bench.schema import apply_overrides
 
     takes = share.resources
@@ -126,7 +127,7 @@ def _executor(options: argparse.Namespace, share: "Share") -> "Executor":
         return Slurm(takes.threads, takes.gpus, options.runs / "slurm", apply_overrides({}, options.slurm))
     from cskd_bench.bench.local import Local
 
-    return Local(share.parallel, takes.gpus)
+    return Local(share.parallel, takes.gpus, cells.all())
 
 
 def _check_executor(options: argparse.Namespace) -> None:
