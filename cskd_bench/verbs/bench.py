@@ -85,7 +85,9 @@ def _run(options: argparse.Namespace) -> int:
         show_plan(cells, places, Console(), options.bank)
         return 0
     from cskd_bench.bench.runner import run_plan
+    from cskd_bench.bench.state import refuse_unwritable_places
 
+    refuse_unwritable_places(cells, places)
     parallel, threads = options.parallel, options.threads
     executor: Executor
     if options.executor == "ray":
