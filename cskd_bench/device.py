@@ -52,10 +52,14 @@ def default_device(said: str = "CSKD_BENCH_DEVICE=") -> torch.device:
     return device
 
 
-def take_gpu(number: int) -> None:
-    """Give worker `number` of a bench its GPU in turn, unless CSKD_BENCH_DEVICE says where to work."""
-    if gpus := gpu_count():
-        os.environ.setdefault("CSKD_BENCH_DEVICE", f"cuda:{number % gpus}")
+def gpu_environment(numbers: tuple[int, ...], environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that give a process its GPUs; none where CSKD_BENCH_DEVICE says where to work."""
+    if not numbers or environment.get("CSKD_BENCH_DEVICE"):
+        return {}
+    if len(numbers) == 1:
+        return {"CSKD_BENCH_DEVICE": f"cuda:{numbers[0]}"}
+    visible = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(visible[number] if visible else str(number) for number in numbers)}
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from rich.progress import Progress
 
-from cskd_bench.bank.claim import Claims, ShardPlace, launcher_rank
+from cskd_bench.bank.claim import Claims, ShardPlace, launcher_rank, refuse_to_go_on
 from cskd_bench.bank.envelope import MOST_EPOCHS
 from cskd_bench.bank.flips import first_views, label_flips
 from cskd_bench.bank.labelling import Labeller
@@ -30,6 +30,7 @@ from cskd_bench.device import default_device
 from cskd_bench.errors import UserError
 from cskd_bench.models.labeller import labelling_teacher
 from cskd_bench.models.teachers import Teacher, build_teacher
+from cskd_bench.stopping import Stop
 
 _SHARD_VIEWS = 65_536
 _COMPARED_VIEWS = 64  # with fp32, where the teacher's precision is another
@@ -52,13 +53,15 @@ def build_bank(
     epochs: range | None = None,
     shard: tuple[int, int] = (1, 1),
     device: torch.device | None = None,
+    stop: Stop | None = None,
 ) -> Built:
     """Label a run's views (all epochs by default) into the bank `out`; what is there already is kept.
 
     Processes that build one bank share its work: a shard is labelled by one of them, and all return when
     the bank is whole. `shard` = (i, n) is for machines without a common file system: the i-th of n parts,
     i from 1. Each shard appears whole or not at all. A kd configuration adds soft targets. UserError for
-    a configuration without a teacher, another bank in `out`, or a teacher whose response is not finite.
+    a configuration without a teacher, another bank in `out`, or a teacher whose response is not finite. Interrupted
+    where `stop` is requested.
     """
     device = device or default_device()
     epochs = range(config.recipe.epochs) if epochs is None else epochs
@@ -86,17 +89,22 @@ def build_bank(
         total = sum(labeller.size(part) for _, part in todo)
         bar = partial(progress.update, progress.add_task("labelling views", total=total))
         with Claims(out, todo) as claims:  # first what no other process is at
-            done += _label_claimed(labeller, claims, out, todo, bar)
+            done += _label_claimed(labeller, claims, out, todo, bar, stop)
         for place in todo:  # then what another one left undone; whoever waits for another one holds nothing
-            with Claims(out, [place], wait=True) as claims:
+            with Claims(out, [place], wait=True, stop=stop) as claims:
                 if claims.claim_next():
-                    done += _label_claimed(labeller, claims, out, todo, bar)
+                    done += _label_claimed(labeller, claims, out, todo, bar, stop)
         bar(completed=total)
     return Built(sum(done), len(done), len(wanted) - len(todo), time.perf_counter() - began)
 
 
 def _label_claimed(
-    labeller: Labeller, claims: Claims, out: Path, todo: list[ShardPlace], bar: Callable[..., None]
+    labeller: Labeller,
+    claims: Claims,
+    out: Path,
+    todo: list[ShardPlace],
+    bar: Callable[..., None],
+    stop: Stop | None,
 ) -> list[int]:
     """Label and write shard after shard, as they are claimed; return their numbers of views."""
     if not todo:
@@ -104,6 +112,7 @@ def _label_claimed(
     manifest, done, packed = labeller.manifest, [], []
     began, before = time.perf_counter(), None
     for labelled in labeller.batches(claims):
+        refuse_to_go_on(stop)
         epoch, part = claims.held[0].place
         if before is None:
             before = sum(labeller.size(other) for at, other in todo if shard_path(out, at, other).exists())

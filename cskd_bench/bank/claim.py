@@ -1,17 +1,21 @@
 """Who labels which shard, where several processes build one bank."""
 
 import fcntl
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple, TextIO
 
 from cskd_bench.bank.store import shard_path
-from cskd_bench.errors import UserError
+from cskd_bench.errors import Interrupted, UserError
 from cskd_bench.files import NO_LOCKS
 from cskd_bench.launcher import COUNTING, place_of_process
+from cskd_bench.stopping import Stop
+
+LOOK: Final = 0.5  # seconds between two looks at a shard that another process makes
 
 
 def launcher_rank() -> tuple[int, int]:
@@ -24,11 +28,12 @@ def launcher_rank() -> tuple[int, int]:
 
 
 @contextmanager
-def claim_shard(shard: Path, *, wait: bool) -> Iterator[bool]:
+def claim_shard(shard: Path, *, wait: bool, stop: Stop | None = None) -> Iterator[bool]:
     """Tell whether a shard is this process's to make: it is not there, and no other process is making it.
 
-    With `wait`, another process is let finish first. The system takes a claim from a process that dies. Where
-    a file system knows no locks between machines, a shard is made twice, with the same bytes.
+    With `wait`, another process is let finish first; Interrupted where `stop` is requested meanwhile. The system takes
+    a claim from a process that dies. Where a file system knows no locks between machines, a shard is made twice, with
+    the same bytes.
     """
     if shard.exists():
         yield False
@@ -40,18 +45,34 @@ def claim_shard(shard: Path, *, wait: bool) -> Iterator[bool]:
     except OSError as error:
         raise UserError(f"{lock}: cannot be written: {error.strerror}") from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise UserError(f"{lock}: cannot be locked: {error.strerror}") from error
+        while not _take(file, lock):
+            if not wait:
+                yield False
+                return
+            refuse_to_go_on(stop)
+            time.sleep(LOOK)
         try:
             yield not shard.exists()
         finally:
             lock.unlink(missing_ok=True)
+
+
+def _take(file: TextIO, lock: Path) -> bool:
+    """Take a shard's lock and say so; False while another process has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise UserError(f"{lock}: cannot be locked: {error.strerror}") from error
+    return True
+
+
+def refuse_to_go_on(stop: Stop | None) -> None:
+    """Interrupted where a stop was requested: whole shards are kept."""
+    if stop is not None and stop.requested:
+        raise Interrupted("stopped while labelling; whole shards are kept, and the same command goes on")
 
 
 class ShardPlace(NamedTuple):
@@ -76,8 +97,10 @@ class Claims:
     before is made. Without `wait` none is waited for. What is held at the end, or at an error, is given back.
     """
 
-    def __init__(self, bank: Path, wanted: Sequence[ShardPlace], *, wait: bool = False) -> None:
-        self._bank, self._wanted, self._wait = bank, deque(wanted), wait
+    def __init__(
+        self, bank: Path, wanted: Sequence[ShardPlace], *, wait: bool = False, stop: Stop | None = None
+    ) -> None:
+        self._bank, self._wanted, self._wait, self._stop = bank, deque(wanted), wait, stop
         self.held: deque[Claim] = deque()
 
     def __enter__(self) -> "Claims":
@@ -98,7 +121,7 @@ class Claims:
         while self._wanted:
             claim = Claim(self._wanted.popleft())
             shard = shard_path(self._bank, *claim.place)
-            if claim.lock.enter_context(claim_shard(shard, wait=self._wait)):
+            if claim.lock.enter_context(claim_shard(shard, wait=self._wait, stop=self._stop)):
                 self.held.append(claim)
                 return True
             claim.lock.close()

@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,6 +61,8 @@ class Benchmark(StrictModel):
     protocols: tuple[Protocol, ...] = ()  # empty: every protocol of each task
     task_settings: tuple[str, ...] = ()  # KEY=VALUE for every task, as transfer's --set takes them
     teacher: str = ""  # a pretraining TOML whose finished run teaches all students
+    teacher_gpus: float = Field(0, ge=0)  # what its cell takes; 0: as the other cells
+    teacher_threads: NonNegativeInt = 0
     about: str = ""  # what a reader of its contrasts should know, such as when they were named
     primary: tuple[ContrastConfig, ...] = ()
     exploratory: tuple[ContrastConfig, ...] = ()
@@ -81,6 +83,19 @@ class Benchmark(StrictModel):
         if len(set(declared)) < len(declared):
             raise ValueError("primary and exploratory: the same contrast stands twice; each counts in the correction")
         return self
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a cell takes of a machine. Two or more GPUs are as many ranks, started by torchrun."""
+
+    threads: int = 0  # 0: torch's own choice
+    gpus: float = 0.0  # below 1: several cells share one; 0: none is asked for
+
+    @property
+    def ranks(self) -> int:
+        """How many processes train one cell."""
+        return max(1, int(self.gpus))
 
 
 @dataclass(frozen=True)
@@ -134,6 +149,7 @@ class Cells:
     teacher: PretrainCell | None
     pretrain: list[PretrainCell]
     transfer: list[TransferCell]
+    teacher_takes: Resources = field(default_factory=Resources)  # where nothing is named: as the other cells
 
     def all(self) -> list[BenchCell]:
         """Return every cell in the order of running."""
@@ -178,7 +194,7 @@ def expand(plan: Benchmark, where: Path, tasks_dir: Path | None = None, override
         config = load_config(Path(plan.teacher), shared)
         words = [word for setting in shared for word in ("--set", setting)]
         teacher = PretrainCell(config, shlex.join(["cskd-bench", "pretrain", plan.teacher, *words]))
-    return Cells(teacher, pretrain, transfer)
+    return Cells(teacher, pretrain, transfer, Resources(plan.teacher_threads, plan.teacher_gpus))
 
 
 def _transfer_cell(plan: Benchmark, spec: TaskSpec, protocol: str, cell: PretrainCell, named: str) -> TransferCell:
@@ -224,7 +240,7 @@ def place_cells(cells: Cells, runs: Path, results: Path, tasks_dir: Path | None 
         words = ["--task", task, "--protocol", one.protocol, "--checkpoint", checkpoint, "--seed", str(one.seed)]
         changes = [word for setting in one.settings for word in ("--set", setting)]
         transfer.append(replace(one, command=_add_words("cskd-bench transfer", [*words, *changes, *own, *places])))
-    return Cells(teacher, pretrain, transfer)
+    return replace(cells, teacher=teacher, pretrain=pretrain, transfer=transfer)
 
 
 def pretrain_cells(

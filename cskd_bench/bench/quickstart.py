@@ -5,10 +5,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cskd_bench.bench.executors import Local
-from cskd_bench.bench.plan import Cells, expand, load_plan, place_cells
+from cskd_bench.bench.local import Local
+from cskd_bench.bench.plan import Cells, Resources, expand, load_plan, place_cells
 from cskd_bench.bench.registration import register_plan
-from cskd_bench.bench.runner import BenchResult, run_plan
+from cskd_bench.bench.runner import BenchResult, Share, run_plan
 from cskd_bench.bench.work import Places
 from cskd_bench.report.build import build_report
 from cskd_bench.schema import shipped
@@ -24,7 +24,8 @@ def quickstart(folder: Path, parallel: int, detection: bool) -> BenchResult:
     places = Places(folder / "runs", folder / "results")
     cells = place_cells(cells, places.runs, places.results)
     register_plan(_file("quickstart"), places.results)
-    outcome = run_plan(cells, places, Local(), parallel=parallel, threads=1, console=console)
+    share = Share(parallel, Resources(threads=1))
+    outcome = run_plan(cells, places, Local(parallel), share, console=console)
     if outcome.interrupted:
         console.print("interrupted; the same command goes on from here")
         return outcome

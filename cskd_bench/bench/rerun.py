@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from rich.console import Console
 
-from cskd_bench.bench.executors import Local
-from cskd_bench.bench.plan import Cells, PretrainCell, TransferCell
-from cskd_bench.bench.runner import run_plan
+from cskd_bench.bench.local import Local
+from cskd_bench.bench.plan import Cells, PretrainCell, Resources, TransferCell
+from cskd_bench.bench.runner import Share, run_plan
 from cskd_bench.bench.state import Found
 from cskd_bench.bench.work import Places
 from cskd_bench.config import PretrainConfig, load_config
@@ -146,7 +146,8 @@ def run_again(chain: Chain, cells: Cells, output: Path, console: Console) -> Cha
     """
     places = Places(output / "runs", output / "results")
     banks = output / "banks" if chain.from_bank else None
-    outcome = run_plan(cells, places, Local(), parallel=1, threads=chain.threads, console=console, banks=banks)
+    share = Share(1, Resources(chain.threads))
+    outcome = run_plan(cells, places, Local(1), share, console=console, banks=banks)
     if outcome.interrupted:
         return None
     if outcome.failures:

@@ -2,7 +2,8 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -10,14 +11,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cskd_bench.bench.banks import assign_banks
-from cskd_bench.bench.executors import Executor
-from cskd_bench.bench.plan import BenchCell, Cells, PretrainCell
-from cskd_bench.bench.state import Found, write_failures
+from cskd_bench.bench.banks import BankUse, assign_banks
+from cskd_bench.bench.executor import Executor
+from cskd_bench.bench.plan import BenchCell, Cells, Resources
+from cskd_bench.bench.queue import Pause, Queue
+from cskd_bench.bench.state import Found, how_far, write_failures
 from cskd_bench.bench.status import BenchStatus
 from cskd_bench.bench.work import CellJob, Ended, Places
-
-ATTEMPTS = 2  # within one run of the bench; the next one tries again
 
 
 @dataclass
@@ -29,120 +29,130 @@ class BenchResult:
     interrupted: bool = False
 
 
+@dataclass(frozen=True)
+class Share:
+    """What cells take, and how many run at a time."""
+
+    parallel: int
+    resources: Resources
+
+
 def run_plan(
     cells: Cells,
     places: Places,
     executor: Executor,
+    share: Share,
     *,
-    parallel: int,
-    threads: int,
     console: Console,
     banks: Path | None = None,
+    only: Collection[str] | None = None,
+    first: Collection[str] = (),
 ) -> BenchResult:
-    """Run a whole plan, at most `parallel` cells of `threads` threads at a time; SIGINT and SIGTERM stop it.
+    """Run a whole plan, or what is asked for of it; SIGINT and SIGTERM stop it, and nothing else does.
 
     With a folder of `banks`, each view is labelled once for all methods; banks are built as they are needed.
     """
-    queue = Queue(cells, Found(places))
-    outcome = BenchResult(done=sum(map(len, queue.finished.values())))
-    status = BenchStatus(console, places, left=queue.left, before=queue.finished, parallel=parallel)
-    failures: dict[str, dict[str, str]] = {}
-    finished = {cell.name for cell in cells.all()} - {cell.name for cell in queue.left}
-    bank_of = assign_banks(cells.pretrain, banks) if banks else {}
-    try:
-        with _sigterm_like_ctrl_c(), status:
-            while queue.running or queue.ready:
-                while queue.ready and len(queue.running) < parallel and queue.may_start():
-                    cell = queue.take()
-                    whole_machine = cell is cells.teacher
-                    cores = threads * parallel if whole_machine else threads
-                    executor.start(CellJob.of(cell, places, cores, bank_of.get(cell.name)))
-                    status.note_start(cell)
-                for cell, ended in executor.collect_ended():
-                    if ended.interrupted:
-                        raise KeyboardInterrupt
-                    if ended.error:
-                        status.note_failure(cell)
-                    for name, error in queue.account_for(cell, ended):
-                        status.given_up(name)
-                        failures[name] = {"cell": name, "error": error, "time": _now()}
-                        status.say(f"failed: {name}: {error}")
-                    if ended.error and cell in queue.ready:
-                        status.say(f"failed once, to be tried again: {cell.name}: {ended.error}")
-                    if not ended.error:
-                        outcome.done += 1
-                        finished.add(cell.name)
-                        status.note_finish(cell)
-                status.refresh()
-    except KeyboardInterrupt:
-        outcome.interrupted = True
-        executor.stop()
-    finally:
-        write_failures(places, failures.values(), finished)
-        executor.close()
-    outcome.failures = {name: entry["error"] for name, entry in failures.items()}
-    return outcome
+    queue = Queue(cells, Found(places), only, first)
+    status = BenchStatus(console, places, left=queue.left, before=queue.finished, parallel=share.parallel)
+    bench = _Bench(cells, places, executor, share, queue, status, assign_banks(cells.pretrain, banks) if banks else {})
+    return bench.run()
 
 
-class Queue:
-    """Which cells may start: a transfer waits for its pretraining, a pretraining for the plan's own teacher."""
+class _Bench:
+    """A plan that runs."""
 
-    def __init__(self, cells: Cells, found: Found) -> None:
-        self.left: list[BenchCell] = []
-        self.finished: dict[str, list[float]] = {}  # kind of cell: the seconds that each finished one took
-        done = found.find_finished(cells)
-        for cell in cells.all():
-            if record := done.get(cell.name):
-                self.finished.setdefault(cell.kind, []).append(record.cost.seconds)
-            else:
-                self.left.append(cell)
-        self.running: list[BenchCell] = []
-        self.ready: list[BenchCell] = []
-        self._teacher = cells.teacher
-        self._waiting: dict[str, list[BenchCell]] = {}
-        self._attempts: dict[str, int] = {}
-        names = {cell.name for cell in self.left}
-        for cell in self.left:
-            needed = self._needs(cell)
-            (self._waiting.setdefault(needed, []) if needed in names else self.ready).append(cell)
+    def __init__(
+        self,
+        cells: Cells,
+        places: Places,
+        executor: Executor,
+        share: Share,
+        queue: Queue,
+        status: BenchStatus,
+        bank_of: dict[str, BankUse],
+    ) -> None:
+        self._cells, self._places, self._executor, self._share = cells, places, executor, share
+        self._queue, self._status, self._bank_of = queue, status, bank_of
+        self._failures: dict[str, dict[str, str]] = {}
+        self._finished = {cell.name for cell in cells.all()} - {cell.name for cell in queue.left}
+        self._began: dict[str, float] = {}
+        self._pause = Pause()
+        self._outcome = BenchResult(done=sum(map(len, queue.finished.values())))
 
-    def _needs(self, cell: BenchCell) -> str:
-        if not isinstance(cell, PretrainCell):
-            return cell.run
-        return self._teacher.name if self._teacher and cell is not self._teacher else ""
+    def run(self) -> BenchResult:
+        """Run until nothing is left that can be run."""
+        queue = self._queue
+        try:
+            with _sigterm_like_ctrl_c(), self._status:
+                for cell in self._executor.adopt([self._job(cell) for cell in queue.ready]):
+                    self._note_start(cell)
+                while queue.running or queue.ready:
+                    self._start_what_fits()
+                    for cell, ended in self._executor.collect_ended():
+                        self._account_for(cell, ended)
+                    self._status.refresh()
+        except KeyboardInterrupt:
+            self._outcome.interrupted = True
+            self._executor.stop()
+        finally:
+            write_failures(self._places, self._failures.values(), self._finished)
+            self._executor.close()
+        self._outcome.failures = {name: entry["error"] for name, entry in self._failures.items()}
+        return self._outcome
 
-    def may_start(self) -> bool:
-        """Whether nothing runs that needs the machine for itself (the plan's teacher)."""
-        return self._teacher not in self.running
+    def _start_what_fits(self) -> None:
+        queue = self._queue
+        while len(queue.running) < self._share.parallel and self._pause.is_over():
+            cell = queue.next()
+            if cell is None or not self._may_start(cell):
+                return
+            self._executor.start(self._job(cell))
+            self._note_start(cell)
 
-    def take(self) -> BenchCell:
-        """Move the next cell to the running ones; transfers go first, so that whole columns fill early."""
-        transfers = [
-            cell for cell in self.ready if not isinstance(cell, PretrainCell) and cell.name not in self._attempts
-        ]
-        cell = (transfers or self.ready)[0]
-        self.ready.remove(cell)
-        self.running.append(cell)
-        return cell
+    def _may_start(self, cell: BenchCell) -> bool:
+        """Whether a cell has what it needs: a teacher that names no resources of its own has this machine alone."""
+        alone = self._executor.one_machine and self._cells.teacher_takes == Resources()
+        if alone and self._cells.teacher in self._queue.running:
+            return False
+        return self._executor.fits(self._resources(cell))
 
-    def account_for(self, cell: BenchCell, ended: Ended) -> list[tuple[str, str]]:
-        """Account for an attempt; return (cell, error) of all that will not be run any more."""
-        self.running.remove(cell)
-        if not ended.error:
-            self.ready += self._waiting.pop(cell.name, [])
-            return []
-        self._attempts[cell.name] = self._attempts.get(cell.name, 0) + 1
-        if self._attempts[cell.name] < ATTEMPTS:
-            self.ready.append(cell)
-            return []
-        what = "the plan's teacher" if cell is self._teacher else "its pretraining"
-        return [(cell.name, ended.error), *self._drop(cell.name, f"not run: {what} failed")]
+    def _resources(self, cell: BenchCell) -> Resources:
+        share, own = self._share.resources, self._cells.teacher_takes
+        if cell is not self._cells.teacher:
+            return share
+        if own != Resources():
+            return Resources(own.threads or share.threads, own.gpus or share.gpus)
+        return Resources(share.threads * (self._share.parallel if self._executor.one_machine else 1), share.gpus)
 
-    def _drop(self, name: str, reason: str) -> list[tuple[str, str]]:
-        dropped = []
-        for cell in self._waiting.pop(name, []):
-            dropped += [(cell.name, reason), *self._drop(cell.name, "not run: its pretraining was not run")]
-        return dropped
+    def _job(self, cell: BenchCell) -> CellJob:
+        return CellJob.of(cell, self._places, self._resources(cell), self._bank_of.get(cell.name))
+
+    def _note_start(self, cell: BenchCell) -> None:
+        self._queue.begin(cell, how_far(cell, self._places))
+        self._began[cell.name] = time.monotonic()
+        self._status.note_start(cell)
+
+    def _account_for(self, cell: BenchCell, ended: Ended) -> None:
+        status, name = self._status, cell.name
+        pause = self._pause.note(ended, time.monotonic() - self._began.pop(name))
+        given_up = self._queue.account_for(cell, ended, how_far(cell, self._places))
+        if not ended.error and not ended.interrupted:
+            self._outcome.done += 1
+            self._finished.add(name)
+            status.note_finish(cell)
+            return
+        status.note_failure(cell)
+        for other, error in given_up:
+            status.given_up(other)
+            self._failures[other] = {"cell": other, "error": error, "time": _now()}
+            status.say(f"failed: {other}: {error}")
+        if given_up:
+            write_failures(self._places, self._failures.values(), self._finished)
+        elif ended.error:
+            later = f" in {pause:.0f} s" if pause else ""
+            status.say(f"failed once, to be tried again{later}: {name}: {ended.error}")
+        else:
+            status.say(f"stopped by something else, to be started again: {name}")
 
 
 @contextmanager

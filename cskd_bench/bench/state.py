@@ -1,5 +1,6 @@
 """What of a plan is there already, read from run folders and records."""
 
+import contextlib
 import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -104,6 +105,20 @@ def run_summary(folder: Path) -> RunSummary | None:
         return read_run(folder)
     except UserError:
         return None
+
+
+def how_far(cell: BenchCell, places: Places) -> tuple[object, ...]:
+    """Return a mark that changes when an unfinished cell gets further: its checkpoints, or what it keeps in parts."""
+    if isinstance(cell, PretrainCell):
+        return tuple(sorted(path.name for path in (places.runs / cell.name / "checkpoints").glob("step-*")))
+    parts = (cell.task.name, cell.protocol, "*", cell.run, f"s{cell.seed}", "*")
+    words = ["".join(c if c.isalnum() or c in "._*" else "_" for c in part) for part in parts]
+    kept = []
+    for folder in sorted((places.runs / "transfer").glob("-".join(words))):
+        for path in folder.rglob("[!.]*"):
+            with contextlib.suppress(OSError):  # gone meanwhile
+                kept.append((str(path), path.stat().st_size if path.is_file() else 0))
+    return tuple(sorted(kept))
 
 
 def refuse_unwritable_places(cells: Cells, places: Places) -> None:

@@ -2,19 +2,22 @@
 
 import contextlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cskd_bench.bench.banks import BankUse
-from cskd_bench.bench.plan import BenchCell, PretrainCell
+from cskd_bench.bench.plan import BenchCell, PretrainCell, Resources
 from cskd_bench.config import PretrainConfig
 from cskd_bench.errors import Interrupted, UserError
+from cskd_bench.stopping import Stop, stop_signals
 
 if TYPE_CHECKING:
     from cskd_bench.bank.targets import BankTargets
+    from cskd_bench.engine.distributed import Ranks
 
-HANDED_ON = ("CSKD_BENCH_DATA", "CSKD_BENCH_DEVICE")  # environment variables that decide what a cell does
+HANDED_ON: Final = ("CSKD_BENCH_DATA", "CSKD_BENCH_DEVICE")  # environment variables that decide what a cell does
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,16 @@ class CellJob:
 
     cell: BenchCell
     places: Places
-    threads: int  # 0: torch's own choice
+    resources: Resources
     folder: str  # the bench's working folder, under which relative paths hold
     environment: dict[str, str]
     bank: BankUse | None = None
 
     @classmethod
-    def of(cls, cell: BenchCell, places: Places, threads: int, bank: BankUse | None = None) -> "CellJob":
+    def of(cls, cell: BenchCell, places: Places, resources: Resources, bank: BankUse | None = None) -> "CellJob":
         """Describe a cell as it would run here."""
         handed_on = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
-        return cls(cell, places, threads, str(Path.cwd()), handed_on, bank)
+        return cls(cell, places, resources, str(Path.cwd()), handed_on, bank)
 
 
 @dataclass(frozen=True)
@@ -56,30 +59,44 @@ class Ended:
     interrupted: bool = False
 
 
-def work(job: CellJob) -> Ended:
-    """Run one cell; everything that goes wrong comes back in words, and its messages are in its log."""
-    os.chdir(job.folder)
-    os.environ.update(job.environment)
-    log = job.places.log(job.cell)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        log.open("a", encoding="utf-8", errors="backslashreplace") as file,
-        contextlib.redirect_stdout(file),
-        contextlib.redirect_stderr(file),
-    ):
-        try:
-            _run(job)
-        except (KeyboardInterrupt, Interrupted):
-            return Ended(interrupted=True)
-        except Exception as error:
-            import traceback
+def work(job: CellJob, stop: Stop | None = None) -> Ended:
+    """Run one cell; everything that goes wrong comes back in words, and its messages are in its log.
 
-            traceback.print_exc()
-            return Ended(f"{type(error).__name__}: {error}")
+    `stop` may be requested from elsewhere; SIGTERM, SIGUSR1 and Ctrl-C request it from here on, before torch is loaded.
+    """
+    with stop_signals(stop) as asked:
+        os.chdir(job.folder)
+        os.environ.update(job.environment)
+        log = job.places.log(job.cell)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            log.open("a", encoding="utf-8", errors="backslashreplace") as file,
+            contextlib.redirect_stdout(file),
+            contextlib.redirect_stderr(file),
+        ):
+            if job.resources.ranks > 1:
+                from cskd_bench.bench.ranks import run_ranks
+
+                return run_ranks(job, asked, file)
+            return told_in_words(lambda: run_cell(job, None, asked))
+
+
+def told_in_words(run: Callable[[], None]) -> Ended:
+    """Run something and return how it ended; the traceback of an error goes to standard error."""
+    try:
+        run()
+    except (KeyboardInterrupt, Interrupted):
+        return Ended(interrupted=True)
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        return Ended(f"{type(error).__name__}: {error}")
     return Ended()
 
 
-def _run(job: CellJob) -> None:
+def run_cell(job: CellJob, ranks: "Ranks | None", stop: Stop) -> None:
+    """Run a cell on these ranks, or on this process alone; raises what pretraining and transfers raise."""
     import torch
 
     from cskd_bench.cells.pretrain import pretrain
@@ -88,12 +105,12 @@ def _run(job: CellJob) -> None:
     from cskd_bench.transfer.run import transfer
 
     cell, places = job.cell, job.places
-    if job.threads:
-        torch.set_num_threads(job.threads)
-    ranks = Ranks(0, 1, default_device())
+    ranks = ranks or Ranks(0, 1, default_device())
+    if job.resources.threads:
+        torch.set_num_threads(max(1, job.resources.threads // ranks.world))
     if isinstance(cell, PretrainCell):
-        targets = _bank(job.bank, cell.config) if job.bank else None
-        pretrain(cell.config, places.runs, places.results, ranks, targets, cell.command)
+        targets = _bank(job.bank, cell.config, ranks, stop) if job.bank else None
+        pretrain(cell.config, places.runs, places.results, ranks, targets, cell.command, stop)
         return
     transfer(
         cell.task,
@@ -106,19 +123,25 @@ def _run(job: CellJob) -> None:
         keep_weights=places.keep_weights,
         workers=0,
         command=cell.command,
+        stop=stop,
     )
 
 
-def _bank(use: BankUse, config: PretrainConfig) -> "BankTargets":
-    """Open a cell's bank; cells that need it at the same time build it together.
+def _bank(use: BankUse, config: PretrainConfig, ranks: "Ranks", stop: Stop) -> "BankTargets":
+    """Open a cell's bank; cells that need it at the same time build it together, and so do ranks.
 
     One that is whole and holds the labels is taken as it is, whatever configuration it was built from.
     """
     from cskd_bench.bank.build import build_bank
     from cskd_bench.bank.targets import bank_targets
-    from cskd_bench.device import default_device
 
-    with contextlib.suppress(UserError):
-        return bank_targets(use.folder, config)
-    build_bank(use.built_from, use.folder, range(config.recipe.epochs), device=default_device())
-    return bank_targets(use.folder, config)
+    def opened() -> "BankTargets | None":
+        with contextlib.suppress(UserError):
+            return bank_targets(use.folder, config)
+        return None
+
+    targets = ranks.together(opened)
+    if targets is None:
+        epochs = range(config.recipe.epochs)
+        ranks.together(lambda: build_bank(use.built_from, use.folder, epochs, device=ranks.device, stop=stop))
+    return targets or ranks.together(lambda: bank_targets(use.folder, config))

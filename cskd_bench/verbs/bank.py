@@ -1,9 +1,11 @@
 """`cskd-bench bank`: label a run's views once, ahead of training."""
 
 import argparse
+import sys
 from pathlib import Path
 
-from cskd_bench.verbs.common import Verbs, add_method, asked_config, is_count, positive
+from cskd_bench.errors import Interrupted
+from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, add_method, asked_config, is_count, positive
 
 
 def add(verbs: Verbs) -> None:
@@ -48,12 +50,18 @@ def _build(options: argparse.Namespace) -> int:
     from cskd_bench.bank.claim import launcher_rank
     from cskd_bench.device import default_device
     from cskd_bench.memory import keep_memory
+    from cskd_bench.stopping import stop_signals
 
     config = asked_config(options)
     device = default_device()
     if device.type == "cpu":
         keep_memory()
-    built = build_bank(config, options.output, options.epochs, options.shard, device)
+    try:
+        with stop_signals() as stop:
+            built = build_bank(config, options.output, options.epochs, options.shard, device, stop)
+    except Interrupted as stopped:
+        print(f"cskd-bench: {stopped}", file=sys.stderr)
+        return EXIT_INTERRUPTED
     rank, world = launcher_rank()
     rate = built.views / built.seconds if built.views else 0
     kept = f", {built.shards_before} shards were there already" if built.shards_before else ""

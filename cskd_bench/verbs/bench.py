@@ -3,9 +3,14 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cskd_bench.errors import UserError
 from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, add_places, positive, share, whole
+
+if TYPE_CHECKING:
+    from cskd_bench.bench.executor import Executor
+    from cskd_bench.bench.runner import Share
 
 
 def add(verbs: Verbs) -> None:
@@ -20,8 +25,8 @@ def add(verbs: Verbs) -> None:
     )
     verb.add_argument("--executor", choices=("local", "ray", "slurm"), default="local", help="default: local")
     verb.add_argument("--parallel", type=positive, default=1, help="cells at a time (default: 1)")
-    verb.add_argument("--threads", type=whole, default=0, help="CPU threads per cell (default: torch's own)")
-    verb.add_argument("--gpus", type=share, default=0, help="GPUs per cell, under ray (0.5: two share one) and slurm")
+    verb.add_argument("--threads", type=whole, help="CPU threads per cell (default: the cores, shared)")
+    verb.add_argument("--gpus", type=share, default=0, help="GPUs per cell (0.5: two share one; from 2 on: torchrun)")
     verb.add_argument("--ray-address", default="", help="a Ray cluster (auto, or HOST:PORT); default: one started here")
     verb.add_argument(
         "--slurm",
@@ -62,12 +67,11 @@ def _run(options: argparse.Namespace) -> int:
 
     _check_executor(options)
     from cskd_bench.bench.plan import expand, load_plan, place_cells
-    from cskd_bench.schema import apply_overrides, shipped_file
+    from cskd_bench.schema import shipped_file
 
     file = shipped_file("configs", options.plan)
     cells = expand(load_plan(file), file, options.tasks_dir, options.set)
     cells = place_cells(cells, options.runs, options.results, options.tasks_dir)
-    from cskd_bench.bench.executors import Executor, Local, Ray, Slurm
     from cskd_bench.bench.work import Places
 
     places = Places(options.runs, options.results, options.keep_weights)
@@ -88,31 +92,54 @@ def _run(options: argparse.Namespace) -> int:
     from cskd_bench.bench.state import refuse_unwritable_places
 
     refuse_unwritable_places(cells, places)
-    parallel, threads = options.parallel, options.threads
-    executor: Executor
-    if options.executor == "ray":
-        executor = Ray(parallel, threads, options.gpus, options.ray_address)
-    elif options.executor == "slurm":
-        executor = Slurm(threads, options.gpus, options.runs / "slurm", apply_overrides({}, options.slurm))
-    else:
-        executor = Local()
-    outcome = run_plan(
-        cells, places, executor, parallel=parallel, threads=threads, console=Console(), banks=options.bank
-    )
+    share = _share(options)
+    outcome = run_plan(cells, places, _executor(options, share), share, console=Console(), banks=options.bank)
     if outcome.interrupted:
         print("cskd-bench: interrupted; the same command goes on from here", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 1 if outcome.failures else 0
 
 
+def _share(options: argparse.Namespace) -> "Share":
+    """Return what a cell takes: of this machine's cores its part, of a node's what is asked for."""
+    import os
+
+    from cskd_bench.bench.plan import Resources
+    from cskd_bench.bench.runner import Share
+
+    threads, parallel = options.threads, options.parallel
+    if threads is None:
+        several = options.executor == "local" and parallel > 1
+        threads = max(1, len(os.sched_getaffinity(0)) // parallel) if several else 0
+    return Share(parallel, Resources(threads, options.gpus))
+
+
+def _executor(options: argparse.Namespace, share: "Share") -> "Executor":
+    from cskd_bench.schema import apply_overrides
+
+    takes = share.resources
+    if options.executor == "ray":
+        from cskd_bench.bench.ray_cluster import Ray
+
+        return Ray(share.parallel, takes.threads, options.ray_address)
+    if options.executor == "slurm":
+        from cskd_bench.bench.slurm import Slurm
+
+        return Slurm(takes.threads, takes.gpus, options.runs / "slurm", apply_overrides({}, options.slurm))
+    from cskd_bench.bench.local import Local
+
+    return Local(share.parallel, takes.gpus)
+
+
 def _check_executor(options: argparse.Namespace) -> None:
     """Refuse an option that the chosen executor would ignore."""
     for option, given, executors in (
-        ("--gpus", options.gpus, ("ray", "slurm")),
         ("--ray-address", options.ray_address, ("ray",)),
         ("--slurm", options.slurm, ("slurm",)),
     ):
         if given and options.executor not in executors:
             raise UserError(f"{option} is for --executor {' or '.join(executors)}, not for {options.executor}")
+    if options.gpus > 1 and not float(options.gpus).is_integer():
+        raise UserError(f"--gpus {options.gpus:g}: two or more GPUs are whole ones")
     if options.executor == "slurm" and not float(options.gpus).is_integer():
         raise UserError(f"--gpus {options.gpus:g}: Slurm gives whole GPUs")

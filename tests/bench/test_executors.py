@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cskd_bench.bench import executors
-from cskd_bench.bench.plan import PretrainCell
+from cskd_bench.bench import local
+from cskd_bench.bench.plan import PretrainCell, Resources
+from cskd_bench.bench.slurm import Slurm
 from cskd_bench.bench.state import write_failures
 from cskd_bench.bench.work import CellJob, Places
 from cskd_bench.cli import main
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.gate
 
 def job(name, folder):
     return CellJob.of(
-        PretrainCell(PretrainConfig(name=name, method=Supervised()), ""), Places(folder, folder), threads=1
+        PretrainCell(PretrainConfig(name=name, method=Supervised()), ""), Places(folder, folder), Resources(1)
     )
 
 
@@ -36,13 +37,14 @@ def test_a_process_that_is_killed_costs_its_own_cell_alone(tmp_path, monkeypatch
     monkeypatch.setattr(sys, "path", [str(Path(__file__).parent), *sys.path])
     import crashing_work
 
-    monkeypatch.setattr(executors, "work", crashing_work.work)
-    executor = executors.Local()
+    monkeypatch.setattr(local, "_work", crashing_work.work)
+    executor = local.Local(3)
     try:
-        for name in ("one", "killed", "two"):
+        for name in ("one", "killed", "two", "stopped"):
             executor.start(job(name, tmp_path))
-        ended = until_ended(executor, 3)
-        assert "BrokenProcessPool" in ended.pop("killed").error
+        ended = until_ended(executor, 4)
+        assert "its process was ended by SIGKILL" in ended.pop("killed").error
+        assert ended.pop("stopped").interrupted
         assert all(not end.error for end in ended.values()) and len(ended) == 2
         for name in ("three", "four", "five"):  # the killed one's place is taken again
             executor.start(job(name, tmp_path))
@@ -53,7 +55,7 @@ def test_a_process_that_is_killed_costs_its_own_cell_alone(tmp_path, monkeypatch
 
 def test_a_job_that_slurm_refuses_ends_in_words(tmp_path):
     pytest.importorskip("submitit", reason="the slurm extra is not installed")
-    slurm = executors.Slurm(1, 0, tmp_path, {"cluster": "local"})
+    slurm = Slurm(1, 0, tmp_path, {"cluster": "local"})
 
     def refuse(*_):
         raise RuntimeError("invalid partition specified")

@@ -10,8 +10,8 @@ from helpers.tiny import PLAIN_VIEWS, save_model, teacher, write_run
 from PIL import Image
 
 from cskd_bench.api.runs import run_task
-from cskd_bench.bench.plan import TransferCell
-from cskd_bench.bench.work import CellJob, Places, _run
+from cskd_bench.bench.plan import Resources, TransferCell
+from cskd_bench.bench.work import CellJob, Places, run_cell
 from cskd_bench.cells.pretrain import pretrain
 from cskd_bench.cli import main
 from cskd_bench.config import load_config
@@ -25,6 +25,7 @@ from cskd_bench.record import read_record, write_record
 from cskd_bench.report.recompute import contradictions
 from cskd_bench.report.selection import select, setting_of, student_of
 from cskd_bench.report.verify import verify_records
+from cskd_bench.stopping import Stop
 from cskd_bench.task import load_task
 from cskd_bench.transfer import kept
 from cskd_bench.transfer.run import transfer
@@ -198,7 +199,7 @@ def test_a_bench_keeps_weights_where_asked_and_the_api_does_unless_told(place, m
     monkeypatch.setattr("cskd_bench.transfer.run.transfer", lambda *_, **options: asked.append(options["keep_weights"]))
     cell = TransferCell(load_task(str(place / "squares.toml")), "finetune", "tiny", 0, "squares", (), "")
     for places in (Places(place, place), Places(place, place, keep_weights=True)):
-        _run(CellJob(cell, places, 0, str(place), {}))
+        run_cell(CellJob(cell, places, Resources(), str(place), {}), None, Stop())
     assert asked == [False, True]
     folders = {"results": place / "results", "work": place / "runs" / "transfer", "workers": 0}
     record = run_task(place / "squares.toml", place / "runs" / "tiny", protocol="finetune", seed=11, **folders)
