@@ -90,7 +90,9 @@ def _run(options: argparse.Namespace) -> int:
         show_plan(cells, places, Console(), options.bank)
         return 0
     from cskd_bench.bench.runner import run_plan
+    from cskd_bench.bench.state import refuse_unwritable_places
 
+    refuse_unwritable_places(cells, places)
     share = _share(options)
     outcome = run_plan(cells, places, _executor(options, share, cells), share, console=Console(), banks=options.bank)
     if outcome.interrupted:
