@@ -1,22 +1,31 @@
 """Cells on this machine: one process each, forked from a server that has paid for the imports."""
 
+import contextlib
 import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerProcess
 from typing import Final, NamedTuple
 
 from cskd_bench.bench.executor import GRACE, TICK
 from cskd_bench.bench.gpus import Gpus
-from cskd_bench.bench.plan import BenchCell, Resources
+from cskd_bench.bench.plan import BenchCell, Resources, TransferCell
 from cskd_bench.bench.work import CellJob, Ended, work
 from cskd_bench.device import gpu_count, gpu_environment
+from cskd_bench.errors import UserError
+from cskd_bench.transfer.protocols import procedure
 
-PRELOADED: Final = ("cskd_bench.bench.work", "cskd_bench.cells.pretrain", "cskd_bench.transfer.run")
+PRELOADED: Final = (
+    "cskd_bench.bench.work",
+    "cskd_bench.cells.pretrain",
+    "cskd_bench.transfer.run",
+    "torch.utils.tensorboard",
+)
 
 
 class Running(NamedTuple):
@@ -37,11 +46,17 @@ class Local:
 
     one_machine = True
 
-    def __init__(self, parallel: int, gpus: float = 0.0) -> None:
-        self._gpus = Gpus(0 if os.environ.get("CSKD_BENCH_DEVICE") else gpu_count())
+    def __init__(self, parallel: int, gpus: float = 0.0, cells: Sequence[BenchCell] = ()) -> None:
+        asked = os.environ.get("CSKD_BENCH_DEVICE", "")
+        count = 0 if asked else gpu_count()
+        if gpus and not count and asked != "cpu":
+            todo = f"{asked} is chosen for all" if asked else "it has none; CSKD_BENCH_DEVICE=cpu tries it without"
+            raise UserError(f"--gpus {gpus:g}: this machine's GPUs cannot be shared out: {todo}")
+        self._gpus = Gpus(count)
         self._gpus.check(gpus, parallel)
         self._running: list[Running] = []
-        self._context = _fork_server()
+        self._context = get_context("forkserver")
+        self._context.set_forkserver_preload(_imports(cells))
 
     def adopt(self, jobs: list[CellJob]) -> list[BenchCell]:
         """Return none: cells of this machine end with their bench."""
@@ -112,16 +127,19 @@ def _describe(code: int) -> str:
     return f"was ended by {name}{hint}"
 
 
-def _fork_server() -> ForkServerContext:
-    context = get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
-    return context
+def _imports(cells: Sequence[BenchCell]) -> list[str]:
+    """Return the modules that all cells load, and those of the protocols among these."""
+    transfers = {cell.protocol: cell for cell in cells if isinstance(cell, TransferCell)}
+    own = {name for cell in transfers.values() for name in procedure(cell.task, cell.protocol).imports()}
+    return [*PRELOADED, *sorted(own)]
 
 
 def _work(job: CellJob, answer: Connection) -> None:
     """Run a cell in a process of its own, which ends when the bench is gone."""
     threading.Thread(target=_stop_with_parent, daemon=True).start()
-    answer.send(work(job))
+    ended = work(job)
+    with contextlib.suppress(BrokenPipeError):  # nobody is there to hear it
+        answer.send(ended)
 
 
 def _stop_with_parent() -> None:

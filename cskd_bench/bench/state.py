@@ -11,7 +11,7 @@ from cskd_bench.bench.work import Places
 from cskd_bench.config import DataConfig, TeacherConfig
 from cskd_bench.data.open import open_source
 from cskd_bench.errors import UserError
-from cskd_bench.files import write_file
+from cskd_bench.files import locked, refuse_unwritable, write_file
 from cskd_bench.models.run_summary import RunSummary, is_finished, read_run
 from cskd_bench.models.teachers import is_another_teacher, teacher_weights
 from cskd_bench.record import Record, read_records
@@ -121,12 +121,31 @@ def how_far(cell: BenchCell, places: Places) -> tuple[object, ...]:
     return tuple(sorted(kept))
 
 
+def refuse_unwritable_places(cells: Cells, places: Places) -> None:
+    """UserError where runs or records cannot be written, unless all cells are finished: those are only read."""
+    try:
+        for folder in (places.runs, places.results / "records"):
+            refuse_unwritable(folder)
+    except UserError:
+        if len(Found(places).find_finished(cells)) < len(cells.all()):
+            raise
+
+
 def write_failures(places: Places, failures: Iterable[dict[str, str]], finished: Collection[str]) -> None:
-    """Add what failed to results/failures.json: cell, error, time; an entry goes once its cell is finished."""
-    path = places.results / "failures.json"
-    entries = {entry["cell"]: entry for entry in [*_failures(path), *failures] if entry["cell"] not in finished}
-    if entries or path.exists():
-        write_file(path, (json.dumps(list(entries.values()), indent=1) + "\n").encode())
+    """Add what failed to results/failures.json: cell, error, time; an entry goes once its cell is finished.
+
+    Benches that share a results folder write one after the other, so that none's entries are lost.
+    """
+    path, failed = places.results / "failures.json", list(failures)
+
+    def merge() -> bytes:
+        entries = {e["cell"]: e for e in [*_failures(path), *failed] if e["cell"] not in finished}
+        return (json.dumps(list(entries.values()), indent=1) + "\n").encode()
+
+    if merge() == (path.read_bytes() if path.exists() else b"[]\n"):
+        return
+    with locked(places.results / ".failures.lock"):
+        write_file(path, merge())
 
 
 def _failures(path: Path) -> list[dict[str, str]]:

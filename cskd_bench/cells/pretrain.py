@@ -61,23 +61,27 @@ def pretrain(
     Of two processes at the same run, one waits and reads the other's record. Raises Interrupted when asked to
     stop, and UserError.
     """
-    with enough_memory(), stop_signals(stop) as asked, run_lock(runs / "locks" / config.name, ranks, asked):
-        return _pretrain(config, runs, results, ranks, targets, command, asked)
+    folder, records = runs / config.name, results / "records"
+
+    def finished() -> Record | None:
+        return ranks.on_main(lambda: _finished_record(folder, config, records) if is_finished(folder) else None)
+
+    with enough_memory(), stop_signals(stop) as asked:
+        if record := finished():  # is read, and may lie where no lock can be made
+            return record
+        with run_lock(runs / "locks" / config.name, ranks, asked):
+            return finished() or _pretrain(config, folder, records, ranks, targets, command, asked)
 
 
 def _pretrain(
     config: PretrainConfig,
-    runs: Path,
-    results: Path,
+    folder: Path,
+    records: Path,
     ranks: Ranks,
     targets: TargetProvider | None,
     command: str | None,
     stop: Stop,
 ) -> Record:
-    folder, records = runs / config.name, results / "records"
-    record = ranks.on_main(lambda: _finished_record(folder, config, records) if is_finished(folder) else None)
-    if record is not None:
-        return record
     beginning = begin(ranks)
     train, val = open_splits(config.data, ranks)
     job = ranks.together(lambda: _job(config, train, val, folder, ranks, targets))
@@ -127,15 +131,11 @@ def _job(
 def _begin(job: Job, record: Path) -> None:
     """Make the run's folder; say what of the data is left out, and where its record is there already.
 
-    What is odd about the labels is said, too. Only the same weights can stand beside such a record. UserError for a
-    folder that cannot be made.
+    What is odd about the labels is said, too. Only the same weights can stand beside such a record. UserError where
+    the run or its record could not be written.
     """
     tell_folder_note(job.data, _folder_note(job))
-    refuse_unwritable(record.parent)
-    try:
-        job.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{job.folder}: cannot be made: {error.strerror}") from error
+    refuse_unwritable(job.folder)
     if job.note:
         print(job.note, file=sys.stderr)
     if record.exists():
@@ -144,6 +144,8 @@ def _begin(job: Job, record: Path) -> None:
             "Give another --results folder to keep both",
             file=sys.stderr,
         )
+    else:
+        refuse_unwritable(record.parent)
 
 
 def _teacher_targets(config: PretrainConfig, classes: Sequence[str], ranks: Ranks) -> TargetProvider:

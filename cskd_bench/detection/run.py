@@ -79,6 +79,13 @@ def size(spec: TaskSpec, seed: int, work: Path) -> tuple[int, int]:
     return 0, len(open_splits(spec.data, work)[1].read()["images"])
 
 
+def imports() -> tuple[str, ...]:
+    """Return the modules that every detection cell loads; none where MMDetection is not installed."""
+    if not operators.detection_ready().startswith("ready"):
+        return ()
+    return "cskd_bench.detection.mmdet_plugin", "mmdet.utils", "mmengine.runner"
+
+
 def look(spec: TaskSpec) -> str:
     """Open a task's splits, check their annotations, and say what is in them; what is made on the spot goes again."""
     with tempfile.TemporaryDirectory() as folder:

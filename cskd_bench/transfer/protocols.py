@@ -52,6 +52,7 @@ class Procedure:
     look: Callable[[TaskSpec], str] = check_data  # what `tasks validate` says of the data
     keeps_weights: bool = False  # whether the trained student can stay as a run folder
     takes: Callable[[Any], str] | None = None  # says of a cell what it will take, beside its images
+    imports: Callable[[], tuple[str, ...]] = tuple  # modules that its cells load, beside those of all transfers
 
 
 PROTOCOLS: dict[Protocol, Procedure] = {
@@ -60,7 +61,7 @@ PROTOCOLS: dict[Protocol, Procedure] = {
     "knn": Procedure(knn.run),
     "kshot": Procedure(kshot.run),
     "lowlabel": Procedure(lowlabel.run),
-    "detect": Procedure(detection.run, DetectionCell, detection.size, detection.look),
+    "detect": Procedure(detection.run, DetectionCell, detection.size, detection.look, imports=detection.imports),
     "segment": Procedure(segment.run, segment_cell.SegmentCell, segment_cell.size, segment_cell.look),
     "multilabel": Procedure(multilabel.run, multilabel_cell.MultilabelCell, multilabel_cell.size, multilabel_cell.look),
     "evaluate": Procedure(evaluate.run, ScoringCell, size_of_scoring),

@@ -3,6 +3,7 @@
 import glob
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -148,8 +149,8 @@ def _run(cell: Cell, records: Path, command: str | None) -> Record:
     if LOG.isEnabledFor(logging.INFO):
         LOG.info("opened the images of %s: %s", cell.spec.name, cell.describe_images())
     subject = ranks.on_main(lambda: _subject(cell, beginning, command or command_line()))
-    ranks.on_main(lambda: refuse_unwritable(records))
-    ranks.on_main(lambda: cell.folder.mkdir(parents=True, exist_ok=True))
+    for folder in (records, cell.folder):
+        ranks.on_main(partial(refuse_unwritable, folder))
     outcome = procedure(cell.spec, cell.protocol).run(cell)
 
     def finish() -> Record:

@@ -93,12 +93,14 @@ def _run(options: argparse.Namespace) -> int:
         show_plan(cells, places, Console(), options.bank)
         return 0
     from cskd_bench.bench.runner import run_plan
+    from cskd_bench.bench.state import refuse_unwritable_places
 
+    refuse_unwritable_places(cells, places)
     share = _share(options)
     if options.executor == "ray":
         executor, share = _ray(options, share, cells)
     else:
-        executor = _executor(options, share)
+        executor = _executor(options, share, cells)
     outcome = run_plan(cells, places, executor, share, console=Console(), banks=options.bank)
     if outcome.interrupted:
         print("cskd-bench: interrupted; the same command goes on from here", file=sys.stderr)
@@ -120,7 +122,7 @@ def _share(options: argparse.Namespace) -> "Share":
     return Share(parallel, Resources(threads, options.gpus or 0))
 
 
-def _executor(options: argparse.Namespace, share: "Share") -> "Executor":
+def _executor(options: argparse.Namespace, share: "Share", cells: "Cells") -> "Executor":
     from cskd_bench.schema import apply_overrides
 
     takes = share.resources
@@ -130,7 +132,7 @@ def _executor(options: argparse.Namespace, share: "Share") -> "Executor":
         return Slurm(takes.threads, takes.gpus, options.runs / "slurm", apply_overrides({}, options.slurm))
     from cskd_bench.bench.local import Local
 
-    return Local(share.parallel, takes.gpus)
+    return Local(share.parallel, takes.gpus, cells.all())
 
 
 def _ray(options: argparse.Namespace, share: "Share", cells: "Cells") -> "tuple[Executor, Share]":

@@ -33,10 +33,11 @@ from cskd_bench.data.decode import DECODING
 from cskd_bench.data.mixing import to_float
 from cskd_bench.data.open import open_source
 from cskd_bench.data.train_views import TrainViews
-from cskd_bench.errors import UserError
+from cskd_bench.errors import Interrupted, UserError
 from cskd_bench.methods.parts import fuse, harden
 from cskd_bench.models.labeller import labelling_teacher
 from cskd_bench.models.teachers import teacher_identity
+from cskd_bench.stopping import Stop
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,33 @@ def test_builders_share_the_work_and_take_over_what_another_one_left(weights, tm
     assert not list(out.rglob("*.lock"))
     with claim_shard(first, wait=True) as ours:
         assert not ours
+
+
+def test_a_stop_leaves_whole_shards_and_the_next_build_adds_the_rest(weights, tmp_path, monkeypatch):
+    out, config, stop = tmp_path / "bank", small_run(weights), Stop()
+    write = build.write_shard
+
+    def write_and_stop(*words):
+        write(*words)
+        stop.requested = True
+
+    monkeypatch.setattr(build, "write_shard", write_and_stop)
+    with pytest.raises(Interrupted, match="whole shards are kept"):
+        build_bank(config, out, stop=stop)
+    assert len(list(out.rglob("*.labels"))) == 1 and not list(out.rglob("*.lock"))
+    monkeypatch.setattr(build, "write_shard", write)
+    done = build_bank(config, out)
+    assert (done.shards_before, len(list(out.rglob("*.labels")))) == (1, 1 + done.shards)
+
+
+def test_a_stop_is_heard_while_another_process_makes_the_last_shard(weights, tmp_path):
+    out, config, stop = tmp_path / "bank", small_run(weights), Stop()
+    build_bank(config, out)
+    first = shard_path(out, 0, 0)
+    first.unlink()
+    stop.requested = True
+    with claim_shard(first, wait=False), pytest.raises(Interrupted):
+        build_bank(config, out, stop=stop)
 
 
 def test_a_flipped_byte_is_found_anywhere_in_a_shard(copy):

@@ -29,7 +29,7 @@ from cskd_bench.bench.plan import (
     place_cells,
 )
 from cskd_bench.bench.queue import LONGEST_PAUSE, QUICK, STOPS, Pause, Queue
-from cskd_bench.bench.state import Found
+from cskd_bench.bench.state import Found, refuse_unwritable_places
 from cskd_bench.bench.work import Ended, Places
 from cskd_bench.cells.pretrain import pretrain
 from cskd_bench.config import CSKD, PretrainConfig, load_config, method_label
@@ -75,6 +75,19 @@ method = "cskd"
 against = "supervised"
 task = "coloured"
 protocol = "linear"
+"""
+NEITHER_LINKS_NOR_LOCKS = """
+import errno, fcntl, os
+
+def refuse(*_, **__):
+    with open({asked!r}, "a") as asked:
+        asked.write(f"{{os.getpid()}}\\n")
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+def no_locks(*_):
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+os.link, fcntl.flock, fcntl.lockf = refuse, no_locks, no_locks
 """
 CELLS = 24  # 4 pretrainings; (finetune, linear, knn) and (linear, knn) of each
 
@@ -157,6 +170,45 @@ def test_a_finished_bench_starts_nothing(local, place):
     before = {path: path.stat().st_mtime_ns for path in (place / "local" / "results" / "records").iterdir()}
     assert f"{CELLS} of {CELLS} cells were finished before" in finish(place, "local")
     assert {path: path.stat().st_mtime_ns for path in (place / "local" / "results" / "records").iterdir()} == before
+
+
+@pytest.mark.gate
+def test_without_hard_links_and_locks_the_records_are_the_same(local, place, tmp_path):
+    """As on Drive, FUSE and exFAT: no process of the bench can link or lock."""
+    refusing = tmp_path / "refusing"
+    refusing.mkdir()
+    (refusing / "sitecustomize.py").write_text(NEITHER_LINKS_NOR_LOCKS.format(asked=str(tmp_path / "asked")))
+    path = os.pathsep.join([str(refusing), os.environ.get("PYTHONPATH", "")])
+    processes.end(processes.start(bench("plan.toml", "bare", "--parallel", "2"), cwd=place, PYTHONPATH=path))
+    assert records(place, "bare") == local
+    assert len(set((tmp_path / "asked").read_text().split())) > CELLS  # the bench's process and each cell's
+    assert [path.name for path in (place / "bare" / "results").rglob(".*")] == []
+
+
+@pytest.mark.gate
+def test_a_finished_bench_is_read_where_nothing_can_be_written(local, place, monkeypatch):
+    def refuse(folder):
+        raise UserError(f"{folder}: cannot be written")
+
+    monkeypatch.setattr("cskd_bench.bench.state.refuse_unwritable", refuse)
+    with contextlib.chdir(place):
+        cells = expand(load_plan(Path("plan.toml")), Path("plan.toml"))
+        assert refuse_unwritable_places(cells, Places(Path("local/runs"), Path("local/results"))) is None
+        with pytest.raises(UserError, match="cannot be written"):
+            refuse_unwritable_places(cells, Places(Path("none/runs"), Path("none/results")))
+        monkeypatch.setattr("cskd_bench.cells.pretrain.run_lock", lambda *_: pytest.fail("a lock was made"))
+        finished = cells.pretrain[0].config
+        record = pretrain(finished, Path("local/runs"), Path("local/results"), Ranks(0, 1, torch.device("cpu")))
+    assert record.id in local
+
+
+@pytest.mark.gate
+def test_a_folder_that_cannot_be_written_is_told_before_the_first_cell(place):
+    (place / "taken").mkdir()
+    (place / "taken" / "runs").write_text("a file")
+    said = finish(place, "taken", code=2)
+    assert "taken/runs is no folder; move it away, or name another folder" in said and "cells" not in said
+    assert "24 cells, 0 finished" in finish(place, "taken", "--dry-run")
 
 
 @pytest.mark.gate

@@ -3,7 +3,9 @@
 import copy
 from pathlib import Path
 
+import numpy as np
 import tomlkit
+from PIL import Image
 
 STUDENT = {"image_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 24, "num_heads": 2}
 RUN = {
@@ -56,3 +58,17 @@ def save_model(path: Path, name: str = "test_byobnet", seed: int = 0, **options:
     torch.manual_seed(seed)
     save_file(timm.create_model(name, **options).state_dict(), path)
     return path
+
+
+def write_colour_squares(root: Path) -> Path:
+    """Write an image folder of three classes, one colour each, 24 px, in three splits, and return it."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 16), ("val", 8), ("test", 8)):
+        for label, name in enumerate(("red", "green", "blue")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 120, (24, 24, 3), dtype=np.uint8)
+                pixels[:, :, label] += 120
+                Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+    return root

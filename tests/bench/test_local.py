@@ -1,0 +1,185 @@
+"""Cells on this machine: one process each, GPUs handed out, several ranks for one cell."""
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers import processes
+from helpers.tiny import write_run
+from rich.console import Console
+
+from cskd_bench.bench import local
+from cskd_bench.bench.gpus import Gpus
+from cskd_bench.bench.plan import Cells, PretrainCell, Resources
+from cskd_bench.bench.runner import Share, run_plan
+from cskd_bench.bench.work import CellJob, Ended, Places, work
+from cskd_bench.config import PretrainConfig, Supervised, load_config
+from cskd_bench.device import gpu_environment
+from cskd_bench.errors import UserError
+from cskd_bench.record import read_record
+
+TINY = {"method.kind": "supervised", "student.patch_size": 16, "student.depth": 1, "recipe.ema_decay": 0.0}
+
+
+@pytest.fixture
+def plan(tmp_path, colour_squares):
+    """A folder with a plan of one supervised run."""
+    write_run(tmp_path / "student.toml", {**TINY, "data.root": colour_squares, "run.save_every": 1})
+    (tmp_path / "plan.toml").write_text('students = ["student.toml"]\nseeds = [0]\nmethods = ["supervised"]\n')
+    return tmp_path
+
+
+def job(name: str, folder: Path, resources: Resources) -> CellJob:
+    return CellJob.of(
+        PretrainCell(PretrainConfig(name=name, method=Supervised()), ""), Places(folder, folder), resources
+    )
+
+
+@pytest.mark.gate
+def test_a_process_whose_context_is_dead_costs_one_attempt_and_no_other_cell(tmp_path, colour_squares, monkeypatch):
+    """Eight cells, of which the first leaves its process as CUDA does after an assertion: nothing works there again."""
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parent), *sys.path])
+    monkeypatch.setenv("CSKD_BENCH_DEVICE", "cpu")
+    import crashing_work
+
+    monkeypatch.setattr(local, "_work", crashing_work.poisoned)
+    file = write_run(tmp_path / "student.toml", {**TINY, "data.root": colour_squares, "recipe.epochs": 1})
+    configs = [load_config(file, [f"name=run{seed}", f"seed={seed}"]) for seed in range(8)]
+    cells = Cells(None, [PretrainCell(config, "") for config in configs], [])
+    places = Places(tmp_path / "runs", tmp_path / "results")
+    console = Console(file=(tmp_path / "said").open("w"), width=200)
+    outcome = run_plan(cells, places, local.Local(1), Share(1, Resources(1)), console=console)
+    console.file.close()
+    said = (tmp_path / "said").read_text()
+    assert (outcome.done, outcome.failures) == (8, {})
+    assert (
+        said.count("failed once, to be tried again in 1 s: run0: RuntimeError: CUDA error") == said.count("failed") == 1
+    )
+
+
+@pytest.mark.gate
+def test_a_cell_starts_within_a_second(tmp_path, monkeypatch):
+    """The imports are paid for once: each cell is forked from a server that has loaded torch."""
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parent), *sys.path])
+    import crashing_work
+
+    monkeypatch.setattr(local, "_work", crashing_work.look_at_clock)
+    executor = local.Local(1)
+    try:
+        took = []
+        for number in range(6):
+            began = time.time()
+            executor.start(job(f"cell{number}", tmp_path, Resources(1)))
+            ended = []
+            while not ended:
+                ended = executor.collect_ended()
+            took.append(float(ended[0][1].error) - began)  # until all that training needs was imported
+    finally:
+        executor.close()
+    assert sorted(took[1:])[2] < 1.0, took
+
+
+@pytest.mark.gate
+def test_two_ranks_train_one_cell_and_a_stop_reaches_both(plan):
+    """With CSKD_BENCH_DEVICE=cpu two GPUs are two processes; SIGTERM to the bench leaves a checkpoint to go on from."""
+    words = ["bench", "plan.toml", "--threads", "2", "--gpus", "2", "--set", "recipe.epochs=16"]
+    process = processes.start([*processes.CSKD_BENCH, *words], cwd=plan)
+    wait_for_checkpoint(plan)
+    process.send_signal(signal.SIGTERM)
+    processes.end(process, 75)
+    processes.run_cskd_bench(*words, cwd=plan)
+    (path,) = (plan / "results" / "records").glob("*.json")
+    record = read_record(path)
+    assert record.hardware.world == 2 and record.resumptions == 1
+
+
+@pytest.mark.gate
+def test_ranks_end_when_the_cell_that_waits_for_them_is_killed(plan):
+    words = ["bench", "plan.toml", "--threads", "2", "--gpus", "2", "--set", "recipe.epochs=400"]
+    process = processes.start([*processes.CSKD_BENCH, *words], cwd=plan)
+    wait_for_checkpoint(plan)
+    ranks = [one for one in processes.started_by(process.pid) if "cskd_bench.bench.ranks" in command_of(one)]
+    assert len(ranks) >= 2
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 60
+    while any(command_of(one) for one in ranks) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not [one for one in ranks if command_of(one)]
+
+
+def wait_for_checkpoint(plan: Path) -> None:
+    until = time.monotonic() + 120
+    while not list((plan / "runs").glob("*/checkpoints/step-*")):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def command_of(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
+def test_gpus_are_handed_out_in_shares():
+    gpus = Gpus(3)
+    assert [gpus.take(0.0) for _ in range(4)] == [(0,), (1,), (2,), (0,)], "in turn, where none is asked for"
+    gpus = Gpus(2)
+    assert [gpus.take(0.5) for _ in range(4)] == [(0,), (1,), (0,), (1,)] and not gpus.fits(0.5)
+    gpus.give_back((1,), 0.5)
+    assert gpus.fits(0.5) and not gpus.fits(1.0)
+    gpus.give_back((1,), 0.5)
+    assert gpus.take(1.0) == (1,)
+    gpus = Gpus(4)
+    assert gpus.take(2.0) == (0, 1) and gpus.take(1.0) == (2,) and not gpus.fits(2.0)
+    gpus.give_back((0, 1), 2.0)
+    assert gpus.take(3.0) == (0, 1, 3)
+    assert Gpus(0).take(0.0) == () and Gpus(0).take(1.0) == ()
+
+
+def test_thirds_of_a_gpu_add_up():
+    gpus = Gpus(1)
+    gpus.check(1 / 3, 3)
+    assert [gpus.take(1 / 3) for _ in range(3)] == [(0,)] * 3 and not gpus.fits(1 / 3)
+
+
+@pytest.mark.parametrize(("share", "parallel", "enough"), [(1.0, 3, 2), (0.5, 5, 4), (2.0, 2, 1), (3.0, 1, 0)])
+def test_more_cells_than_gpus_are_refused(share, parallel, enough):
+    with pytest.raises(UserError, match=f"this machine has 2 GPUs, enough for {enough} cells"):
+        Gpus(2).check(share, parallel)
+
+
+def test_a_process_is_told_which_gpus_are_its_own():
+    assert gpu_environment((), {}) == {}
+    assert gpu_environment((1,), {"CSKD_BENCH_DEVICE": "cpu"}) == {}
+    assert gpu_environment((1,), {"CUDA_VISIBLE_DEVICES": "4,6"}) == {"CSKD_BENCH_DEVICE": "cuda:1"}
+    assert gpu_environment((0, 2), {}) == {"CUDA_VISIBLE_DEVICES": "0,2"}
+    assert gpu_environment((0, 2), {"CUDA_VISIBLE_DEVICES": "4,6,7"}) == {"CUDA_VISIBLE_DEVICES": "4,7"}
+
+
+def test_gpus_that_are_not_there_are_refused_in_words(monkeypatch):
+    monkeypatch.delenv("CSKD_BENCH_DEVICE", raising=False)
+    monkeypatch.setattr(local, "gpu_count", lambda: 0)
+    with pytest.raises(UserError, match=r"--gpus 2: .* it has none; CSKD_BENCH_DEVICE=cpu tries it without"):
+        local.Local(1, 2.0)
+    monkeypatch.setenv("CSKD_BENCH_DEVICE", "cuda:1")
+    with pytest.raises(UserError, match="cuda:1 is chosen for all"):
+        local.Local(1, 2.0)
+    monkeypatch.setenv("CSKD_BENCH_DEVICE", "cpu")
+    local.Local(1, 2.0)
+
+
+def test_a_log_that_cannot_be_written_is_an_error_in_words(tmp_path):
+    (tmp_path / "logs").write_text("a file where the folder should be")
+    ended = work(job("run", tmp_path, Resources(1)))
+    assert ended.error.startswith("FileExistsError")
+
+
+def test_how_a_cell_ended_stands_though_its_log_is_full(tmp_path, monkeypatch):
+    """Closing writes the last messages; by then the record is kept."""
+    monkeypatch.setattr("cskd_bench.bench.work.run_cell", lambda *_: print("trained"))
+    monkeypatch.setattr(Places, "log", lambda *_: Path("/dev/full"))
+    assert work(job("run", tmp_path, Resources(1))) == Ended()
