@@ -1,6 +1,6 @@
 """Several tasks by one word: groups of shipped tasks, patterns, and lists with commas."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
@@ -26,14 +26,17 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
-def expand_tasks(names: list[str], tasks_dir: Path | None = None) -> list[str]:
+def expand_tasks(
+    names: list[str], tasks_dir: Path | None = None, fits: Callable[[str], bool] = lambda _: True
+) -> list[str]:
     """Return the tasks that words name, each once, in their order; a TOML's path stays as it is.
 
     A word is a task, a group of GROUPS, a pattern such as `cifar*`, or several of these with commas between them. A
-    task of one's own counts before a group of that name. UserError for a word that names nothing.
+    task of one's own counts before a group of that name. Groups and patterns name only their tasks that `fits` takes,
+    or all where it takes none. UserError for a word that names nothing.
     """
     files = task_files(tasks_dir)
-    found = [task for name in names for word in _words(name) for task in _tasks_of(word, files)]
+    found = [task for name in names for word in _words(name) for task in _tasks_of(word, files, fits)]
     return list(dict.fromkeys(found))
 
 
@@ -64,13 +67,11 @@ def _words(name: str) -> list[str]:
     return [name] if Path(name).is_file() else [word.strip() for word in name.split(",") if word.strip()]
 
 
-def _tasks_of(word: str, files: Mapping[str, Path]) -> Iterator[str]:
+def _tasks_of(word: str, files: Mapping[str, Path], fits: Callable[[str], bool]) -> Iterator[str]:
     if _is_task(word, files):
         yield word
-    elif word in GROUPS:
-        yield from GROUPS[word]
-    else:
-        matching = [name for name in sorted(files) if fnmatchcase(name, word)]
-        if not matching:
-            raise UserError(_unknown(word, files))
-        yield from matching
+        return
+    matching = GROUPS.get(word) or [name for name in sorted(files) if fnmatchcase(name, word)]
+    if not matching:
+        raise UserError(_unknown(word, files))
+    yield from [name for name in matching if fits(name)] or matching

@@ -22,6 +22,7 @@ from cskd_bench.verbs.transfer_options import (
     add_preprocessing,
     asked_checkpoint,
     asked_preprocessing,
+    asked_tasks,
     check_dry_run,
     seeds,
     words,
@@ -81,12 +82,9 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _run_cells(options: argparse.Namespace, output: Output) -> int:
-    from cskd_bench.task import load_task
-    from cskd_bench.task_groups import expand_tasks
-
     checkpoint, preprocessing = asked_checkpoint(options), asked_preprocessing(options)
     check_dry_run(options)
-    specs = [load_task(name, options.tasks_dir, options.set) for name in expand_tasks(options.task, options.tasks_dir)]
+    specs, left_out = asked_tasks(options)
     from cskd_bench.engine.distributed import joined_ranks
     from cskd_bench.stopping import stop_signals
     from cskd_bench.transfer.placing import place_tasks
@@ -99,13 +97,15 @@ def _run_cells(options: argparse.Namespace, output: Output) -> int:
     if options.limit:
         check_quick(asked_for)
     if options.dry_run:
+        for said in left_out:
+            output.note(said)
         _describe(specs, options, checkpoint, preprocessing)
         return 0
 
     def prepare() -> "AskedCells":
         placed = place_tasks(specs, options.data_dir, fetch=options.download)
-        for done in dict.fromkeys(one.done for one in placed if one.done):
-            output.note(done)
+        for said in [*left_out, *dict.fromkeys(one.done for one in placed if one.done)]:
+            output.note(said)
         return look_ahead(placed, protocols, seeds)
 
     results = None

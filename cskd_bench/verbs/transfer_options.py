@@ -10,6 +10,7 @@ from cskd_bench.verbs.common import whole
 
 if TYPE_CHECKING:
     from cskd_bench.models.preprocessing import Preprocessing
+    from cskd_bench.task import TaskSpec
 
 
 def add_preprocessing(verb: argparse.ArgumentParser) -> None:
@@ -54,6 +55,25 @@ def asked_checkpoint(options: argparse.Namespace) -> Path:
     if options.checkpoint is not None or not options.model:
         raise UserError("--pretrained takes timm's own weights of --model TIMM_NAME; it goes without --checkpoint")
     return Path(f"timm:{options.model}")
+
+
+def asked_tasks(options: argparse.Namespace) -> "tuple[list[TaskSpec], list[str]]":
+    """Return the tasks that were asked for, and a sentence of each that was left out.
+
+    Of a group or a pattern those are left out that lack a protocol that was asked for, as `cifar100_deit` does of
+    `cifar*` for a probe. UserError for a word that names no task.
+    """
+    from cskd_bench.task import load_task
+    from cskd_bench.task_groups import expand_tasks
+
+    def lacks(name: str) -> list[str]:
+        there = load_task(name, options.tasks_dir, options.set).protocols
+        return [protocol for protocol in dict.fromkeys(options.protocol) if protocol not in there]
+
+    named = expand_tasks(options.task, options.tasks_dir)
+    kept = expand_tasks(options.task, options.tasks_dir, lambda name: not lacks(name))
+    left_out = [f"{name}: left out, it has no {', '.join(lacks(name))}" for name in named if name not in kept]
+    return [load_task(name, options.tasks_dir, options.set) for name in kept], left_out
 
 
 def asked_preprocessing(options: argparse.Namespace) -> "Preprocessing | None":

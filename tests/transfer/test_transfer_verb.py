@@ -103,6 +103,27 @@ def test_lists_name_every_cell_once_and_a_table_ends_the_command(verb, tmp_path,
     assert len(capsys.readouterr().out.splitlines()) == 1, "one cell needs no table"
 
 
+def test_tasks_of_a_pattern_that_lack_the_protocol_are_left_out_by_name(verb, tmp_path, capsys):
+    """`cifar*` names cifar100_deit too, which is for fine-tuning alone; whoever names a task by itself is refused."""
+    with (tmp_path / "squares.toml").open("a") as file:
+        file.write('[recipes.long]\nprotocols = ["finetune"]\n')
+    asked, said = (
+        ["--tasks-dir", str(tmp_path), "--protocol", "knn,linear"],
+        "squares_long: left out, it has no knn, linear",
+    )
+    assert verb(*asked, "--dry-run", task="squares*") == 0
+    assert capsys.readouterr().out.count(said) == 1
+    assert verb(*asked, task="squares*") == 0
+    assert capsys.readouterr().out.count(said) == 1
+    assert {(record.task.name, record.protocol) for record in records(tmp_path)} == {
+        ("squares", "knn"),
+        ("squares", "linear"),
+    }
+    for task in ("squares*,squares_long", "squares_l*"):
+        assert verb(*asked, task=task) == 2
+        assert "task squares_long has no protocol 'knn'; it has finetune" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", [["--seed", "0,x"], ["--seed", "0,,1"], ["--protocol", "knn,"]])
 def test_a_list_with_a_hole_is_refused(verb, capsys, words):
     with pytest.raises(SystemExit, match="2"):
