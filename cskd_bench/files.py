@@ -66,15 +66,15 @@ def _write(path: Path, content: bytes | Callable[[Path], object], replace: bool)
 
 
 def refuse_unwritable(folder: Path) -> None:
-    """Make a folder, write a small file into it as a record is written, read it back and remove it.
+    """Write a small file into a folder as a record is written, read it back and remove it.
 
-    UserError where one of these fails, so that it fails before a training and not after it.
+    Where the folder is not there yet, the one above it that is there is tried, and nothing is made. UserError where one of these fails, so that it fails before a training and not after it.
     """
     place = real_path(folder)
     there = next(parent for parent in (place, *place.parents) if parent.exists() or parent.is_symlink())
     if not there.is_dir():
         raise UserError(f"{folder}: cannot be made: {there} is no folder; move it away, or name another folder")
-    probe = place / f".probe-{os.getpid()}-{secrets.token_hex(4)}"
+    probe = there / f".probe-{os.getpid()}-{secrets.token_hex(4)}"
     content = probe.name.encode()
     try:
         written = _write(probe, content, replace=False) and probe.read_bytes() == content

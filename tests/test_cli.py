@@ -267,7 +267,8 @@ def test_a_shipped_file_is_found_from_anywhere_as_it_is_named_in_the_docs(capsys
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--gpus", "1"], "--gpus is for --executor ray or slurm, not for local"),
+        (["--ray-address", "auto"], "--ray-address is for --executor ray, not for local"),
+        (["--gpus", "1.5"], "two or more GPUs are whole ones"),
         (["--executor", "ray", "--slurm", "timeout_min=3"], "--slurm is for --executor slurm, not for ray"),
         (["--executor", "slurm", "--gpus", "0.5"], "Slurm gives whole GPUs"),
     ],
