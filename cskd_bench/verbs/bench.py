@@ -27,7 +27,7 @@ def add(verbs: Verbs) -> None:
     verb.add_argument("--executor", choices=("local", "ray", "slurm"), default="local", help="default: local")
     verb.add_argument("--parallel", type=positive, default=1, help="cells at a time (default: 1)")
     verb.add_argument("--threads", type=whole, help="CPU threads per cell (default: the cores, shared)")
-    verb.add_argument("--gpus", type=share, default=0, help="GPUs per cell (0.5: two share one; from 2 on: torchrun)")
+    verb.add_argument("--gpus", type=share, help="GPUs per cell (0.5: two share one; from 2 on: torchrun)")
     verb.add_argument("--ray-address", default="", help="a Ray cluster (auto, or HOST:PORT); default: one started here")
     verb.add_argument(
         "--slurm",
@@ -36,6 +36,9 @@ def add(verbs: Verbs) -> None:
         metavar="KEY=VALUE",
         help="a parameter for submitit, e.g. slurm_partition=gpu",
     )
+    verb.add_argument("--time", default="", help="of a Slurm job: MINUTES, HH:MM:SS or D-HH:MM (default: one day)")
+    verb.add_argument("--partition", default="", help="of Slurm")
+    verb.add_argument("--account", default="", help="of Slurm")
     verb.add_argument("--tasks-dir", type=Path, help="a folder with task files of your own")
     verb.add_argument(
         "--set",
@@ -112,12 +115,23 @@ def _share(options: argparse.Namespace) -> "Share":
     if threads is None:
         several = options.executor == "local" and parallel > 1
         threads = max(1, len(os.sched_getaffinity(0)) // parallel) if several else 0
-    return Share(parallel, Resources(threads, options.gpus))
+    gpus = options.gpus
+    if gpus is None and options.executor == "slurm":
+        from cskd_bench.bench.slurm_options import default_gpus
+
+        gpus = default_gpus(_slurm_parameters(options))
+    return Share(parallel, Resources(threads, gpus or 0))
+
+
+def _slurm_parameters(options: argparse.Namespace) -> dict[str, str | int]:
+    from cskd_bench.bench.slurm_options import parameters
+    from cskd_bench.schema import apply_overrides
+
+    given = apply_overrides({}, options.slurm)
+    return parameters(options.time, options.partition, options.account, given)
 
 
 def _executor(options: argparse.Namespace, share: "Share", cells: "Cells") -> "Executor":
-    from cskd_bench.schema import apply_overrides
-
     takes = share.resources
     if options.executor == "ray":
         from cskd_bench.bench.ray_cluster import Ray
@@ -126,7 +140,7 @@ def _executor(options: argparse.Namespace, share: "Share", cells: "Cells") -> "E
     if options.executor == "slurm":
         from cskd_bench.bench.slurm import Slurm
 
-        return Slurm(takes.threads, takes.gpus, options.runs / "slurm", apply_overrides({}, options.slurm))
+        return Slurm(takes, options.runs / "slurm", _slurm_parameters(options))
     from cskd_bench.bench.local import Local
 
     return Local(share.parallel, takes.gpus, cells.all())
@@ -137,10 +151,14 @@ def _check_executor(options: argparse.Namespace) -> None:
     for option, given, executors in (
         ("--ray-address", options.ray_address, ("ray",)),
         ("--slurm", options.slurm, ("slurm",)),
+        ("--time", options.time, ("slurm",)),
+        ("--partition", options.partition, ("slurm",)),
+        ("--account", options.account, ("slurm",)),
     ):
         if given and options.executor not in executors:
             raise UserError(f"{option} is for --executor {' or '.join(executors)}, not for {options.executor}")
-    if options.gpus > 1 and not float(options.gpus).is_integer():
-        raise UserError(f"--gpus {options.gpus:g}: two or more GPUs are whole ones")
-    if options.executor == "slurm" and not float(options.gpus).is_integer():
-        raise UserError(f"--gpus {options.gpus:g}: Slurm gives whole GPUs")
+    gpus = options.gpus or 0
+    if gpus > 1 and not float(gpus).is_integer():
+        raise UserError(f"--gpus {gpus:g}: two or more GPUs are whole ones")
+    if options.executor == "slurm" and not float(gpus).is_integer():
+        raise UserError(f"--gpus {gpus:g}: Slurm gives whole GPUs")
