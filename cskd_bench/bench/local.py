@@ -1,5 +1,6 @@
 """Cells on this machine: one process each, forked from a server that has paid for the imports."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -136,7 +137,9 @@ def _imports(cells: Sequence[BenchCell]) -> list[str]:
 def _work(job: CellJob, answer: Connection) -> None:
     """Run a cell in a process of its own, which ends when the bench is gone."""
     threading.Thread(target=_stop_with_parent, daemon=True).start()
-    answer.send(work(job))
+    ended = work(job)
+    with contextlib.suppress(BrokenPipeError):  # nobody is there to hear it
+        answer.send(ended)
 
 
 def _stop_with_parent() -> None:

@@ -65,20 +65,28 @@ def work(job: CellJob, stop: Stop | None = None) -> Ended:
     `stop` may be requested from elsewhere; SIGTERM, SIGUSR1 and Ctrl-C request it from here on, before torch is loaded.
     """
     with stop_signals(stop) as asked:
-        os.chdir(job.folder)
-        os.environ.update(job.environment)
-        log = job.places.log(job.cell)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            log.open("a", encoding="utf-8", errors="backslashreplace") as file,
-            contextlib.redirect_stdout(file),
-            contextlib.redirect_stderr(file),
-        ):
-            if job.resources.ranks > 1:
-                from cskd_bench.bench.ranks import run_ranks
+        ended: list[Ended] = []
+        unwritten = told_in_words(lambda: _log_and_run(job, asked, ended))
+        return ended[0] if ended else unwritten
 
-                return run_ranks(job, asked, file)
-            return told_in_words(lambda: run_cell(job, None, asked))
+
+def _log_and_run(job: CellJob, stop: Stop, ended: list[Ended]) -> None:
+    """Run a cell with its messages in its log, and note how it ended; OSError for a log that cannot be written."""
+    os.chdir(job.folder)
+    os.environ.update(job.environment)
+    log = job.places.log(job.cell)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        log.open("a", encoding="utf-8", errors="backslashreplace") as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
+        if job.resources.ranks > 1:
+            from cskd_bench.bench.ranks import run_ranks
+
+            ended.append(run_ranks(job, stop, file))
+        else:
+            ended.append(told_in_words(lambda: run_cell(job, None, stop)))
 
 
 def told_in_words(run: Callable[[], None]) -> Ended:
@@ -90,7 +98,8 @@ def told_in_words(run: Callable[[], None]) -> Ended:
     except Exception as error:
         import traceback
 
-        traceback.print_exc()
+        with contextlib.suppress(OSError):  # a full disk holds no log either
+            traceback.print_exc()
         return Ended(f"{type(error).__name__}: {error}")
     return Ended()
 

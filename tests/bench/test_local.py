@@ -14,7 +14,7 @@ from cskd_bench.bench import local
 from cskd_bench.bench.gpus import Gpus
 from cskd_bench.bench.plan import Cells, PretrainCell, Resources
 from cskd_bench.bench.runner import Share, run_plan
-from cskd_bench.bench.work import CellJob, Places
+from cskd_bench.bench.work import CellJob, Ended, Places, work
 from cskd_bench.config import PretrainConfig, Supervised, load_config
 from cskd_bench.device import gpu_environment
 from cskd_bench.errors import UserError
@@ -170,3 +170,16 @@ def test_gpus_that_are_not_there_are_refused_in_words(monkeypatch):
         local.Local(1, 2.0)
     monkeypatch.setenv("CSKD_BENCH_DEVICE", "cpu")
     local.Local(1, 2.0)
+
+
+def test_a_log_that_cannot_be_written_is_an_error_in_words(tmp_path):
+    (tmp_path / "logs").write_text("a file where the folder should be")
+    ended = work(job("run", tmp_path, Resources(1)))
+    assert ended.error.startswith("FileExistsError")
+
+
+def test_how_a_cell_ended_stands_though_its_log_is_full(tmp_path, monkeypatch):
+    """Closing writes the last messages; by then the record is kept."""
+    monkeypatch.setattr("cskd_bench.bench.work.run_cell", lambda *_: print("trained"))
+    monkeypatch.setattr(Places, "log", lambda *_: Path("/dev/full"))
+    assert work(job("run", tmp_path, Resources(1))) == Ended()

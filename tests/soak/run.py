@@ -179,6 +179,7 @@ def main(words: list[str]) -> int:
     """Disturb, print and write the figures; 0 where every record is as undisturbed, 1 otherwise."""
     options = parser().parse_args(words)
     draws, rounds, folder = random.Random(options.seed), list[Round](), Path(tempfile.mkdtemp(prefix="soak-"))
+    summary = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "commit": code_ref().commit, "seed": options.seed}
     plan = write_plan(folder, options.seeds)
     undisturbed, began = Bench(plan, folder / "undisturbed"), time.monotonic()
     if code := undisturbed.start().wait():
@@ -186,7 +187,6 @@ def main(words: list[str]) -> int:
         return 1
     expected = read_untimed(undisturbed.output / "results")
     print(f"undisturbed: {len(expected)} cells, {time.monotonic() - began:.0f} s", flush=True)
-    summary = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "commit": code_ref().commit, "seed": options.seed}
     summary |= {"cells": len(expected), "undisturbed_seconds": round(time.monotonic() - began, 1)}
     until = time.monotonic() + 60 * options.minutes
     while time.monotonic() < until:
