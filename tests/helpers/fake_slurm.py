@@ -1,4 +1,4 @@
-"""A Slurm of one machine for tests: its commands on PATH, and jobs that are processes, with limits, signals and requeues.
+"""A Slurm of one machine for tests: its commands on PATH; jobs are processes, with limits, signals and requeues.
 
 Seconds of Slurm are shorter here. Every process of a job's step gets its signals, as under Slurm's own cgroups.
 """
@@ -131,9 +131,7 @@ def watch(folder: Path, number: str) -> None:
         time.sleep(0.5)
 
 
-def until_end(
-    job: Path, batch: "subprocess.Popen[bytes]", limit: float, warn: float, name: str, seconds: float
-) -> str:
+def until_end(job: Path, batch: "subprocess.Popen[bytes]", limit: float, warn: float, name: str, seconds: float) -> str:
     """Wait until a job is over and return its state."""
     warned, kill, state = False, float("inf"), ""
     while batch.poll() is None and time.monotonic() < kill:
