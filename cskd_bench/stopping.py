@@ -12,20 +12,27 @@ class Stop:
     def __init__(self) -> None:
         self.requested = False
         self.kept = False
+        self.heard: set[int] = set()  # the signals that asked
 
 
 @contextmanager
-def stop_signals(stop: Stop | None = None) -> Iterator[Stop]:
-    """Remember SIGTERM, SIGUSR1 and Ctrl-C in `stop`, or a new one; a second Ctrl-C ends the process at once."""
+def stop_signals(stop: Stop | None = None, also: int | None = None) -> Iterator[Stop]:
+    """Remember SIGTERM, SIGUSR1 and Ctrl-C in `stop`, or a new one; a second Ctrl-C ends the process at once.
+
+    `also` is one more signal that asks to stop.
+    """
     stop = stop or Stop()
 
     def request(number: int, frame: object) -> None:
         if stop.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
+        stop.heard.add(number)
         stop.requested = True
 
     heard = threading.current_thread() is threading.main_thread()  # the only one that signals come to
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT) if heard else ()
+    numbers = {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT} if heard else set()
+    if also is not None and heard:
+        numbers.add(signal.Signals(also))
     previous = {number: signal.signal(number, request) for number in numbers}
     try:
         yield stop

@@ -27,7 +27,14 @@ def run_ranks(job: CellJob, stop: Stop, log: TextIO) -> Ended:
         (folder / "job").write_bytes(pickle.dumps((os.getpid(), job)))
         torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={job.resources.ranks}"]
         words = [sys.executable, "-m", *torchrun, "-m", __name__, name]
-        launcher = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        launcher = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=_leave_time_outs_to_the_cell,
+        )
         told = False
         while (code := _wait(launcher)) is None:
             if stop.requested and not told:
@@ -36,6 +43,11 @@ def run_ranks(job: CellJob, stop: Stop, log: TextIO) -> Ended:
         if answer.exists():
             return Ended(**json.loads(answer.read_text(encoding="utf-8")))
     return Ended(interrupted=True) if told else Ended(f"its ranks ended with code {code} and without an answer")
+
+
+def _leave_time_outs_to_the_cell() -> None:
+    """Ignore SIGUSR2, which Slurm sends to all processes of a job whose time is nearly up."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
 def _wait(launcher: "subprocess.Popen[bytes]") -> int | None:

@@ -39,6 +39,9 @@ def add(verbs: Verbs) -> None:
         metavar="KEY=VALUE",
         help="a parameter for submitit, e.g. slurm_partition=gpu",
     )
+    verb.add_argument("--time", default="", help="of a Slurm job: MINUTES, HH:MM:SS or D-HH:MM (default: one day)")
+    verb.add_argument("--partition", default="", help="of Slurm")
+    verb.add_argument("--account", default="", help="of Slurm")
     verb.add_argument("--tasks-dir", type=Path, help="a folder with task files of your own")
     verb.add_argument(
         "--set",
@@ -119,17 +122,28 @@ def _share(options: argparse.Namespace) -> "Share":
     if threads is None:
         several = options.executor == "local" and parallel > 1
         threads = max(1, len(os.sched_getaffinity(0)) // parallel) if several else 0
-    return Share(parallel, Resources(threads, options.gpus or 0))
+    gpus = options.gpus
+    if gpus is None and options.executor == "slurm":
+        from cskd_bench.bench.slurm_options import default_gpus
+
+        gpus = default_gpus(_slurm_parameters(options))
+    return Share(parallel, Resources(threads, gpus or 0))
+
+
+def _slurm_parameters(options: argparse.Namespace) -> dict[str, str | int]:
+    from cskd_bench.bench.slurm_options import parameters
+    from cskd_bench.schema import apply_overrides
+
+    given = apply_overrides({}, options.slurm)
+    return parameters(options.time, options.partition, options.account, given)
 
 
 def _executor(options: argparse.Namespace, share: "Share", cells: "Cells") -> "Executor":
-    from cskd_bench.schema import apply_overrides
-
     takes = share.resources
     if options.executor == "slurm":
         from cskd_bench.bench.slurm import Slurm
 
-        return Slurm(takes.threads, takes.gpus, options.runs / "slurm", apply_overrides({}, options.slurm))
+        return Slurm(takes, options.runs / "slurm", _slurm_parameters(options))
     from cskd_bench.bench.local import Local
 
     return Local(share.parallel, takes.gpus, cells.all())
@@ -154,11 +168,14 @@ def _check_executor(options: argparse.Namespace) -> None:
         ("--ray-address", options.ray_address, ("ray",)),
         ("--ray-runtime-env", options.ray_runtime_env, ("ray",)),
         ("--slurm", options.slurm, ("slurm",)),
+        ("--time", options.time, ("slurm",)),
+        ("--partition", options.partition, ("slurm",)),
+        ("--account", options.account, ("slurm",)),
     ):
         if given and options.executor not in executors:
             raise UserError(f"{option} is for --executor {' or '.join(executors)}, not for {options.executor}")
-    gpus = options.gpus or 0.0
-    if gpus > 1 and not gpus.is_integer():
+    gpus = options.gpus or 0
+    if gpus > 1 and not float(gpus).is_integer():
         raise UserError(f"--gpus {gpus:g}: two or more GPUs are whole ones")
-    if options.executor == "slurm" and not gpus.is_integer():
+    if options.executor == "slurm" and not float(gpus).is_integer():
         raise UserError(f"--gpus {gpus:g}: Slurm gives whole GPUs")

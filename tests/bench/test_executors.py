@@ -55,12 +55,12 @@ def test_a_process_that_is_killed_costs_its_own_cell_alone(tmp_path, monkeypatch
 
 def test_a_job_that_slurm_refuses_ends_in_words(tmp_path):
     pytest.importorskip("submitit", reason="the slurm extra is not installed")
-    slurm = Slurm(1, 0, tmp_path, {"cluster": "local"})
+    slurm = Slurm(Resources(1), tmp_path, {"cluster": "local"})
 
     def refuse(*_):
         raise RuntimeError("invalid partition specified")
 
-    slurm._executor.submit = refuse
+    slurm._executor(Resources(1)).submit = refuse
     slurm.start(job("refused", tmp_path))
     ((cell, ended),) = slurm.collect_ended()
     assert cell.name == "refused" and "not submitted: RuntimeError: invalid partition" in ended.error
