@@ -18,9 +18,7 @@ from cskd_bench.schema import StrictModel
 
 FOLDER: Final = "bench"  # under that of the runs
 EVERY: Final = 5.0  # seconds between two writings while nothing happens
-STALE: Final = (
-    120.0  # seconds after its last writing in which a bench of another machine, without a lock, is believed to live
-)
+STALE: Final = 120.0  # seconds after its last writing in which another machine's bench is believed to live
 PATIENCE: Final = 1.0  # seconds in which somebody who looks at a lock will have let go of it
 
 Stage = Literal["finished before", "finished", "running", "ready", "waiting", "given up"]
