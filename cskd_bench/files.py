@@ -68,7 +68,8 @@ def _write(path: Path, content: bytes | Callable[[Path], object], replace: bool)
 def refuse_unwritable(folder: Path) -> None:
     """Write a small file into a folder as a record is written, read it back and remove it.
 
-    Where the folder is not there yet, the one above it that is there is tried, and nothing is made. UserError where one of these fails, so that it fails before a training and not after it.
+    Where the folder is not there yet, the one above it that is there is tried, and nothing is made. UserError where one
+    of these fails, so that it fails before a training and not after it.
     """
     place = real_path(folder)
     there = next(parent for parent in (place, *place.parents) if parent.exists() or parent.is_symlink())
@@ -150,7 +151,7 @@ def _claim(target: Path, temporary: Path) -> Iterator[bool]:
             time.sleep(_LOOK)
     try:
         with contextlib.suppress(OSError), os.fdopen(descriptor, "wb") as file:
-            file.write(f"{_this_machine()} {os.getpid()}\n".encode())  # on a full disk, its age alone will tell
+            file.write(f"{this_machine()} {os.getpid()}\n".encode())  # on a full disk, its age alone will tell
         yield not target.exists()
     except BaseException:
         stale.clear()  # the name is still free
@@ -169,7 +170,7 @@ def _is_stale(claim: Path, now: float) -> bool:
         machine, _, process = claim.read_text(encoding="utf-8", errors="replace").rpartition(" ")
     except (FileNotFoundError, PermissionError):  # given up, or another person's
         return False
-    if machine != _this_machine() or not process.endswith("\n"):
+    if machine != this_machine() or not process.endswith("\n"):
         return False
     try:
         os.kill(int(process), 0)
@@ -181,7 +182,7 @@ def _is_stale(claim: Path, now: float) -> bool:
 
 
 @cache
-def _this_machine() -> str:
+def this_machine() -> str:
     """Name the machine, its start and what counts its processes: containers of one name have numbers of their own."""
     with contextlib.suppress(OSError):
         start = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

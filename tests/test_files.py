@@ -34,7 +34,7 @@ def ended_process():
 
 def claimed_by(process, machine=None):
     """Return what a claim holds."""
-    return f"{machine or files._this_machine()} {process}\n"
+    return f"{machine or files.this_machine()} {process}\n"
 
 
 def names(folder):

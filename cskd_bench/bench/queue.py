@@ -44,30 +44,30 @@ class Pause:
 class Queue:
     """Which cells may start: a transfer waits for its pretraining, a student for the plan's own teacher.
 
-    `only` are the names of cells that are asked for, with what they need; None: all. `first` go before the others.
+    `only` are the names of cells that are asked for, with what they need; None: all. `first` go before
+    the others, and what they need too.
     """
 
     def __init__(
         self, cells: Cells, found: Found, only: Collection[str] | None = None, first: Collection[str] = ()
     ) -> None:
         self.left: list[BenchCell] = []
-        self.finished: dict[str, list[float]] = {}  # kind of cell: the seconds that each finished one took
+        self.done = found.find_finished(cells)  # of the whole plan
+        self.wanted: list[BenchCell] = []  # what is asked for, in the plan's order: finished, and left
+        self.finished: list[BenchCell] = []
         self.running: list[BenchCell] = []
         self.ready: list[BenchCell] = []
-        self._teacher, self._first = cells.teacher, set(first)
+        self._teacher = cells.teacher
         self._waiting: dict[str, list[BenchCell]] = {}
         self._attempts: dict[str, int] = {}
         self._stops: dict[str, int] = {}
         self._marks: dict[str, object] = {}
-        done = found.find_finished(cells)
-        wanted = self._with_needs(cells.all(), only, done)
+        wanted = self._with_needs(cells.all(), only, self.done)
+        self._first = self._with_needs(cells.all(), first, self.done)
         for cell in cells.all():
-            if cell.name not in wanted:
-                continue
-            if record := done.get(cell.name):
-                self.finished.setdefault(cell.kind, []).append(record.cost.seconds)
-            else:
-                self.left.append(cell)
+            if cell.name in wanted:
+                self.wanted.append(cell)
+                (self.finished if cell.name in self.done else self.left).append(cell)
         names = {cell.name for cell in self.left}
         for cell in self.left:
             needed = self.needs(cell)

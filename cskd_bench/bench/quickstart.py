@@ -25,7 +25,7 @@ def quickstart(folder: Path, parallel: int, detection: bool) -> BenchResult:
     cells = place_cells(cells, places.runs, places.results)
     register_plan(_file("quickstart"), places.results)
     share = Share(parallel, Resources(threads=1))
-    outcome = run_plan(cells, places, Local(parallel, cells=cells.all()), share, console=console)
+    outcome = run_plan(cells, places, Local(parallel, cells=cells.all()), share, console=console, plan="quickstart")
     if outcome.interrupted:
         console.print("interrupted; the same command goes on from here")
         return outcome

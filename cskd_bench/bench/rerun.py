@@ -147,7 +147,7 @@ def run_again(chain: Chain, cells: Cells, output: Path, console: Console) -> Cha
     places = Places(output / "runs", output / "results")
     banks = output / "banks" if chain.from_bank else None
     share = Share(1, Resources(chain.threads))
-    outcome = run_plan(cells, places, Local(1), share, console=console, banks=banks)
+    outcome = run_plan(cells, places, Local(1), share, console=console, banks=banks, plan="rerun")
     if outcome.interrupted:
         return None
     if outcome.failures:

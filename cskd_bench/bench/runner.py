@@ -1,23 +1,27 @@
 """Runs a plan's cells: finished ones are never run again, failures are kept and the rest goes on."""
 
+import os
 import signal
 import threading
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 
 from cskd_bench.bench.banks import BankUse, assign_banks
+from cskd_bench.bench.costs import Costs
 from cskd_bench.bench.executor import Executor
+from cskd_bench.bench.ledger import Ledger
 from cskd_bench.bench.plan import BenchCell, Cells, Resources
 from cskd_bench.bench.queue import Pause, Queue
 from cskd_bench.bench.state import Found, how_far, write_failures
 from cskd_bench.bench.status import BenchStatus
+from cskd_bench.bench.watched import BenchState, Outcome, Watched, utc_now
 from cskd_bench.bench.work import CellJob, Ended, Places
+from cskd_bench.files import this_machine
 
 
 @dataclass
@@ -47,15 +51,22 @@ def run_plan(
     banks: Path | None = None,
     only: Collection[str] | None = None,
     first: Collection[str] = (),
+    plan: str = "plan",
 ) -> BenchResult:
     """Run a whole plan, or what is asked for of it; SIGINT and SIGTERM stop it, and nothing else does.
 
-    With a folder of `banks`, each view is labelled once for all methods; banks are built as they are needed.
+    With a folder of `banks`, each view is labelled once for all methods; banks are built as they are needed. Under the
+    name `plan` the bench can be looked at.
     """
-    queue = Queue(cells, Found(places), only, first)
-    status = BenchStatus(console, places, left=queue.left, before=queue.finished, parallel=share.parallel)
-    bench = _Bench(cells, places, executor, share, queue, status, assign_banks(cells.pretrain, banks) if banks else {})
-    return bench.run()
+    found = Found(places)
+    queue = Queue(cells, found, only, first)
+    bank_of = assign_banks(cells.pretrain, banks) if banks else {}
+    costs = Costs(cells, found, queue.done, places, bank_of)
+    status = BenchStatus(
+        console, places, left=queue.left, done=len(queue.finished), costs=costs, parallel=share.parallel
+    )
+    ledger = Ledger(queue, costs, places)
+    return _Bench(cells, places, executor, share, queue, status, bank_of, ledger, Watched(places.runs, plan)).run()
 
 
 class _Bench:
@@ -70,35 +81,66 @@ class _Bench:
         queue: Queue,
         status: BenchStatus,
         bank_of: dict[str, BankUse],
+        ledger: Ledger,
+        watched: Watched,
     ) -> None:
         self._cells, self._places, self._executor, self._share = cells, places, executor, share
         self._queue, self._status, self._bank_of = queue, status, bank_of
+        self._ledger, self._watched, self._started = ledger, watched, utc_now()
         self._failures: dict[str, dict[str, str]] = {}
-        self._finished = {cell.name for cell in cells.all()} - {cell.name for cell in queue.left}
+        self._finished = set(queue.done)
         self._began: dict[str, float] = {}
-        self._pause = Pause()
-        self._outcome = BenchResult(done=sum(map(len, queue.finished.values())))
+        self._pause, self._changed = Pause(), True
+        self._outcome = BenchResult(done=len(queue.finished))
 
     def run(self) -> BenchResult:
         """Run until nothing is left that can be run."""
-        queue = self._queue
+        queue, outcome = self._queue, self._outcome
+        looked_for = queue.left or self._watched.path.exists()  # a finished bench is only read
+        if looked_for and (note := self._watched.begin()):
+            self._status.say(note)
         try:
             with _sigterm_like_ctrl_c(), self._status:
                 for cell in self._executor.adopt([self._job(cell) for cell in queue.ready]):
                     self._note_start(cell)
                 while queue.running or queue.ready:
                     self._start_what_fits()
+                    self._show("running", now=self._changed)  # once cells run: estimates may look at large data
+                    self._changed = False
                     for cell, ended in self._executor.collect_ended():
                         self._account_for(cell, ended)
                     self._status.refresh()
+            self._show("failed" if self._failures else "done")
         except KeyboardInterrupt:
-            self._outcome.interrupted = True
+            outcome.interrupted = True
             self._executor.stop()
+            self._show("interrupted")
         finally:
             write_failures(self._places, self._failures.values(), self._finished)
             self._executor.close()
-        self._outcome.failures = {name: entry["error"] for name, entry in self._failures.items()}
-        return self._outcome
+            self._watched.end()
+        outcome.failures = {name: entry["error"] for name, entry in self._failures.items()}
+        return outcome
+
+    def _show(self, state: Outcome, *, now: bool = True) -> None:
+        """Let others see how it is going."""
+        self._watched.show(lambda: self._describe(state), now=now)
+
+    def _describe(self, state: Outcome) -> BenchState:
+        seconds, whole = self._status.seconds_left()
+        return BenchState(
+            plan=self._watched.plan,
+            machine=this_machine(),
+            pid=os.getpid(),
+            started=self._started,
+            updated=utc_now(),
+            state=state,
+            executor=type(self._executor).__name__.lower(),
+            parallel=self._share.parallel,
+            seconds_left=seconds,
+            at_least=seconds is not None and not whole,
+            cells=self._ledger.cells(running=state == "running"),
+        )
 
     def _start_what_fits(self) -> None:
         queue = self._queue
@@ -131,11 +173,16 @@ class _Bench:
         self._queue.begin(cell, how_far(cell, self._places))
         self._began[cell.name] = time.monotonic()
         self._status.note_start(cell)
+        self._ledger.note_start(cell)
+        self._changed = True
 
     def _account_for(self, cell: BenchCell, ended: Ended) -> None:
         status, name = self._status, cell.name
-        pause = self._pause.note(ended, time.monotonic() - self._began.pop(name))
+        seconds = time.monotonic() - self._began.pop(name)
+        pause = self._pause.note(ended, seconds)
         given_up = self._queue.account_for(cell, ended, how_far(cell, self._places))
+        self._ledger.note_end(cell, ended, seconds, given_up)
+        self._changed = True
         if not ended.error and not ended.interrupted:
             self._outcome.done += 1
             self._finished.add(name)
@@ -144,7 +191,7 @@ class _Bench:
         status.note_failure(cell)
         for other, error in given_up:
             status.given_up(other)
-            self._failures[other] = {"cell": other, "error": error, "time": _now()}
+            self._failures[other] = {"cell": other, "error": error, "time": utc_now().isoformat()}
             status.say(f"failed: {other}: {error}")
         if given_up:
             write_failures(self._places, self._failures.values(), self._finished)
@@ -168,7 +215,3 @@ def _sigterm_like_ctrl_c() -> Iterator[None]:
     finally:
         for number, handler in previous:
             signal.signal(number, handler)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

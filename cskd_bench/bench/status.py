@@ -1,24 +1,40 @@
 """How a bench is going: a live table in a terminal, plain lines elsewhere."""
 
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from statistics import mean
+from collections.abc import Iterable
 from types import TracebackType
+from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from cskd_bench.bench.costs import Expected
 from cskd_bench.bench.plan import BenchCell
 from cskd_bench.bench.work import Places
+
+
+class Estimates(Protocol):
+    """What says how long cells take, and is told what they took."""
+
+    def expect(self, cell: BenchCell) -> Expected:
+        """Return what a whole cell takes."""
+
+    def left(self, cell: BenchCell) -> float:
+        """Return the share of a cell that is to be done when it starts."""
+
+    def note_start(self, cell: BenchCell) -> None:
+        """Note that a cell goes on from where it is now."""
+
+    def note_finish(self, cell: BenchCell, seconds: float) -> None:
+        """Note the seconds that a cell took from where it went on to its end."""
 
 
 class BenchStatus:
     """Shows running cells with their last message, total progress and, once cells have finished, the time left.
 
-    `left` are the cells to do; `before` maps kinds of cells to the seconds that each finished one took.
+    `left` are the cells to do, `done` counts those that were finished before.
     """
 
     def __init__(
@@ -27,13 +43,13 @@ class BenchStatus:
         places: Places,
         *,
         left: Iterable[BenchCell],
-        before: Mapping[str, list[float]],
+        done: int,
+        costs: Estimates,
         parallel: int,
     ) -> None:
-        self._console, self._places, self._parallel = console, places, parallel
+        self._console, self._places, self._parallel, self._costs = console, places, parallel, costs
         self._left = {cell.name: cell for cell in left}
-        self._took = defaultdict(list, {kind: list(seconds) for kind, seconds in before.items()})
-        self._done = sum(len(seconds) for seconds in self._took.values())
+        self._done = done
         self._total = self._done + len(self._left)
         self._began: dict[str, tuple[BenchCell, float]] = {}
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
@@ -57,11 +73,13 @@ class BenchStatus:
 
     def note_start(self, cell: BenchCell) -> None:
         """Note that a cell was handed to a worker."""
+        self._costs.note_start(cell)
         self._began[cell.name] = (cell, time.monotonic())
 
     def note_failure(self, cell: BenchCell) -> None:
         """Note that a cell's worker is free again, and its work not done."""
         del self._began[cell.name]
+        self._costs.note_start(cell)
 
     def given_up(self, name: str) -> None:
         """Note that a cell will not be run any more."""
@@ -70,10 +88,10 @@ class BenchStatus:
     def note_finish(self, cell: BenchCell) -> None:
         """Count a cell and print its line."""
         _, began = self._began.pop(cell.name)
-        self._took[cell.kind].append(time.monotonic() - began)
+        self._costs.note_finish(cell, time.monotonic() - began)
         del self._left[cell.name]
         self._done += 1
-        left = self._time_left()
+        left = self._say_left()
         self.say(f"[{self._done}/{self._total}] {cell.name}{f'  ({left} left)' if left and not self._live else ''}")
 
     def refresh(self) -> None:
@@ -85,10 +103,10 @@ class BenchStatus:
         table = Table("running", "since", "last message", box=None, expand=True)
         for cell, began in self._began.values():
             table.add_row(
-                Text(cell.name), _clock(time.monotonic() - began), Text(self._message(cell), overflow="ellipsis")
+                Text(cell.name), clock(time.monotonic() - began), Text(self._message(cell), overflow="ellipsis")
             )
-        left = self._time_left()
-        return Group(table, Text(f"{self._done} of {self._total} cells{f', about {left} left' if left else ''}"))
+        left = self._say_left()
+        return Group(table, Text(f"{self._done} of {self._total} cells{f', {left} left' if left else ''}"))
 
     def _message(self, cell: BenchCell) -> str:
         try:
@@ -97,26 +115,28 @@ class BenchStatus:
             return ""
         return lines[-1].removeprefix(f"{cell.name}: ") if lines else ""
 
-    def _time_left(self) -> str:
-        """Sum what finished cells of the same kind took over the cells left; empty before the first has finished.
+    def _say_left(self) -> str:
+        seconds, whole = self.seconds_left()
+        return "" if seconds is None else clock(seconds) if whole else f"more than {clock(seconds)}"
+
+    def seconds_left(self) -> tuple[float | None, bool]:
+        """Return what the cells left will take, None where nothing says it; and whether that is of all of them.
 
         The workers share the sum, but no cell can be shared.
         """
-        if not self._took or not self._left:
-            return ""
         now = time.monotonic()
-        running = {name: now - began for name, (_, began) in self._began.items()}
-        seconds = [max(0.0, self._expect_seconds(cell) - running.get(name, 0.0)) for name, cell in self._left.items()]
-        return _clock(max(sum(seconds) / self._parallel, *seconds))
+        expected = {name: self._costs.expect(cell).seconds for name, cell in self._left.items()}
+        seconds = []
+        for name, whole in expected.items():
+            if whole is not None:
+                ran = now - self._began[name][1] if name in self._began else 0.0
+                seconds.append(max(0.0, whole * self._costs.left(self._left[name]) - ran))
+        if not seconds:
+            return None, False
+        return max(sum(seconds) / self._parallel, *seconds), len(seconds) == len(expected)
 
-    def _expect_seconds(self, cell: BenchCell) -> float:
-        """Return the mean of a cell's kind, else of all transfers, else of all cells."""
-        if cell.kind in self._took:
-            return mean(self._took[cell.kind])
-        transfers = [] if cell.kind == "pretrain" else [kind for kind in self._took if kind != "pretrain"]
-        return mean(seconds for kind in transfers or self._took for seconds in self._took[kind])
 
-
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Write seconds as hours, minutes and seconds."""
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours}:{rest // 60:02}:{rest % 60:02}"

@@ -9,7 +9,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from cskd_bench.compilation import describe_compile
 from cskd_bench.config import PretrainConfig
@@ -18,6 +17,7 @@ from cskd_bench.data.open import open_source
 from cskd_bench.data.prefetch import batches_ahead
 from cskd_bench.data.view_plan import ViewPlan
 from cskd_bench.device import computing, default_device
+from cskd_bench.engine.flops import student_flops
 from cskd_bench.engine.optim import build_optimizer
 from cskd_bench.engine.projected import build_projector, with_projector
 from cskd_bench.engine.teacher_size import FLOAT, TeacherSize
@@ -29,9 +29,9 @@ from cskd_bench.outputs import Targets, TeacherWidths
 SUSTAINED: Final = 100e12  # FLOP/s: a round figure to scale from, not a measurement
 METHOD: Final = (
     "FLOPs: torch's counter, 2 per multiply-add, on images without data (backward included for the student). "
-    "Memory: weights, gradients, moments and EMA by their sizes; activations are what autograd keeps of one and of "
-    "two images on the CPU under this precision, extended to a GPU's micro-batch; the teacher adds its weights and its "
-    "largest layer. Left out: the allocator's and cuDNN's workspace and the CUDA context."
+    "Memory: weights, gradients, moments and EMA by their sizes; activations are what autograd keeps of two and of "
+    "three images on the CPU under this precision, extended to a GPU's micro-batch; the teacher adds its weights and "
+    "its largest layer. Left out: the allocator's and cuDNN's workspace and the CUDA context."
 )
 
 
@@ -135,8 +135,8 @@ def estimate(config: PretrainConfig) -> Estimate:
     grid = teacher.grid if teacher is not None and config.method.fusion else None
     projector = build_projector(config.method, student, teacher.widths if teacher else TeacherWidths(), config.seed)
     trained = with_projector(student, student, projector, config.method)
-    (forward, step), (both, both_steps) = (_student_flops(trained, config, grid, views) for views in (1, 2))
-    one, two = (_kept_for_backward(trained, config, grid, teacher, views) for views in (1, 2))
+    flops = student_flops(copy.deepcopy(trained).to("meta"), config.student.image_size, grid)
+    two, three = (_kept_for_backward(trained, config, grid, teacher, views) for views in (2, 3))
     optimizer = build_optimizer(student, config.recipe.optim, projector)
     return Estimate(
         name=config.name,
@@ -148,14 +148,14 @@ def estimate(config: PretrainConfig) -> Estimate:
         accumulate=config.run.accumulate,
         student_parameters=_count(student),
         teacher_parameters=teacher.parameters if teacher else 0,
-        student_forward_flops=both - forward,
-        student_step_flops=both_steps - step,
-        batch_flops=2 * step - both_steps,
+        student_forward_flops=flops.forward,
+        student_step_flops=flops.step,
+        batch_flops=flops.batch,
         teacher_flops=teacher.flops if teacher else 0,
         optimizer_moments=2 if isinstance(optimizer, torch.optim.AdamW) else 1,
         ema=config.recipe.ema_decay > 0,
-        activation_bytes_fixed=max(0, 2 * one - two),
-        activation_bytes_per_view=two - one,
+        activation_bytes_fixed=max(0, 3 * two - 2 * three),
+        activation_bytes_per_view=three - two,
         teacher_bytes_per_view=teacher.largest_layer_bytes if teacher else 0,
         view_bytes=3 * config.view_size**2 * FLOAT,
         keep=config.run.keep,
@@ -177,20 +177,6 @@ def training_images(config: PretrainConfig) -> tuple[int, str]:
         return len(open_source(config.data, config.data.train)), "the data"
     except UserError as error:
         raise UserError(f"the number of training images is known from the data alone: {error}") from error
-
-
-def _student_flops(
-    student: nn.Module, config: PretrainConfig, grid: tuple[int, int] | None, images: int
-) -> tuple[int, int]:
-    """Count the FLOPs of some images, forward alone and with backward, on tensors without content."""
-    hollow = copy.deepcopy(student).to("meta")
-    views = torch.zeros(images, 3, config.student.image_size, config.student.image_size, device="meta")
-    with FlopCounterMode(display=False) as counter:
-        output = hollow(views, grid)
-        forward = counter.get_total_flops()
-        heads = (output.class_logits, output.dist_logits, output.patch_logits, *output.projected)
-        torch.stack([head.sum() for head in heads if head is not None]).sum().backward()  # type: ignore[no-untyped-call]
-    return forward, counter.get_total_flops()
 
 
 def _kept_for_backward(

@@ -1,9 +1,10 @@
 """`cskd-bench bench`: run a whole plan: methods x students x tasks x protocols x seeds."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cskd_bench.errors import UserError
 from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, add_places, positive, share, whole
@@ -13,17 +14,30 @@ if TYPE_CHECKING:
     from cskd_bench.bench.plan import Cells
     from cskd_bench.bench.runner import Share
 
+STATUS: Final = "status"  # instead of a plan; a file of that name is ./status
+
 
 def add(verbs: Verbs) -> None:
     """Describe the verb."""
     verb = verbs.add_parser("bench", help="run a whole plan: methods x students x tasks x protocols x seeds")
-    verb.add_argument("plan", type=Path, help="a TOML, as in configs/benchmarks/")
+    verb.add_argument(
+        "plan", help="a TOML, as in configs/benchmarks/; or the word status: how the benches of --runs go"
+    )
     verb.add_argument("--dry-run", action="store_true", help="list the cells with state, size and cost, and stop")
+    verb.add_argument("--json", action="store_true", help="with status: print one JSON object")
     verb.add_argument(
         "--register",
         action="store_true",
         help="write the plan's contrasts to RESULTS/plans, as every bench does first, and stop",
     )
+    for option, metavar, text in (
+        ("--only", "PATTERN", "run cells whose names match, e.g. '*cskd*', and what they need"),
+        ("--methods", "LIST", "run cells of these methods alone, by label or kind"),
+        ("--seeds", "LIST", "run cells of these seeds alone"),
+        ("--tasks", "LIST", "run transfers of these tasks alone, and the pretraining that they need"),
+        ("--first", "PATTERN", "run cells whose names match, and what they need, before the others"),
+    ):
+        verb.add_argument(option, action="append", default=[], metavar=metavar, help=text)
     verb.add_argument("--executor", choices=("local", "ray", "slurm"), default="local", help="default: local")
     verb.add_argument("--parallel", type=positive, default=1, help="cells at a time (default: 1)")
     verb.add_argument("--threads", type=whole, help="CPU threads per cell (default: the cores, shared)")
@@ -72,13 +86,20 @@ def _show_contrasts(registered: Path) -> None:
 def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
+    if options.plan == STATUS:
+        return _show_status(options)
+    if options.json:
+        raise UserError(f"--json is for `bench {STATUS}`; leave it out")
     _check_executor(options)
+    from cskd_bench.bench.asked import Asked, match_names
     from cskd_bench.bench.plan import expand, load_plan, place_cells
     from cskd_bench.schema import shipped_file
 
-    file = shipped_file("configs", options.plan)
+    file = shipped_file("configs", Path(options.plan))
     cells = expand(load_plan(file), file, options.tasks_dir, options.set)
     cells = place_cells(cells, options.runs, options.results, options.tasks_dir)
+    asked = Asked(options.only, options.methods, options.seeds, options.tasks).choose(cells)
+    first = match_names("--first", options.first, cells)
     from cskd_bench.bench.work import Places
 
     places = Places(options.runs, options.results, options.keep_weights)
@@ -93,7 +114,7 @@ def _run(options: argparse.Namespace) -> int:
         from cskd_bench.bench.dryrun import show_plan
 
         resolve_plan(load_plan(file), file, options.tasks_dir, options.set)  # refuses what could not be registered
-        show_plan(cells, places, Console(), options.bank)
+        show_plan(cells, places, Console(), options.bank, asked)
         return 0
     from cskd_bench.bench.runner import run_plan
     from cskd_bench.bench.state import refuse_unwritable_places
@@ -104,11 +125,36 @@ def _run(options: argparse.Namespace) -> int:
         executor, share = _ray(options, share, cells)
     else:
         executor = _executor(options, share, cells)
-    outcome = run_plan(cells, places, executor, share, console=Console(), banks=options.bank)
+    outcome = run_plan(
+        cells,
+        places,
+        executor,
+        share,
+        console=Console(),
+        banks=options.bank,
+        only=asked,
+        first=first,
+        plan=file.stem,
+    )
     if outcome.interrupted:
         print("cskd-bench: interrupted; the same command goes on from here", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 1 if outcome.failures else 0
+
+
+def _show_status(options: argparse.Namespace) -> int:
+    """Print how the benches of a folder of runs are going."""
+    from rich.console import Console
+
+    from cskd_bench.bench.look import as_json, look_at, show
+
+    looks = look_at(options.runs)
+    if options.json:
+        print(json.dumps(as_json(options.runs, looks), indent=1))
+    else:
+        console = Console()
+        show(options.runs, looks, console if console.is_terminal else Console(width=200))
+    return 0
 
 
 def _share(options: argparse.Namespace) -> "Share":

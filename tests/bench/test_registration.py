@@ -211,3 +211,10 @@ def test_the_repositorys_contrasts_all_find_their_records(tmp_path):
     assert len(contrasts) >= 11
     assert all(result.seeds == 3 for result in contrasts)
     assert json.loads((tmp_path / "leaderboard.json").read_text())["tables"]
+
+
+def test_what_the_teachers_cell_takes_is_no_part_of_what_is_asked(tmp_path):
+    file, results = write(tmp_path, f'method = "cskd"\nagainst = "supervised"\n{FIRST}'), tmp_path / "results"
+    kept = register_plan(file, results).read_bytes()
+    file.write_text(f"teacher_gpus = 2\nteacher_threads = 8\n{file.read_text()}")
+    assert register_plan(file, results).read_bytes() == kept
