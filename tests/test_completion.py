@@ -35,6 +35,10 @@ def test_verbs_tasks_protocols_and_paths_are_completed(tmp_path):
     assert completions("cskd-bench tasks show eur", tmp_path) == {"eurosat"}
     assert completions("cskd-bench methods show csk", tmp_path) == {"cskd"}
     assert completions("cskd-bench pretrain --method dei", tmp_path) == {"deit", "deit-standardised"}
+    assert completions("cskd-bench bench plan.toml --methods kd,csk", tmp_path) == {"kd,cskd"}
+    assert completions("cskd-bench bench plan.toml --tasks eur", tmp_path) == {"eurosat"}
+    (tmp_path / "study.toml").touch()
+    assert completions("cskd-bench bench st", tmp_path) == {"status", "study.toml"}
     (tmp_path / "runs" / "imagenette64_cskd").mkdir(parents=True)
     assert completions("cskd-bench transfer --checkpoint runs/ima", tmp_path) == {"runs/imagenette64_cskd/"}
 

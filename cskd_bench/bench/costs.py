@@ -109,6 +109,7 @@ class Costs:
     def note_start(self, cell: BenchCell) -> None:
         """Note that a cell goes on from where it is now."""
         self._left.pop(cell.name, None)
+        self.left(cell)  # as it is now; a finished cell's checkpoints say nothing
 
     def note_finish(self, cell: BenchCell, seconds: float) -> None:
         """Note the seconds that a cell took from where it went on to its end."""

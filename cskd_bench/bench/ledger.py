@@ -9,6 +9,7 @@ from cskd_bench.bench.plan import BenchCell
 from cskd_bench.bench.queue import Queue
 from cskd_bench.bench.watched import CellState, Stage, utc_now
 from cskd_bench.bench.work import Ended, Places
+from cskd_bench.names import readable
 
 
 class Ledger:
@@ -54,7 +55,7 @@ class Ledger:
             waits_for=waits_for,
             since=self._at[name][2],
             attempts=self._attempts[name],
-            error=self._errors.get(name, ""),
+            error=readable(self._errors.get(name, "")),
             seconds=self._seconds.get(name),
             expected=expected.seconds,
             about=expected.about,

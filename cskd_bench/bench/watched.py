@@ -130,7 +130,7 @@ class Watched:
         if not self._begun or (not now and time.monotonic() < self._next):
             return
         self._next = time.monotonic() + EVERY
-        with contextlib.suppress(UserError, OSError):
+        with contextlib.suppress(UserError, OSError, ValueError):  # the last: of words that are no UTF-8
             write_file(self.path, (state().model_dump_json(indent=1) + "\n").encode())
 
     def end(self) -> None:

@@ -24,12 +24,24 @@ def _add_completers(parser: argparse.ArgumentParser, verb: str) -> None:
         if isinstance(action, argparse._SubParsersAction):
             for name, below in action.choices.items():
                 _add_completers(below, verb or name)
-        elif action.dest == "task" or (verb, action.dest) == ("tasks", "name"):
+        elif action.dest == "task" or (verb, action.dest) in (("tasks", "name"), ("bench", "tasks")):
             action.completer = _listed(_tasks)  # type: ignore[attr-defined]  # argcomplete's own attribute
-        elif action.dest == "method" or (verb, action.dest) == ("methods", "name"):
+        elif action.dest == "method" or (verb, action.dest) in (("methods", "name"), ("bench", "methods")):
             action.completer = _listed(_methods)  # type: ignore[attr-defined]
+        elif action.dest == "plan":
+            action.completer = _plans  # type: ignore[attr-defined]
         elif action.dest == "protocol":
             action.completer = _listed(_protocols)  # type: ignore[attr-defined]
+
+
+def _plans(prefix: str, **_: object) -> list[str]:
+    """Complete a file, or the word that stands for none."""
+    from argcomplete.completers import FilesCompleter
+
+    from cskd_bench.verbs.bench import STATUS
+
+    files: list[str] = FilesCompleter()(prefix)
+    return [*files, STATUS]
 
 
 def _listed(names: Callable[[Path | None], Iterable[str]]) -> Callable[..., list[str]]:

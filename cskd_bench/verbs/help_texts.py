@@ -72,6 +72,8 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "bench": (
         "cskd-bench bench benchmarks/quickstart.toml --dry-run",
         "cskd-bench bench benchmarks/quickstart.toml --parallel 4 --threads 2",
+        "cskd-bench bench plan.toml --methods cskd,deit --seeds 0 --first '*finetune*'",
+        "cskd-bench bench status --runs runs",
         "cskd-bench bench plan.toml --executor slurm --slurm slurm_partition=gpu --gpus 1",
     ),
     "report": ("cskd-bench report --results mine", "cskd-bench report --results results --check"),

@@ -139,11 +139,15 @@ def test_a_cell_that_finishes_here_tells_of_those_like_it(place):
 
 
 def test_a_resumed_cell_tells_by_the_share_that_it_did(place):
-    costs, cells = costs_of(place, steps={"deep_kd_s0": 3, "deep_kd_s1": 12})
+    steps_of = {"deep_kd_s0": 1, "deep_kd_s1": 12}
+    costs, cells = costs_of(place, steps=steps_of)
     steps, _ = costs.size(cells["deep_kd_s0"])
-    assert steps == 12 and costs.left(cells["deep_kd_s0"]) == 0.75
+    assert steps == 12 and costs.left(cells["deep_kd_s0"]) == pytest.approx(11 / 12)
+    steps_of["deep_kd_s0"] = 3  # another process went on with it
     costs.note_finish(cells["deep_kd_s1"], 1.0)  # nothing but its evaluation was left
     assert costs.expect(cells["deep_kd_s0"]) == Expected(None)
+    costs.note_start(cells["deep_kd_s0"])
+    steps_of["deep_kd_s0"] = 12
     costs.note_finish(cells["deep_kd_s0"], 30.0)
     assert costs.expect(cells["deep_kd_s1"]) == Expected(40.0)
 

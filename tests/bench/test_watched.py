@@ -230,9 +230,12 @@ def test_a_ledger_tells_what_each_cell_is_at(tmp_path):
     for attempt in (0, 0):
         queue.begin(cells.teacher, attempt)
         ledger.note_start(cells.teacher)
-        failed = Ended("OSError: disk")
+        failed = Ended("OSError: disk \udcff")
         ledger.note_end(cells.teacher, failed, 1.0, queue.account_for(cells.teacher, failed, 0))
-    assert (told()["quickstart_teacher"].state, told()["quickstart_teacher"].error) == ("given up", "OSError: disk")
+    assert (told()["quickstart_teacher"].state, told()["quickstart_teacher"].error) == (
+        "given up",
+        r"OSError: disk \xff",
+    )
     assert told()["quickstart_kd_s0"].error == "not run: the plan's teacher failed"
     assert told()["quickstart_kd_s0"].log == "logs/quickstart_kd_s0.log"
 
