@@ -61,13 +61,18 @@ def kill(process: "subprocess.Popen[str]") -> None:
         os.killpg(process.pid, signal.SIGKILL)  # what its group left behind before
 
 
-def started_by(process: int) -> list[int]:
-    """Return a process's children, and theirs."""
+def children_of(process: int) -> list[int]:
+    """Return a process's children."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-    children = [child for child, parent in parents.items() if parent == process]
+    return [child for child, parent in parents.items() if parent == process]
+
+
+def started_by(process: int) -> list[int]:
+    """Return a process's children, and theirs."""
+    children = children_of(process)
     return [*children, *(later for child in children for later in started_by(child))]
 
 
