@@ -5,9 +5,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from multiprocessing import get_context, parent_process
+from multiprocessing import forkserver, get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from typing import Final, NamedTuple
@@ -26,6 +26,7 @@ PRELOADED: Final = (
     "cskd_bench.transfer.run",
     "torch.utils.tensorboard",
 )
+_SERVER_LOST: Final = 255  # what multiprocessing says of a process whose server is gone, whatever becomes of it
 
 
 class Running(NamedTuple):
@@ -55,6 +56,8 @@ class Local:
         self._gpus = Gpus(count)
         self._gpus.check(gpus, parallel)
         self._running: list[Running] = []
+        self._heard: dict[Connection, Ended | None] = {}  # None: it ended without an answer
+        self._unstarted: list[tuple[BenchCell, Ended]] = []
         self._context = get_context("forkserver")
         self._context.set_forkserver_preload(_imports(cells))
 
@@ -71,35 +74,55 @@ class Local:
         job = replace(job, environment=job.environment | gpu_environment(gpus, os.environ))
         here, there = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_work, args=(job, there))
-        process.start()
-        there.close()
-        self._running.append(Running(job.cell, process, here, gpus, share))
+        try:
+            with _ctrl_c_ignored():
+                forkserver.ensure_running()
+            process.start()
+        except (OSError, EOFError) as error:  # no room for a process, or the server was ended
+            why = "the server that forks it was ended (not enough memory?)" if isinstance(error, EOFError) else error
+            self._unstarted.append((job.cell, Ended(f"its process could not be started: {why}")))
+            self._gpus.give_back(gpus, share)
+            here.close()
+        else:
+            self._running.append(Running(job.cell, process, here, gpus, share))
+        finally:
+            there.close()
 
     def collect_ended(self) -> list[tuple[BenchCell, Ended]]:
-        if not self._running:
-            time.sleep(TICK)
-            return []
-        ready = wait([one.process.sentinel for one in self._running], timeout=TICK)
-        done = [one for one in self._running if one.process.sentinel in ready]
+        unstarted, self._unstarted = self._unstarted, []
+        if unstarted:
+            return unstarted
+        unheard = [one.answer for one in self._running if one.answer not in self._heard]
+        running = [one.process.sentinel for one in self._running if one.process.exitcode is None]
+        if not unheard and not running:
+            time.sleep(0 if self._running else TICK)
+        else:
+            heard = wait([*unheard, *running], timeout=TICK)
+            self._heard |= {answer: _hear(answer) for answer in unheard if answer in heard}
+        done = [one for one in self._running if one.process.exitcode is not None and not self._is_orphan(one)]
         return [(one.cell, self._end(one)) for one in done]
+
+    def _is_orphan(self, one: Running) -> bool:
+        """Whether a cell lost the server that forked it, and goes on: it is asked to stop, and will be heard."""
+        if one.process.exitcode != _SERVER_LOST or one.answer in self._heard:
+            return False
+        try:
+            os.kill(one.process.pid or 0, signal.SIGTERM)
+        except ProcessLookupError:
+            return False
+        return True
 
     def _end(self, one: Running) -> Ended:
         one.process.join()
         self._running.remove(one)
         self._gpus.give_back(one.gpus, one.share)
-        try:
-            ended = one.answer.recv() if one.answer.poll() else None
-        except EOFError:
-            ended = None
+        ended = self._heard.pop(one.answer, None) or (_hear(one.answer) if one.answer.poll() else None)
         code = one.process.exitcode or 0
         one.answer.close()
         one.process.close()
         if ended is None and code == -signal.SIGTERM:  # it came before anything could hear it
             return Ended(interrupted=True)
-        if ended is None:
-            return Ended(f"its process {_describe(code)} and left no answer")
-        assert isinstance(ended, Ended)
-        return ended
+        return ended or Ended(f"its process {_describe(code)} and left no answer")
 
     def stop(self) -> None:
         until = time.monotonic() + GRACE
@@ -113,6 +136,29 @@ class Local:
             if one.process.is_alive():
                 one.process.kill()
             self._end(one)
+
+
+def _hear(answer: Connection) -> Ended | None:
+    """Read a cell's answer, all of it; None where its process ended without one, or in the middle of it."""
+    try:
+        ended = answer.recv()
+    except (EOFError, OSError):
+        return None
+    assert isinstance(ended, Ended)
+    return ended
+
+
+@contextlib.contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C for a moment: a server that starts meanwhile always will, as a terminal sends it to all."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _describe(code: int) -> str:

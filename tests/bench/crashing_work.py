@@ -16,6 +16,22 @@ def work(job: CellJob, answer: Connection) -> None:
     answer.send(Ended())
 
 
+def long_winded(job: CellJob, answer: Connection) -> None:
+    """Fail with more words than a pipe holds, as a state dict of other keys does."""
+    answer.send(Ended("no such key; " * 20_000))
+
+
+def until_asked(job: CellJob, answer: Connection) -> None:
+    """Work until asked to stop."""
+    from cskd_bench.stopping import stop_signals
+
+    with stop_signals() as stop:
+        (job.places.runs / "began").touch()
+        while not stop.requested:
+            time.sleep(0.05)
+    answer.send(Ended(interrupted=True))
+
+
 def poisoned(job: CellJob, answer: Connection) -> None:
     """Do the real work, but for one cell that leaves its process as a failed assertion leaves a CUDA context."""
     from cskd_bench.bench import work as real

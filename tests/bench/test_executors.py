@@ -1,8 +1,13 @@
 """What becomes of a cell whose process is killed, whose job is refused, or whose cluster is not there."""
 
 import json
+import os
+import signal
 import sys
+import threading
 import time
+from contextlib import contextmanager
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -49,6 +54,56 @@ def test_a_process_that_is_killed_costs_its_own_cell_alone(tmp_path, monkeypatch
         for name in ("three", "four", "five"):  # the killed one's place is taken again
             executor.start(job(name, tmp_path))
         assert all(not end.error for end in until_ended(executor, 3).values())
+    finally:
+        executor.close()
+
+
+def test_an_error_longer_than_a_pipe_is_heard(tmp_path, monkeypatch):
+    with crashing(monkeypatch, "long_winded") as executor:
+        executor.start(job("one", tmp_path))
+        assert len(until_ended(executor, 1)["one"].error) > 2**17
+
+
+def test_a_server_that_is_killed_while_it_starts_costs_one_attempt(tmp_path, monkeypatch):
+    with crashing(monkeypatch, "work") as executor:
+        forkserver._forkserver._stop()  # of the tests before
+        killer = threading.Thread(target=kill_server, args=(0.2,))  # before it has imported torch
+        killer.start()
+        executor.start(job("one", tmp_path))
+        killer.join()
+        assert "its process could not be started" in until_ended(executor, 1)["one"].error
+        executor.start(job("two", tmp_path))
+        assert not until_ended(executor, 1)["two"].error
+
+
+def kill_server(after: float = 0.0) -> None:
+    until = time.monotonic() + 30
+    while not forkserver._forkserver._forkserver_pid and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(after)
+    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+
+
+def test_cells_whose_server_is_killed_are_asked_to_stop_and_heard(tmp_path, monkeypatch):
+    with crashing(monkeypatch, "until_asked") as executor:
+        executor.start(job("one", tmp_path))
+        until = time.monotonic() + 60
+        while not (tmp_path / "began").exists():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        kill_server()
+        assert until_ended(executor, 1)["one"].interrupted
+
+
+@contextmanager
+def crashing(monkeypatch, what):
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parent), *sys.path])
+    import crashing_work
+
+    monkeypatch.setattr(local, "_work", getattr(crashing_work, what))
+    executor = local.Local(1)
+    try:
+        yield executor
     finally:
         executor.close()
 

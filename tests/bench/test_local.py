@@ -116,6 +116,21 @@ def test_ranks_end_when_the_cell_that_waits_for_them_is_killed(plan):
     assert len(ranks) == 3 and not left
 
 
+@pytest.mark.gate
+def test_ctrl_c_in_a_terminal_while_the_imports_are_paid_for_is_one_line(plan):
+    """A terminal sends it to all: to the server too, which says nothing."""
+    words = [*processes.CSKD_BENCH, "bench", "plan.toml", "--threads", "1"]
+    process = processes.start(words, cwd=plan)
+    until = time.monotonic() + 60
+    while not (servers := [one for one in processes.started_by(process.pid) if "forkserver" in command_of(one)]):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    time.sleep(0.3)
+    os.killpg(os.getpgid(servers[0]), signal.SIGINT)
+    said = processes.end(process, 75)
+    assert "interrupted; the same command goes on" in said and "Traceback" not in said
+
+
 def wait_for_checkpoint(plan: Path) -> None:
     until = time.monotonic() + 120
     while not list((plan / "runs").glob("*/checkpoints/step-*")):
