@@ -47,12 +47,15 @@ class Local:
 
     one_machine = True
 
-    def __init__(self, parallel: int, gpus: float = 0.0, cells: Sequence[BenchCell] = ()) -> None:
+    def __init__(self, parallel: int, gpus: float = 0.0, cells: Sequence[BenchCell] = (), teacher: float = 0.0) -> None:
         asked = os.environ.get("CSKD_BENCH_DEVICE", "")
         count = 0 if asked else gpu_count()
-        if gpus and not count and asked != "cpu":
-            todo = f"{asked} is chosen for all" if asked else "it has none; CSKD_BENCH_DEVICE=cpu tries it without"
-            raise UserError(f"--gpus {gpus:g}: this machine's GPUs cannot be shared out: {todo}")
+        for word, share in (("--gpus", gpus), ("teacher_gpus", teacher)):
+            if share and not count and asked != "cpu":
+                todo = f"{asked} is chosen for all" if asked else "it has none; CSKD_BENCH_DEVICE=cpu tries it without"
+                raise UserError(f"{word} {share:g}: this machine's GPUs cannot be shared out: {todo}")
+        if count and teacher > count:
+            raise UserError(f"teacher_gpus {teacher:g}: this machine has {count} GPUs; ask for less in the plan")
         self._gpus = Gpus(count)
         self._gpus.check(gpus, parallel)
         self._running: list[Running] = []

@@ -61,7 +61,7 @@ class Benchmark(StrictModel):
     protocols: tuple[Protocol, ...] = ()  # empty: every protocol of each task
     task_settings: tuple[str, ...] = ()  # KEY=VALUE for every task, as transfer's --set takes them
     teacher: str = ""  # a pretraining TOML whose finished run teaches all students
-    teacher_gpus: float = Field(0, ge=0)  # what its cell takes; 0: as the other cells
+    teacher_gpus: float = Field(0, ge=0, lt=2**31)  # what its cell takes; 0: as the other cells
     teacher_threads: NonNegativeInt = 0
     about: str = ""  # what a reader of its contrasts should know, such as when they were named
     primary: tuple[ContrastConfig, ...] = ()
@@ -69,6 +69,8 @@ class Benchmark(StrictModel):
 
     @model_validator(mode="after")
     def _possible(self) -> "Benchmark":
+        if self.teacher_gpus > 1 and not self.teacher_gpus.is_integer():
+            raise ValueError("teacher_gpus: two or more GPUs are whole ones")
         for name in ("students", "methods", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty: there is nothing to run")

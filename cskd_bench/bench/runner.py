@@ -21,6 +21,7 @@ from cskd_bench.bench.state import Found, how_far, write_failures
 from cskd_bench.bench.status import BenchStatus
 from cskd_bench.bench.watched import BenchState, Outcome, Watched, utc_now
 from cskd_bench.bench.work import CellJob, Ended, Places
+from cskd_bench.errors import UserError
 from cskd_bench.files import this_machine
 
 
@@ -115,10 +116,16 @@ class _Bench:
             outcome.interrupted = True
             self._executor.stop()
             self._show("interrupted")
+        except Exception:
+            if self._executor.one_machine:  # elsewhere cells may go on, or the cluster is gone
+                self._executor.stop()
+            raise
         finally:
-            write_failures(self._places, self._failures.values(), self._finished)
-            self._executor.close()
-            self._watched.end()
+            try:
+                self._executor.close()
+            finally:
+                self._watched.end()
+                write_failures(self._places, self._failures.values(), self._finished)
         outcome.failures = {name: entry["error"] for name, entry in self._failures.items()}
         return outcome
 
@@ -194,7 +201,10 @@ class _Bench:
             self._failures[other] = {"cell": other, "error": error, "time": utc_now().isoformat()}
             status.say(f"failed: {other}: {error}")
         if given_up:
-            write_failures(self._places, self._failures.values(), self._finished)
+            try:
+                write_failures(self._places, self._failures.values(), self._finished)
+            except UserError as problem:  # such as a full disk: the rest goes on, and the end tries again
+                status.say(str(problem))
         elif ended.error:
             later = f" in {pause:.0f} s" if pause else ""
             status.say(f"failed once, to be tried again{later}: {name}: {ended.error}")

@@ -192,7 +192,7 @@ def _executor(options: argparse.Namespace, share: "Share", cells: "Cells") -> "E
         return Slurm(takes, options.runs / "slurm", _slurm_parameters(options))
     from cskd_bench.bench.local import Local
 
-    return Local(share.parallel, takes.gpus, cells.all())
+    return Local(share.parallel, takes.gpus, cells.all(), cells.teacher_takes.gpus if cells.teacher else 0.0)
 
 
 def _ray(options: argparse.Namespace, share: "Share", cells: "Cells") -> "tuple[Executor, Share]":

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from cskd_bench.bench import local
 from cskd_bench.bench.gpus import Gpus
-from cskd_bench.bench.plan import Cells, PretrainCell, Resources
+from cskd_bench.bench.plan import Benchmark, Cells, PretrainCell, Resources
 from cskd_bench.bench.runner import Share, run_plan
 from cskd_bench.bench.work import CellJob, Ended, Places, work
 from cskd_bench.config import PretrainConfig, Supervised, load_config
@@ -191,6 +191,44 @@ def test_gpus_that_are_not_there_are_refused_in_words(monkeypatch):
         local.Local(1, 2.0)
     monkeypatch.setenv("CSKD_BENCH_DEVICE", "cpu")
     local.Local(1, 2.0)
+
+
+def test_a_teacher_that_no_machine_could_hold_is_refused_before_it_is_waited_for(monkeypatch):
+    monkeypatch.delenv("CSKD_BENCH_DEVICE", raising=False)
+    monkeypatch.setattr(local, "gpu_count", lambda: 1)
+    with pytest.raises(UserError, match="teacher_gpus 2: this machine has 1 GPUs"):
+        local.Local(1, 0.0, teacher=2.0)
+    local.Local(1, 0.0, teacher=1.0)
+    for odd in (1.5, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="teacher_gpus"):
+            Benchmark(students=("a",), methods=(Supervised(),), seeds=(0,), teacher_gpus=odd)
+
+
+class Breaking(local.Local):
+    """Cells of one machine, of which the first ends with an error whenever it is started."""
+
+    stopped = False
+
+    def start(self, job):
+        self._unstarted.append((job.cell, Ended("UserError: no such data")))
+
+    def stop(self):
+        self.stopped = True
+
+
+def test_a_bench_goes_on_where_failures_cannot_be_noted_and_asks_cells_to_stop_before_it_breaks(tmp_path, monkeypatch):
+    cells = Cells(None, [job(f"run{seed}", tmp_path, Resources(1)).cell for seed in range(2)], [])
+    places, executor = Places(tmp_path / "runs", tmp_path / "results"), Breaking(1)
+    places.results.mkdir()
+    (places.results / ".failures.lock").mkdir()
+    with (tmp_path / "said").open("w") as file, pytest.raises(UserError, match=r"\.failures\.lock"):
+        run_plan(cells, places, executor, Share(1, Resources(1)), console=Console(file=file, width=200))
+    said = (tmp_path / "said").read_text()
+    assert "failed: run0: " in said and "failed: run1: " in said and not executor.stopped
+    monkeypatch.setattr(executor, "start", lambda job: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_plan(cells, places, executor, Share(1, Resources(1)), console=Console(file=(tmp_path / "more").open("w")))
+    assert executor.stopped
 
 
 def test_a_log_that_cannot_be_written_is_an_error_in_words(tmp_path):
