@@ -26,6 +26,7 @@ PRELOADED: Final = (
     "cskd_bench.transfer.run",
     "torch.utils.tensorboard",
 )
+_SERVERS: Final = 4  # that a cell tries, one after the other
 _SERVER_LOST: Final = 255  # what multiprocessing says of a process whose server is gone, whatever becomes of it
 
 
@@ -78,9 +79,7 @@ class Local:
         here, there = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_work, args=(job, there))
         try:
-            with _ctrl_c_ignored():
-                forkserver.ensure_running()
-            process.start()
+            _fork(process)
         except (OSError, EOFError) as error:  # no room for a process, or the server was ended
             why = "the server that forks it was ended (not enough memory?)" if isinstance(error, EOFError) else error
             self._unstarted.append((job.cell, Ended(f"its process could not be started: {why}")))
@@ -139,6 +138,19 @@ class Local:
             if one.process.is_alive():
                 one.process.kill()
             self._end(one)
+
+
+def _fork(process: ForkServerProcess) -> None:
+    """Start a process; a server that has just been killed is waited for, and another one takes its place."""
+    for left in reversed(range(_SERVERS)):
+        try:
+            with _ctrl_c_ignored():
+                forkserver.ensure_running()
+            return process.start()
+        except (ConnectionRefusedError, EOFError):
+            if not left:
+                raise
+            time.sleep(TICK)
 
 
 def _hear(answer: Connection) -> Ended | None:

@@ -64,16 +64,25 @@ def test_an_error_longer_than_a_pipe_is_heard(tmp_path, monkeypatch):
         assert len(until_ended(executor, 1)["one"].error) > 2**17
 
 
-def test_a_server_that_is_killed_while_it_starts_costs_one_attempt(tmp_path, monkeypatch):
+def test_a_server_that_is_killed_while_it_starts_is_replaced(tmp_path, monkeypatch):
     with crashing(monkeypatch, "work") as executor:
         forkserver._forkserver._stop()  # of the tests before
         killer = threading.Thread(target=kill_server, args=(0.2,))  # before it has imported torch
         killer.start()
         executor.start(job("one", tmp_path))
         killer.join()
-        assert "its process could not be started" in until_ended(executor, 1)["one"].error
-        executor.start(job("two", tmp_path))
-        assert not until_ended(executor, 1)["two"].error
+        assert not until_ended(executor, 1)["one"].error
+
+
+def test_a_server_that_never_lives_is_an_error_in_words(tmp_path, monkeypatch):
+    def lost(*_):
+        raise EOFError
+
+    with crashing(monkeypatch, "work") as executor:
+        monkeypatch.setattr(local.ForkServerProcess, "start", lost)
+        monkeypatch.setattr(local, "TICK", 0.0)
+        executor.start(job("one", tmp_path))
+        assert "its process could not be started: the server" in until_ended(executor, 1)["one"].error
 
 
 def kill_server(after: float = 0.0) -> None:
