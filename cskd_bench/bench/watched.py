@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal, TextIO
 
-from pydantic import AwareDatetime, NonNegativeInt
+from pydantic import AwareDatetime, Field, NonNegativeInt
 
 from cskd_bench.errors import UserError
 from cskd_bench.files import NO_LOCKS, this_machine, write_file
@@ -50,7 +50,7 @@ class BenchState(StrictModel):
     version: Literal[1] = 1
     plan: str
     machine: str
-    pid: int
+    pid: int = Field(gt=0, lt=2**31)
     started: AwareDatetime
     updated: AwareDatetime
     state: Outcome

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cskd_bench.bench.runner import Share
 
 STATUS: Final = "status"  # instead of a plan; a file of that name is ./status
+MOST_THREADS: Final = 4096  # beyond any machine's cores; torch itself takes far more and breaks
 
 
 def add(verbs: Verbs) -> None:
@@ -220,6 +221,8 @@ def _check_executor(options: argparse.Namespace) -> None:
     ):
         if given and options.executor not in executors:
             raise UserError(f"{option} is for --executor {' or '.join(executors)}, not for {options.executor}")
+    if (options.threads or 0) > MOST_THREADS:
+        raise UserError(f"--threads {options.threads}: a cell takes at most {MOST_THREADS}")
     gpus = options.gpus or 0
     if gpus > 1 and not float(gpus).is_integer():
         raise UserError(f"--gpus {gpus:g}: two or more GPUs are whole ones")

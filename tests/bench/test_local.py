@@ -16,6 +16,7 @@ from cskd_bench.bench.gpus import Gpus
 from cskd_bench.bench.plan import Benchmark, Cells, PretrainCell, Resources
 from cskd_bench.bench.runner import Share, run_plan
 from cskd_bench.bench.work import CellJob, Ended, Places, work
+from cskd_bench.cli import main
 from cskd_bench.config import PretrainConfig, Supervised, load_config
 from cskd_bench.device import gpu_environment
 from cskd_bench.errors import UserError
@@ -202,6 +203,13 @@ def test_a_teacher_that_no_machine_could_hold_is_refused_before_it_is_waited_for
     for odd in (1.5, float("inf"), float("nan")):
         with pytest.raises(ValueError, match="teacher_gpus"):
             Benchmark(students=("a",), methods=(Supervised(),), seeds=(0,), teacher_gpus=odd)
+
+
+def test_more_threads_than_any_machine_has_are_refused(plan, monkeypatch, capsys):
+    monkeypatch.chdir(plan)
+    assert main(["bench", "plan.toml", "--threads", "99999999999"]) == 2
+    assert "--threads 99999999999: a cell takes at most 4096" in capsys.readouterr().err
+    assert not (plan / "runs").exists()
 
 
 class Breaking(local.Local):

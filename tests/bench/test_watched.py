@@ -185,10 +185,12 @@ def test_status_tells_what_running_cells_say(tmp_path, capsys):
 def test_where_no_bench_is_it_says_so(tmp_path, capsys):
     assert main(["bench", "status", "--runs", str(tmp_path)]) == 2
     assert "no bench has left its state here" in capsys.readouterr().err
-    write(tmp_path, state()).write_text("{")
-    assert [found for _, found in find_states(tmp_path)] == [None]
-    assert main(["bench", "status", "--runs", str(tmp_path)]) == 2
-    assert "plan.json: cannot be read" in capsys.readouterr().err
+    for damaged in ("{", *(json.dumps(state().model_dump(mode="json") | {"pid": pid}) for pid in (10**30, 0, -1))):
+        (tmp_path / "bench").mkdir(exist_ok=True)
+        (tmp_path / "bench" / "plan.json").write_text(damaged)
+        assert [found for _, found in find_states(tmp_path)] == [None]
+        assert main(["bench", "status", "--runs", str(tmp_path)]) == 2
+        assert "plan.json: cannot be read" in capsys.readouterr().err
 
 
 def test_the_word_is_status_and_a_file_of_that_name_is_a_plan(tmp_path, capsys, monkeypatch):
