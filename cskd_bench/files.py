@@ -89,6 +89,15 @@ def refuse_unwritable(folder: Path) -> None:
         raise UserError(f"{folder}: a file written there is not read back as it was; name another folder")
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder that can be written to, with those above it; UserError where that fails."""
+    refuse_unwritable(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made: {error.strerror}") from error
+
+
 def _rename(temporary: Path, target: Path) -> bool:
     """Give a file another one's name. NFS may ask twice: the second time, what was renamed at first is not found."""
     ours = temporary.stat()

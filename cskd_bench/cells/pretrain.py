@@ -26,7 +26,7 @@ from cskd_bench.engine.provenance import command_line, difference
 from cskd_bench.engine.targets import TargetProvider, open_targets
 from cskd_bench.engine.training import fit
 from cskd_bench.errors import UserError
-from cskd_bench.files import refuse_unwritable, sync, write_file
+from cskd_bench.files import make_folder, refuse_unwritable, sync, write_file
 from cskd_bench.models.run_summary import RunSummary, is_finished, read_run, write_run
 from cskd_bench.models.students import Student, build_student
 from cskd_bench.models.teachers import is_another_teacher, teacher_identity
@@ -135,7 +135,7 @@ def _begin(job: Job, record: Path) -> None:
     the run or its record could not be written.
     """
     tell_folder_note(job.data, _folder_note(job))
-    refuse_unwritable(job.folder)
+    make_folder(job.folder)
     if job.note:
         print(job.note, file=sys.stderr)
     if record.exists():

@@ -3,7 +3,6 @@
 import glob
 import logging
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -16,7 +15,7 @@ from cskd_bench.data.notes import join_notes, tell_folder_note
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.provenance import command_line
 from cskd_bench.errors import UserError
-from cskd_bench.files import refuse_unwritable
+from cskd_bench.files import make_folder, refuse_unwritable
 from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.models.preprocessing import Preprocessing
 from cskd_bench.record import Record, TaskRef, read_record
@@ -149,8 +148,8 @@ def _run(cell: Cell, records: Path, command: str | None) -> Record:
     if LOG.isEnabledFor(logging.INFO):
         LOG.info("opened the images of %s: %s", cell.spec.name, cell.describe_images())
     subject = ranks.on_main(lambda: _subject(cell, beginning, command or command_line()))
-    for folder in (records, cell.folder):
-        ranks.on_main(partial(refuse_unwritable, folder))
+    ranks.on_main(lambda: refuse_unwritable(records))
+    ranks.on_main(lambda: make_folder(cell.folder))
     outcome = procedure(cell.spec, cell.protocol).run(cell)
 
     def finish() -> Record:
