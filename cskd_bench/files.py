@@ -179,15 +179,18 @@ def _is_stale(claim: Path, now: float) -> bool:
         machine, _, process = claim.read_text(encoding="utf-8", errors="replace").rpartition(" ")
     except (FileNotFoundError, PermissionError):  # given up, or another person's
         return False
-    if machine != this_machine() or not process.endswith("\n"):
-        return False
+    return machine == this_machine() and process.endswith("\n") and not is_running(int(process))
+
+
+def is_running(process: int) -> bool:
+    """Whether there is a process of this number on this machine."""
     try:
-        os.kill(int(process), 0)
+        os.kill(process, 0)
     except ProcessLookupError:
-        return True
-    except PermissionError:  # another person's
         return False
-    return False
+    except PermissionError:  # another person's
+        return True
+    return True
 
 
 @cache

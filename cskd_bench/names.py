@@ -1,4 +1,4 @@
-"""Names of files and folders as bytes and as text: a name need not be UTF-8, and Python then holds it in surrogates."""
+"""Names and times as text: a name on disk need not be UTF-8, and Python then holds it in surrogates."""
 
 import os
 from pathlib import Path
@@ -29,3 +29,9 @@ def on_one_line(text: str) -> str:
 def real_path(path: str | os.PathLike[str]) -> Path:
     """Return an absolute path with its links followed; a link that leads back to itself stays, and cannot be opened."""
     return Path(os.path.realpath(path))
+
+
+def clock(seconds: float) -> str:
+    """Write seconds as hours, minutes and seconds."""
+    hours, rest = divmod(max(0, round(seconds)), 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}"

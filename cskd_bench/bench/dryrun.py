@@ -11,8 +11,9 @@ from rich.text import Text
 from cskd_bench.bank.store import Bank
 from cskd_bench.bench.banks import assign_banks
 from cskd_bench.bench.costs import Costs, Expected
-from cskd_bench.bench.plan import Cells, PretrainCell, Resources
+from cskd_bench.bench.plan import Cells, PretrainCell
 from cskd_bench.bench.queue import Queue
+from cskd_bench.bench.resources import Resources
 from cskd_bench.bench.state import Found
 from cskd_bench.bench.work import Places
 from cskd_bench.errors import UserError

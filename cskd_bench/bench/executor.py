@@ -2,7 +2,8 @@
 
 from typing import Final, Protocol
 
-from cskd_bench.bench.plan import BenchCell, Resources
+from cskd_bench.bench.plan import BenchCell
+from cskd_bench.bench.resources import Resources
 from cskd_bench.bench.work import CellJob, Ended
 
 TICK: Final = 0.5  # seconds between two looks at what is finished

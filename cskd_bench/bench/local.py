@@ -14,7 +14,8 @@ from typing import Final, NamedTuple
 
 from cskd_bench.bench.executor import GRACE, TICK
 from cskd_bench.bench.gpus import Gpus
-from cskd_bench.bench.plan import BenchCell, Resources, TransferCell
+from cskd_bench.bench.plan import BenchCell, TransferCell
+from cskd_bench.bench.resources import Resources
 from cskd_bench.bench.work import CellJob, Ended, work
 from cskd_bench.device import gpu_count, gpu_environment
 from cskd_bench.errors import UserError
@@ -144,7 +145,7 @@ def _fork(process: ForkServerProcess) -> None:
     """Start a process; a server that has just been killed is waited for, and another one takes its place."""
     for left in reversed(range(_SERVERS)):
         try:
-            with _ctrl_c_ignored():
+            with _terminal_ignored():
                 forkserver.ensure_running()
             return process.start()
         except (ConnectionRefusedError, EOFError):
@@ -164,16 +165,20 @@ def _hear(answer: Connection) -> Ended | None:
 
 
 @contextlib.contextmanager
-def _ctrl_c_ignored() -> Iterator[None]:
-    """Ignore Ctrl-C for a moment: a server that starts meanwhile always will, as a terminal sends it to all."""
+def _terminal_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C and a closed terminal for a moment: a server that starts meanwhile always will, as both go to all.
+
+    The bench hears them, and asks its cells to stop.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _describe(code: int) -> str:

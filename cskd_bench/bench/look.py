@@ -13,7 +13,7 @@ from rich.text import Text
 
 from cskd_bench.bench.watched import FOLDER, BenchState, CellState, find_states, is_alive, utc_now
 from cskd_bench.errors import UserError
-from cskd_bench.names import on_one_line
+from cskd_bench.names import clock, on_one_line
 
 TAIL: Final = 8192  # bytes at the end of a log that are looked at
 GONE: Final = "gone"  # the word for a bench that ended without a word
@@ -76,10 +76,10 @@ def show(runs: Path, looks: list[Look], console: Console) -> None:
 def _sentences(look: Look) -> list[str]:
     state = look.state
     where = f"on {state.host}, process {state.pid}, executor {state.executor}, {state.parallel} at a time"
-    took = _clock((state.updated - state.started).total_seconds())
-    ago = _clock((utc_now() - state.updated).total_seconds())
+    took = clock((state.updated - state.started).total_seconds())
+    ago = clock((utc_now() - state.updated).total_seconds())
     lines = {
-        "running": f"{state.plan}: running for {_clock((utc_now() - state.started).total_seconds())}, {where}",
+        "running": f"{state.plan}: running for {clock((utc_now() - state.started).total_seconds())}, {where}",
         GONE: f"{state.plan}: gone without a word, last heard of {ago} ago ({where}); the same command goes on",
         "interrupted": f"{state.plan}: interrupted {ago} ago after {took} ({where}); the same command goes on",
         "failed": f"{state.plan}: ended {ago} ago after {took}, with cells that failed ({where})",
@@ -87,7 +87,7 @@ def _sentences(look: Look) -> list[str]:
     }
     counts = Counter(cell.state for cell in state.cells)
     parts = [f"{count} {word}" for word, count in counts.items()]
-    left = "" if state.seconds_left is None else _clock(state.seconds_left)
+    left = "" if state.seconds_left is None else clock(state.seconds_left)
     if look.alive and left:
         parts.append(f"{'more than' if state.at_least else 'about'} {left} left")
     return [lines[look.word], f"  {len(state.cells)} cells: {', '.join(parts)}"]
@@ -98,10 +98,10 @@ def _table(runs: Path, running: list[CellState], title: str) -> Table:
     for cell in running:
         said = _progress(runs, cell)
         step, rate = said["step"], said["images_per_second"]
-        expected = "-" if cell.expected is None else f"{'about ' if cell.about else ''}{_clock(cell.expected)}"
+        expected = "-" if cell.expected is None else f"{'about ' if cell.about else ''}{clock(cell.expected)}"
         table.add_row(
             Text(cell.name),
-            _clock((utc_now() - cell.since).total_seconds()),
+            clock((utc_now() - cell.since).total_seconds()),
             expected,
             str(cell.attempts),
             "-" if step is None else f"{step:,}",
@@ -137,8 +137,3 @@ def _tail(path: Path, since: datetime) -> list[str]:
     except OSError:
         return []
     return text.splitlines() if written >= since.timestamp() - 1 else []
-
-
-def _clock(seconds: float) -> str:
-    hours, rest = divmod(max(0, round(seconds)), 3600)
-    return f"{hours}:{rest // 60:02}:{rest % 60:02}"

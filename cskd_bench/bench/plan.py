@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, model_validator
 
+from cskd_bench.bench.resources import MOST_THREADS, Resources, refuse_share
 from cskd_bench.config import MethodConfig, PretrainConfig, load_config, method_label
 from cskd_bench.config_files import find_config, method_of, read_config
 from cskd_bench.errors import UserError
@@ -61,16 +62,16 @@ class Benchmark(StrictModel):
     protocols: tuple[Protocol, ...] = ()  # empty: every protocol of each task
     task_settings: tuple[str, ...] = ()  # KEY=VALUE for every task, as transfer's --set takes them
     teacher: str = ""  # a pretraining TOML whose finished run teaches all students
-    teacher_gpus: float = Field(0, ge=0, lt=2**31)  # what its cell takes; 0: as the other cells
-    teacher_threads: NonNegativeInt = 0
+    teacher_gpus: float = Field(0, ge=0)  # what its cell takes; 0: as the other cells
+    teacher_threads: int = Field(0, ge=0, le=MOST_THREADS)
     about: str = ""  # what a reader of its contrasts should know, such as when they were named
     primary: tuple[ContrastConfig, ...] = ()
     exploratory: tuple[ContrastConfig, ...] = ()
 
     @model_validator(mode="after")
     def _possible(self) -> "Benchmark":
-        if self.teacher_gpus > 1 and not self.teacher_gpus.is_integer():
-            raise ValueError("teacher_gpus: two or more GPUs are whole ones")
+        if why := refuse_share(self.teacher_gpus):
+            raise ValueError(f"teacher_gpus: {why}")
         for name in ("students", "methods", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty: there is nothing to run")
@@ -85,19 +86,6 @@ class Benchmark(StrictModel):
         if len(set(declared)) < len(declared):
             raise ValueError("primary and exploratory: the same contrast stands twice; each counts in the correction")
         return self
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a cell takes of a machine. Two or more GPUs are as many ranks, started by torchrun."""
-
-    threads: int = 0  # 0: torch's own choice
-    gpus: float = 0.0  # below 1: several cells share one; 0: none is asked for
-
-    @property
-    def ranks(self) -> int:
-        """How many processes train one cell."""
-        return max(1, int(self.gpus))
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from pathlib import Path
 from rich.console import Console
 
 from cskd_bench.bench.local import Local
-from cskd_bench.bench.plan import Cells, Resources, expand, load_plan, place_cells
+from cskd_bench.bench.plan import Cells, expand, load_plan, place_cells
 from cskd_bench.bench.registration import register_plan
+from cskd_bench.bench.resources import Resources
 from cskd_bench.bench.runner import BenchResult, Share, run_plan
 from cskd_bench.bench.work import Places
 from cskd_bench.report.build import build_report

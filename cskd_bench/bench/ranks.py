@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from cskd_bench.bench.work import CellJob, Ended, run_cell, told_in_words
+from cskd_bench.files import is_running
 from cskd_bench.stopping import Stop, stop_signals
 
 LOOK: Final = 0.2  # seconds between two looks at the ranks
@@ -92,10 +93,7 @@ def _join_and_run(job: CellJob, stop: Stop) -> None:
 def _stop_without(owner: int, stop: Stop) -> None:
     """Request a stop when the process that waits for the ranks is gone."""
     while not stop.requested:
-        try:
-            os.kill(owner, 0)
-        except ProcessLookupError:
-            stop.requested = True
+        stop.requested = not is_running(owner)
         time.sleep(1)
 
 

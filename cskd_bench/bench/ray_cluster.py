@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from cskd_bench.bench.executor import GRACE, TICK
 from cskd_bench.bench.local import Local
-from cskd_bench.bench.plan import BenchCell, Resources
+from cskd_bench.bench.plan import BenchCell
 from cskd_bench.bench.ray_start import (
     RayPlace,
     check_nodes,
@@ -21,6 +21,7 @@ from cskd_bench.bench.ray_start import (
     import_ray,
     words_of,
 )
+from cskd_bench.bench.resources import Resources
 from cskd_bench.bench.work import CellJob, Ended
 from cskd_bench.device import gpu_count
 from cskd_bench.errors import UserError

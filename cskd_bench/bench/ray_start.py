@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cskd_bench.bench.plan import Resources
+from cskd_bench.bench.resources import Resources
 from cskd_bench.engine.provenance import code_ref
 from cskd_bench.errors import UserError
 from cskd_bench.record import CodeRef

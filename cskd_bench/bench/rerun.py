@@ -9,7 +9,8 @@ import numpy as np
 from rich.console import Console
 
 from cskd_bench.bench.local import Local
-from cskd_bench.bench.plan import Cells, PretrainCell, Resources, TransferCell
+from cskd_bench.bench.plan import Cells, PretrainCell, TransferCell
+from cskd_bench.bench.resources import Resources
 from cskd_bench.bench.runner import Share, run_plan
 from cskd_bench.bench.state import Found
 from cskd_bench.bench.work import Places

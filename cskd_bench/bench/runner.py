@@ -15,14 +15,16 @@ from cskd_bench.bench.banks import BankUse, assign_banks
 from cskd_bench.bench.costs import Costs
 from cskd_bench.bench.executor import Executor
 from cskd_bench.bench.ledger import Ledger
-from cskd_bench.bench.plan import BenchCell, Cells, Resources
+from cskd_bench.bench.plan import BenchCell, Cells
 from cskd_bench.bench.queue import Pause, Queue
+from cskd_bench.bench.resources import Resources
 from cskd_bench.bench.state import Found, how_far, write_failures
 from cskd_bench.bench.status import BenchStatus
 from cskd_bench.bench.watched import BenchState, Outcome, Watched, utc_now
 from cskd_bench.bench.work import CellJob, Ended, Places
 from cskd_bench.errors import UserError
 from cskd_bench.files import this_machine
+from cskd_bench.stopping import hang_up, leave_terminal
 
 
 @dataclass
@@ -101,7 +103,7 @@ class _Bench:
         if looked_for and (note := self._watched.begin()):
             self._status.say(note)
         try:
-            with _sigterm_like_ctrl_c(), self._status:
+            with _stops_like_ctrl_c(), self._status:
                 for cell in self._executor.adopt([self._job(cell) for cell in queue.ready]):
                     self._note_start(cell)
                 while queue.running or queue.ready:
@@ -171,7 +173,10 @@ class _Bench:
             return share
         if own != Resources():
             return Resources(own.threads or share.threads, own.gpus or share.gpus)
-        return Resources(share.threads * (self._share.parallel if self._executor.one_machine else 1), share.gpus)
+        if not self._executor.one_machine:
+            return share
+        all_threads = min(share.threads * self._share.parallel, max(share.threads, len(os.sched_getaffinity(0))))
+        return Resources(all_threads, share.gpus)
 
     def _job(self, cell: BenchCell) -> CellJob:
         return CellJob.of(cell, self._places, self._resources(cell), self._bank_of.get(cell.name))
@@ -213,15 +218,21 @@ class _Bench:
 
 
 @contextmanager
-def _sigterm_like_ctrl_c() -> Iterator[None]:
+def _stops_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal end the block as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
-    for number, _ in previous:
-        signal.signal(number, signal.default_int_handler)
+
+    def interrupt(number: int, frame: object) -> None:
+        if number == signal.SIGHUP:
+            leave_terminal()
+        raise KeyboardInterrupt
+
+    numbers = {signal.SIGTERM, signal.SIGINT, *hang_up()}
+    previous = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in previous:
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from cskd_bench.bench.executor import GRACE, TICK
-from cskd_bench.bench.plan import BenchCell, Resources
+from cskd_bench.bench.plan import BenchCell
+from cskd_bench.bench.resources import Resources
 from cskd_bench.bench.slurm_cell import BEGUN, JobList, SlurmCell
 from cskd_bench.bench.slurm_options import Parameters, is_for_now, names_gpus
 from cskd_bench.bench.work import CellJob, Ended

@@ -13,6 +13,7 @@ from rich.text import Text
 from cskd_bench.bench.costs import Expected
 from cskd_bench.bench.plan import BenchCell
 from cskd_bench.bench.work import Places
+from cskd_bench.names import clock
 
 
 class Estimates(Protocol):
@@ -134,9 +135,3 @@ class BenchStatus:
         if not seconds:
             return None, False
         return max(sum(seconds) / self._parallel, *seconds), len(seconds) == len(expected)
-
-
-def clock(seconds: float) -> str:
-    """Write seconds as hours, minutes and seconds."""
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02}:{rest % 60:02}"

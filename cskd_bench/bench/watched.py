@@ -13,7 +13,7 @@ from typing import Final, Literal, TextIO
 from pydantic import AwareDatetime, Field, NonNegativeInt
 
 from cskd_bench.errors import UserError
-from cskd_bench.files import NO_LOCKS, this_machine, write_file
+from cskd_bench.files import NO_LOCKS, is_running, this_machine, write_file
 from cskd_bench.schema import StrictModel
 
 FOLDER: Final = "bench"  # under that of the runs
@@ -164,18 +164,8 @@ def is_alive(path: Path, state: BenchState) -> bool:
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES) and error.filename is None:
             return True  # the lock is held
-        return _is_there(state.pid) if here else _is_fresh(state)
+        return is_running(state.pid) if here else _is_fresh(state)
     return not here and _is_fresh(state)
-
-
-def _is_there(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another person's
-        return True
-    return True
 
 
 def _is_fresh(state: BenchState) -> bool:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cskd_bench.bench.banks import BankUse
-from cskd_bench.bench.plan import BenchCell, PretrainCell, Resources
+from cskd_bench.bench.plan import BenchCell, PretrainCell
+from cskd_bench.bench.resources import Resources
 from cskd_bench.config import PretrainConfig
 from cskd_bench.errors import Interrupted, UserError
 from cskd_bench.stopping import Stop, stop_signals

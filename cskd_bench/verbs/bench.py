@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from cskd_bench.bench.runner import Share
 
 STATUS: Final = "status"  # instead of a plan; a file of that name is ./status
-MOST_THREADS: Final = 4096  # beyond any machine's cores; torch itself takes far more and breaks
 
 
 def add(verbs: Verbs) -> None:
@@ -162,7 +161,7 @@ def _share(options: argparse.Namespace) -> "Share":
     """Return what a cell takes: of this machine's cores its part, of a node's what is asked for."""
     import os
 
-    from cskd_bench.bench.plan import Resources
+    from cskd_bench.bench.resources import Resources
     from cskd_bench.bench.runner import Share
 
     threads, parallel = options.threads, options.parallel
@@ -221,10 +220,12 @@ def _check_executor(options: argparse.Namespace) -> None:
     ):
         if given and options.executor not in executors:
             raise UserError(f"{option} is for --executor {' or '.join(executors)}, not for {options.executor}")
+    from cskd_bench.bench.resources import MOST_THREADS, refuse_share
+
     if (options.threads or 0) > MOST_THREADS:
         raise UserError(f"--threads {options.threads}: a cell takes at most {MOST_THREADS}")
     gpus = options.gpus or 0
-    if gpus > 1 and not float(gpus).is_integer():
-        raise UserError(f"--gpus {gpus:g}: two or more GPUs are whole ones")
+    if why := refuse_share(gpus):
+        raise UserError(f"--gpus {gpus:g}: {why}")
     if options.executor == "slurm" and not float(gpus).is_integer():
         raise UserError(f"--gpus {gpus:g}: Slurm gives whole GPUs")

@@ -1,7 +1,6 @@
 """A bench of 24 cells: interrupted three times, under other executors, with failures, on paper."""
 
 import contextlib
-import itertools
 import json
 import os
 import shlex
@@ -15,24 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import processes
-from helpers.benches import records_in
-from helpers.tiny import save_model, teacher, write_run
+from helpers.benches import CELLS, records_in, write_plan
 
-from cskd_bench.bench.plan import (
-    BenchCell,
-    Benchmark,
-    Cells,
-    PretrainCell,
-    TransferCell,
-    expand,
-    load_plan,
-    place_cells,
-)
-from cskd_bench.bench.queue import LONGEST_PAUSE, QUICK, STOPS, Pause, Queue
+from cskd_bench.bench.plan import Cells, PretrainCell, expand, load_plan
+from cskd_bench.bench.queue import Queue
 from cskd_bench.bench.state import Found, refuse_unwritable_places
-from cskd_bench.bench.work import Ended, Places
+from cskd_bench.bench.work import Places
 from cskd_bench.cells.pretrain import pretrain
-from cskd_bench.config import CSKD, PretrainConfig, load_config, method_label
+from cskd_bench.config import PretrainConfig
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.errors import UserError
 from cskd_bench.record import read_record
@@ -41,41 +30,6 @@ from cskd_bench.report.plans import read_plans
 from cskd_bench.report.selection import select
 from cskd_bench.schema import shipped
 
-STUDENT = {"name": "tiny", "student.patch_size": 16, "student.depth": 1, "recipe.epochs": 3, "recipe.ema_decay": 0.0}
-STUDENT |= {"recipe.augment.auto_augment": "", "run.save_every": 1}
-TASK = """
-version = 1
-protocols = [{protocols}]
-metric = "top1"
-image_size = 32
-[data]
-dataset = "folder"
-root = "{data}"
-train = "{train}"
-test = "test"
-num_classes = 3
-eval_crop = 1.0
-[finetune]
-epochs = 2
-batch_size = 16
-[kshot]
-shots = [1]
-"""
-PLAN = """
-students = ["student.toml"]
-seeds = [0, 1]
-tasks = ["coloured.toml", "fewer.toml"]
-task_settings = ["knn.k=3"]
-[[methods]]
-kind = "supervised"
-[[methods]]
-kind = "cskd"
-[[primary]]
-method = "cskd"
-against = "supervised"
-task = "coloured"
-protocol = "linear"
-"""
 NEITHER_LINKS_NOR_LOCKS = """
 import errno, fcntl, os
 
@@ -89,22 +43,12 @@ def no_locks(*_):
 
 os.link, fcntl.flock, fcntl.lockf = refuse, no_locks, no_locks
 """
-CELLS = 24  # 4 pretrainings; (finetune, linear, knn) and (linear, knn) of each
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, colour_squares):
-    """A folder with a student, two tasks and a plan of 24 cells: 4 pretrainings x (3 + 2) transfers."""
-    folder = tmp_path_factory.mktemp("plan")
-    weights = save_model(folder / "teacher.safetensors", num_classes=3)
-    write_run(folder / "student.toml", {**STUDENT, "data.root": colour_squares, **teacher(weights)})
-    for name, protocols, train in (
-        ("coloured", '"finetune", "linear", "knn"', "train"),
-        ("fewer", '"linear", "knn"', "val"),
-    ):
-        (folder / f"{name}.toml").write_text(TASK.format(data=colour_squares, protocols=protocols, train=train))
-    (folder / "plan.toml").write_text(PLAN)
-    return folder
+    """A folder with a plan of 24 cells."""
+    return write_plan(tmp_path_factory.mktemp("plan"), colour_squares)
 
 
 def start(place: Path, output: str, *words: str) -> "subprocess.Popen[str]":
@@ -280,106 +224,6 @@ def test_a_dry_run_says_what_is_finished_and_what_the_rest_would_cost(local, pla
     assert f"{CELLS} cells, 0 finished; what is left: not measured" in finish(place, "nowhere", "--dry-run")
 
 
-def queue_of(place: Path) -> Queue:
-    here = Path.cwd()
-    os.chdir(place)
-    try:
-        cells = expand(load_plan(Path("plan.toml")), Path("plan.toml"))
-    finally:
-        os.chdir(here)
-    return Queue(cells, Found(Places(place / "none", place / "none")))
-
-
-def started(queue: Queue, mark: object = 0) -> BenchCell:
-    cell = queue.next()
-    queue.begin(cell, mark)
-    return cell
-
-
-def test_a_transfer_starts_as_soon_as_its_own_pretraining_is_finished(place):
-    queue = queue_of(place)
-    assert len(queue.ready) == 4
-    first = started(queue)
-    started(queue)
-    queue.account_for(first, Ended(), 1)
-    following = started(queue)
-    assert isinstance(following, TransferCell)
-    assert following.run == first.name
-
-
-def test_a_failure_is_tried_twice_and_takes_its_transfers_with_it(place):
-    queue = queue_of(place)
-    first = started(queue)
-    assert queue.account_for(first, Ended("UserError: no data"), 0) == []
-    assert queue.ready[-1] is first
-    queue.begin(first, 0)
-    failed = dict(queue.account_for(first, Ended("UserError: no data"), 0))
-    assert failed.pop(first.name) == "UserError: no data"
-    assert len(failed) == 5
-    assert set(failed.values()) == {"not run: its pretraining failed"}
-
-
-def test_an_attempt_that_got_further_does_not_count(place):
-    queue = queue_of(place)
-    first = started(queue, 0)
-    for before, after in ((0, 5), (5, 9), (9, 12)):
-        assert queue.account_for(first, Ended("killed"), after) == []
-        queue.begin(first, after)
-        assert before < after
-    assert queue.account_for(first, Ended("killed"), 12) == []
-    queue.begin(first, 12)
-    assert dict(queue.account_for(first, Ended("killed"), 12))[first.name] == "killed"
-
-
-def test_a_cell_that_something_else_stops_is_started_again_and_not_counted(place):
-    queue = queue_of(place)
-    first = started(queue)
-    for _ in range(STOPS - 1):
-        assert queue.account_for(first, Ended(interrupted=True), 0) == []
-        queue.begin(first, 0)
-    failed = dict(queue.account_for(first, Ended(interrupted=True), 0))
-    assert failed[first.name] == f"stopped {STOPS} times by something else, without getting any further"
-
-
-def test_the_teacher_of_a_plan_keeps_only_those_waiting_that_it_teaches():
-    file = shipped("configs") / "benchmarks" / "quickstart.toml"
-    cells = expand(load_plan(file), file)
-    queue = Queue(cells, Found(Places(Path("nowhere"), Path("nowhere"))))
-    assert queue.next() is cells.teacher
-    kinds = [cell.config.method.kind for cell in queue.ready if cell is not cells.teacher]
-    assert set(kinds) == {"supervised"}
-
-
-def test_what_goes_first_and_what_is_asked_for(place):
-    with contextlib.chdir(place):
-        cells = expand(load_plan(Path("plan.toml")), Path("plan.toml"))
-    found = Found(Places(place / "none", place / "none"))
-    asked = {"fewer knn tiny_cskd_s1"}
-    assert [cell.name for cell in Queue(cells, found, only=asked).left] == ["tiny_cskd_s1", "fewer knn tiny_cskd_s1"]
-    queue = Queue(cells, found, first={"tiny_cskd_s1"})
-    assert len(queue.left) == CELLS
-    assert queue.next().name == "tiny_cskd_s1"
-
-
-def test_a_machine_at_fault_is_waited_for():
-    now = [0.0]
-    pause = Pause(lambda: now[0])
-    crash = Ended("RuntimeError: CUDA error")
-    assert pause.is_over()
-    assert [pause.note(crash, 1.0) for _ in range(4)] == [1.0, 2.0, 4.0, 8.0]
-    assert not pause.is_over()
-    now[0] = 8.0
-    assert pause.is_over()
-    assert pause.note(Ended("UserError: no data"), 1.0) == 0.0
-    assert pause.note(Ended("UserError: x: cannot be written: No space left on device"), 1.0) == 16.0
-    assert pause.note(crash, QUICK) == 0.0
-    pause.note(Ended(), 1.0)
-    assert pause.note(crash, 1.0) == 1.0
-    for _ in range(12):
-        longest = pause.note(crash, 1.0)
-    assert longest == LONGEST_PAUSE
-
-
 @pytest.mark.gate
 def test_failures_are_listed_and_gone_when_the_next_start_succeeds(place, colour_squares):
     student = (place / "student.toml").read_text()
@@ -429,39 +273,6 @@ def test_a_bench_with_banks_labels_each_view_once_and_records_the_same(place):
     assert "what is left: not measured" in said
 
 
-@pytest.mark.parametrize(
-    ("changed", "sentence"),
-    [
-        ({"students": ("no.toml",)}, "plan.toml: students: no file 'no.toml'"),
-        ({"tasks": ("no_task",)}, "plan.toml: tasks: no task 'no_task'"),
-        ({"tasks": ("digits",), "protocols": ("detect",)}, "plan.toml: protocols: no task of the plan"),
-        ({"tasks": ("digits", "digits")}, "plan.toml: tasks and protocols: 'digits .*' would run twice"),
-        ({"teacher": "configs/no.toml"}, "plan.toml: teacher: no file 'configs/no.toml'"),
-        ({"task_settings": ("knn.depth=3",)}, "plan.toml: tasks with task_settings: .*knn.depth"),
-    ],
-)
-def test_wrong_names_are_refused_with_file_and_key(changed, sentence):
-    good = load_plan(shipped("configs") / "benchmarks" / "quickstart.toml")
-    plan = Benchmark.model_validate({**dict(good), **changed})
-    with pytest.raises(UserError, match=sentence):
-        expand(plan, Path("plan.toml"))
-
-
-@pytest.mark.parametrize("setting", ["seed=7", "name=mine", "method.alpha=0.1", "teacher.weights=other.safetensors"])
-def test_an_override_of_what_the_plan_sets_is_refused(setting):
-    file = shipped("configs") / "benchmarks" / "quickstart.toml"
-    with pytest.raises(UserError, match=f"--set {setting}: the plan sets"):
-        expand(load_plan(file), file, overrides=[setting])
-
-
-def test_overrides_of_data_and_run_reach_the_plans_teacher_too():
-    file = shipped("configs") / "benchmarks" / "quickstart.toml"
-    cells = expand(load_plan(file), file, overrides=["run.workers=3", "recipe.epochs=2"])
-    assert {cell.config.run.workers for cell in (cells.teacher, *cells.pretrain)} == {3}
-    assert {cell.config.recipe.epochs for cell in cells.pretrain} == {2} != {cells.teacher.config.recipe.epochs}
-    assert "--set run.workers=3" in cells.teacher.command and "recipe.epochs" not in cells.teacher.command
-
-
 @pytest.mark.gate
 def test_a_retrained_teacher_makes_its_students_unfinished(local, place, tmp_path):
     """A plan's teacher is always model.safetensors: its name alone does not tell whose labels a student learnt."""
@@ -479,19 +290,6 @@ def test_a_retrained_teacher_makes_its_students_unfinished(local, place, tmp_pat
         pretrain(student.config, place / "local" / "runs", place / "local" / "results", ranks)
 
 
-def test_a_plan_sets_the_method_whatever_a_students_file_says(tmp_path):
-    (tmp_path / "student.toml").write_text('method = "cskd"\n[data]\nroot = "x"\nnum_classes = 2\n')
-    good = load_plan(shipped("configs") / "benchmarks" / "quickstart.toml")
-    plan = Benchmark.model_validate({**dict(good), "students": (str(tmp_path / "student.toml"),)})
-    kinds = {cell.config.method.kind for cell in expand(plan, Path("plan.toml")).pretrain}
-    assert kinds == {method.kind for method in good.methods} == {"supervised", "kd", "deit", "cskd"}
-
-
-def test_a_methods_name_stands_for_its_table(tmp_path):
-    (tmp_path / "plan.toml").write_text('students = ["a"]\nseeds = [0]\nmethods = ["vkd", "kd-nkd", {kind = "cskd"}]\n')
-    assert [method_label(method) for method in load_plan(tmp_path / "plan.toml").methods] == ["vkd", "kd-nkd", "cskd"]
-
-
 def test_a_run_of_another_release_is_one_sentence(tmp_path):
     cells = expand(load_plan(shipped("configs") / "benchmarks" / "quickstart.toml"), Path("plan.toml"))
     cell = cells.pretrain[0]
@@ -502,74 +300,3 @@ def test_a_run_of_another_release_is_one_sentence(tmp_path):
         file.write_text(text)
         with pytest.raises(UserError, match=r"run.json: damaged, or of another release"):
             Found(Places(tmp_path / "runs", tmp_path / "results")).record(cell)
-
-
-def test_all_methods_of_a_plan_see_views_of_one_size(tmp_path):
-    """The teacher of this student works at 64 px, its supervised run alone would see views of 32 px."""
-    write_run(tmp_path / "student.toml", {**STUDENT, "data.root": tmp_path, **teacher(tmp_path / "none")})
-    methods = '[[methods]]\nkind = "supervised"\n[[methods]]\nkind = "cskd"\n'
-    (tmp_path / "plan.toml").write_text(f'students = ["{tmp_path}/student.toml"]\nseeds = [0]\n{methods}')
-    cells = expand(load_plan(tmp_path / "plan.toml"), tmp_path / "plan.toml").pretrain
-    assert {cell.config.method.kind for cell in cells} == {"supervised", "cskd"}
-    assert {cell.config.view_size for cell in cells} == {64}
-    assert len({cell.config.recipe_fingerprint() for cell in cells}) == 1
-    for cell in cells:
-        words = shlex.split(cell.command)
-        assert "recipe.augment.view_size=64" in words
-        stated = [word for flag, word in itertools.pairwise(words) if flag == "--set"]
-        assert load_config(tmp_path / "student.toml", stated) == cell.config
-
-
-def test_a_seed_that_stands_twice_is_named():
-    with pytest.raises(ValueError, match="seeds: the same seed stands twice"):
-        Benchmark(students=("a",), methods=(CSKD(),), seeds=(1, 1))
-
-
-def test_all_methods_of_a_seed_come_before_the_next_seed():
-    file = shipped("configs") / "benchmarks" / "evidence_cpu.toml"
-    cells = expand(load_plan(file), file)
-    assert [cell.config.seed for cell in cells.pretrain] == [1] * 5 + [2] * 5 + [3] * 5
-    assert cells.pretrain[4].name == "imagenette64_cskd_decay_local_s1"
-
-
-SHIPPED = {  # pretrainings, the teacher's among them, and transfers
-    "quickstart": (1 + 8, 24),
-    "quickstart_detection": (1 + 4, 4),
-    "paper": (45, 180),
-    "evidence_cpu": (15, 120),
-    "evidence_cpu_5ep": (15, 0),
-    "evidence_cpu_finetune": (15, 30),
-    "evidence_cpu_mixing": (12, 0),
-    "evidence_cpu_robustness": (15, 15),
-    "evidence_cpu_teacher": (12, 0),
-    "evidence_cpu_tin100": (15, 60),
-    "evidence_cpu_tin100_5ep": (15, 0),
-    "evidence_cpu_weight": (6, 0),
-    "evidence_cpu_width": (9, 0),
-    "evidence_small_data": (36, 72),
-    "evidence_small_data_gate": (2, 0),
-    "methods": (1 + 26, 26),
-}
-
-
-@pytest.mark.parametrize("file", sorted((shipped("configs") / "benchmarks").glob("*.toml")), ids=lambda file: file.stem)
-def test_every_shipped_plan_expands(file):
-    cells = expand(load_plan(file), file)
-    assert (len(cells.all()) - len(cells.transfer), len(cells.transfer)) == SHIPPED[file.stem]
-
-
-def test_no_shipped_plan_is_gone():
-    assert {file.stem for file in (shipped("configs") / "benchmarks").glob("*.toml")} == SHIPPED.keys()
-
-
-def test_the_plans_own_teacher_goes_first_and_teaches_all(tmp_path):
-    file = shipped("configs") / "benchmarks" / "quickstart.toml"
-    cells = place_cells(expand(load_plan(file), file), Path("out/runs"), Path("out/results"))
-    queue = Queue(cells, Found(Places(tmp_path, tmp_path)))
-    teacher = started(queue)
-    assert teacher is cells.teacher
-    taught = [cell for cell in cells.pretrain if cell.config.method.needs_teacher]
-    assert not set(taught) & set(queue.ready)
-    queue.account_for(teacher, Ended(), 1)
-    assert set(queue.ready) == set(cells.pretrain)
-    assert {cell.config.teacher.weights for cell in cells.pretrain} == {"out/runs/quickstart_teacher/model.safetensors"}

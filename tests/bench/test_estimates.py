@@ -5,31 +5,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from helpers.benches import write_task
 from helpers.tiny import save_model, teacher, write_run
 
 from cskd_bench.bench import dryrun
 from cskd_bench.bench.costs import Costs, Expected
-from cskd_bench.bench.plan import Resources, expand, load_plan
+from cskd_bench.bench.plan import expand, load_plan
+from cskd_bench.bench.resources import Resources
 from cskd_bench.bench.work import Places
 from cskd_bench.cli import main
 from cskd_bench.engine.estimate import estimate
 
-TASK = """
-version = 1
-protocols = [{protocols}]
-metric = "top1"
-image_size = 32
-[data]
-dataset = "folder"
-root = "{data}"
-train = "train"
-test = "test"
-num_classes = 3
-eval_crop = 1.0
-[finetune]
-epochs = 2
-batch_size = 16
-"""
 PLAN = """
 students = ["shallow.toml", "deep.toml"]
 seeds = [0, 1]
@@ -52,8 +38,8 @@ def place(tmp_path_factory, colour_squares):
         )
     own = {"method.kind": "supervised", "student.depth": 2, "data.root": colour_squares}
     write_run(folder / "shallow_teacher.toml", {"name": "taught_by", **own})
-    for name, protocols in (("coloured", '"finetune", "knn"'), ("other", '"knn", "linear"')):
-        (folder / f"{name}.toml").write_text(TASK.format(data=colour_squares, protocols=protocols))
+    write_task(folder / "coloured.toml", colour_squares, ["finetune", "knn"])
+    write_task(folder / "other.toml", colour_squares, ["knn", "linear"])
     (folder / "plan.toml").write_text(PLAN)
     return folder
 

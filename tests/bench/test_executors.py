@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from cskd_bench.bench import local
-from cskd_bench.bench.plan import PretrainCell, Resources
+from cskd_bench.bench.plan import PretrainCell
+from cskd_bench.bench.resources import Resources
 from cskd_bench.bench.slurm import Slurm
 from cskd_bench.bench.state import write_failures
 from cskd_bench.bench.work import CellJob, Places

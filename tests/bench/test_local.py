@@ -13,7 +13,8 @@ from rich.console import Console
 
 from cskd_bench.bench import local
 from cskd_bench.bench.gpus import Gpus
-from cskd_bench.bench.plan import Benchmark, Cells, PretrainCell, Resources
+from cskd_bench.bench.plan import Benchmark, Cells, PretrainCell
+from cskd_bench.bench.resources import Resources
 from cskd_bench.bench.runner import Share, run_plan
 from cskd_bench.bench.work import CellJob, Ended, Places, work
 from cskd_bench.cli import main

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 from helpers import processes
-from helpers.benches import records_in
+from helpers.benches import STUDENT, records_in, write_task
 from helpers.tiny import write_run
 
 from cskd_bench.bench import local as local_processes
 from cskd_bench.bench import ray_cluster, ray_start
 from cskd_bench.bench.executor import GRACE
-from cskd_bench.bench.plan import PretrainCell, Resources
+from cskd_bench.bench.plan import PretrainCell
 from cskd_bench.bench.ray_start import RayPlace
+from cskd_bench.bench.resources import Resources
 from cskd_bench.bench.work import CellJob, Ended, Places
 from cskd_bench.cli import main
 from cskd_bench.config import PretrainConfig, Supervised
@@ -30,21 +31,6 @@ pytestmark = pytest.mark.gate
 ray = pytest.importorskip("ray", reason="the ray extra is not installed")
 Cluster = pytest.importorskip("ray.cluster_utils").Cluster
 
-STUDENT = {"name": "tiny", "student.patch_size": 16, "student.depth": 1, "recipe.epochs": 40, "recipe.ema_decay": 0.0}
-STUDENT |= {"recipe.augment.auto_augment": "", "run.save_every": 1}
-TASK = """
-version = 1
-protocols = ["linear", "knn"]
-metric = "top1"
-image_size = 32
-[data]
-dataset = "folder"
-root = "{data}"
-train = "train"
-test = "test"
-num_classes = 3
-eval_crop = 1.0
-"""
 PLAN = """
 students = ["student.toml"]
 seeds = [0, 1]
@@ -61,8 +47,8 @@ DEAD = "127.0.0.1:1"  # where no cluster is
 def place(tmp_path_factory, colour_squares):
     """A folder with a plan of 6 cells: 2 pretrainings of a second or more, and 2 transfers of each."""
     folder = tmp_path_factory.mktemp("plan")
-    write_run(folder / "student.toml", {**STUDENT, "data.root": colour_squares})
-    (folder / "coloured.toml").write_text(TASK.format(data=colour_squares))
+    write_run(folder / "student.toml", {**STUDENT, "recipe.epochs": 40, "data.root": colour_squares})
+    write_task(folder / "coloured.toml", colour_squares, ["linear", "knn"])
     (folder / "plan.toml").write_text(PLAN)
     return folder
 

@@ -22,13 +22,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from helpers import processes
+from helpers.benches import records_in
 from soak.machine import filled, parent_of, send, small_disk
 from soak.plan import write_plan
 
 from cskd_bench.engine.provenance import code_ref
 from cskd_bench.record import read_record, sha256_file
 
-OF_ONE_RUN = {"created", "started", "resumptions", "cost", "command", "argv", "code"}
 # what is done to a bench, and how likely each is
 DISTURBANCES = {"worker killed": 6, "bench killed": 2, "bench asked to stop": 2, "disk full": 2}
 WAIT = (2.0, 12.0)  # seconds from one disturbance to the next
@@ -151,7 +151,7 @@ class Disturber:
 
 def _compare(results: Path, expected: dict[str, object], found: Round) -> None:
     """Note each record that differs, is lost or should not be there, and what else is not as it should be."""
-    records = read_untimed(results)
+    records = records_in(results)
     found.records = len(records)
     found.lost, found.more = sorted(expected.keys() - records), sorted(records.keys() - expected)
     found.differing = [name for name in records if name in expected and records[name] != expected[name]]
@@ -163,12 +163,6 @@ def _compare(results: Path, expected: dict[str, object], found: Round) -> None:
     with suppress(FileNotFoundError):
         found.failures = [entry["cell"] for entry in json.loads((results / "failures.json").read_text())]
     found.left_over = sorted(path.relative_to(results).as_posix() for path in results.rglob(".*"))
-
-
-def read_untimed(results: Path) -> dict[str, object]:
-    """Read every record, without times, interruptions and folder names."""
-    paths = (results / "records").glob("[!.]*.json")
-    return {path.stem: read_record(path).model_dump(exclude=OF_ONE_RUN) for path in paths}
 
 
 def _is_whole(path: Path, sha256: str) -> bool:
@@ -185,7 +179,7 @@ def main(words: list[str]) -> int:
     if code := undisturbed.start().wait():
         print(f"the undisturbed bench ended with {code}: see {folder}", file=sys.stderr)
         return 1
-    expected = read_untimed(undisturbed.output / "results")
+    expected = records_in(undisturbed.output / "results")
     print(f"undisturbed: {len(expected)} cells, {time.monotonic() - began:.0f} s", flush=True)
     summary |= {"cells": len(expected), "undisturbed_seconds": round(time.monotonic() - began, 1)}
     until = time.monotonic() + 60 * options.minutes

@@ -10,7 +10,8 @@ from helpers.tiny import PLAIN_VIEWS, save_model, teacher, write_run
 from PIL import Image
 
 from cskd_bench.api.runs import run_task
-from cskd_bench.bench.plan import Resources, TransferCell
+from cskd_bench.bench.plan import TransferCell
+from cskd_bench.bench.resources import Resources
 from cskd_bench.bench.work import CellJob, Places, run_cell
 from cskd_bench.cells.pretrain import pretrain
 from cskd_bench.cli import main
