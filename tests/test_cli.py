@@ -270,7 +270,6 @@ def test_a_shipped_file_is_found_from_anywhere_as_it_is_named_in_the_docs(capsys
         (["--ray-address", "auto"], "--ray-address is for --executor ray, not for local"),
         (["--gpus", "1.5"], "two or more GPUs are whole ones"),
         (["--gpus", "5e-324"], "is neither 0 nor from 0.01 to 64"),
-        (["--threads", "99999999999"], "a cell takes at most 4096"),
         (["--executor", "ray", "--slurm", "timeout_min=3"], "--slurm is for --executor slurm, not for ray"),
         (["--executor", "slurm", "--gpus", "0.5"], "Slurm gives whole GPUs"),
     ],

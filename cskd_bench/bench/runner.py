@@ -72,6 +72,16 @@ def run_plan(
     return _Bench(cells, places, executor, share, queue, status, bank_of, ledger, Watched(places.runs, plan)).run()
 
 
+def teacher_resources(own: Resources, share: Share, one_machine: bool) -> Resources:
+    """Return what a plan's teacher takes: what the plan names, else as other cells; alone on a machine, all threads."""
+    if own != Resources():
+        return Resources(own.threads or share.resources.threads, own.gpus or share.resources.gpus)
+    if not one_machine:
+        return share.resources
+    threads, cores = share.resources.threads, len(os.sched_getaffinity(0))
+    return Resources(min(threads * share.parallel, max(threads, cores)), share.resources.gpus)
+
+
 class _Bench:
     """A plan that runs."""
 
@@ -168,15 +178,9 @@ class _Bench:
         return self._executor.fits(self._resources(cell))
 
     def _resources(self, cell: BenchCell) -> Resources:
-        share, own = self._share.resources, self._cells.teacher_takes
         if cell is not self._cells.teacher:
-            return share
-        if own != Resources():
-            return Resources(own.threads or share.threads, own.gpus or share.gpus)
-        if not self._executor.one_machine:
-            return share
-        all_threads = min(share.threads * self._share.parallel, max(share.threads, len(os.sched_getaffinity(0))))
-        return Resources(all_threads, share.gpus)
+            return self._share.resources
+        return teacher_resources(self._cells.teacher_takes, self._share, self._executor.one_machine)
 
     def _job(self, cell: BenchCell) -> CellJob:
         return CellJob.of(cell, self._places, self._resources(cell), self._bank_of.get(cell.name))

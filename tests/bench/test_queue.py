@@ -8,6 +8,8 @@ from helpers.benches import CELLS, write_plan
 
 from cskd_bench.bench.plan import BenchCell, TransferCell, expand, load_plan, place_cells
 from cskd_bench.bench.queue import LONGEST_PAUSE, QUICK, STOPS, Pause, Queue
+from cskd_bench.bench.resources import Resources
+from cskd_bench.bench.runner import Share, teacher_resources
 from cskd_bench.bench.state import Found
 from cskd_bench.bench.work import Ended, Places
 from cskd_bench.schema import shipped
@@ -126,3 +128,14 @@ def test_the_plans_own_teacher_goes_first_and_teaches_all(tmp_path):
     queue.account_for(teacher, Ended(), 1)
     assert set(queue.ready) == set(cells.pretrain)
     assert {cell.config.teacher.weights for cell in cells.pretrain} == {"out/runs/quickstart_teacher/model.safetensors"}
+
+
+def test_what_a_plans_teacher_takes(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(4)))
+    share = Share(3, Resources(1, 0.5))
+    assert teacher_resources(Resources(), share, one_machine=True) == Resources(3, 0.5)
+    assert teacher_resources(Resources(), Share(8, Resources(1)), one_machine=True) == Resources(4)
+    assert teacher_resources(Resources(), Share(1, Resources(6)), one_machine=True) == Resources(6)
+    assert teacher_resources(Resources(), Share(2, Resources()), one_machine=True) == Resources()
+    assert teacher_resources(Resources(), share, one_machine=False) == Resources(1, 0.5)
+    assert teacher_resources(Resources(gpus=2), share, one_machine=True) == Resources(1, 2)
