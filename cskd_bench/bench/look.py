@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cskd_bench.bench.messages import last_lines, last_message
 from cskd_bench.bench.watched import FOLDER, BenchState, CellState, find_states, is_alive, utc_now
 from cskd_bench.errors import UserError
 from cskd_bench.names import clock, on_one_line
 
-TAIL: Final = 8192  # bytes at the end of a log that are looked at
 GONE: Final = "gone"  # the word for a bench that ended without a word
 
 
@@ -113,10 +112,9 @@ def _table(runs: Path, running: list[CellState], title: str) -> Table:
 
 def _progress(runs: Path, cell: CellState) -> dict[str, Any]:
     """Return the last message of a cell's log and, of a pretraining's own log, its step and images per second."""
-    lines = [on_one_line(line) for line in _tail(runs / cell.log, cell.since) if line.strip()]
-    message = lines[-1].removeprefix(f"{cell.name}: ") if lines else ""
+    message = last_message(runs / cell.log, cell.name, cell.since)
     step, rate = None, None
-    for line in reversed(_tail(runs / cell.name / "log.jsonl", cell.since)):
+    for line in reversed(last_lines(runs / cell.name / "log.jsonl", cell.since)):
         try:
             entry = json.loads(line)
             step = step or int(entry["step"])
@@ -125,15 +123,3 @@ def _progress(runs: Path, cell: CellState) -> dict[str, Any]:
         except (ValueError, KeyError, TypeError):
             continue
     return {"message": message, "step": step, "images_per_second": rate}
-
-
-def _tail(path: Path, since: datetime) -> list[str]:
-    """Return the last lines of a file that was written to since a time; none where it was not."""
-    try:
-        with path.open("rb") as file:
-            size, written = file.seek(0, 2), path.stat().st_mtime
-            file.seek(max(0, size - TAIL))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return []
-    return text.splitlines() if written >= since.timestamp() - 1 else []

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cskd_bench.bench.costs import Expected
+from cskd_bench.bench.messages import last_message
 from cskd_bench.bench.plan import BenchCell
 from cskd_bench.bench.work import Places
 from cskd_bench.names import clock
@@ -103,18 +104,10 @@ class BenchStatus:
     def _table(self) -> Group:
         table = Table("running", "since", "last message", box=None, expand=True)
         for cell, began in self._began.values():
-            table.add_row(
-                Text(cell.name), clock(time.monotonic() - began), Text(self._message(cell), overflow="ellipsis")
-            )
+            said = last_message(self._places.log(cell), cell.name)
+            table.add_row(Text(cell.name), clock(time.monotonic() - began), Text(said, overflow="ellipsis"))
         left = self._say_left()
         return Group(table, Text(f"{self._done} of {self._total} cells{f', {left} left' if left else ''}"))
-
-    def _message(self, cell: BenchCell) -> str:
-        try:
-            lines = self._places.log(cell).read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            return ""
-        return lines[-1].removeprefix(f"{cell.name}: ") if lines else ""
 
     def _say_left(self) -> str:
         seconds, whole = self.seconds_left()

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from cskd_bench.bench import messages
 from cskd_bench.bench.costs import Expected
+from cskd_bench.bench.messages import last_lines, last_message
 from cskd_bench.bench.status import BenchStatus
 from cskd_bench.bench.work import Places
 
@@ -117,3 +119,14 @@ def test_a_failed_attempt_says_nothing_of_how_long_a_cell_takes(tmp_path, clock)
 def test_nothing_is_guessed_before_the_first_cell_has_finished(tmp_path):
     status, _ = status_of(tmp_path, [cell("a", "pretrain")], {})
     assert status.seconds_left() == (None, False)
+
+
+def test_the_last_message_of_a_long_log_is_found_without_reading_it_all(tmp_path, monkeypatch):
+    log = tmp_path / "cell.log"
+    assert last_message(log, "a") == ""
+    log.write_bytes(b"early\n" + b"x" * 1_000_000 + b"\na: epoch 3/4 \xff\n\n")
+    assert last_message(log, "a") == r"epoch 3/4 �"
+    monkeypatch.setattr(messages, "TAIL", 20)
+    assert sum(map(len, last_lines(log))) <= 20
+    log.write_text("a: two\x1b[2J words\r")
+    assert last_message(log, "a") == r"two\x1b[2J words"
