@@ -253,6 +253,8 @@ def test_a_node_that_sees_other_folders_or_runs_other_code_is_named(cluster, tmp
     with pytest.raises(UserError, match=r"Ray node .* would run cskd-bench .*, the bench is 1 of commit cccccccccccc"):
         ray_start.check_nodes(ray, nodes, str(tmp_path), [tmp_path])
     ray.shutdown()
+    with pytest.raises(UserError, match=r"Ray node .* would run cskd-bench"):  # a bench asks all this
+        ray_cluster.Ray(1, 1, None, Resources(), RayPlace(cluster.address), [tmp_path])
 
 
 def test_what_ray_ships_reaches_the_cells(cluster, tmp_path, monkeypatch):
