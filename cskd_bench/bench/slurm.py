@@ -19,6 +19,7 @@ from cskd_bench.bench.slurm_cell import BEGUN, JobList, SlurmCell
 from cskd_bench.bench.slurm_options import Parameters, is_for_now, names_gpus
 from cskd_bench.bench.work import CellJob, Ended
 from cskd_bench.errors import UserError
+from cskd_bench.stopping import hang_up
 
 PATIENCE: Final = 20.0  # seconds from a job's end without an answer until none is expected any more
 FIRST_PAUSE: Final = 2.0  # seconds after Slurm takes no more jobs; doubles each time
@@ -263,12 +264,12 @@ def _tell(job: CellJob, sentence: str) -> None:
 
 @contextmanager
 def _signals_later() -> Iterator[None]:
-    """Let SIGINT and SIGTERM wait until the block ends, so that no job is submitted and then lost."""
+    """Let requests to stop wait until the block ends, so that no job is submitted and then lost."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, *hang_up())
     previous = [(number, signal.signal(number, lambda number, _: came.append(number))) for number in numbers]
     try:
         yield

@@ -9,12 +9,14 @@ import time
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from cskd_bench.bench import local
 from cskd_bench.bench.plan import PretrainCell
 from cskd_bench.bench.resources import Resources
+from cskd_bench.bench.runner import _stops_like_ctrl_c
 from cskd_bench.bench.slurm import Slurm
 from cskd_bench.bench.state import write_failures
 from cskd_bench.bench.work import CellJob, Places
@@ -130,6 +132,22 @@ def test_a_job_that_slurm_refuses_ends_in_words(tmp_path):
     ((cell, ended),) = slurm.collect_ended()
     assert cell.name == "refused" and "not submitted: RuntimeError: invalid partition" in ended.error
     assert slurm.collect_ended() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_request_to_stop_loses_no_job_that_is_being_submitted(tmp_path, number):
+    pytest.importorskip("submitit", reason="the slurm extra is not installed")
+    slurm = Slurm(Resources(1), tmp_path, {"cluster": "local"})
+
+    def submit(_):
+        signal.raise_signal(number)
+        return Mock(job_id="1001")
+
+    slurm._executor(Resources(1)).submit = submit
+    with pytest.raises(KeyboardInterrupt), _stops_like_ctrl_c():
+        slurm.start(job("submitted", tmp_path))
+    ((_, noted),) = json.loads((tmp_path / "jobs.json").read_text()).items()
+    assert noted["job"] == "1001"
 
 
 def test_wrong_words_for_slurm_are_named(tmp_path, capsys):

@@ -53,6 +53,10 @@ class FakeSlurm:
         """Return how often a job was started."""
         return len((self.folder / job / "starts").read_text())
 
+    def let_time_pass(self, job: str) -> None:
+        """Let a job's time pass until the warning before its limit."""
+        ask(self.folder / job, "warning")
+
     def call(self, name: str, *words: str) -> None:
         """Type a command as a person would."""
         subprocess.run([self.folder / "bin" / name, *words], check=True)
@@ -139,6 +143,8 @@ def until_end(job: Path, batch: "subprocess.Popen[bytes]", limit: float, warn: f
         for request in job.glob("ask.SIG*"):
             request.unlink()
             signal_step(job, signal.Signals[request.name[4:]])
+        if asked(job, "warning"):
+            limit, warn = limit - warn + now, now
         if now >= warn and not warned:
             warned = signal_step(job, signal.Signals[name])
         if asked(job, "kill"):
