@@ -18,15 +18,15 @@ from cskd_bench.errors import Interrupted, UserError
 Item = TypeVar("Item")
 LOOK: Final = 5  # seconds between two looks at workers that are waited for
 STOPPING: Final = 30.0  # seconds that a batch may still take once a stop was asked for
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
 def leave_signals_to_the_main_process(worker: int) -> None:
-    """Let a worker outlive a Ctrl-C or a Slurm signal sent to the whole group: the main process decides when to end.
+    """Let a worker outlive a signal to the whole group (Ctrl-C, Slurm, a closed terminal): the main process decides.
 
     A SIGTERM of the main process itself, as at its exit after an error, still ends the worker.
     """
-    for number in (signal.SIGUSR1, signal.SIGINT):
+    for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_with_the_main_process, daemon=True).start()

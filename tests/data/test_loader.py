@@ -131,7 +131,7 @@ def test_a_worker_outlives_a_signal_to_the_group_and_ends_with_the_main_process(
     worker = context.Process(target=_work, args=(ready,), daemon=True)
     worker.start()
     assert ready.wait(30)
-    for name in ("TERM", "INT", "USR1"):  # from a shell: not from this process
+    for name in ("TERM", "INT", "USR1", "HUP"):  # from a shell: not from this process
         subprocess.run(["sh", "-c", f"kill -{name} {worker.pid}"], check=True)
     worker.join(0.5)
     assert worker.is_alive()
@@ -163,7 +163,7 @@ def test_a_worker_outlives_a_signal_that_meets_it_while_it_starts(source):
     process.start()
     assert reach.poll(30)
     worker = reach.recv()
-    for name in ("TERM", "INT", "USR1"):
+    for name in ("TERM", "INT", "USR1", "HUP"):
         subprocess.run(["sh", "-c", f"kill -{name} {worker}"], check=True)
     assert reach.poll(30)
     assert reach.recv() == (set(), (8, 3, 20, 20))  # the main process hears signals as before
