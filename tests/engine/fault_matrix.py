@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from helpers.processes import children_of
 
 from cskd_bench import cli
 
@@ -178,7 +179,8 @@ def failing_worker(place: Place, rank: int) -> None:
 
 def killed_worker(place: Place, rank: int) -> None:
     def kill() -> None:
-        for worker in multiprocessing.active_children():
+        own = children_of(os.getpid())  # a fork still lists the workers of the process that it came from
+        for worker in [worker for worker in multiprocessing.active_children() if worker.pid in own]:
             os.kill(worker.pid, signal.SIGKILL)
 
     at_step(place, rank, AT, kill)

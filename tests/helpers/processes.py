@@ -9,9 +9,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from helpers.ready import Command, ready
+
 CSKD_BENCH = (sys.executable, "-m", "cskd_bench.cli")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 TWO_RANKS = (*TORCHRUN, "--standalone", "--nproc-per-node", "2")
+Started = subprocess.Popen | Command
 LIMIT = 240.0  # seconds; less than a test may take, so that what a hung process said is shown
 
 
@@ -20,14 +23,19 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "CSKD_BENCH_DEVICE": "cpu", "OMP_NUM_THREADS": "1", **more}
 
 
-def start(
-    command: Sequence[object], cwd: Path | None = None, *, apart: bool = False, **more: str
-) -> "subprocess.Popen[str]":
-    """Start a command as a session of its own; one pipe holds what it prints and its errors, two hold them `apart`."""
+def start(command: Sequence[object], cwd: Path | None = None, *, apart: bool = False, **more: str) -> Started:
+    """Start a command as a session of its own; what it prints and its errors are one text, or two where `apart`.
+
+    A `cskd-bench` command is a fork of a process that has imported all, unless its environment matters to imports.
+    """
+    words = [str(word) for word in command]
+    own = environment(**more)
+    if tuple(words[: len(CSKD_BENCH)]) == CSKD_BENCH and ready().serves(own):
+        return ready().start(words[len(CSKD_BENCH) :], str(cwd or Path.cwd()), own, apart=apart)
     return subprocess.Popen(
-        [str(word) for word in command],
+        words,
         cwd=cwd,
-        env=environment(**more),
+        env=own,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE if apart else subprocess.STDOUT,
@@ -35,14 +43,14 @@ def start(
     )
 
 
-def end(process: "subprocess.Popen[str]", code: int = 0, timeout: float = LIMIT) -> str:
+def end(process: Started, code: int = 0, timeout: float = LIMIT) -> str:
     """Wait for a started command and return all it said; its exit code must be `code`."""
     said, _ = finish(process, timeout)
     assert process.returncode == code, said
     return said
 
 
-def finish(process: "subprocess.Popen[str]", timeout: float = LIMIT) -> tuple[str, str]:
+def finish(process: Started, timeout: float = LIMIT) -> tuple[str, str]:
     """Return all that a started command said; one that hangs is killed with its children, and the test fails."""
     try:
         return process.communicate(timeout=timeout)
@@ -52,7 +60,7 @@ def finish(process: "subprocess.Popen[str]", timeout: float = LIMIT) -> tuple[st
         raise AssertionError(f"not ended within {timeout:.0f} s; it said:\n{said}{errors or ''}") from None
 
 
-def kill(process: "subprocess.Popen[str]") -> None:
+def kill(process: Started) -> None:
     """Kill a started command and all that it started; the ranks of torchrun are sessions of their own."""
     for one in [process.pid, *started_by(process.pid)]:
         with suppress(ProcessLookupError):
