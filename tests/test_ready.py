@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.processes import CSKD_BENCH, environment, finish, kill, run, start
+from helpers.processes import CSKD_BENCH, children_of, environment, finish, kill, run, start
 from helpers.ready import Command
 from helpers.tiny import write_run
 
@@ -38,6 +38,17 @@ def test_it_is_a_session_of_its_own_in_its_folder_and_its_end_is_heard(tmp_path)
         kill(process)
     finish(process)
     assert process.returncode == -signal.SIGKILL
+
+
+def test_what_it_started_is_waited_for_too(tmp_path):
+    process = start([*CSKD_BENCH, "quickstart", "--output", "out", "--no-detection"], tmp_path)
+    while not (started := children_of(process.pid)):
+        assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.communicate(timeout=0)
+    finish(process)
+    assert process.returncode == -signal.SIGKILL and not [one for one in started if Path(f"/proc/{one}/cwd").exists()]
 
 
 def test_its_record_names_its_own_words(tmp_path, colour_squares):

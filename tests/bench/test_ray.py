@@ -47,7 +47,7 @@ DEAD = "127.0.0.1:1"  # where no cluster is
 def place(tmp_path_factory, colour_squares):
     """A folder with a plan of 6 cells: 2 pretrainings of a second or more, and 2 transfers of each."""
     folder = tmp_path_factory.mktemp("plan")
-    write_run(folder / "student.toml", {**STUDENT, "recipe.epochs": 40, "data.root": colour_squares})
+    write_run(folder / "student.toml", {**STUDENT, "recipe.epochs": 80, "data.root": colour_squares})
     write_task(folder / "coloured.toml", colour_squares, ["linear", "knn"])
     (folder / "plan.toml").write_text(PLAN)
     return folder

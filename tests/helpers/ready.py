@@ -8,12 +8,14 @@ import json
 import os
 import runpy
 import select
+import selectors
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -25,11 +27,15 @@ OWN = ("CSKD_BENCH_", "PYTEST_")  # variables that nothing reads while it is imp
 
 
 class Command:
-    """A command that is a fork: what tests use of subprocess.Popen, with outputs in files."""
+    """A command that is a fork: what tests use of subprocess.Popen, with a pipe for each output."""
 
-    def __init__(self, args: Sequence[str], pid: int, outputs: Sequence[Path], status: Path) -> None:
+    def __init__(self, args: Sequence[str], pid: int, pipes: Sequence[int], status: Path) -> None:
         self.args, self.pid, self.returncode = args, pid, None
-        self._outputs, self._status = outputs, status
+        self._status = status
+        self._said = {pipe: bytearray() for pipe in pipes}
+        self._reading = selectors.DefaultSelector()
+        for pipe in pipes:
+            self._reading.register(pipe, selectors.EVENT_READ)
 
     def poll(self) -> int | None:
         """Return its exit code once it has ended: minus the signal that ended it."""
@@ -46,10 +52,21 @@ class Command:
             time.sleep(0.005)
         return code
 
-    def communicate(self, timeout: float = float("inf")) -> tuple[str, str]:
-        """Return all that it printed, and its errors where they are apart, once it has ended."""
-        self.wait(timeout)
-        said = [path.read_text(encoding="utf-8", errors="backslashreplace") for path in self._outputs]
+    def communicate(self, timeout: float = 3600.0) -> tuple[str, str]:
+        """Return all that it and what it started printed, and the errors where they are apart, once all have ended."""
+        until = time.monotonic() + timeout
+        while self._reading.get_map():
+            ready = self._reading.select(max(0.0, until - time.monotonic()))
+            if not ready:
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            for pipe in [key.fd for key, _ in ready]:
+                read = os.read(pipe, 1 << 16)
+                self._said[pipe] += read
+                if not read:
+                    self._reading.unregister(pipe)
+                    os.close(pipe)
+        self.wait(max(0.0, until - time.monotonic()))
+        said = [text.decode(errors="backslashreplace") for text in self._said.values()]
         return said[0], "".join(said[1:])
 
     def send_signal(self, number: int) -> None:
@@ -79,14 +96,17 @@ class Ready:
     def start(self, words: Sequence[str], cwd: str, environment: Mapping[str, str], *, apart: bool) -> Command:
         """Start `cskd-bench WORDS` in a folder."""
         self._started += 1
-        place = Path(self._folder.name) / str(self._started)
-        place.mkdir()
-        outputs = [place / "out", place / "err"] if apart else [place / "out"]
-        asked = {"words": list(words), "cwd": cwd, "environment": dict(environment), "place": str(place)}
-        self._socket.sendall(json.dumps(asked | {"outputs": [str(path) for path in outputs]}).encode() + b"\n")
-        with self._socket.makefile("r") as answers:
-            pid = int(answers.readline())
-        return Command(words, pid, outputs, place / "status")
+        status = Path(self._folder.name) / str(self._started)
+        pipes = [os.pipe() for _ in range(1 + apart)]
+        asked = {"words": list(words), "cwd": cwd, "environment": dict(environment), "status": str(status)}
+        ends = [write for _, write in pipes]
+        message = json.dumps(asked).encode()
+        socket.send_fds(self._socket, [len(message).to_bytes(8, "big")], ends)
+        self._socket.sendall(message)
+        for end in ends:
+            os.close(end)
+        pid = int.from_bytes(self._socket.recv(8, socket.MSG_WAITALL), "big")
+        return Command(words, pid, [read for read, _ in pipes], status)
 
 
 @cache
@@ -95,44 +115,70 @@ def ready() -> Ready:
     return Ready()
 
 
-def serve(connection: socket.socket) -> dict | None:
+@dataclass
+class Request:
+    """A command to become, and where its outputs go."""
+
+    words: list[str]
+    cwd: str
+    environment: dict[str, str]
+    status: str
+    outputs: list[int] = field(default_factory=list)
+
+
+def serve(connection: socket.socket) -> Request | None:
     """Fork for each request and note how each fork ends; return a request in its fork, None at the end of all."""
     running: dict[int, Path] = {}
-    requests = connection.makefile("rb")
     while True:
         asked, _, _ = select.select([connection], [], [], 0.005 if running else None)
         for pid in list(running):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
-                note = running.pop(pid) / "status"
-                note.with_suffix(".new").write_text(str(status))
-                note.with_suffix(".new").rename(note)
+                note_end(running.pop(pid), status)
         if not asked:
             continue
-        line = requests.readline()
-        if not line:
+        request = receive(connection)
+        if request is None:
             return None
-        request = json.loads(line)
         child = os.fork()
         if child == 0:
             os.setsid()  # before anybody knows its number
-            connection.sendall(f"{os.getpid()}\n".encode())
+            connection.sendall(os.getpid().to_bytes(8, "big"))
             connection.close()
             return request
-        running[child] = Path(request["place"])
+        running[child] = Path(request.status)
+        for output in request.outputs:
+            os.close(output)
 
 
-def become(request: dict) -> None:
+def receive(connection: socket.socket) -> Request | None:
+    """Return the next request with its outputs; None where nobody asks any more."""
+    size, outputs, _, _ = socket.recv_fds(connection, 8, 2)
+    if not size:
+        return None
+    message = connection.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL)
+    return Request(**json.loads(message), outputs=list(outputs))
+
+
+def note_end(file: Path, status: int) -> None:
+    new = file.with_suffix(".new")
+    new.write_text(str(status))
+    new.rename(file)
+
+
+def become(request: Request) -> None:
     """Be the command: its folder, environment, outputs and words."""
-    os.chdir(request["cwd"])
+    os.chdir(request.cwd)
     os.environ.clear()
-    os.environ.update(request["environment"])
-    for descriptor, file in ((1, request["outputs"][0]), (2, request["outputs"][-1])):
-        opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        os.dup2(opened, descriptor)
-        os.close(opened)
-    sys.path[0] = request["cwd"]
-    sys.argv = ["", *request["words"]]
+    os.environ.update(request.environment)
+    os.dup2(request.outputs[0], 1)
+    os.dup2(request.outputs[-1], 2)
+    for output in request.outputs:
+        os.close(output)
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 (it stays open)
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.path[0] = request.cwd
+    sys.argv = ["", *request.words]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     runpy.run_module("cskd_bench.cli", run_name="__main__", alter_sys=True)
 
