@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,14 +71,18 @@ def _ask_to_stop(folder: Path, ranks: int) -> bool:
 
 
 def run_rank(folder: Path) -> None:
-    """Run one rank of the cell that a folder describes; rank 0 leaves the answer there."""
+    """Run one rank of the cell that a folder describes; rank 0 leaves the answer there, or removes it all."""
     with stop_signals() as stop:
         owner, job = pickle.loads((folder / "job").read_bytes())
         assert isinstance(job, CellJob)
         threading.Thread(target=_stop_without, args=(owner, stop), daemon=True).start()
         (folder / f"rank.{os.getpid()}").touch()
         ended = told_in_words(lambda: _join_and_run(job, stop))
-    if os.environ.get("RANK") == "0" and folder.exists():
+    if os.environ.get("RANK") != "0":
+        return
+    if not is_running(owner):  # nobody reads the answer, or clears up
+        shutil.rmtree(folder, ignore_errors=True)
+    elif folder.exists():
         part = folder / "ended.part"
         part.write_text(json.dumps(asdict(ended)), encoding="utf-8")
         part.rename(folder / "ended")

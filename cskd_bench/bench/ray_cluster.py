@@ -19,6 +19,7 @@ from cskd_bench.bench.ray_start import (
     cpus_of,
     has_gpus,
     import_ray,
+    read_runtime_env,
     words_of,
 )
 from cskd_bench.bench.resources import Resources
@@ -53,14 +54,15 @@ class Ray:
         on_cpu = device == "cpu"
         takes = Resources(threads, gpus or 0)
         cpus = max(parallel * cpus_of(takes), cpus_of(teacher))
-        shipped = connect(self._ray, place, cpus, 0 if on_cpu else gpu_count())
+        shipped = read_runtime_env(place.runtime_env)
+        self._folder = _folder(shipped, shared)
+        connect(self._ray, place, shipped, cpus, 0 if on_cpu else gpu_count())
         try:
             if gpus is None and not on_cpu and has_gpus(self._ray):
                 takes = Resources(threads, 1)
             self.takes, self._on_cpu = takes, on_cpu
             if device and not on_cpu and not takes.gpus:
                 raise UserError(f"{_DEVICE}={device}: a cell gets no GPU of this Ray cluster; say --gpus, or unset it")
-            self._folder = _folder(shipped, shared)
             teacher = Resources(teacher.threads or threads, teacher.gpus or takes.gpus)
             needs = {"--threads and --gpus": takes, "teacher_threads and teacher_gpus": teacher}
             check_nodes(self._ray, check_room(self._ray, needs), self._folder, shared)

@@ -40,12 +40,11 @@ def import_ray() -> Any:
     return ray
 
 
-def connect(ray: Any, place: RayPlace, cpus: int, gpus: int) -> dict[str, Any]:
-    """Attach to a cluster, or start one here with CPUs and GPUs; return what is shipped to its nodes.
+def connect(ray: Any, place: RayPlace, shipped: dict[str, Any], cpus: int, gpus: int) -> None:
+    """Attach to a cluster, or start one here with CPUs and GPUs; what is `shipped` goes to its nodes.
 
     UserError where no cluster answers, or where Ray refuses what is to be shipped.
     """
-    shipped = _read_runtime_env(place.runtime_env) if place.runtime_env else {}
     own = {_DATA: os.environ[_DATA]} if _DATA in os.environ else {}
     variables = own | _table(shipped, "env_vars", place)
     environment = shipped | ({"env_vars": variables} if variables else {})
@@ -67,11 +66,12 @@ def connect(ray: Any, place: RayPlace, cpus: int, gpus: int) -> dict[str, Any]:
                 f"{named} {address} with --ray-runtime-env {place.runtime_env}: Ray says: {told}"
             ) from error
         raise UserError(f"{named} {address}: no Ray cluster can be reached there: {told}") from error
-    return shipped
 
 
-def _read_runtime_env(file: Path) -> dict[str, Any]:
+def read_runtime_env(file: Path | None) -> dict[str, Any]:
     """Read a TOML, or a JSON by its name's ending; UserError where it is neither or Ray knows no such keys."""
+    if file is None:
+        return {}
     from ray.runtime_env import RuntimeEnv
 
     if file.suffix != ".json":

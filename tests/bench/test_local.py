@@ -106,6 +106,8 @@ def test_ranks_end_when_the_cell_that_waits_for_them_is_killed(plan):
     started = processes.started_by(process.pid)
     ranks = [one for one in started if "cskd_bench.bench.ranks" in command_of(one)]
     (launcher,) = [one for one in ranks if "torch.distributed.run" in command_of(one)]
+    folder = Path(command_of(launcher).split()[-1])
+    assert (folder / "job").exists()
     (cell,) = [one for one in started if launcher in processes.children_of(one)]
     process.send_signal(signal.SIGSTOP)  # so that the cell is not started again
     os.kill(cell, signal.SIGKILL)
@@ -115,7 +117,7 @@ def test_ranks_end_when_the_cell_that_waits_for_them_is_killed(plan):
     left = [command_of(one) for one in ranks if command_of(one)]
     processes.kill(process)
     process.wait()
-    assert len(ranks) == 3 and not left
+    assert len(ranks) == 3 and not left and not folder.exists()
 
 
 @pytest.mark.gate

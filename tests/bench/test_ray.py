@@ -269,7 +269,7 @@ def test_what_ray_ships_reaches_the_cells(cluster, tmp_path, monkeypatch):
         return Ended(f"{os.environ['CSKD_BENCH_DATA']} {os.environ['WORD']} {[path.name for path in Path().iterdir()]}")
 
     with pytest.raises(UserError, match=r"results: with a working_dir .* as whole paths"):
-        executor_on(cluster.address, [Path("results")], 0.0, file)
+        executor_on(DEAD, [Path("results")], 0.0, file)  # before anything is shipped
     executor = executor_on(cluster.address, [tmp_path], 0.0, file)
     executor._work = ray.remote(max_retries=0)(tell)
     executor.start(job("one", tmp_path, executor.takes))
