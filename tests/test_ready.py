@@ -7,11 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.processes import CSKD_BENCH, children_of, environment, finish, kill, run, start
-from helpers.ready import Command
+from helpers.processes import CSKD_BENCH, environment, finish, kill, run, start
+from helpers.ready import Command, ready
 from helpers.tiny import write_run
 
 pytestmark = pytest.mark.gate
+
+
+@pytest.fixture(autouse=True, scope="module")
+def of_now():
+    """A ready process of now's environment: libraries of earlier tests may have left variables of their own."""
+    ready.cache_clear()
+    yield
+    ready.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -41,14 +49,16 @@ def test_it_is_a_session_of_its_own_in_its_folder_and_its_end_is_heard(tmp_path)
 
 
 def test_what_it_started_is_waited_for_too(tmp_path):
-    process = start([*CSKD_BENCH, "quickstart", "--output", "out", "--no-detection"], tmp_path)
-    while not (started := children_of(process.pid)):
-        assert process.poll() is None
-    process.send_signal(signal.SIGKILL)
+    read, write = os.pipe()
+    (tmp_path / "status").write_text("0")  # it has ended
+    program = [sys.executable, "-c", "input(); print('late')"]
+    started = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=write, text=True)
+    os.close(write)
+    command = Command([], started.pid, [read], tmp_path / "status")
     with pytest.raises(subprocess.TimeoutExpired):
-        process.communicate(timeout=0)
-    finish(process)
-    assert process.returncode == -signal.SIGKILL and not [one for one in started if Path(f"/proc/{one}/cwd").exists()]
+        command.communicate(timeout=0.1)
+    started.communicate("\n")
+    assert command.communicate() == ("late\n", "") and command.returncode == 0
 
 
 def test_its_record_names_its_own_words(tmp_path, colour_squares):

@@ -23,7 +23,8 @@ from tempfile import TemporaryDirectory
 
 from cskd_bench.bench.local import PRELOADED
 
-OWN = ("CSKD_BENCH_", "PYTEST_")  # variables that nothing reads while it is imported
+# Variables that no import here reads: our own and pytest's, and what ray and OpenCV set where they are imported.
+OWN = ("CSKD_BENCH_", "PYTEST_", "RAY_", "PYTHONBREAKPOINT", "QT_QPA_", "LD_LIBRARY_PATH")
 
 
 class Command:
