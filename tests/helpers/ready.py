@@ -74,6 +74,12 @@ class Command:
         if self.poll() is None:
             os.kill(self.pid, number)
 
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
 
 class Ready:
     """The process that is forked, started once for a test process, with its environment of that time."""
