@@ -29,10 +29,11 @@ def test_it_says_and_ends_as_one_that_was_started(words, tmp_path):
     write_run(tmp_path / "run.toml", {})
     own = {"CSKD_BENCH_DEVICE": "tpu"}  # which is refused
     command = [*CSKD_BENCH, *words]
-    assert isinstance(start(command, tmp_path, **own), Command)
-    done = run(command, tmp_path, **own)
+    process = start(command, tmp_path, apart=True, **own)
+    assert isinstance(process, Command)
+    said, errors = finish(process)
     full = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment(**own), check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (full.returncode, full.stdout, full.stderr)
+    assert (process.returncode, said, errors) == (full.returncode, full.stdout, full.stderr)
 
 
 def test_it_is_a_session_of_its_own_in_its_folder_and_its_end_is_heard(tmp_path):

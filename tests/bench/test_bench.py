@@ -6,7 +6,6 @@ import os
 import shlex
 import shutil
 import signal
-import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -51,7 +50,7 @@ def place(tmp_path_factory, colour_squares):
     return write_plan(tmp_path_factory.mktemp("plan"), colour_squares)
 
 
-def start(place: Path, output: str, *words: str) -> "subprocess.Popen[str]":
+def start(place: Path, output: str, *words: str) -> processes.Started:
     return processes.start(bench("plan.toml", output, *words), cwd=place)
 
 

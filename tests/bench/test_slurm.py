@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import time
 
 import pytest
@@ -31,7 +30,7 @@ class Held(stopping.Stop):
     def requested(self):
         if JOB and threading.current_thread() is threading.main_thread():
             self.looks += 1
-            if self.looks == 12 and claimed():
+            if self.looks == 11 and claimed():
                 while not self.asked and not (PLACE / "go").exists():
                     time.sleep(0.02)
         return self.asked
@@ -76,8 +75,8 @@ def undisturbed(place):
     return records(place, "undisturbed")
 
 
-def start(place, output, plan, *words, held=0, executor="slurm", **more) -> "subprocess.Popen[str]":
-    """Start a bench whose first `held` jobs wait at their twelfth step for a request to stop, or until they may go."""
+def start(place, output, plan, *words, held=0, executor="slurm", **more) -> processes.Started:
+    """Start a bench whose first `held` jobs wait halfway for a request to stop, or until they may go."""
     hold = place / output / "hold"
     hold.mkdir(parents=True, exist_ok=True)
     for number in range(held):

@@ -1,14 +1,13 @@
 """A pretraining run small enough to be killed often: three colours, a two-block ViT, a random CNN teacher."""
 
 import hashlib
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.logs import read_untimed
-from helpers.processes import end, start
+from helpers.processes import Started, end, start
 from helpers.tiny import save_model, teacher, write_run
 from safetensors.torch import load_file
 
@@ -39,7 +38,7 @@ class Run:
         settings = [word for override in overrides for word in ("--set", override)]
         return ["-m", "cskd_bench.cli", "pretrain", str(self.config), *places, *settings]
 
-    def start(self, *overrides: str) -> "subprocess.Popen[str]":
+    def start(self, *overrides: str) -> Started:
         return start([sys.executable, *self.command(*overrides)])
 
     def finish(self, *overrides: str) -> str:

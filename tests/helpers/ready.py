@@ -77,9 +77,6 @@ class Command:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
-    def terminate(self) -> None:
-        self.send_signal(signal.SIGTERM)
-
 
 class Ready:
     """The process that is forked, started once for a test process, with its environment of that time."""
@@ -89,7 +86,7 @@ class Ready:
         self._folder = TemporaryDirectory()
         self._socket, theirs = socket.socketpair()
         self._started = 0
-        command = [sys.executable, "-m", "helpers.ready", str(theirs.fileno()), self._folder.name]
+        command = [sys.executable, "-m", "helpers.ready", str(theirs.fileno())]
         path = os.pathsep.join(entry for entry in sys.path if entry)
         environment = self.environment | {"PYTHONPATH": path}
         subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment, start_new_session=True)
