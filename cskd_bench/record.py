@@ -43,6 +43,9 @@ class MethodRef(StrictModel):
     config: dict[str, Any] = Field(default_factory=dict)
 
 
+NO_PRETRAINING: Final = MethodRef(kind="initial", label="no pretraining")  # of weights as a run's seed drew them
+
+
 class ModelRef(StrictModel):
     """The student. `parameters` counts those used at inference."""
 
@@ -52,13 +55,13 @@ class ModelRef(StrictModel):
 
 
 class CheckpointRef(StrictModel):
-    """Which weights were scored: run name, raw or EMA, and the file's SHA-256.
+    """Which weights were scored: run name, raw, EMA or those that the run began with, and their SHA-256.
 
     `pretrain_images`: the identity of the images of the pretraining, empty where it is not known.
     """
 
     run: str
-    weights: Literal["raw", "ema", "none"]
+    weights: Literal["raw", "ema", "none", "initial"]
     sha256: str
     pretrain_seed: int | None = None
     pretrain_recipe: str = ""

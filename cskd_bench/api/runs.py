@@ -1,19 +1,17 @@
 """Finished runs, and downstream tasks on them, without the command line."""
 
 from pathlib import Path
-from typing import Literal
 
 from cskd_bench.engine.distributed import joined_ranks
 from cskd_bench.errors import UserError
 from cskd_bench.models.checkpoints import Loaded, load_checkpoint
+from cskd_bench.models.weights import Weights
 from cskd_bench.record import Record
 from cskd_bench.task import TaskSpec, load_task
 from cskd_bench.transfer.run import transfer
 
 
-def load_run(
-    folder: str | Path, *, model: str = "", weights: Literal["raw", "ema"] = "raw", image_size: int | None = None
-) -> Loaded:
+def load_run(folder: str | Path, *, model: str = "", weights: Weights = "raw", image_size: int | None = None) -> Loaded:
     """Load a finished run, or a weights file of the timm model named `model`: `student`, `classes`, its configuration.
 
     `timm:NAME` and `hf-hub:USER/REPO` are timm's pretrained weights, which are downloaded once.
@@ -33,7 +31,7 @@ def run_task(
     results: str | Path = "results",
     work: str | Path = "runs/transfer",
     model: str = "",
-    weights: Literal["raw", "ema"] = "raw",
+    weights: Weights = "raw",
     keep_weights: bool = True,
     workers: int = 4,
 ) -> Record:

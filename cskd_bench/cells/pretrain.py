@@ -17,7 +17,6 @@ from cskd_bench.compilation import resolve_compile
 from cskd_bench.config import PretrainConfig, method_label
 from cskd_bench.data.copies import number_images
 from cskd_bench.data.notes import folder_note, join_notes, tell_folder_note
-from cskd_bench.data.randomness import Stream, integer_seed
 from cskd_bench.data.sources import Source
 from cskd_bench.device import enough_memory
 from cskd_bench.engine.distributed import Ranks
@@ -28,7 +27,7 @@ from cskd_bench.engine.training import fit
 from cskd_bench.errors import UserError
 from cskd_bench.files import make_folder, refuse_unwritable, sync, write_file
 from cskd_bench.models.run_summary import RunSummary, is_finished, read_run, write_run
-from cskd_bench.models.students import Student, build_student
+from cskd_bench.models.students import initial_student
 from cskd_bench.models.teachers import is_another_teacher, teacher_identity
 from cskd_bench.models.weights import plain_state, save_tensors
 from cskd_bench.record import (
@@ -152,12 +151,6 @@ def _teacher_targets(config: PretrainConfig, classes: Sequence[str], ranks: Rank
     compiled = resolve_compile(config.run, ranks.device).teacher
     num_classes = config.data.num_classes
     return open_targets(config.method, config.teacher, classes, num_classes, ranks.device, compiled=compiled)
-
-
-def initial_student(config: PretrainConfig) -> Student:
-    """Build the student with the weights that the seed gives it."""
-    torch.manual_seed(integer_seed(config.seed, Stream.MODEL))
-    return build_student(config.student, config.data.num_classes, config.method.heads)
 
 
 def _subject(config: PretrainConfig, job: Job, beginning: Beginning, command: str) -> Subject:

@@ -44,6 +44,7 @@ class PlainViT(nn.Module):
         global_blocks: int = 4,
         drop_path: float = 0.0,
         checkpointing: bool = False,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
         if vit is None:
@@ -63,6 +64,9 @@ class PlainViT(nn.Module):
         if window_size and not all(isinstance(block, Block) for block in vit.blocks):
             raise UserError(f"window attention needs timm's plain blocks, not {type(vit.blocks[0]).__name__}")
         self.checkpointing = checkpointing
+        self.frozen = frozen
+        if frozen:
+            self.vit.requires_grad_(False)
         _set_drop_path(vit.blocks, drop_path)
 
     @property
@@ -79,6 +83,8 @@ class PlainViT(nn.Module):
         """Set the mode, but keep a convolutional stem's batch norms as pretrained: a detector's batches are small."""
         super().train(mode)
         self.vit.patch_embed.eval()
+        if self.frozen:
+            self.vit.eval()
         return self
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

@@ -1,8 +1,11 @@
 """Models from anywhere: runs of ours, as pretrained or fine-tuned, weights files, and timm's pretrained weights."""
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 
 from cskd_bench.config import StudentConfig
 from cskd_bench.errors import UserError
@@ -12,9 +15,9 @@ from cskd_bench.models.loaded import Loaded as Loaded  # imported from here, lik
 from cskd_bench.models.loaded import count_parameters
 from cskd_bench.models.preprocessing import Preprocessing
 from cskd_bench.models.run_summary import RUN_FILE, Blueprint, RunSummary, TunedSummary, read_summary
-from cskd_bench.models.students import Student, build_student
-from cskd_bench.models.weights import Weights, load_state
-from cskd_bench.record import CheckpointRef, ModelRef, sha256_file
+from cskd_bench.models.students import Student, build_student, initial_student
+from cskd_bench.models.weights import Weights, fill, load_state, plain_state
+from cskd_bench.record import NO_PRETRAINING, CheckpointRef, ModelRef, sha256_file
 from cskd_bench.schema import validate
 
 
@@ -42,14 +45,16 @@ def _load(path: Path, model: str, weights: Weights, image_size: int | None) -> L
         if model:
             raise UserError(f"{path}: knows its model; --model is for weights files")
         if weights != "raw":
-            raise UserError(f"{path}: has no averaged weights beside its own; leave --weights out")
+            raise UserError(f"{path}: has no {weights} weights beside its own; leave --weights out")
         return load_pretrained(str(path), image_size)
     if path.is_dir():
         if model:
             raise UserError(f"{path}: a run folder knows its model; --model is for weights files")
-        if not (path / RUN_FILE).exists() and (path / TIMM_CONFIG).is_file():
+        if weights != "initial" and not (path / RUN_FILE).exists() and (path / TIMM_CONFIG).is_file():
             return load_file(find_weights(path), "", weights, image_size)
         return _load_run(path, weights, image_size)
+    if weights == "initial" and path.exists():
+        raise UserError(f"{path}: is a weights file; --weights initial needs the run folder, which holds the seed")
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint; give a run folder, or a weights file with --model TIMM_NAME")
     if not model and not (path.parent / TIMM_CONFIG).is_file():
@@ -58,7 +63,10 @@ def _load(path: Path, model: str, weights: Weights, image_size: int | None) -> L
 
 
 def _load_run(folder: Path, weights: Weights, image_size: int | None) -> Loaded:
-    summary, kind = read_summary(folder), "model" if weights == "raw" else "ema"
+    summary = read_summary(folder)
+    if weights == "initial":
+        return _draw_anew(folder, summary, image_size)
+    kind = "model" if weights == "raw" else "ema"
     file = folder / f"{kind}.safetensors"
     if not file.is_file():
         raise UserError(f"{file}: no such file; this run has no {weights} weights")
@@ -67,17 +75,27 @@ def _load_run(folder: Path, weights: Weights, image_size: int | None) -> Loaded:
         raise UserError(f"{file}: does not match the checksum in run.json; the file was changed or damaged")
     if isinstance(summary, TunedSummary):
         return _load_tuned(folder, summary, digest, image_size)
-    return _load_pretraining(folder, summary, weights, digest, image_size)
+    loaded = _built(folder, summary, weights, digest, image_size)
+    load_state(loaded.student, file)
+    return loaded
 
 
-def _load_pretraining(
-    folder: Path, summary: RunSummary, weights: Weights, digest: str, image_size: int | None
-) -> Loaded:
+def _draw_anew(folder: Path, summary: RunSummary | TunedSummary, image_size: int | None) -> Loaded:
+    """Return a run's student as its seed drew it: the method that learns nothing before a task, to compare with."""
+    if isinstance(summary, TunedSummary):
+        raise UserError(f"{folder}: was fine-tuned; --weights initial takes the run that it began with")
+    state = plain_state(initial_student(summary.config))
+    loaded = _built(folder, summary, "initial", hashlib.sha256(save(state)).hexdigest(), image_size)
+    fill(loaded.student, state, folder)
+    return replace(loaded, method=NO_PRETRAINING, milestone=None)
+
+
+def _built(folder: Path, summary: RunSummary, weights: Weights, digest: str, image_size: int | None) -> Loaded:
+    """Return a pretraining's student with random weights, and what records say of it."""
     config = summary.config
     blueprint = Blueprint(name=config.student.name, student=config.student, heads=config.method.heads)
     size = image_size or config.student.image_size
     student = rebuild(blueprint, config.data.num_classes, size, folder)
-    load_state(student, folder / ("model.safetensors" if weights == "raw" else "ema.safetensors"))
     return Loaded(
         student=student.eval(),
         image_size=size,

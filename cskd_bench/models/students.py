@@ -10,7 +10,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cskd_bench.config import StudentConfig
+from cskd_bench.config import PretrainConfig, StudentConfig
+from cskd_bench.data.randomness import Stream, integer_seed
 from cskd_bench.errors import UserError
 from cskd_bench.models.intermediates import take_maps
 from cskd_bench.models.normalisation import normalisation
@@ -269,3 +270,9 @@ def _is_vit(name: str) -> bool:
     """Tell from timm's registry, without building the model twice."""
     module = timm.model_entrypoint(name).__module__
     return module in (VisionTransformer.__module__, VisionTransformerDistilled.__module__)
+
+
+def initial_student(config: PretrainConfig) -> Student:
+    """Build a run's student with the weights that its seed gives it."""
+    torch.manual_seed(integer_seed(config.seed, Stream.MODEL))
+    return build_student(config.student, config.data.num_classes, config.method.heads)

@@ -17,11 +17,12 @@ from cskd_bench.errors import UserError
 from cskd_bench.models.state_names import find_model
 from cskd_bench.names import readable
 
-Weights = Literal["raw", "ema"]
+Weights = Literal["raw", "ema", "initial"]  # initial: those that a run began with
 PLAIN: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 KEYS: Final[dict[Weights, tuple[str, ...]]] = {
     "raw": ("model", "state_dict"),
     "ema": ("model_ema", "state_dict_ema"),
+    "initial": (),
 }
 
 

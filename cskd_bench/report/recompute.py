@@ -7,7 +7,7 @@ from typing import Final
 
 from cskd_bench.config import PretrainConfig, method_label
 from cskd_bench.errors import UserError
-from cskd_bench.record import Record, record_id
+from cskd_bench.record import NO_PRETRAINING, MethodRef, Record, record_id
 from cskd_bench.schema import fingerprint, validate
 from cskd_bench.task import TaskSpec
 from cskd_bench.task_identity import transfer_recipe, with_former_meaning
@@ -81,7 +81,7 @@ def _of_transfer(record: Record, spec: TaskSpec, run: PretrainConfig | None) -> 
     }
     if run is None:
         return found
-    words = [spec.name, protocol, run.method.kind, record.checkpoint.run, f"s{record.seed}"]
+    words = [spec.name, protocol, record.method.kind, record.checkpoint.run, f"s{record.seed}"]
     scored = {"checkpoint": record.checkpoint.sha256, "seed": record.seed}
     whole = transfer_recipe(pretrain if tuned else run.stated_recipe(), protocol, spec.identity(), settings)
     named = record_id(*words, {**whole, **scored})
@@ -94,14 +94,19 @@ def _of_run(record: Record, run: PretrainConfig) -> dict[str, object]:
     """Return what is the same in the record of a run and in those of its transfers."""
     variant = _VARIANT.search(record.method.label)
     weights = "".join(record.method.teacher.partition("@")[1:])  # their hash: the settings do not hold it
+    method = MethodRef(
+        kind=run.method.kind,
+        label=method_label(run.method) + (variant[0] if variant else ""),
+        teacher=run.teacher.name + weights if run.method.needs_teacher else "",
+        config=run.method.model_dump(mode="json"),
+    )
+    if record.checkpoint.weights == "initial":
+        method = NO_PRETRAINING
     return {
         "checkpoint.pretrain_recipe": run.recipe_fingerprint(record.config.get("milestone")),
         "checkpoint.pretrain_seed": run.seed,
         "checkpoint.pretrain_data": run.data_name,
-        "method.kind": run.method.kind,
-        "method.label": method_label(run.method) + (variant[0] if variant else ""),
-        "method.teacher": run.teacher.name + weights if run.method.needs_teacher else "",
-        "method.config": run.method.model_dump(mode="json"),
+        **{f"method.{key}": value for key, value in method.model_dump().items()},
         "model.name": run.model_name,
     }
 

@@ -94,7 +94,7 @@ def setting_of(record: Record) -> Setting:
         protocol=record.protocol,
         recipe=record.recipe,
         image_size=record.model.image_size,
-        weights=record.checkpoint.weights,
+        weights="raw" if (kind := record.checkpoint.weights) == "initial" else kind,  # a row beside the others
         content=_content(record),
     )
 

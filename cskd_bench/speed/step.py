@@ -21,7 +21,6 @@ from cskd_bench.bank.pack import pack, soft_targets
 from cskd_bench.bank.shard import write_shard
 from cskd_bench.bank.store import SOFT_CLASSES, Bank, BankManifest, begin_bank, shard_path
 from cskd_bench.bank.targets import BankTargets
-from cskd_bench.cells.pretrain import initial_student
 from cskd_bench.compilation import compile_fixed
 from cskd_bench.config import (
     CSKD,
@@ -46,7 +45,7 @@ from cskd_bench.engine.projected import build_projector, with_projector
 from cskd_bench.engine.targets import NoTargets, TargetProvider, TeacherTargets
 from cskd_bench.methods import loss_parts
 from cskd_bench.models.labeller import make_fast
-from cskd_bench.models.students import choose_attention
+from cskd_bench.models.students import choose_attention, initial_student
 from cskd_bench.models.teachers import Teacher
 from cskd_bench.speed.measure import Clock, compare, table
 from cskd_bench.speed.plain import PlainStep

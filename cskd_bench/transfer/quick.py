@@ -4,11 +4,12 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.errors import Interrupted, UserError
 from cskd_bench.models.preprocessing import Preprocessing
+from cskd_bench.models.weights import Weights
 from cskd_bench.stopping import Stop
 from cskd_bench.task import TaskSpec
 from cskd_bench.transfer.cell import ImageCell
@@ -37,7 +38,7 @@ def quick_look(
     *,
     ranks: Ranks,
     model: str = "",
-    weights: Literal["raw", "ema"] = "raw",
+    weights: Weights = "raw",
     preprocessing: Preprocessing | None = None,
     workers: int = 4,
     stop: Stop | None = None,

@@ -4,7 +4,7 @@ import glob
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from cskd_bench.cells.cell import Cell
 from cskd_bench.cells.locks import run_lock
@@ -18,6 +18,7 @@ from cskd_bench.errors import UserError
 from cskd_bench.files import make_folder, refuse_unwritable
 from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.models.preprocessing import Preprocessing
+from cskd_bench.models.weights import Weights
 from cskd_bench.record import Record, TaskRef, read_record
 from cskd_bench.schema import fingerprint
 from cskd_bench.stopping import Stop, stop_signals
@@ -42,7 +43,7 @@ def open_cell(
     work: Path,
     ranks: Ranks,
     model: str = "",
-    weights: Literal["raw", "ema"] = "raw",
+    weights: Weights = "raw",
     preprocessing: Preprocessing | None = None,
     keep_weights: bool = False,
     workers: int = 4,
@@ -87,7 +88,7 @@ def transfer(
     work: Path,
     ranks: Ranks,
     model: str = "",
-    weights: Literal["raw", "ema"] = "raw",
+    weights: Weights = "raw",
     preprocessing: Preprocessing | None = None,
     keep_weights: bool = False,
     workers: int = 4,

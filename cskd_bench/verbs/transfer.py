@@ -53,7 +53,12 @@ def add(verbs: Verbs) -> None:
     )
     verb.add_argument("--model", default="", help="timm name of a weights file's architecture")
     verb.add_argument("--pretrained", action="store_true", help="timm's own weights of --model, without --checkpoint")
-    verb.add_argument("--weights", choices=("raw", "ema"), default="raw", help="which weights of a run (default: raw)")
+    verb.add_argument(
+        "--weights",
+        choices=("raw", "ema", "initial"),
+        default="raw",
+        help="which weights of a run: as it ended (raw, the default), averaged (ema), or as it began (initial)",
+    )
     verb.add_argument(
         "--protocol", type=words, action="extend", default=[], help="one, or several with commas (default: all)"
     )

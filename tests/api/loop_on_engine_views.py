@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from timm.task import resume_task_checkpoint
 
 from cskd_bench import Teacher
-from cskd_bench.cells.pretrain import initial_student
 from cskd_bench.config import load_config
 from cskd_bench.data.engines import finish_batch, worker_views
 from cskd_bench.data.loader import train_loader
 from cskd_bench.data.open import open_source
 from cskd_bench.data.view_plan import ViewPlan
+from cskd_bench.models.students import initial_student
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "timm_loop.py"
 CPU = torch.device("cpu")

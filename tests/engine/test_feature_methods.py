@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # feature_ranks.py, which torchr
 import feature_ranks
 
 from cskd_bench.bank.build import build_bank
-from cskd_bench.cells.pretrain import initial_student, pretrain
+from cskd_bench.cells.pretrain import pretrain
 from cskd_bench.config import Locality, OptimConfig, VkD, load_config
 from cskd_bench.engine import training
 from cskd_bench.engine.distributed import Ranks
@@ -26,6 +26,7 @@ from cskd_bench.errors import UserError
 from cskd_bench.export import export_timm
 from cskd_bench.methods.projection import OrthonormalLinear, PooledProjector
 from cskd_bench.models.checkpoints import load_checkpoint
+from cskd_bench.models.students import initial_student
 from cskd_bench.models.weights import plain_state
 from cskd_bench.outputs import TeacherWidths
 

@@ -8,7 +8,7 @@ from helpers.processes import run_python
 
 from cskd_bench.bank.build import build_bank
 from cskd_bench.bank.targets import bank_targets
-from cskd_bench.cells.pretrain import _teacher_targets, initial_student, pretrain
+from cskd_bench.cells.pretrain import _teacher_targets, pretrain
 from cskd_bench.data.engines import finish_batch, worker_views
 from cskd_bench.data.open import open_source
 from cskd_bench.data.view_plan import ViewPlan
@@ -18,6 +18,7 @@ from cskd_bench.export import export_timm
 from cskd_bench.models import architectures
 from cskd_bench.models.checkpoints import load_checkpoint
 from cskd_bench.models.labeller import labelling_teacher
+from cskd_bench.models.students import initial_student
 
 
 def test_a_bank_holds_the_labels_of_the_teacher_beside_the_run(small_config, ranks, device, tmp_path):
