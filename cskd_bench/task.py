@@ -101,6 +101,7 @@ class DetectConfig(StrictModel):
     batch_size: PositiveInt | None = None
     lr: PositiveFloat | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # the CPU always computes in fp32
+    frozen: Annotated[bool, Field(exclude_if=lambda frozen: not frozen)] = False  # the backbone stays as pretrained
     pictures: NonNegativeInt = 4
 
 
@@ -127,7 +128,8 @@ class TaskData(DataConfig):
     """A task's images; `test` is the split that a record reports and nothing selects on.
 
     `stands_for` is the root of the task's file where another folder was given on the command line: the task is
-    the same wherever its images lie, and whatever their folder is called.
+    the same wherever its images lie, and whatever their folder is called. `objects`: detection on label maps; each
+    connected region of these classes, called so, is an object.
     """
 
     val: str = ""
@@ -136,6 +138,7 @@ class TaskData(DataConfig):
     source: str = ""
     licence: str = ""
     by_hand: str = ""
+    objects: Annotated[dict[str, NonNegativeInt], Field(default_factory=dict, exclude_if=lambda named: not named)]
     stands_for: PathText = ""
 
 

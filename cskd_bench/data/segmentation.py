@@ -72,10 +72,11 @@ class SegmentationSplit:
         return known
 
 
-def open_segmentation(data: TaskData, split: str, ignore_index: int) -> SegmentationSplit:
+def open_segmentation(data: TaskData, split: str, ignore_index: int | None) -> SegmentationSplit:
     """Open a split, or several joined by `+`; UserError says what is missing, what was expected, and where to get it.
 
-    `ignore_index` is the value of pixels that do not count in the layouts `segmentation` and `voc2012`.
+    `ignore_index` is the value of pixels that do not count in the layouts `segmentation` and `voc2012`; None:
+    all values that are no class.
     """
     if data.dataset not in LAYOUTS:
         raise UserError(f"data.dataset: {data.dataset!r} has no label maps; use {', '.join(LAYOUTS)}")
@@ -154,7 +155,7 @@ def _read_map(labels: PathSource, index: int) -> np.ndarray:
         raise UserError(f"{labels.paths[index]}: not a readable label map ({error})") from error
 
 
-def _class_of_values(data: TaskData, ignore_index: int) -> np.ndarray:
+def _class_of_values(data: TaskData, ignore_index: int | None) -> np.ndarray:
     """Return the class of each stored value, (256,) uint8."""
     values, classes = np.full(256, _UNKNOWN, np.uint8), data.num_classes
     if not 0 < classes <= MOST_CLASSES:
@@ -167,6 +168,9 @@ def _class_of_values(data: TaskData, ignore_index: int) -> np.ndarray:
             raise UserError(f"data.num_classes: {classes}; cityscapes is scored on {len(_CITYSCAPES)} classes")
         values[:_CITYSCAPES_IDS] = values[255] = IGNORED
         values[list(_CITYSCAPES)] = np.arange(classes)
+    elif ignore_index is None:
+        values[:] = IGNORED
+        values[:classes] = np.arange(classes)
     else:
         if ignore_index < classes or ignore_index > 255:
             raise UserError(f"segment.ignore_index: {ignore_index}; it must be above the classes, {classes} to 255")

@@ -115,6 +115,8 @@ def _fill(config: Any, detect: DetectConfig, facts: StudentFacts, classes: Seque
         _set_epochs(config, detect.epochs)
     if detect.batch_size is not None:
         config.train_dataloader.batch_size = detect.batch_size
+    if detect.frozen:
+        config.model.backbone.frozen = True
     if detect.lr is not None:
         config.optim_wrapper.optimizer.lr = detect.lr
 

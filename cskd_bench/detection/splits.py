@@ -8,6 +8,7 @@ from cskd_bench.config import DataConfig
 from cskd_bench.data.sources import data_path
 from cskd_bench.detection.annotations import CocoSplit, find_split
 from cskd_bench.detection.digits import make_digits
+from cskd_bench.detection.label_maps import open_objects
 from cskd_bench.errors import UserError
 from cskd_bench.names import name_bytes
 from cskd_bench.task import TaskData
@@ -31,8 +32,12 @@ def open_splits(data: TaskData, work: Path) -> tuple[CocoSplit, CocoSplit]:
         root = make_digits(work / "digits_detection")
     elif is_coco(data):
         root = data_path(data.root)
+    elif data.objects:
+        return open_objects(data, work)
     else:
-        raise UserError(f"data.dataset: detection reads coco or digits_detection, not {data.dataset!r}")
+        raise UserError(
+            f"data.dataset: detection reads coco, digits_detection or label maps (data.objects), not {data.dataset}"
+        )
     train, test = find_split(root, data.train), find_split(root, data.test)
     if train.annotations == test.annotations:
         raise UserError(f"{train.annotations}: data.train {data.train!r} and data.test {data.test!r} both open it")

@@ -65,5 +65,5 @@ def test_what_has_no_seed_of_its_own_is_refused(place, tmp_path):
         load_checkpoint(place / "runs" / "tiny" / "model.safetensors", model="x", weights="initial")
     with pytest.raises(UserError, match="no initial weights"):
         load_checkpoint("timm:resnet18", weights="initial")
-    with pytest.raises(UserError, match="not a finished run|no finished run|run.json"):
+    with pytest.raises(UserError, match=r"run\.json"):
         load_checkpoint(tmp_path, weights="initial")
