@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import json
+import os
 import tempfile
 import time
 from functools import partial
@@ -138,6 +139,7 @@ def build_runner(cell: DetectionCell, config: Any) -> Any:
     from cskd_bench.detection import components
     from cskd_bench.detection.runner_device import PeakLogs, keep_fp32
 
+    os.environ.setdefault("LOCAL_RANK", str(cell.ranks.device.index or 0))  # MMEngine reads it, also where we say
     register_all_modules(init_default_scope=True)
     components.register()
     components.seed_everything(config.randomness.seed)
