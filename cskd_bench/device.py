@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +13,8 @@ from torch import Tensor
 from cskd_bench.errors import UserError
 
 _HALF: Final = {"fp16": torch.float16, "bf16": torch.bfloat16}
-_SLOWER: Final = 1.5  # times fp32's time, from which on half precision is a mistake
 _CLEAR: Final = Path("/proc/self/clear_refs")
 _STATUS: Final = Path("/proc/self/status")
-_SIDE: Final = 256  # of the matrices that are multiplied: milliseconds even where every number is converted
 
 
 def gpu_count() -> int:
@@ -60,6 +57,27 @@ def gpu_environment(numbers: tuple[int, ...], environment: Mapping[str, str]) ->
         return {"CSKD_BENCH_DEVICE": f"cuda:{numbers[0]}"}
     visible = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return {"CUDA_VISIBLE_DEVICES": ",".join(visible[number] if visible else str(number) for number in numbers)}
+
+
+@contextmanager
+def only(device: torch.device) -> Iterator[None]:
+    """Let library code find no other device: "cuda" is this GPU, and on a CPU torch says that there is none.
+
+    What was there comes back at the end.
+    """
+    if device.type == "cuda":
+        before = torch.cuda.current_device()
+        torch.cuda.set_device(device)
+        try:
+            yield
+        finally:
+            torch.cuda.set_device(before)
+        return
+    found, torch.cuda.is_available = torch.cuda.is_available, lambda: False
+    try:
+        yield
+    finally:
+        torch.cuda.is_available = found
 
 
 @contextmanager
@@ -270,29 +288,3 @@ def _forget_peak(device: torch.device) -> bool:
     except OSError:
         return False
     return True
-
-
-def slow_precision(device: torch.device, precision: str) -> str:
-    """Say in a sentence that a CPU multiplies matrices in half precision more slowly than in fp32; empty where not.
-
-    A CPU without units for it converts every number: measured 50 times as long on one with AVX2 alone.
-    """
-    if device.type != "cpu" or precision == "fp32":
-        return ""
-    times = _product_seconds(_HALF[precision]) / _product_seconds(torch.float32)
-    if times < _SLOWER:
-        return ""
-    return f"this CPU takes {times:.0f} times as long for a matrix product in {precision} as in fp32"
-
-
-def _product_seconds(dtype: torch.dtype) -> float:
-    """Return the seconds of one product of two square matrices in one thread: the best of ten."""
-    matrix = torch.ones(_SIDE, _SIDE, dtype=dtype)
-    threads, best = torch.get_num_threads(), float("inf")
-    torch.set_num_threads(1)  # two that wait for each other on a busy machine would be timed waiting
-    for _ in range(10):
-        began = time.perf_counter()
-        matrix @ matrix
-        best = min(best, time.perf_counter() - began)
-    torch.set_num_threads(threads)
-    return best

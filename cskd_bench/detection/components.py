@@ -1,11 +1,8 @@
 """What we add to MMDetection's and MMEngine's registries. Import only after operators.install()."""
 
-import json
 import math
 import random
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +20,8 @@ from torch.utils.data import Sampler, get_worker_info
 from cskd_bench.data.delivery import Pickled, deliver
 from cskd_bench.data.randomness import Stream, integer_seed, permutation
 from cskd_bench.detection.backbone import PlainViT
+from cskd_bench.detection.epoch_lines import EpochLines
 from cskd_bench.detection.necks import FourTapFPN, SimpleFeaturePyramid
-from cskd_bench.files import write_file
 
 
 def register() -> None:
@@ -140,38 +137,6 @@ class WatchSteps(Hook):  # type: ignore[misc]
         """Look at the weights before they are kept and scored; mmengine calls this."""
         finite = all(bool(weight.isfinite().all()) for weight in runner.model.parameters())
         self.heed(f"epoch {runner.epoch + 1}", "" if finite else "a weight")
-
-
-class EpochLines(Hook):  # type: ignore[misc]
-    """Tells the terminal, and curve.json in the run's folder, each epoch's mean loss and box AP (main rank only)."""
-
-    def before_train(self, runner: Any) -> None:
-        """Score the epoch after which an earlier process was stopped, if it had not been; mmengine calls this."""
-        epoch = runner.epoch
-        due = 0 < epoch < runner.max_epochs and epoch % runner.train_loop.val_interval == 0
-        if due and "box_ap" not in self._read(runner).get(str(epoch), {}):
-            runner.val_loop.run()
-
-    def after_train_epoch(self, runner: Any) -> None:
-        """Note the loss; mmengine calls this before it writes the epoch's checkpoint."""
-        losses = runner.message_hub.get_scalar("train/loss").data[0][-len(runner.train_dataloader) :]
-        self._note(runner, runner.epoch + 1, "loss", float(losses.mean()))
-
-    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
-        """Note the box AP (0 where nothing was detected); mmengine calls this."""
-        self._note(runner, runner.epoch, "box_ap", (metrics or {}).get("coco/bbox_mAP", 0.0))
-
-    def _note(self, runner: Any, epoch: int, name: str, value: float) -> None:
-        if get_dist_info()[0] != 0:
-            return
-        curve = self._read(runner)
-        curve.setdefault(str(epoch), {"epoch": float(epoch)})[name] = value
-        write_file(Path(runner.work_dir) / "curve.json", json.dumps(curve).encode())
-        print(f"epoch {epoch}/{runner.max_epochs}: {name} {value:.3f}", file=sys.stderr, flush=True)
-
-    def _read(self, runner: Any) -> dict[str, dict[str, float]]:
-        file = Path(runner.work_dir) / "curve.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 class LayerDecay(DefaultOptimWrapperConstructor):  # type: ignore[misc]

@@ -71,9 +71,10 @@ def _version(package: str) -> str:
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) -> Tensor:
     """Return the indices of kept boxes (n, 4), x1 y1 x2 y2, best first; `offset` 1 counts both border pixels."""
+    boxes = _wide(boxes)
     if offset:
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
-    kept: Tensor = torch.ops.torchvision.nms(boxes, scores, iou_threshold)
+    kept: Tensor = torch.ops.torchvision.nms(boxes, scores.to(boxes.dtype), iou_threshold)
     return kept
 
 
@@ -91,11 +92,15 @@ def roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Fill output (n, C, h, w) with average-pooled regions of input (B, C, H, W); rois (n, 5) as image x1 y1 x2 y2."""
+    """Fill output (n, C, h, w) with average-pooled regions of input (B, C, H, W); rois (n, 5) as image x1 y1 x2 y2.
+
+    Halves are pooled in fp32, and rois keep their fp32 beside maps of halves.
+    """
     if pool_mode != 1:
         raise NotImplementedError("RoIAlign with pool_mode='max' needs mmcv's compiled operators")
+    maps = _wide(input)
     pooled = torch.ops.torchvision.roi_align(
-        input, rois, spatial_scale, aligned_height, aligned_width, sampling_ratio, aligned
+        maps, rois.to(maps.dtype), spatial_scale, aligned_height, aligned_width, sampling_ratio, aligned
     )
     output.copy_(pooled)
 
@@ -115,8 +120,9 @@ def roi_align_backward(
     aligned: bool,
 ) -> None:
     """Fill grad_input (B, C, H, W) with the gradient of `roi_align_forward`."""
+    given, shape = _wide(grad_output), grad_input.shape
     gradient = torch.ops.torchvision._roi_align_backward(
-        grad_output, rois, spatial_scale, aligned_height, aligned_width, *grad_input.shape, sampling_ratio, aligned
+        given, rois.to(given.dtype), spatial_scale, aligned_height, aligned_width, *shape, sampling_ratio, aligned
     )
     grad_input.copy_(gradient)
 
@@ -133,13 +139,13 @@ def sigmoid_focal_loss_backward(
 ) -> None:
     """Fill grad_input (n, K) with the gradient of the summed focal loss."""
     with torch.enable_grad():
-        logits = input.detach().requires_grad_()
+        logits = _wide(input.detach()).requires_grad_()
         loss = _focal_loss(logits, target, weight, gamma, alpha).sum()
         grad_input.copy_(torch.autograd.grad(loss, logits)[0])
 
 
 def _focal_loss(logits: Tensor, target: Tensor, weight: Tensor, gamma: float, alpha: float) -> Tensor:
-    classes = logits.size(1)
+    logits, weight, classes = _wide(logits), _wide(weight), logits.size(1)
     positive = F.one_hot(target, classes + 1)[:, :classes].to(logits.dtype)
     probability = logits.sigmoid()
     of_truth = torch.where(positive > 0, probability, 1 - probability)
@@ -148,6 +154,11 @@ def _focal_loss(logits: Tensor, target: Tensor, weight: Tensor, gamma: float, al
     if weight.numel():
         loss = loss * weight[target.clamp(max=len(weight) - 1)].unsqueeze(1)
     return loss
+
+
+def _wide(values: Tensor) -> Tensor:
+    """Return halves as fp32, and other numbers as they are."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 class _Operators(ModuleType):

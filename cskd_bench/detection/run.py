@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import json
+import os
 import tempfile
 import time
 from functools import partial
@@ -15,11 +16,13 @@ from cskd_bench.data.notes import join_notes
 from cskd_bench.detection import operators
 from cskd_bench.detection.cell import DetectionCell
 from cskd_bench.detection.checks import check_splits, has_masks
+from cskd_bench.detection.folder import epochs_done, lost_curve, mend_pointer, read_curve
 from cskd_bench.detection.pictures import draw_pictures
 from cskd_bench.detection.score import average_precision, read_predictions
-from cskd_bench.detection.settings import config_file, place, read_config
+from cskd_bench.detection.settings import check_half, config_file, place, read_config
 from cskd_bench.detection.splits import describe_splits, is_made, open_splits
 from cskd_bench.detection.usable import usable_split
+from cskd_bench.detection.watched_loader import WatchedLoader
 from cskd_bench.device import rounds_to_tf32
 from cskd_bench.engine.provenance import DETECTION_PACKAGES, now
 from cskd_bench.errors import UserError
@@ -34,14 +37,24 @@ def run(cell: DetectionCell) -> Outcome:
     asked to stop, and UserError for images that cannot be read, a configuration that MMDetection cannot build, and a
     loss that is not finite.
     """
-    spec, config, folder, ranks = cell.spec, copy.deepcopy(cell.config), cell.folder, cell.ranks
+    config = copy.deepcopy(cell.config)  # which prepares the import of MMDetection
+    from cskd_bench.detection.runner_device import runner_on
+
+    check_half(cell.spec.detect.precision, cell.ranks.device)
+    with runner_on(cell.ranks.device):
+        return _run(cell, config)
+
+
+def _run(cell: DetectionCell, config: Any) -> Outcome:
+    spec, folder, ranks = cell.spec, cell.folder, cell.ranks
     skip, cap = spec.data.on_corrupt == "skip", spec.data.max_skipped
     (train, left_out), (test, unscored) = ranks.on_main(
         lambda: tuple(usable_split(split, folder, skip=skip, cap=cap) for split in (cell.train, cell.test))
     )
+    first_epoch = ranks.on_main(lambda: mend_pointer(folder))
     place(config, train, test, folder, ranks=ranks, workers=cell.workers, precision=spec.detect.precision)
     runner = _built(cell, config)
-    began, first_epoch = time.perf_counter(), _epochs_done(folder)
+    began = time.perf_counter()
     started, resumptions = ranks.on_main(lambda: _note_start(folder, first_epoch))
     epochs_here = config.train_cfg.max_epochs - first_epoch
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its tables at every evaluation
@@ -83,7 +96,7 @@ def imports() -> tuple[str, ...]:
     """Return the modules that every detection cell loads; none where MMDetection is not installed."""
     if not operators.detection_ready().startswith("ready"):
         return ()
-    return "cskd_bench.detection.mmdet_plugin", "mmdet.utils", "mmengine.runner"
+    return ("cskd_bench.detection.preloaded",)
 
 
 def look(spec: TaskSpec) -> str:
@@ -106,13 +119,14 @@ def _stated_config(spec: TaskSpec) -> Any:
 def _built(cell: DetectionCell, config: Any) -> Any:
     """Build the Runner; UserError where a configuration of the user's own says what MMDetection does not know."""
     named = cell.spec.detect.config
-    if not named.endswith(".py"):
-        return build_runner(cell, config)
     try:
         runner = build_runner(cell, config)
-        _ = runner.train_loop, runner.val_loop  # built when first asked for, data and metrics with them
+        for loop in (runner.train_loop, runner.val_loop):  # built when first asked for, data and metrics with them
+            loop.dataloader = WatchedLoader(loop.dataloader, lambda: cell.stop.requested)
         return runner
     except (TypeError, KeyError, ValueError, AttributeError, AssertionError) as error:
+        if isinstance(error, UserError) or not named.endswith(".py"):
+            raise
         raise UserError(f"{named}: MMDetection cannot build it: {error}") from error
 
 
@@ -123,13 +137,16 @@ def build_runner(cell: DetectionCell, config: Any) -> Any:
     from mmengine.runner import Runner
 
     from cskd_bench.detection import components
+    from cskd_bench.detection.runner_device import PeakLogs, keep_fp32
 
+    os.environ.setdefault("LOCAL_RANK", str(cell.ranks.device.index or 0))  # MMEngine reads it, also where we say
     register_all_modules(init_default_scope=True)
     components.register()
     components.seed_everything(config.randomness.seed)
     described = copy.deepcopy(config.model)
     described.backbone.vit = cell.model.student.model  # not in the configuration, which mmengine writes down as text
     detector = MODELS.build(described)
+    keep_fp32(detector)
     return Runner(
         model=detector,
         work_dir=config.work_dir,
@@ -146,6 +163,7 @@ def build_runner(cell: DetectionCell, config: Any) -> Any:
         launcher="pytorch" if cell.ranks.world > 1 else "none",
         env_cfg=config.env_cfg,
         log_level=config.log_level,
+        log_processor=PeakLogs(),
         randomness=config.randomness,
         experiment_name=Path(config.work_dir).name,
         default_scope="mmdet",
@@ -159,7 +177,7 @@ def _heed(cell: DetectionCell, where: str, what: str) -> None:
     if what:
         rate = cell.config.optim_wrapper.optimizer.lr
         fault = UserError(f"{cell.name}: {what} is not finite in {where}; lower detect.lr, which is {rate:g}")
-    cell.stop.kept |= _epochs_done(cell.folder) > 0
+    cell.stop.kept |= epochs_done(cell.folder) > 0
     cell.heed_stop(fault)
 
 
@@ -182,14 +200,6 @@ def _note_wild(folder: Path) -> str:
     return f"{wild:,} predicted boxes are not finite and do not count" if wild else ""
 
 
-def _epochs_done(folder: Path) -> int:
-    """Return how many epochs earlier processes have finished."""
-    pointer = folder / "last_checkpoint"
-    if not pointer.exists():
-        return 0
-    return int(Path(pointer.read_text(encoding="utf-8").strip()).stem.removeprefix("epoch_"))
-
-
 def _note_start(folder: Path, epochs_done: int) -> tuple[str, int]:
     """Keep when the first process began and how often another went on from a whole epoch, and return both."""
     path = folder / "starts.json"
@@ -200,8 +210,10 @@ def _note_start(folder: Path, epochs_done: int) -> tuple[str, int]:
 
 
 def _curve(folder: Path) -> list[dict[str, float]]:
-    """Return one entry per epoch: mean training loss and, where it was scored, box AP."""
-    noted = json.loads((folder / "curve.json").read_text(encoding="utf-8"))
+    """Return one entry per epoch: mean training loss and, where it was scored, box AP; UserError where it is lost."""
+    noted = read_curve(folder)
+    if noted is None:
+        raise lost_curve(folder)
     return [noted[epoch] for epoch in sorted(noted, key=int)]
 
 

@@ -7,11 +7,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 from cskd_bench.data.delivery import usable_workers
 from cskd_bench.data.randomness import Stream, integer_seed
 from cskd_bench.detection.annotations import CocoSplit
 from cskd_bench.detection.checks import has_masks
+from cskd_bench.detection.folder import epochs_done
 from cskd_bench.detection.necks import pyramid_strides
+from cskd_bench.device import precisions
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.errors import UserError
 from cskd_bench.models.students import Student
@@ -150,6 +154,12 @@ def _set_epochs(config: Any, epochs: int) -> None:
             scheduler.milestones = sorted({max(1, round(epoch * epochs / before)) for epoch in scheduler.milestones})
 
 
+def check_half(precision: str, device: torch.device) -> None:
+    """UserError, before anything is computed, for a half precision that a GPU has no units for."""
+    if device.type == "cuda" and precision not in precisions(device):
+        raise UserError(f'detect.precision: this GPU has no units for "{precision}"; use "fp16" or "fp32"')
+
+
 def place(
     config: Any, train: CocoSplit, val: CocoSplit, work: Path, *, ranks: Ranks, workers: int, precision: str
 ) -> None:
@@ -174,7 +184,7 @@ def place(
             "broadcast_buffers": False,
             "device_ids": [device.index] if device.type == "cuda" else None,
         }
-    config.resume = (work / "last_checkpoint").exists()
+    config.resume = epochs_done(work) > 0
     if device.type == "cuda" and precision != "fp32":
         config.optim_wrapper.type = "AmpOptimWrapper"
         config.optim_wrapper.dtype = {"fp16": "float16", "bf16": "bfloat16"}[precision]

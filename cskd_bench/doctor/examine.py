@@ -108,8 +108,9 @@ def _disk_needed(settings: PretrainConfig | None) -> int:
 
 def _check_config(settings: PretrainConfig) -> Iterator[Finding]:
     yield Finding("ok", "settings", "valid")
-    from cskd_bench.device import default_device, slow_precision
+    from cskd_bench.device import default_device
     from cskd_bench.doctor.machine import shared_memory
+    from cskd_bench.half_speed import slow_precision
 
     yield from shared_memory(settings)
     if slow := slow_precision(default_device(), settings.recipe.precision):

@@ -28,7 +28,7 @@ from cskd_bench.data.engines import finish_batch
 from cskd_bench.data.mixing import resize_view
 from cskd_bench.data.randomness import Stream, integer_seed
 from cskd_bench.data.train_views import Batch
-from cskd_bench.device import computing, enough_memory, exact_fp32, seed_draws, slow_precision
+from cskd_bench.device import computing, enough_memory, exact_fp32, seed_draws
 from cskd_bench.engine.average import WeightAverage
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.engine.evaluate import Predictions
@@ -42,6 +42,7 @@ from cskd_bench.engine.projected import build_projector, share_images, with_proj
 from cskd_bench.engine.scores import epoch_line, score_split, scores_of_epoch, val_views
 from cskd_bench.engine.state import Trained, resume, save
 from cskd_bench.errors import Interrupted
+from cskd_bench.half_speed import slow_precision
 from cskd_bench.memory import keep_memory
 from cskd_bench.methods import loss_parts, ratio_at
 from cskd_bench.models.students import choose_attention

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -46,6 +47,7 @@ from mmdet.structures import DetDataSample  # noqa: E402
 from cskd_bench.detection import components  # noqa: E402
 from cskd_bench.detection.cell import DetectionCell  # noqa: E402
 from cskd_bench.detection.components import EpochSampler, WatchSteps, layer_of, parameter_groups  # noqa: E402
+from cskd_bench.detection.epoch_lines import EpochLines  # noqa: E402
 from cskd_bench.transfer.protocols import PROTOCOLS, Procedure  # noqa: E402
 from cskd_bench.transfer.run import look_at_data, open_cell, transfer  # noqa: E402
 
@@ -133,8 +135,8 @@ def detect(spec, vit_file, place, stop=None):
     )
 
 
-def final_weights(place):
-    (file,) = place.glob("work/*/epoch_2.pth")
+def weights(place, name):
+    (file,) = place.glob(f"work/*/{name}")
     return operators.read_mmengine_checkpoint(file)["state_dict"]
 
 
@@ -221,34 +223,77 @@ def test_dry_run_and_validate_open_the_annotations(cell, vit_file, capsys, tmp_p
     assert "8 training and 4 test images" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("moment", ["in the second epoch", "while the first is scored", "while the last is scored"])
-def test_a_killed_run_continues_exactly(cell, vit_file, whole_run, tmp_path, monkeypatch, moment):
+MOMENTS = {  # of a kill: what is called then, for which time, and the epoch that the next process goes on from
+    "in the second epoch": ("train loop", "run_epoch", 2, 1),
+    "before the second is kept": ("checkpoints", "after_train_epoch", 2, 1),
+    "while the first is scored": ("score", "run", 1, 1),
+    "before the first's score is noted": ("lines", "_note", 2, 1),
+    "while the last is scored": ("score", "run", 2, 2),
+    "before the last's score is noted": ("lines", "_note", 4, 2),
+}
+
+
+@pytest.mark.parametrize(
+    ("moment", "damaged"), [*((moment, ()) for moment in MOMENTS), ("while the first is scored", ("curve", "pointer"))]
+)
+def test_a_killed_run_continues_exactly(cell, vit_file, whole_run, tmp_path, monkeypatch, moment, damaged):
+    from mmengine.hooks import CheckpointHook
     from mmengine.runner import EpochBasedTrainLoop, ValLoop
 
     (_, spec), (place, whole) = cell, whole_run
-    loop, name = (EpochBasedTrainLoop, "run_epoch") if moment == "in the second epoch" else (ValLoop, "run")
-    calls, at = [], 1 if moment == "while the first is scored" else 2
-    original = getattr(loop, name)
+    owner, name, at, last = MOMENTS[moment]
+    owners = {"train loop": EpochBasedTrainLoop, "checkpoints": CheckpointHook, "score": ValLoop, "lines": EpochLines}
+    calls, original = [], getattr(owners[owner], name)
 
-    def killed(self):
+    def killed(self, *given):
         calls.append(1)
         if len(calls) == at:
             raise KeyboardInterrupt
-        original(self)
+        original(self, *given)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop, name, killed)
+        patched.setattr(owners[owner], name, killed)
         with pytest.raises(KeyboardInterrupt):
             detect(spec, vit_file, tmp_path / "parts")
+    (folder,) = [file.parent for file in tmp_path.glob("parts/work/*/last_checkpoint")]
+    for file in [folder / {"curve": "curve.json", "pointer": "last_checkpoint"}[what] for what in damaged]:
+        file.write_bytes(file.read_bytes()[:9] if file.suffix else b"")
     torch.manual_seed(999)  # another process has other global random numbers
     resumed = detect(spec, vit_file, tmp_path / "parts")
-    last = 2 if moment == "while the last is scored" else 1
     assert resumed.note.endswith(f"; resumed after epoch {last}; seconds count from there")
     assert (whole.resumptions, resumed.resumptions) == (0, 1)
     assert resumed.metrics == whole.metrics and resumed.curve == whole.curve and resumed.id == whole.id
-    expected, found = final_weights(place), final_weights(tmp_path / "parts")
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    for kept in ("epoch_2.pth", "best.pth"):
+        expected, found = weights(place, kept), weights(tmp_path / "parts", kept)
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_the_best_and_the_last_weights_are_kept(whole_run):
+    """The best are those of the highest box AP, the first of equals, without what only training needs."""
+    place, whole = whole_run
+    (best,) = place.glob("work/*/best.pth")
+    assert {file.name for file in best.parent.glob("*.pth")} == {"epoch_1.pth", "epoch_2.pth", "best.pth"}
+    content = operators.read_mmengine_checkpoint(best)
+    first = max(whole.curve, key=lambda entry: entry["box_ap"])
+    assert (content["meta"]["epoch"], content["meta"]["box_ap"]) == (first["epoch"], first["box_ap"])
+    assert not {"optimizer", "param_schedulers"} & content.keys()
+    same = weights(place, f"epoch_{int(first['epoch'])}.pth")
+    assert all(torch.equal(content["state_dict"][name], same[name]) for name in same)
+
+
+def test_a_run_on_the_cpu_of_a_machine_with_gpus_leaves_them_alone(cell, vit_file, whole_run, tmp_path, monkeypatch):
+    from mmengine.device import utils
+
+    (_, spec), (_, whole) = cell, whole_run
+    monkeypatch.setattr(utils, "DEVICE", "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("set_device", "max_memory_allocated", "reset_peak_memory_stats", "get_device_properties"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: pytest.fail("a GPU was used"))
+    one = spec.model_copy(update={"detect": spec.detect.model_copy(update={"epochs": 1})})
+    record = detect(one, vit_file, tmp_path)
+    assert record.curve == whole.curve[:1] and record.cost.gpu_hours == 0 and record.device.startswith("CPU")
+    assert utils.DEVICE == "cuda" and torch.cuda.is_available()
 
 
 def test_a_run_that_is_asked_to_stop_ends_after_its_step_and_continues_exactly(cell, vit_file, whole_run, tmp_path):
@@ -271,6 +316,28 @@ def test_a_run_that_is_asked_to_stop_ends_after_its_step_and_continues_exactly(c
     resumed = detect(spec, vit_file, tmp_path / "parts")
     assert resumed.metrics == whole.metrics and resumed.curve == whole.curve and resumed.id == whole.id
     assert resumed.resumptions == 1 and resumed.started <= stopped
+
+
+def test_a_run_whose_loader_hangs_can_be_stopped(cell, vit_file, tmp_path, monkeypatch):
+    from cskd_bench.data import loader
+    from cskd_bench.detection import watched_loader
+
+    stop, asked, original = Stop(), loader.next_item, components.KeyedCocoDataset.prepare_data
+    monkeypatch.setattr(watched_loader, "LOOK", 0.2)
+    monkeypatch.setattr(loader, "STOPPING", 0.5)
+
+    def hang(self, key):
+        time.sleep(60 if key >= len(self) else 0)  # in the second epoch
+        return original(self, key)
+
+    def next_item(batches, workers, asked_to_stop):
+        stop.requested = bool(list(tmp_path.glob("work/*/epoch_1.pth")))
+        return asked(batches, workers, asked_to_stop)
+
+    monkeypatch.setattr(components.KeyedCocoDataset, "prepare_data", hang)
+    monkeypatch.setattr(watched_loader, "next_item", next_item)
+    with pytest.raises(Interrupted, match="while it waited for images"):
+        detect(cell[1], vit_file, tmp_path, stop=stop)
 
 
 @pytest.mark.parametrize(

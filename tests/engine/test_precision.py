@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from cskd_bench import device
+from cskd_bench import half_speed
 from cskd_bench.cells.pretrain import pretrain
 from cskd_bench.cli import main
 from cskd_bench.config import StudentConfig, load_config
-from cskd_bench.device import slow_precision
 from cskd_bench.engine.distributed import Ranks
+from cskd_bench.half_speed import slow_precision
 from cskd_bench.models.students import build_student, choose_attention
 
 CPU = torch.device("cpu")
@@ -47,14 +47,14 @@ def test_both_attentions_agree_to_the_rounding_of_bf16():
 def emulated(monkeypatch):
     """As measured on a CPU with AVX2 alone: 0.5 ms in fp32, 25 ms in bf16."""
     seconds = {torch.float32: 0.5e-3, torch.bfloat16: 25e-3}
-    monkeypatch.setattr(device, "_product_seconds", seconds.__getitem__)
+    monkeypatch.setattr(half_speed, "_product_seconds", seconds.__getitem__)
 
 
 def test_only_a_cpu_that_is_slower_in_half_precision_is_named(monkeypatch):
     emulated(monkeypatch)
     assert slow_precision(CPU, "bf16") == "this CPU takes 50 times as long for a matrix product in bf16 as in fp32"
     assert slow_precision(CPU, "fp32") == slow_precision(torch.device("cuda"), "bf16") == ""
-    monkeypatch.setattr(device, "_product_seconds", {torch.float32: 1e-3, torch.bfloat16: 0.6e-3}.__getitem__)
+    monkeypatch.setattr(half_speed, "_product_seconds", {torch.float32: 1e-3, torch.bfloat16: 0.6e-3}.__getitem__)
     assert slow_precision(CPU, "bf16") == ""
 
 
@@ -69,9 +69,9 @@ def test_the_fastest_of_ten_products_in_one_thread_is_timed(monkeypatch):
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     monkeypatch.setattr(torch, "ones", lambda *size, dtype: Matrix() if dtype is torch.bfloat16 else None)
-    monkeypatch.setattr(device.time, "perf_counter", lambda: sum(seconds[: len(seen)]))
+    monkeypatch.setattr(half_speed.time, "perf_counter", lambda: sum(seconds[: len(seen)]))
     try:
-        assert device._product_seconds(torch.bfloat16) == 3.0
+        assert half_speed._product_seconds(torch.bfloat16) == 3.0
         assert seen == [1] * 10 and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
