@@ -277,7 +277,7 @@ def test_a_run_that_is_asked_to_stop_ends_after_its_step_and_continues_exactly(c
     ("line", "reason"),
     [
         ("model = dict(neck=dict(windows=3))", "windows"),
-        ("model = dict(backbone=dict(type='PlainVit'))", "PlainVit"),
+        ("model = dict(rpn_head=dict(type='RPNhead'))", "RPNhead"),
         ("val_evaluator = dict(cutoffs=3)", "cutoffs"),
     ],
 )
