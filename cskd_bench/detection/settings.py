@@ -183,8 +183,9 @@ def openable(config: Any, model: Loaded) -> Any:
     own = whole.get("custom_imports", {}).get("imports", [])
     whole["custom_imports"] = {"imports": [*own, _PLUGIN], "allow_failed_imports": False}
     whole["model"]["backbone"] |= describe_student(model.blueprint, model.image_size)
-    whole |= {"test_dataloader": whole["val_dataloader"], "test_cfg": {"type": "TestLoop"}, "resume": False}
-    whole["test_evaluator"] = copy.deepcopy(whole["val_evaluator"])
+    whole |= {"test_cfg": {"type": "TestLoop"}, "resume": False}
+    whole |= {f"test_{part}": copy.deepcopy(whole[f"val_{part}"]) for part in ("dataloader", "evaluator")}
+    whole["test_dataloader"].pop("collate_fn")  # DetInferencer knows those that are a name
     for metric in listed(whole["test_evaluator"]):
         metric.pop("outfile_prefix", None)
     return Config(whole, cfg_text=_PLUGIN, filename="detector.py")
