@@ -57,7 +57,7 @@ def fit_model(model: Any, facts: StudentFacts, classes: int) -> None:
     strides = pyramid_strides(facts.patch_size, neck.get("start_level", 0), neck.get("num_outs", 5))
     model.data_preprocessor.mean, model.data_preprocessor.std = facts.pixels
     model.data_preprocessor.pad_size_divisor = 2 * facts.patch_size
-    for name, part in _parts(model):
+    for name, part in parts(model):
         if name in ("bbox_head", "mask_head") and "num_classes" in part:
             part.num_classes = classes
         if "featmap_strides" in part:
@@ -67,7 +67,7 @@ def fit_model(model: Any, facts: StudentFacts, classes: int) -> None:
                 holder.strides = strides
 
 
-def _parts(model: Any) -> Iterator[tuple[str, Any]]:
+def parts(model: Any) -> Iterator[tuple[str, Any]]:
     """Yield every head and every extractor of regions with its name, each of a list by itself."""
     for holder in (model, model.get("roi_head") or {}):
         for name, value in holder.items():
@@ -82,7 +82,7 @@ def listed(value: Any) -> list[Any]:
 
 def has_masks(config: Any) -> bool:
     """Whether the detector of a configuration predicts masks."""
-    return any(name == "mask_head" for name, _ in _parts(config.model))
+    return any(name == "mask_head" for name, _ in parts(config.model))
 
 
 def innermost(dataset: Any) -> Any:

@@ -28,8 +28,24 @@ from cskd_bench.task import DetectConfig
 
 _SEEDS: Final = 2**32 - 2**16
 _PLUGIN: Final = "cskd_bench.detection.mmdet_plugin"
-_PLACES: Final = (  # of a configuration of mmdet: what a task or this machine decides
-    *("data_root", "work_dir", "load_from", "resume", "test_dataloader", "test_evaluator", "test_cfg"),
+_USED: Final = frozenset(  # of a configuration of mmdet, which also holds variables and places of data
+    [
+        "model",
+        "custom_imports",
+        "default_scope",
+        "default_hooks",
+        "custom_hooks",
+        "env_cfg",
+        "log_level",
+        "randomness",
+        "train_dataloader",
+        "train_cfg",
+        "optim_wrapper",
+        "param_scheduler",
+        "val_dataloader",
+        "val_cfg",
+        "val_evaluator",
+    ]
 )
 
 
@@ -90,19 +106,22 @@ def _choose_width(config: Any, width: int) -> None:
 
 def _fill(config: Any, detect: DetectConfig, facts: StudentFacts, classes: Sequence[str], seed: int) -> None:
     fit_model(config.model, facts, len(classes))
-    for loader in (config.train_dataloader, config.val_dataloader):
-        dataset = innermost(loader.dataset)
+    keyed, masks = is_keyed(config), has_masks(config)
+    datasets = [innermost(loader.dataset) for loader in (config.train_dataloader, config.val_dataloader)]
+    for dataset in datasets:
         dataset.metainfo = {"classes": tuple(classes)}
-        _forget(dataset, "data_root", "ann_file", "data_prefix")
+    for loader in (config.train_dataloader, config.val_dataloader):
         for step in loading_steps(loader.dataset):
-            step.with_mask = has_masks(config)
+            step.with_mask = masks
     metric = coco_metric(config)
-    metric.metric = ["bbox", "segm"] if has_masks(config) else ["bbox"]
-    _forget(metric, "ann_file", "outfile_prefix")
-    _forget(config, *_PLACES)
-    if is_keyed(config):
+    metric.metric = ["bbox", "segm"] if masks else ["bbox"]
+    if keyed:
         config.train_dataloader.sampler.seed = seed
         config.train_dataloader.dataset.seed = seed
+    else:
+        _forget(config, *(config.keys() - _USED))
+        for part in (*datasets, metric):
+            _forget(part, "data_root", "ann_file", "data_prefix", "outfile_prefix")
     for hook in config.get("custom_hooks", []):
         if hook.type == "KeyedSteps":
             hook.seed = seed
@@ -116,7 +135,7 @@ def _fill(config: Any, detect: DetectConfig, facts: StudentFacts, classes: Seque
 
 
 def _forget(part: Any, *keys: str) -> None:
-    """Leave out where a configuration of somebody's own has its data: the task says that."""
+    """Leave out what a configuration of somebody's own says of its data's places: the task says that."""
     for key in keys:
         part.pop(key, None)
 
