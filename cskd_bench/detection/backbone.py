@@ -7,10 +7,8 @@ depths are not normed here; the neck norms every map anyway.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from timm.layers import DropPath, resample_abs_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -18,17 +16,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from cskd_bench.detection.students import open_student
 from cskd_bench.errors import UserError
 from cskd_bench.models.stem import MeanTokenViT, mean_token
-from cskd_bench.models.weights import load_state
 
 
 class PlainViT(nn.Module):
     """A timm VisionTransformer without its heads.
 
-    Given as a built model, or as timm name, options and a weights file. `taps` maps are returned, from
-    evenly spaced depths. `window_size` (in tokens) restricts all but `global_blocks` evenly spaced blocks
-    to windows, as in ViTDet (arXiv 2203.16527); prefix tokens take part in every window and their
+    It is `vit`, a built model. Or it is that of `run`, which is what --checkpoint takes: a run's folder, an export's,
+    `timm:NAME`. Or it is the timm model `timm` with `options` and a file of `weights`. Or it is untrained, of the shape
+    that a finished detector's configuration holds as `student`. `ema` takes the averaged weights; `image_size` (pixels)
+    resizes the position embeddings. UserError for what is not there, and for a model that is no plain ViT.
+
+    `taps` maps are returned, from evenly spaced depths. `window_size` (in tokens) restricts all but `global_blocks`
+    evenly spaced blocks to windows, as in ViTDet (arXiv 2203.16527); prefix tokens take part in every window and their
     updates are averaged; padding never takes part. `drop_path` rises linearly to its value at the last block.
     """
 
@@ -36,9 +38,13 @@ class PlainViT(nn.Module):
         self,
         vit: nn.Module | None = None,
         *,
-        timm_name: str = "",
-        timm_options: dict[str, Any] | None = None,
+        run: str = "",
+        ema: bool = False,
+        timm: str = "",
+        options: dict[str, Any] | None = None,
         weights: str = "",
+        student: dict[str, Any] | None = None,
+        image_size: int | None = None,
         taps: int = 1,
         window_size: int = 0,
         global_blocks: int = 4,
@@ -48,9 +54,15 @@ class PlainViT(nn.Module):
     ) -> None:
         super().__init__()
         if vit is None:
-            vit = timm.create_model(timm_name, **(timm_options or {}))
-            if weights:
-                load_state(vit, Path(weights))
+            vit = open_student(
+                run=run,
+                ema=ema,
+                timm=timm,
+                options=options,
+                weights=weights,
+                student=student,
+                image_size=image_size,
+            )
         if not isinstance(vit, VisionTransformer):
             raise UserError(f"detection needs a plain ViT with patch tokens, not a {type(vit).__name__}")
         self.vit: Any = vit

@@ -10,7 +10,8 @@ from cskd_bench.data.notes import join_notes
 from cskd_bench.detection import operators
 from cskd_bench.detection.annotations import CocoSplit
 from cskd_bench.detection.checks import check_splits
-from cskd_bench.detection.settings import StudentFacts, comparable, complete
+from cskd_bench.detection.fitting import StudentFacts
+from cskd_bench.detection.settings import comparable, complete
 from cskd_bench.detection.splits import describe_splits, open_splits, splits_identity
 
 

@@ -9,6 +9,7 @@ from cskd_bench.data.sources import PathSource
 from cskd_bench.detection.annotation_checks import examine, is_usable, refuse, sizes_of
 from cskd_bench.detection.annotation_mending import mend
 from cskd_bench.detection.annotations import CocoSplit, Content
+from cskd_bench.detection.fitting import has_masks, innermost
 from cskd_bench.errors import UserError
 from cskd_bench.task import TaskSpec
 
@@ -31,14 +32,9 @@ def check_splits(spec: TaskSpec, train: CocoSplit, test: CocoSplit, config: Any)
     return list(filter(None, (*notes, note_leaks(spec, _stored(train, learnt), _stored(test, scored)))))
 
 
-def has_masks(config: Any) -> bool:
-    """Whether the detector of a configuration predicts masks."""
-    return "mask_head" in config.model.roi_head
-
-
 def _refuse_without_images(train: CocoSplit, content: Content, config: Any) -> None:
     """UserError where the configuration's `min_size` filters out every image that has an object."""
-    smallest = (config.train_dataloader.dataset.get("filter_cfg") or {}).get("min_size", 0)
+    smallest = (innermost(config.train_dataloader.dataset).get("filter_cfg") or {}).get("min_size", 0)
     sizes = sizes_of(content)
     usable = (sizes[entry["image_id"]] for entry in mend(content)[0]["annotations"] if is_usable(entry, sizes))
     if not any(min(size) >= smallest for size in usable):

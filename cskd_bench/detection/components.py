@@ -22,6 +22,7 @@ from cskd_bench.data.randomness import Stream, integer_seed, permutation
 from cskd_bench.detection.backbone import PlainViT
 from cskd_bench.detection.epoch_lines import EpochLines
 from cskd_bench.detection.necks import FourTapFPN, SimpleFeaturePyramid
+from cskd_bench.errors import UserError
 
 
 def register() -> None:
@@ -143,8 +144,9 @@ class LayerDecay(DefaultOptimWrapperConstructor):  # type: ignore[misc]
     """Layer-wise learning rates for a detector on PlainViT; paramwise_cfg = {"layer_decay": rate}."""
 
     def add_params(self, params: list[dict[str, Any]], module: nn.Module, **_: Any) -> None:
-        """Fill `params` with the optimiser's groups; mmengine calls this."""
-        assert isinstance(module.backbone, PlainViT)
+        """Fill `params` with the optimiser's groups; mmengine calls this. UserError without PlainViT or a rate."""
+        if not isinstance(module.backbone, PlainViT) or "layer_decay" not in self.paramwise_cfg:
+            raise UserError("LayerDecay: needs the backbone PlainViT and paramwise_cfg=dict(layer_decay=RATE)")
         depth = module.backbone.depth
         params.extend(parameter_groups(module, depth, self.base_lr, self.base_wd, self.paramwise_cfg["layer_decay"]))
 

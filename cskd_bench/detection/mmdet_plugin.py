@@ -1,7 +1,8 @@
-"""Registers our backbone and necks on import: `custom_imports = dict(imports=["cskd_bench.detection.mmdet_plugin"])`.
+"""Makes PlainViT and our necks known to mmdet on import.
 
-For mmdet configurations of one's own (examples/own_mmdet_config.py). Without compiled operators mmcv's come from
-torchvision.
+In a configuration: `custom_imports = dict(imports=["cskd_bench.detection.mmdet_plugin"])` (docs/detection.md,
+examples/own_mmdet_config.py). Where mmcv's compiled operators are not installed, they come from torchvision; a script
+then imports this module before mmdet.apis.
 """
 
 from cskd_bench.detection.operators import install

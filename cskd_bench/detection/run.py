@@ -15,11 +15,12 @@ from cskd_bench.cells.cell import Outcome
 from cskd_bench.data.notes import join_notes
 from cskd_bench.detection import operators
 from cskd_bench.detection.cell import DetectionCell
-from cskd_bench.detection.checks import check_splits, has_masks
+from cskd_bench.detection.checks import check_splits
+from cskd_bench.detection.fitting import has_masks, is_keyed
 from cskd_bench.detection.folder import epochs_done, lost_curve, mend_pointer, read_curve
 from cskd_bench.detection.pictures import draw_pictures
 from cskd_bench.detection.score import average_precision, read_predictions
-from cskd_bench.detection.settings import check_half, config_file, place, read_config
+from cskd_bench.detection.settings import check_half, config_file, openable, place, read_config
 from cskd_bench.detection.splits import describe_splits, is_made, open_splits
 from cskd_bench.detection.usable import usable_split
 from cskd_bench.detection.watched_loader import WatchedLoader
@@ -113,7 +114,7 @@ def _stated_config(spec: TaskSpec) -> Any:
     if not operators.detection_ready().startswith("ready"):
         return None
     operators.install()
-    return read_config(config_file(spec.detect.config, 0))
+    return read_config(config_file(spec.detect.config))
 
 
 def _built(cell: DetectionCell, config: Any) -> Any:
@@ -158,7 +159,7 @@ def build_runner(cell: DetectionCell, config: Any) -> Any:
         param_scheduler=config.param_scheduler,
         val_evaluator=config.val_evaluator,
         default_hooks=config.default_hooks,
-        custom_hooks=[*config.get("custom_hooks", []), components.WatchSteps(partial(_heed, cell))],
+        custom_hooks=[*_hooks(config), components.WatchSteps(partial(_heed, cell))],
         resume=config.resume,
         launcher="pytorch" if cell.ranks.world > 1 else "none",
         env_cfg=config.env_cfg,
@@ -167,8 +168,14 @@ def build_runner(cell: DetectionCell, config: Any) -> Any:
         randomness=config.randomness,
         experiment_name=Path(config.work_dir).name,
         default_scope="mmdet",
-        cfg=config,
+        cfg=openable(config, cell.model),
     )
+
+
+def _hooks(config: Any) -> list[Any]:
+    """Return a configuration's own hooks, and the one that keeps the curve where it lacks it."""
+    hooks = list(config.get("custom_hooks", []))
+    return hooks if any(hook.type == "EpochLines" for hook in hooks) else [*hooks, {"type": "EpochLines"}]
 
 
 def _heed(cell: DetectionCell, where: str, what: str) -> None:
@@ -225,6 +232,8 @@ def _note(cell: DetectionCell, scored: int, left_out: list[str], unscored: list[
         parts.append(f"{len(left_out)} training and {len(unscored)} validation images left out as unreadable")
     if spec.detect.precision != "fp32" and cell.ranks.device.type != "cuda":
         parts.append("computed in fp32: no CUDA device")
+    if not is_keyed(cell.config):
+        parts.append("without KeyedCocoDataset and EpochSampler: a resumed run is not bit for bit an uninterrupted one")
     if resumed_from:
         parts.append(f"resumed after epoch {resumed_from}; seconds count from there")
     return "; ".join(parts)

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -12,61 +11,57 @@ import torch
 from cskd_bench.data.delivery import usable_workers
 from cskd_bench.data.randomness import Stream, integer_seed
 from cskd_bench.detection.annotations import CocoSplit
-from cskd_bench.detection.checks import has_masks
+from cskd_bench.detection.fitting import (
+    StudentFacts,
+    coco_metric,
+    fit_model,
+    has_masks,
+    innermost,
+    is_keyed,
+    listed,
+    loading_steps,
+)
 from cskd_bench.detection.folder import epochs_done
-from cskd_bench.detection.necks import pyramid_strides
+from cskd_bench.detection.students import describe_student
 from cskd_bench.device import precisions
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.errors import UserError
-from cskd_bench.models.students import Student
+from cskd_bench.models.loaded import Loaded
 from cskd_bench.schema import shipped
 from cskd_bench.task import DetectConfig
 
 _SEEDS: Final = 2**32 - 2**16
-_SIZES = ((192, "tiny"), (384, "small"))  # the widths of DeiT-Ti and DeiT-S; wider is "base"
+_PLUGIN: Final = "cskd_bench.detection.mmdet_plugin"
+_USED: Final = frozenset(  # of a configuration of mmdet, which also holds variables and places of data
+    [
+        "model",
+        "custom_imports",
+        "default_scope",
+        "default_hooks",
+        "custom_hooks",
+        "env_cfg",
+        "log_level",
+        "randomness",
+        "train_dataloader",
+        "train_cfg",
+        "optim_wrapper",
+        "param_scheduler",
+        "val_dataloader",
+        "val_cfg",
+        "val_evaluator",
+    ]
+)
 
 
-@dataclass(frozen=True)
-class StudentFacts:
-    """What a detector's configuration depends on."""
-
-    width: int
-    patch_size: int
-    mean: tuple[float, ...]  # of pixels in [0, 1], per channel
-    std: tuple[float, ...]
-
-    @classmethod
-    def of(cls, student: Student) -> "StudentFacts":
-        """Read them off a student; UserError for one without patch tokens."""
-        model = student.model
-        if not hasattr(model, "num_prefix_tokens") or not hasattr(model, "blocks"):
-            raise UserError(f"detection needs a plain ViT with patch tokens, not a {type(model).__name__}")
-        height, width = model.patch_embed.patch_size
-        if height != width:
-            raise UserError(f"detection needs square patches, not {height} x {width} pixels")
-        return cls(
-            width=int(model.embed_dim),
-            patch_size=int(height),
-            mean=tuple(round(float(value), 6) for value in student.mean.flatten()),
-            std=tuple(round(float(value), 6) for value in student.std.flatten()),
-        )
-
-
-def config_file(name: str, width: int) -> Path:
-    """Find a configuration by path, by name, or by name and the student's size; UserError lists what there is."""
+def config_file(name: str) -> Path:
+    """Find a configuration by path or by name; UserError lists what there is."""
     if name.endswith(".py") and Path(name).is_file():
         return Path(name)
     folder = shipped("configs") / "detection"
-    size = next((size for limit, size in _SIZES if width <= limit), "base")
-    for candidate in (folder / f"{name}.py", folder / f"{name}_{size}.py"):
-        if candidate.is_file():
-            return candidate
-    known = sorted({file.stem.rsplit("_tiny")[0] for file in folder.glob("*.py")} - _sized(folder))
-    raise UserError(f"detect.config: no configuration {name!r}; there are {', '.join(known)} (or give a .py file)")
-
-
-def _sized(folder: Path) -> set[str]:
-    return {file.stem for file in folder.glob("*.py") if file.stem.endswith(("_small", "_base"))}
+    if (folder / f"{name}.py").is_file():
+        return folder / f"{name}.py"
+    known = ", ".join(sorted(file.stem for file in folder.glob("*.py")))
+    raise UserError(f"detect.config: no configuration {name!r}; there are {known} (or give a .py file)")
 
 
 def complete(detect: DetectConfig, facts: StudentFacts, classes: Sequence[str], seed: int) -> Any:
@@ -76,10 +71,13 @@ def complete(detect: DetectConfig, facts: StudentFacts, classes: Sequence[str], 
     replaces epochs (the schedule shrinks in proportion), global batch size and learning rate. Raises UserError
     for a file that is no such configuration.
     """
-    file = config_file(detect.config, facts.width)
+    file = config_file(detect.config)
     config = read_config(file)
     try:
+        _choose_width(config, facts.width)
         _fill(config, detect, facts, classes, seed)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
     except (AttributeError, KeyError) as error:
         raise UserError(f"{file}: lacks what the files of configs/detection have: {error}") from error
     return config
@@ -101,16 +99,33 @@ def _parsed(file: Path, changed: int) -> Any:
     return Config.fromfile(file)
 
 
+def _choose_width(config: Any, width: int) -> None:
+    """Merge the first part of `by_width` that the student's width is within; None is without bound."""
+    for part in config.pop("by_width", []):
+        bound = part.pop("up_to")
+        if bound is None or width <= bound:
+            config.merge_from_dict(part)
+            return
+
+
 def _fill(config: Any, detect: DetectConfig, facts: StudentFacts, classes: Sequence[str], seed: int) -> None:
-    _fit_model(config.model, facts, len(classes))
+    fit_model(config.model, facts, len(classes))
+    keyed, masks = is_keyed(config), has_masks(config)
+    datasets = [innermost(loader.dataset) for loader in (config.train_dataloader, config.val_dataloader)]
+    for dataset in datasets:
+        dataset.metainfo = {"classes": tuple(classes)}
     for loader in (config.train_dataloader, config.val_dataloader):
-        loader.dataset.metainfo = {"classes": tuple(classes)}
-        for step in loader.dataset.pipeline:
-            if step.type == "LoadAnnotations":
-                step.with_mask = has_masks(config)
-    config.val_evaluator.metric = ["bbox", "segm"] if has_masks(config) else ["bbox"]
-    config.train_dataloader.sampler.seed = seed
-    config.train_dataloader.dataset.seed = seed
+        for step in loading_steps(loader.dataset):
+            step.with_mask = masks
+    metric = coco_metric(config)
+    metric.metric = ["bbox", "segm"] if masks else ["bbox"]
+    if keyed:
+        config.train_dataloader.sampler.seed = seed
+        config.train_dataloader.dataset.seed = seed
+    else:
+        _forget(config, *(config.keys() - _USED))
+        for part in (*datasets, metric):
+            _forget(part, "data_root", "ann_file", "data_prefix", "outfile_prefix")
     for hook in config.get("custom_hooks", []):
         if hook.type == "KeyedSteps":
             hook.seed = seed
@@ -125,32 +140,28 @@ def _fill(config: Any, detect: DetectConfig, facts: StudentFacts, classes: Seque
         config.optim_wrapper.optimizer.lr = detect.lr
 
 
+def _forget(part: Any, *keys: str) -> None:
+    """Leave out what a configuration of somebody's own says of its data's places: the task says that."""
+    for key in keys:
+        part.pop(key, None)
+
+
 def library_seed(seed: int) -> int:
     """Return the seed of the libraries' generators, that very one where numpy takes it: workers add their number."""
     return seed if seed < _SEEDS else integer_seed(seed, Stream.MODEL) % _SEEDS
 
 
-def _fit_model(model: Any, facts: StudentFacts, classes: int) -> None:
-    strides = pyramid_strides(facts.patch_size)
-    model.data_preprocessor.mean = [round(255 * value, 4) for value in facts.mean]
-    model.data_preprocessor.std = [round(255 * value, 4) for value in facts.std]
-    model.data_preprocessor.pad_size_divisor = strides[3]
-    model.neck.in_channels = facts.width
-    model.rpn_head.anchor_generator.strides = strides
-    for name in ("bbox", "mask"):
-        if f"{name}_head" in model.roi_head:
-            model.roi_head[f"{name}_head"].num_classes = classes
-            model.roi_head[f"{name}_roi_extractor"].featmap_strides = strides[:4]
-
-
 def _set_epochs(config: Any, epochs: int) -> None:
-    """Shorten or stretch a schedule; milestones keep their share of it."""
+    """Shorten or stretch a schedule; what its parts begin, end and change at keeps its share of it."""
     before = config.train_cfg.max_epochs
     config.train_cfg.max_epochs = epochs
-    config.train_cfg.val_interval = min(config.train_cfg.val_interval, epochs)
-    for scheduler in config.param_scheduler:
-        if scheduler.by_epoch:
-            scheduler.end = epochs
+    config.train_cfg.val_interval = min(config.train_cfg.get("val_interval", 1), epochs)
+    for scheduler in listed(config.get("param_scheduler") or []):
+        if not scheduler.get("by_epoch", True):
+            continue
+        for key in {"begin", "end", "T_max"} & scheduler.keys():
+            scheduler[key] = round(scheduler[key] * epochs / before)
+        if "milestones" in scheduler:
             scheduler.milestones = sorted({max(1, round(epoch * epochs / before)) for epoch in scheduler.milestones})
 
 
@@ -170,13 +181,15 @@ def place(
         raise UserError(f"detect.batch_size {batch} is not a multiple of the {world} processes that share it")
     config.train_dataloader.batch_size = batch // world
     for loader, split in ((config.train_dataloader, train), (config.val_dataloader, val)):
-        loader.dataset.ann_file = str(split.annotations.resolve())
-        loader.dataset.data_prefix = {"img": f"{split.images.resolve()}/"}
+        dataset = innermost(loader.dataset)
+        dataset.ann_file = str(split.annotations.resolve())
+        dataset.data_prefix = {"img": f"{split.images.resolve()}/"}
         loader.num_workers = workers
         loader.persistent_workers = workers > 0
         loader.setdefault("collate_fn", {"type": "deliver_samples"})
-    config.val_evaluator.ann_file = str(val.annotations.resolve())
-    config.val_evaluator.outfile_prefix = str(work.resolve() / "predictions")
+    metric = coco_metric(config)
+    metric.ann_file = str(val.annotations.resolve())
+    metric.outfile_prefix = str(work.resolve() / "predictions")
     config.work_dir = str(work.resolve())
     if world > 1:
         config.model_wrapper_cfg = {
@@ -190,13 +203,31 @@ def place(
         config.optim_wrapper.dtype = {"fp16": "float16", "bf16": "bfloat16"}[precision]
 
 
+def openable(config: Any, model: Loaded) -> Any:
+    """Return a placed configuration that `init_detector` and mmdet's test tool open by themselves, as detector.py.
+
+    It imports our parts, describes the student's shape and tests on the validation split. It is of no identity.
+    """
+    from mmengine.config import Config
+
+    whole = copy.deepcopy(config.to_dict())
+    own = whole.get("custom_imports", {}).get("imports", [])
+    whole["custom_imports"] = {"imports": [*own, _PLUGIN], "allow_failed_imports": False}
+    whole["model"]["backbone"] |= describe_student(model.blueprint, model.image_size)
+    whole |= {"test_cfg": {"type": "TestLoop"}, "resume": False}
+    whole |= {f"test_{part}": copy.deepcopy(whole[f"val_{part}"]) for part in ("dataloader", "evaluator")}
+    whole["test_dataloader"].pop("collate_fn")  # DetInferencer knows those that are a name
+    for metric in listed(whole["test_evaluator"]):
+        metric.pop("outfile_prefix", None)
+    return Config(whole, cfg_text=_PLUGIN, filename="detector.py")
+
+
 def comparable(config: Any) -> dict[str, Any]:
     """Return the settings that decide a detector's score: all but the seed."""
     described: dict[str, Any] = _plain(config.to_dict())
     for seeded in (
         described,
-        described["train_dataloader"]["sampler"],
-        described["train_dataloader"]["dataset"],
+        *(described["train_dataloader"][part] for part in ("sampler", "dataset")),
         *described.get("custom_hooks", []),
     ):
         seeded.pop("seed", None)

@@ -44,13 +44,15 @@ class Description:
         return side if isinstance(side, int) else None
 
 
-def load_file(path: Path, model: str, weights: Weights, image_size: int | None) -> Loaded:
-    """Load a weights file of the timm model `model`; without a name, as the config.json beside it says.
+def load_file(
+    path: Path, model: str, weights: Weights, image_size: int | None, arguments: dict[str, Any] | None = None
+) -> Loaded:
+    """Load a weights file of the timm model `model` with `arguments`; without a name, as config.json beside it says.
 
     A classifier that is missing, or of a shape that the model cannot have, is left out: `no_head` says why.
     UserError for a file that is not all of the model's backbone, or not only that.
     """
-    described = Description(model) if model else read_description(path.parent)
+    described = Description(model, arguments or {}) if model else read_description(path.parent)
     image_size = image_size or described.image_size
     built = create(described.name, described.arguments, image_size, str(path))
     state = find_model(read_state(path, weights), own_tensors(built).keys())

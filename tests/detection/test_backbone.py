@@ -70,9 +70,7 @@ def test_built_by_name_with_weights_it_is_the_same_model(tmp_path):
 
     vit = small_vit()
     save_file(vit.state_dict(), tmp_path / "model.safetensors")
-    named = PlainViT(
-        timm_name="deit_tiny_patch16_224", timm_options=SMALL, weights=str(tmp_path / "model.safetensors")
-    ).eval()
+    named = PlainViT(timm="deit_tiny_patch16_224", options=SMALL, weights=str(tmp_path / "model.safetensors")).eval()
     images = torch.randn(1, 3, 32, 32)
     torch.testing.assert_close(named(images)[0], PlainViT(vit)(images)[0])
 

@@ -1,6 +1,7 @@
 """A whole detection run on eight images: train, score, record, resume."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from helpers.processes import run_python
+from helpers.processes import run, run_python
 from inputs import annotations
 from PIL import Image
 from safetensors.torch import save_file
@@ -156,6 +157,43 @@ def test_a_record_holds_scores_curve_and_pictures(cell, vit_file, whole_run):
     assert [side.name for side in whole.pictures] == [f"{whole.id}.truth_and_predictions_1.jpg"]
     assert str(root) not in whole.model_dump_json()  # a record says nothing about the machine's folders
     assert detect(spec, vit_file, place) == whole  # a finished cell is not run again
+
+
+STRANGER = """
+import json, sys
+import cskd_bench.detection.mmdet_plugin
+from mmdet.apis import inference_detector, init_detector
+from pathlib import Path
+folder, digits = map(Path, sys.argv[1:])
+detector = init_detector(folder / "detector.py", str(folder / "epoch_2.pth"), device="cpu")
+found = []
+for image in json.loads((digits / "annotations" / "instances_val.json").read_text())["images"]:
+    instances = inference_detector(detector, str(digits / "val" / image["file_name"])).pred_instances
+    for (x1, y1, x2, y2), score, label in zip(*(instances[key].tolist() for key in ("bboxes", "scores", "labels"))):
+        box = {"image_id": image["id"], "bbox": [x1, y1, x2 - x1, y2 - y1]}
+        found.append(box | {"score": score, "category_id": label + 1})
+Path("found.json").write_text(json.dumps(found))
+"""
+
+
+def test_init_detector_opens_a_finished_run_and_predicts_what_its_record_scored(cell, whole_run, tmp_path):
+    """In a script of anybody's, one image at a time, where the run scored a batch."""
+    (root, _), (place, whole) = cell, whole_run
+    moved = tmp_path / "moved"
+    shutil.copytree(place / "work" / whole.id, moved)
+    (tmp_path / "stranger.py").write_text(STRANGER)
+    done = run([sys.executable, "stranger.py", moved, root / "digits"], cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    scored, found = (
+        json.loads(file.read_text()) for file in (moved / "predictions.bbox.json", tmp_path / "found.json")
+    )
+    assert len(found) == len(scored) > 8
+    for expected, box in zip(scored, found, strict=True):
+        assert (box["image_id"], box["category_id"]) == (expected["image_id"], expected["category_id"])
+        assert box["score"] == pytest.approx(expected["score"], abs=1e-5)
+        assert box["bbox"] == pytest.approx(expected["bbox"], abs=1e-3)  # pixels
+    scores = average_precision(find_split(root / "digits", "val").annotations, tmp_path / "found.json", "bbox")
+    assert scores == {name: value for name, value in whole.metrics.items() if name.startswith("box")}
 
 
 HOLDER = """
@@ -344,7 +382,7 @@ def test_a_run_whose_loader_hangs_can_be_stopped(cell, vit_file, tmp_path, monke
     ("line", "reason"),
     [
         ("model = dict(neck=dict(windows=3))", "windows"),
-        ("model = dict(backbone=dict(type='PlainVit'))", "PlainVit"),
+        ("model = dict(rpn_head=dict(type='RPNhead'))", "RPNhead"),
         ("val_evaluator = dict(cutoffs=3)", "cutoffs"),
     ],
 )

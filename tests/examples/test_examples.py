@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from helpers import without_ddp
 from helpers.processes import TWO_RANKS, run, run_cskd_bench
+from helpers.runs import random_run
 from helpers.tiny import save_model
 
 pytestmark = pytest.mark.gate
@@ -99,6 +100,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.optim import build_optim_wrapper
 config = Config.fromfile(sys.argv[1])  # runs custom_imports, as mmdet's tools do
+config.merge_from_dict({"model.backbone.run": sys.argv[2], "model.neck.in_channels": 24})
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 init_default_scope(config.default_scope)
@@ -117,8 +119,11 @@ print("one step", float(losses["loss"]))
 def test_own_mmdet_config_trains_without_our_command_line(tmp_path):
     pytest.importorskip("mmdet")
     (tmp_path / "step.py").write_text(TRAIN_STEP)
+    folder = random_run(tmp_path / "run", "cskd", patch_size=16, depth=4)
     done = run(
-        [sys.executable, tmp_path / "step.py", EXAMPLES / "own_mmdet_config.py"], cwd=tmp_path, CUDA_VISIBLE_DEVICES=""
+        [sys.executable, tmp_path / "step.py", EXAMPLES / "own_mmdet_config.py", folder],
+        cwd=tmp_path,
+        CUDA_VISIBLE_DEVICES="",
     )
     assert done.returncode == 0, done.stderr
     assert "one step" in done.stdout

@@ -1,6 +1,0 @@
-# Mask R-CNN 3x + multi-scale (36 epochs) for students up to the width of DeiT-S, four taps + FPN.
-# Published for a supervised DeiT-S in this set-up: 44.0 box AP, 39.9 mask AP
-# (README of czczup/ViT-Adapter, detection/configs/mask_rcnn; results/published.toml).
-# cskd-bench transfer --task coco --set detect.config=mask_rcnn_3x --checkpoint RUN --data-dir COCO
-_base_ = ["_base_/mask_rcnn.py", "_base_/schedule_3x.py"]
-model = dict(backbone=dict(drop_path=0.2))
