@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cskd_bench.detection.annotation_checks import check_coco
 from cskd_bench.detection.annotations import CocoSplit, read_annotations
+from cskd_bench.detection.facts import check_coco
 from cskd_bench.detection.masks import mask_area, mask_fault
 from cskd_bench.detection.score import average_precision
 from cskd_bench.detection.usable import usable_split
