@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cskd_bench.detection.annotation_checks import examine
+from cskd_bench.detection.annotation_mending import mend
 from cskd_bench.detection.annotations import CocoSplit, read_annotations
 from cskd_bench.detection.facts import check_coco
 from cskd_bench.detection.masks import mask_area, mask_fault
@@ -165,6 +167,48 @@ def test_one_odd_value_in_a_sound_content_is_refused_or_can_be_scored(place, cha
         "categories": [{"id": 1, "name": "a"}],
     }
     assert len(say(place, content, masks=True)) <= 3
+
+
+NEAR = st.sampled_from(
+    [-2, -1.5, -1, 0, 0.0, 0.5, 1, True, 5, 10, 19, 20, 21, 21.5, 29, 30.0, 31, 32, 60, 61, 2**31, 2**53]
+)
+ENTRY = st.fixed_dictionaries(
+    {
+        "id": st.integers(1, 50) | ODD,
+        "image_id": st.integers(0, 1),
+        "category_id": st.sampled_from([1, 1, 1, 2]),
+        "bbox": st.just([5, 5, 10, 10]) | st.lists(NEAR, min_size=4, max_size=4),
+        "area": st.sampled_from([100, 99.5, 144, 145]) | NEAR,
+        "iscrowd": st.sampled_from([0, 0, 1, 2]),
+        "segmentation": SOUND_MASKS | st.lists(st.lists(NEAR, min_size=4, max_size=8), min_size=1, max_size=3),
+    },
+    optional={"ignore": st.integers(0, 1)},
+)
+
+
+def by_one_and_by_column(content):
+    """Assert that what is found by columns is what a look at each annotation finds."""
+    everyone = range(len(content["annotations"]))
+    one_by_one = examine(content, everyone)
+    assert examine(content) == one_by_one
+    if not any(one.severity == "refuse" for one in one_by_one.form + one_by_one.others):
+        assert json.dumps(mend(content)) == json.dumps(mend(content, everyone))
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(found=st.lists(ENTRY, min_size=1, max_size=4))
+def test_columns_find_what_a_look_at_each_annotation_finds(found):
+    images = [{"id": number, "file_name": f"{number}.png", "width": 30, "height": 20} for number in (0, 1)]
+    by_one_and_by_column({"images": images, "annotations": found, "categories": [{"id": 1, "name": "a"}]})
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(content=CONTENT)
+def test_columns_find_it_in_any_content(place, content):
+    file = place / "annotations" / "instances_any.json"
+    file.write_text(json.dumps(content))
+    with contextlib.suppress(UserError):
+        by_one_and_by_column(read_annotations(file))
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
