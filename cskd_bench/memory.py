@@ -1,7 +1,10 @@
-"""How this process takes memory from the system, where the C library can be told."""
+"""How this process takes memory from the system, where the C library can be told, and looks for what is garbage."""
 
 import ctypes
+import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 _TRIM, _MMAP = -1, -3  # glibc's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
@@ -23,3 +26,15 @@ def keep_memory() -> bool:
     wanted = [(option, value) for option, name, value in _SETTINGS if name not in os.environ]
     done = [library.mallopt(option, value) == 1 for option, value in wanted]  # each of them, not until one is done
     return any(done)
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Let the garbage collector rest while millions of objects are made, none of them garbage."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

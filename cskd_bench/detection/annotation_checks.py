@@ -1,53 +1,68 @@
 """What is wrong or odd in a COCO annotation file: the one list of checks that transfer and the doctor share."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cskd_bench.detection.annotation_form import AnnotationProblem, Entry, form_problems, named, problem, shown
+from cskd_bench.detection.annotation_form import (
+    AnnotationProblem,
+    Entry,
+    form_problems,
+    name_problems,
+    named,
+    problem,
+    shown,
+)
 from cskd_bench.detection.annotation_mending import mend
-from cskd_bench.detection.annotations import CocoSplit, Content, broken_images, read_annotations
+from cskd_bench.detection.annotations import CocoSplit, Content
 from cskd_bench.detection.box_corners import corner_boxes
 from cskd_bench.detection.masks import mask_fault
+from cskd_bench.detection.suspects import suspects
 from cskd_bench.errors import UserError
 
 
-def examine(split: CocoSplit, content: Content, *, masks: bool | None) -> list[AnnotationProblem]:
-    """Return every problem of a split's annotations that is known without decoding an image, refusals first.
+@dataclass(frozen=True)
+class Examined:
+    """What is known of a content without its images: problems in their order, and what can be learnt from it."""
+
+    form: list[AnnotationProblem]  # that leave nothing else to look at
+    others: list[AnnotationProblem]
+    masks: dict[bool | None, list[AnnotationProblem]]  # by whether a detector learns masks; None: not known
+    is_mended: bool  # whether what is used is another content
+    largest_side: int  # pixels of the shorter side, of all images with an object to learn from; 0 where there is none
+
+
+def examine(content: Content, places: Sequence[int] | None = None) -> Examined:
+    """Return every problem of a content that is known without its images.
+
+    `places` are those of the annotations that are looked at one by one; those that `suspects` finds by default.
+    """
+    places = suspects(content) if places is None else places
+    odd = [content["annotations"][place] for place in places]
+    form = list(form_problems(content, odd))
+    later = [] if form else list(_ids_given_twice(content)) or list(_unlisted(content, odd))
+    if form or later:
+        return Examined(form, later, {}, False, 0)
+    mended, notes = mend(content, places)
+    odd = [mended["annotations"][place] for place in places]
+    found = [AnnotationProblem("note", note) for note in notes]
+    corners = list(corner_boxes(content["annotations"], sizes_of(mended)))
+    found += [*(corners or _boxes(mended, odd)), *_objects(mended), *_categories(mended)]
+    return Examined([], found, _masks(mended, odd), mended is not content, _largest_side(mended, places))
+
+
+def told(split: CocoSplit, names: Sequence[str], examined: Examined, *, masks: bool | None) -> list[AnnotationProblem]:
+    """Return every problem of a split that is known without decoding an image, refusals first; `names` are its images'.
 
     `masks` says whether a detector learns masks; None where no detector is known: then unusable ones are noted.
     """
-    found = list(form_problems(split, content)) or list(_ids_given_twice(content)) or list(_unlisted(content))
-    if not found:
-        mended, notes = mend(content)
-        found += [AnnotationProblem("note", note) for note in notes]
-        corners = list(corner_boxes(content["annotations"], sizes_of(mended)))
-        found += [*(corners or _boxes(mended)), *_objects(mended), *_categories(mended)]
-        if masks is not False:
-            found += _masks(mended, required=bool(masks))
+    found = [*examined.form, *name_problems(split, names)]
+    found = found or [*examined.others, *examined.masks.get(masks, [])]
     name = split.annotations.name
-    told = [AnnotationProblem(one.severity, f"{name}: {one.sentence}") for one in found]
-    return sorted(told, key=lambda one: one.severity == "note")
-
-
-def check_coco(
-    annotations: Path, images: Path, *, decode: bool = True, threads: int | None = None, masks: bool | None = None
-) -> list[AnnotationProblem]:
-    """Return everything that is wrong or odd in a split, refusals first; empty for a sound one.
-
-    `decode=False` opens no image; `threads` decode them (all cores by default).
-    """
-    split = CocoSplit(annotations, images)
-    try:
-        content = read_annotations(annotations)
-    except UserError as error:
-        return [AnnotationProblem("refuse", str(error))]
-    problems = examine(split, content, masks=masks)
-    if not decode or any(one.severity == "refuse" for one in problems):  # images are compared with sound entries
-        return problems
-    broken = broken_images(content, images, threads)
-    return [AnnotationProblem("refuse", f"{name}: {fault}") for name, fault in broken.items()] + problems
+    said = [AnnotationProblem(one.severity, f"{name}: {one.sentence}") for one in found]
+    return sorted(said, key=lambda one: one.severity == "note")
 
 
 def refuse(problems: Iterable[AnnotationProblem]) -> list[str]:
@@ -104,18 +119,18 @@ def _plain(name: str) -> str:
     return Path(name).as_posix() if "./" in name or "//" in name else name
 
 
-def _unlisted(content: Content) -> Iterator[AnnotationProblem]:
+def _unlisted(content: Content, suspects: Sequence[Entry]) -> Iterator[AnnotationProblem]:
     """Say which annotations belong to images or categories that are not listed."""
     for key, kind in (("image_id", "images"), ("category_id", "categories")):
         listed = {entry["id"] for entry in content[kind]}
-        faulty = [f"{named(entry)}, {entry[key]}" for entry in content["annotations"] if entry[key] not in listed]
-        used = [entry[key] for entry in content["annotations"]]
+        faulty = [f"{named(entry)}, {entry[key]}" for entry in suspects if entry[key] not in listed]
+        used = [entry[key] for entry in content["annotations"]] if faulty else []
         ranges = f"{kind} have {min(listed)} to {max(listed)}, annotations {min(used)} to {max(used)}" if used else ""
         yield from problem("refuse", f"annotations whose {key} is not listed", faulty, ranges)
 
 
-def _boxes(content: Content) -> Iterator[AnnotationProblem]:
-    sizes, entries = sizes_of(content), content["annotations"]
+def _boxes(content: Content, entries: Sequence[Entry]) -> Iterator[AnnotationProblem]:
+    sizes = sizes_of(content)
     odd = [entry for entry in entries if min(entry["bbox"][2:]) < 1 or _reaches_out(entry, sizes)]
 
     def those(faulty: Iterable[Entry]) -> list[str]:
@@ -168,13 +183,30 @@ def _categories(content: Content) -> Iterator[AnnotationProblem]:
         )
 
 
-def _masks(content: Content, *, required: bool) -> Iterator[AnnotationProblem]:
+def _masks(content: Content, entries: Sequence[Entry]) -> dict[bool | None, list[AnnotationProblem]]:
     """Say which objects have no mask that a detector can learn and pycocotools can score."""
     sizes, faulty = sizes_of(content), list[str]()
-    for entry in content["annotations"]:
+    for entry in entries:
         width, height = sizes[entry["image_id"]]
         if fault := mask_fault(entry.get("segmentation"), height, width):
             faulty.append(f"{named(entry)}, {fault}")
-    boxes = 'for boxes alone take --set detect.config="faster_rcnn_1x"'
-    todo = boxes if required else f"a detector with masks refuses them; {boxes}"
-    yield from problem("refuse" if required else "note", "annotations without a usable segmentation", faulty, todo)
+    what, boxes = (
+        "annotations without a usable segmentation",
+        'for boxes alone take --set detect.config="faster_rcnn_1x"',
+    )
+    return {
+        True: list(problem("refuse", what, faulty, boxes)),
+        None: list(problem("note", what, faulty, f"a detector with masks refuses them; {boxes}")),
+        False: [],
+    }
+
+
+def _largest_side(content: Content, places: Sequence[int]) -> int:
+    """Return the largest of the images' shorter sides, of those with a usable object; 0 where there is none."""
+    sizes, odd = sizes_of(content), set(places)
+    learnt = {
+        entry["image_id"]
+        for place, entry in enumerate(content["annotations"])
+        if not entry["iscrowd"] and (place not in odd or is_usable(entry, sizes))
+    }
+    return max((min(sizes[image]) for image in learnt), default=0)

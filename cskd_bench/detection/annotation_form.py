@@ -87,21 +87,20 @@ _FORM: Final[dict[str, dict[str, tuple[Callable[[Any], bool], str]]]] = {
 }
 
 
-def form_problems(split: CocoSplit, content: Content) -> Iterator[AnnotationProblem]:
-    """Say which keys are missing or of another form, and which file names cannot be images of the split."""
+def form_problems(content: Content, suspects: Sequence[Entry]) -> Iterator[AnnotationProblem]:
+    """Say which keys are missing or of another form; of the annotations those of `suspects` are looked at."""
     for kind, keys in _FORM.items():
         for key, (is_sound, expected) in keys.items():
             faulty = [
                 f"{named(entry, kind)}, {shown(entry[key]) if key in entry else 'none'}"
-                for entry in content[kind]
+                for entry in (suspects if kind == "annotations" else content[kind])
                 if not is_sound(entry.get(key))
             ]
             yield from problem("refuse", f"{kind} without a usable {key}", faulty, f"expected {expected}")
-    yield from _names(split, content)
 
 
-def _names(split: CocoSplit, content: Content) -> Iterator[AnnotationProblem]:
-    names = [image["file_name"] for image in content["images"]]
+def name_problems(split: CocoSplit, names: Sequence[str]) -> Iterator[AnnotationProblem]:
+    """Say which file names cannot be images of the split."""
     long = [name for name in names if "\0" in name or max(map(len, os.fsencode(name).split(b"/"))) > _LONGEST_NAME]
     yield from problem("refuse", "file names that no file can have", [shown(name) for name in long])
     folder = split.images.name

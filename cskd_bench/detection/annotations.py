@@ -1,19 +1,26 @@
 """COCO-format data sets: where their files lie, how they are read, which images can be decoded."""
 
 import glob
+import hashlib
 import json
 import os
+import stat
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from cskd_bench.data.decode import to_rgb
+from cskd_bench.data.index import SETTLED
 from cskd_bench.data.json_text import read_json
 from cskd_bench.errors import UserError
+from cskd_bench.memory import without_collection
 
 Content: TypeAlias = dict[str, Any]  # of an annotation file: lists of images, annotations, categories
+Stamp: TypeAlias = tuple[int, int]  # size and time of change, ns
 _GZIP: Final = b"\x1f\x8b"
+_held: dict[Path, tuple[Stamp | None, "StoredAnnotations"]] = {}
 
 
 @dataclass(frozen=True)
@@ -24,12 +31,17 @@ class CocoSplit:
     images: Path
 
     def read(self) -> Content:
-        """Return the annotation file's content; UserError where it is not COCO's."""
-        return read_annotations(self.annotations)
+        """Return the annotation file's content, to be left as it is; UserError where it is not COCO's."""
+        return hold_annotations(self.annotations).content
 
-    def classes(self) -> tuple[str, ...]:
-        """Return the class names in the order of the annotation file."""
-        return tuple(category["name"] for category in self.read()["categories"])
+
+@dataclass(frozen=True)
+class StoredAnnotations:
+    """An annotation file as it was read; `is_ascii` says whether all of its bytes are plain ASCII."""
+
+    content: Content
+    sha256: str
+    is_ascii: bool
 
 
 def find_split(root: Path, split: str) -> CocoSplit:
@@ -56,15 +68,54 @@ def find_split(root: Path, split: str) -> CocoSplit:
     raise UserError(f"{root}: no folder with the images of {found[0].name}; expected one of {expected}")
 
 
+def hold_annotations(file: Path) -> StoredAnnotations:
+    """Read an annotation file, and hold it for whoever asks next, until `let_go`; UserError where it is not COCO's.
+
+    A file that has only just changed may change again unseen, and is not held.
+    """
+    stamp = stamp_of(file)
+    known = _held.get(file)
+    if known is None or stamp is None or known[0] != stamp:
+        known = stamp, _load(file)
+        if stamp is not None:
+            _held[file] = known
+    return known[1]
+
+
+def stamp_of(file: Path) -> Stamp | None:
+    """Return an annotation file's size and time; None where they do not tell whether it will be the same."""
+    began = time.time_ns()
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return (found.st_size, found.st_mtime_ns) if found.st_mtime_ns <= began - int(SETTLED * 1e9) else None
+
+
+def let_go() -> None:
+    """Free what is held of annotation files: gigabytes of a large one."""
+    _held.clear()
+
+
 def read_annotations(file: Path) -> Content:
     """Read a COCO annotation file as far as names go; UserError where it is not JSON, or not COCO's.
 
     What its entries hold is looked at by annotation_checks.
     """
+    return _load(file).content
+
+
+def _load(file: Path) -> StoredAnnotations:
     try:
         stored = file.read_bytes()
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from error
+    with without_collection():
+        content = _parse(file, stored)
+    return StoredAnnotations(content, hashlib.sha256(stored).hexdigest(), stored.isascii())
+
+
+def _parse(file: Path, stored: bytes) -> Content:
     if stored.startswith(_GZIP):
         raise UserError(f"{file}: is compressed with gzip; unpack it, as with gunzip")
     try:
@@ -91,6 +142,15 @@ def _is_text(value: Any, key: str) -> bool:
         )
     except UnicodeEncodeError:
         return False
+
+
+def look_at(folder: Path, name: str) -> os.stat_result | None:
+    """Return what the system says of an image file; None where there is none."""
+    try:
+        found = os.stat(os.path.join(folder, name))  # noqa: PTH116, PTH118 - a Path takes longer than the look
+    except (OSError, ValueError):
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
 
 
 def broken_images(content: Content, images: Path, threads: int | None = None) -> dict[str, str]:

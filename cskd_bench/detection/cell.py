@@ -4,12 +4,14 @@ import sys
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
+from weakref import finalize
 
 from cskd_bench.cells.cell import Cell
 from cskd_bench.data.notes import join_notes
 from cskd_bench.detection import operators
-from cskd_bench.detection.annotations import CocoSplit
+from cskd_bench.detection.annotations import CocoSplit, let_go
 from cskd_bench.detection.checks import check_splits
+from cskd_bench.detection.facts import facts_of
 from cskd_bench.detection.fitting import StudentFacts
 from cskd_bench.detection.settings import comparable, complete
 from cskd_bench.detection.splits import describe_splits, open_splits, splits_identity
@@ -23,6 +25,7 @@ class DetectionCell(Cell):
 
     @cached_property
     def _splits(self) -> tuple[CocoSplit, CocoSplit]:
+        finalize(self, let_go)
         return open_splits(self.spec.data, self.work)
 
     @property
@@ -39,7 +42,7 @@ class DetectionCell(Cell):
     def config(self) -> Any:
         """mmengine's configuration, without this machine's folders; UserError for missing packages and other ViTs."""
         operators.install()
-        return complete(self.spec.detect, StudentFacts.of(self.model.student), self.train.classes(), self.seed)
+        return complete(self.spec.detect, StudentFacts.of(self.model.student), facts_of(self.train).classes, self.seed)
 
     @cached_property
     def comparable(self) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from cskd_bench.data.layouts import own_name
 from cskd_bench.data.leaks import note_leaks
 from cskd_bench.data.manifests import manifest_for_folder
 from cskd_bench.data.sources import PathSource
-from cskd_bench.detection.annotation_checks import examine, is_usable, refuse, sizes_of
-from cskd_bench.detection.annotation_mending import mend
-from cskd_bench.detection.annotations import CocoSplit, Content
+from cskd_bench.detection.annotation_checks import refuse
+from cskd_bench.detection.annotations import CocoSplit, look_at
+from cskd_bench.detection.facts import facts_of
 from cskd_bench.detection.fitting import has_masks, innermost
 from cskd_bench.errors import UserError
 from cskd_bench.task import TaskSpec
@@ -21,31 +21,26 @@ def check_splits(spec: TaskSpec, train: CocoSplit, test: CocoSplit, config: Any)
     decoded.
     """
     masks = None if config is None else has_masks(config)
-    problems, learnt, scored = [], train.read(), test.read()
-    for split, content in ((train, learnt), (test, scored)):
-        problems += examine(split, content, masks=masks)
-    notes = refuse(problems)
+    notes = refuse([one for split in (train, test) for one in facts_of(split).problems(split, masks=masks)])
     if config is not None:
-        _refuse_without_images(train, learnt, config)
+        _refuse_without_images(train, config)
     if spec.data.splits == "own" and manifest_for_folder(own_name(spec.data)):  # published: not searched for leaks
         return notes
-    return list(filter(None, (*notes, note_leaks(spec, _stored(train, learnt), _stored(test, scored)))))
+    return list(filter(None, (*notes, note_leaks(spec, _stored(train), _stored(test)))))
 
 
-def _refuse_without_images(train: CocoSplit, content: Content, config: Any) -> None:
+def _refuse_without_images(train: CocoSplit, config: Any) -> None:
     """UserError where the configuration's `min_size` filters out every image that has an object."""
     smallest = (innermost(config.train_dataloader.dataset).get("filter_cfg") or {}).get("min_size", 0)
-    sizes = sizes_of(content)
-    usable = (sizes[entry["image_id"]] for entry in mend(content)[0]["annotations"] if is_usable(entry, sizes))
-    if not any(min(size) >= smallest for size in usable):
+    if facts_of(train).examined.largest_side < smallest:
         raise UserError(
             f"{train.annotations.name}: no image with an object has sides of min_size = {smallest} pixels or more, "
             "which filter_cfg of the detector's configuration asks for"
         )
 
 
-def _stored(split: CocoSplit, content: Content) -> PathSource:
+def _stored(split: CocoSplit) -> PathSource:
     """Return a split's image files that are there and are not empty."""
-    paths = [split.images / image["file_name"] for image in content["images"]]
-    there = [path for path in paths if path.is_file() and path.stat().st_size]
+    looked_at = ((name, look_at(split.images, name)) for name in facts_of(split).names)
+    there = [split.images / name for name, found in looked_at if found is not None and found.st_size]
     return PathSource(there, [0] * len(there), ["image"])

@@ -1,8 +1,10 @@
 """What we add to MMDetection's and MMEngine's registries. Import only after operators.install()."""
 
 import math
+import os
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from cskd_bench.data.delivery import Pickled, deliver
 from cskd_bench.data.randomness import Stream, integer_seed, permutation
 from cskd_bench.detection.backbone import PlainViT
 from cskd_bench.detection.epoch_lines import EpochLines
+from cskd_bench.detection.lists import listed_entry, map_list
 from cskd_bench.detection.necks import FourTapFPN, SimpleFeaturePyramid
 from cskd_bench.errors import UserError
 
@@ -31,6 +34,7 @@ def register() -> None:
         (MODELS, PlainViT),
         (MODELS, SimpleFeaturePyramid),
         (MODELS, FourTapFPN),
+        (DATASETS, SharedCocoDataset),
         (DATASETS, KeyedCocoDataset),
         (DATA_SAMPLERS, EpochSampler),
         (HOOKS, KeyedSteps),
@@ -85,7 +89,33 @@ class EpochSampler(Sampler[int]):
         self.epoch = epoch
 
 
-class KeyedCocoDataset(CocoDataset):  # type: ignore[misc]
+class SharedCocoDataset(CocoDataset):  # type: ignore[misc]
+    """A COCO data set whose images and objects are those of a file from `shared_list`, where there is one."""
+
+    def __init__(self, *, list_file: str = "", **settings: Any) -> None:
+        self.list_file = list_file
+        super().__init__(**settings)
+
+    def full_init(self) -> None:
+        """Map the list into memory, or read the annotation file where no list can be read."""
+        try:
+            self.data_bytes, self.data_address = map_list(Path(self.list_file))
+        except (OSError, ValueError):
+            self.list_file = ""
+            super().full_init()
+        self._fully_initialized = True
+
+    def get_data_info(self, idx: int) -> Any:
+        """Return the annotations of image idx, counted from the end where it is negative."""
+        if not self.list_file:
+            return super().get_data_info(idx)
+        place = idx % len(self)
+        info = listed_entry(self.data_bytes, self.data_address, place)
+        path = os.path.join(self.data_prefix["img"], info["img_path"])  # noqa: PTH118 - as mmdet writes it
+        return {**info, "img_path": path, "sample_idx": place}
+
+
+class KeyedCocoDataset(SharedCocoDataset):
     """A COCO data set whose augmentation of image i in epoch e is a function of (seed, e, i).
 
     It is indexed by the keys of EpochSampler, so that workers, ranks and interruptions change no view.

@@ -16,13 +16,14 @@ from cskd_bench.data.notes import join_notes
 from cskd_bench.detection import operators
 from cskd_bench.detection.cell import DetectionCell
 from cskd_bench.detection.checks import check_splits
+from cskd_bench.detection.facts import facts_of
 from cskd_bench.detection.fitting import has_masks, is_keyed
 from cskd_bench.detection.folder import epochs_done, lost_curve, mend_pointer, read_curve
 from cskd_bench.detection.pictures import draw_pictures
 from cskd_bench.detection.score import average_precision, read_predictions
 from cskd_bench.detection.settings import check_half, config_file, openable, place, read_config
 from cskd_bench.detection.splits import describe_splits, is_made, open_splits
-from cskd_bench.detection.usable import usable_split
+from cskd_bench.detection.start import LISTS, share_lists, usable_splits
 from cskd_bench.detection.watched_loader import WatchedLoader
 from cskd_bench.device import rounds_to_tf32
 from cskd_bench.engine.provenance import DETECTION_PACKAGES, now
@@ -48,12 +49,10 @@ def run(cell: DetectionCell) -> Outcome:
 
 def _run(cell: DetectionCell, config: Any) -> Outcome:
     spec, folder, ranks = cell.spec, cell.folder, cell.ranks
-    skip, cap = spec.data.on_corrupt == "skip", spec.data.max_skipped
-    (train, left_out), (test, unscored) = ranks.on_main(
-        lambda: tuple(usable_split(split, folder, skip=skip, cap=cap) for split in (cell.train, cell.test))
-    )
+    (train, left_out), (test, unscored) = ranks.on_main(lambda: usable_splits(spec.data, cell.train, cell.test, folder))
     first_epoch = ranks.on_main(lambda: mend_pointer(folder))
     place(config, train, test, folder, ranks=ranks, workers=cell.workers, precision=spec.detect.precision)
+    share_lists(config, train, test, cell.work / LISTS, ranks)
     runner = _built(cell, config)
     began = time.perf_counter()
     started, resumptions = ranks.on_main(lambda: _note_start(folder, first_epoch))
@@ -90,7 +89,7 @@ def _run(cell: DetectionCell, config: Any) -> Outcome:
 
 def size(spec: TaskSpec, seed: int, work: Path) -> tuple[int, int]:
     """Return (0, images of test): what MMDetection trains is not counted here."""
-    return 0, len(open_splits(spec.data, work)[1].read()["images"])
+    return 0, len(facts_of(open_splits(spec.data, work)[1]).names)
 
 
 def imports() -> tuple[str, ...]:

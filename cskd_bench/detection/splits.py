@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Final
 
 from cskd_bench.config import DataConfig
+from cskd_bench.data.layouts import own_name
+from cskd_bench.data.manifests import manifest_for_folder
 from cskd_bench.data.sources import data_path
-from cskd_bench.detection.annotations import CocoSplit, find_split
+from cskd_bench.detection.annotations import CocoSplit, find_split, look_at
 from cskd_bench.detection.digits import make_digits
+from cskd_bench.detection.facts import facts_of
 from cskd_bench.detection.label_maps import open_objects
 from cskd_bench.errors import UserError
 from cskd_bench.names import name_bytes
@@ -41,7 +44,7 @@ def open_splits(data: TaskData, work: Path) -> tuple[CocoSplit, CocoSplit]:
     train, test = find_split(root, data.train), find_split(root, data.test)
     if train.annotations == test.annotations:
         raise UserError(f"{train.annotations}: data.train {data.train!r} and data.test {data.test!r} both open it")
-    if (ours := train.classes()) != (theirs := test.classes()):
+    if (ours := facts_of(train).classes) != (theirs := facts_of(test).classes):
         raise UserError(f"{test.annotations}: {_difference(ours, theirs, train.annotations.name)}")
     return train, test
 
@@ -60,14 +63,22 @@ def splits_identity(train: CocoSplit, test: CocoSplit) -> str:
 
 
 def _identity(split: CocoSplit) -> str:
-    found = hashlib.sha256(split.annotations.read_bytes())
-    for name in sorted(image["file_name"] for image in split.read()["images"]):
-        image = split.images / name
-        found.update(name_bytes(f"\n{name} {image.stat().st_size if image.is_file() else 'missing'}"))
+    with split.annotations.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256")
+    for name in sorted(facts_of(split).names):
+        image = look_at(split.images, name)
+        found.update(name_bytes(f"\n{name} {'missing' if image is None else image.st_size}"))
     return found.hexdigest()[:16]
+
+
+def is_published(data: TaskData, split: CocoSplit) -> bool:
+    """Whether a split is one of a known data set, with as many images as its authors published."""
+    known = manifest_for_folder(own_name(data)) if data.splits == "own" else None
+    name = split.annotations.stem.removeprefix("instances_")
+    return known is not None and known.splits.get(name) == len(facts_of(split).names)
 
 
 def describe_splits(train: CocoSplit, test: CocoSplit) -> str:
     """Say how many images and classes there are."""
-    ours, theirs = len(train.read()["images"]), len(test.read()["images"])
-    return f"{ours:,} training and {theirs:,} test images, {len(test.classes())} classes"
+    ours, theirs = facts_of(train), facts_of(test)
+    return f"{len(ours.names):,} training and {len(theirs.names):,} test images, {len(theirs.classes)} classes"

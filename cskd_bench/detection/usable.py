@@ -5,30 +5,34 @@ from pathlib import Path
 
 from cskd_bench.detection.annotation_checks import is_usable, sizes_of
 from cskd_bench.detection.annotation_mending import mend
-from cskd_bench.detection.annotations import CocoSplit, Content, broken_images
+from cskd_bench.detection.annotations import CocoSplit, Content
+from cskd_bench.detection.decoded import missing, undecodable
+from cskd_bench.detection.facts import facts_of
 from cskd_bench.errors import UserError
 from cskd_bench.files import write_file
 
 
-def usable_split(split: CocoSplit, work: Path, *, skip: bool, cap: int) -> tuple[CocoSplit, list[str]]:
+def usable_split(
+    split: CocoSplit, work: Path, *, skip: bool, cap: int, decode: bool = True
+) -> tuple[CocoSplit, list[str]]:
     """Return a split that training can read to its end, and which images were left out of it.
 
     What annotation_mending mends, and what is not plain ASCII (pycocotools reads files in the machine's own encoding),
     is written to `work` as a file of its own. Broken images fail before the first epoch; with `skip` up to `cap` of
-    them are left out, with their annotations. Raises UserError that lists them.
+    them are left out, with their annotations. Raises UserError that lists them. `decode=False` opens no image: what is
+    missing is broken.
     """
+    broken = undecodable(split) if decode else missing(split)
+    if not broken and facts_of(split).is_usable_as_it_is:
+        return split, []
     content = split.read()
-    broken = broken_images(content, split.images)
     listed = [f"{name}: {problem}" for name, problem in broken.items()]
     if broken:
         _refuse_broken(split, content, listed, skip=skip, cap=cap)
-    kept = _without(content, broken) if broken else content
-    usable, _ = mend(kept)
+    usable, _ = mend(_without(content, broken) if broken else content)
     sizes = sizes_of(usable)
     if broken and not any(is_usable(entry, sizes) for entry in usable["annotations"]):
         raise UserError(f"{split.annotations.name}: no object is left without the images that cannot be used")
-    if usable is content and split.annotations.read_bytes().isascii():
-        return split, []
     work.mkdir(parents=True, exist_ok=True)
     file = work / f"usable_{split.annotations.name}"
     write_file(file, json.dumps(usable).encode())

@@ -169,8 +169,8 @@ def _check_coco(
     root: Path, splits: tuple[str, ...], manifest: Manifest | None, decode: bool, threads: int
 ) -> Iterator[Finding]:
     """Look at COCO-format data: counts from the annotations, then everything that detection checks."""
-    from cskd_bench.detection.annotation_checks import check_coco
-    from cskd_bench.detection.annotations import find_split, read_annotations
+    from cskd_bench.detection.annotations import find_split, let_go, look_at
+    from cskd_bench.detection.facts import check_coco, facts_of
 
     splits = splits or coco_splits(root)
     if not splits:
@@ -180,14 +180,15 @@ def _check_coco(
     for split in splits:
         try:
             place = find_split(root, split)
-            listed = read_annotations(place.annotations)["images"]
+            listed = facts_of(place).names
             yield _count(split, len(listed), manifest)
             problems = check_coco(place.annotations, place.images, decode=decode, threads=threads)
         except UserError as error:
             yield Finding("attention", split, str(error), _where_from(manifest))
             continue
+        let_go()
         refused = [one.sentence for one in problems if one.severity == "refuse"]
-        if not decode and (absent := sum(not (place.images / image["file_name"]).is_file() for image in listed)):
+        if not decode and (absent := sum(look_at(place.images, name) is None for name in listed)):
             refused.append(f"{absent:,} of {len(listed):,} images are not in {place.images}")
         for sentence in refused[:LISTED]:
             yield Finding("attention", split, sentence)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cskd_bench.speed.host import Others
     from cskd_bench.speed.step import StepSize
 
-Part = Literal["step", "teacher", "data", "bank", "host", "report"]
+Part = Literal["step", "teacher", "data", "bank", "host", "coco", "report"]
 PARTS: tuple[Part, ...] = get_args(Part)
 _ABOUT = ("machine", "versions", "code")  # of a measurement: no part of what was measured
 _LISTINGS = 3  # rounds of opening large data sets, tens of seconds each
@@ -44,6 +44,7 @@ def run_speed(
     precision: Literal["fp32", "bf16"] | None = None,
     methods: str = "",
     images: Path | None = None,
+    objects: int | None = None,
     config: PretrainConfig | None = None,
     results: Path = Path("results"),
     before: "Others | None" = None,
@@ -52,14 +53,15 @@ def run_speed(
 
     `student`, `teacher`, `batch`, `compiled`: step and teacher (weights are random). `precision`: step (None:
     fp32 on a CPU, bf16 on a GPU). `methods`: step, of these beside the one without a teacher, not of the yardsticks
-    ("all", or names with commas). `images`: a folder for data. `config`: the run whose teacher and views the
-    bank part measures. `results`: records for the report part. `before`: further sides of the host part. `clock` cpu
-    counts processor time: for a busy machine, with one thread. UserError for missing inputs and an output that exists.
+    ("all", or names with commas). `images`: a folder for data. `objects`: coco (None: as many as COCO has). `config`:
+    the run whose teacher and views the bank part measures. `results`: records for the report part. `before`: further
+    sides of the host part. `clock` cpu counts processor time: for a busy machine, with one thread. UserError for
+    missing inputs and an output that exists.
     """
     _check(part, output, student, teacher, rounds, methods)
     if clock == "cpu":
         torch.set_num_threads(1)
-    device = torch.device("cpu") if part == "host" else default_device()  # its sides are the host's own
+    device = torch.device("cpu") if part in ("host", "coco") else default_device()  # their sides are the host's own
     if device.type == "cpu":
         keep_memory()
     head = _head(part, clock, device)
@@ -84,6 +86,10 @@ def run_speed(
             body = _measure_bank(config, rounds, clock, device)
         case "host":
             body = _measure_host(rounds, clock, before)
+        case "coco":
+            from cskd_bench.speed.coco import OBJECTS, measure_coco
+
+            body = measure_coco(objects or OBJECTS, rounds, clock)
         case "report":
             body = _measure_report(results, rounds, clock)
     measured = head | body

@@ -108,7 +108,7 @@ def transfer(
     with stop_signals(stop) as asked:
 
         def load() -> Cell:
-            cell = open_cell(
+            return open_cell(
                 spec,
                 protocol,
                 checkpoint,
@@ -122,10 +122,9 @@ def transfer(
                 workers=workers,
                 stop=asked,
             )
-            _ = cell.name  # what it depends on may be missing
-            return cell
 
         cell = ranks.together(load)
+        main_first(ranks, lambda: cell.name)  # what it depends on may be missing, or long to read
         LOG.info("opened %s: %s", checkpoint, _tell_model(cell))
         ranks.same("cell", {"record": cell.name})
         records = results / "records"

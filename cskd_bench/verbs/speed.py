@@ -10,7 +10,7 @@ from cskd_bench.verbs.common import Verbs, add_method, asked_config, positive
 def add(verbs: Verbs) -> None:
     """Describe the verb."""
     verb = verbs.add_parser("speed", help="measure one part beside its yardsticks on this machine")
-    verb.add_argument("--part", choices=("step", "teacher", "data", "bank", "host", "report"), required=True)
+    verb.add_argument("--part", choices=("step", "teacher", "data", "bank", "host", "coco", "report"), required=True)
     verb.add_argument("--output", type=Path, help="a new JSON file to keep the measurement in")
     verb.add_argument("--student", default="deit_tiny_patch16_224", help="step: timm name (random weights)")
     verb.add_argument("--teacher", default="regnety_160", help="step, teacher: timm name (random weights)")
@@ -22,6 +22,7 @@ def add(verbs: Verbs) -> None:
     methods = "step: these beside supervised instead of the yardsticks; all, or names with commas"
     verb.add_argument("--methods", default="", metavar="NAMES", help=methods)
     verb.add_argument("--images", type=Path, help="data: a folder of JPEG files")
+    verb.add_argument("--objects", type=positive, help="coco: objects of the data set (default: 860,000, as COCO has)")
     verb.add_argument("--config", type=Path, help="bank: the run whose teacher and views are measured")
     add_method(verb)
     verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override --config")
@@ -50,6 +51,7 @@ def _run(options: argparse.Namespace) -> int:
         precision=options.precision,
         methods=options.methods,
         images=options.images,
+        objects=options.objects,
         config=config,
         results=options.results,
     )

@@ -11,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cskd_bench.detection.annotation_checks import check_coco
+from cskd_bench.detection.annotation_checks import examine
+from cskd_bench.detection.annotation_mending import mend
 from cskd_bench.detection.annotations import CocoSplit, read_annotations
+from cskd_bench.detection.facts import check_coco
 from cskd_bench.detection.masks import mask_area, mask_fault
 from cskd_bench.detection.score import average_precision
+from cskd_bench.detection.suspects import suspects
 from cskd_bench.detection.usable import usable_split
 from cskd_bench.errors import UserError
 
@@ -165,6 +168,74 @@ def test_one_odd_value_in_a_sound_content_is_refused_or_can_be_scored(place, cha
         "categories": [{"id": 1, "name": "a"}],
     }
     assert len(say(place, content, masks=True)) <= 3
+
+
+EDGES = (-32, -31, -2, -1.5, -1, 0.0, 0.5, 0, 1, True, 19, 20, 21, 21.5, 29, 30, 31, 41, 42, 61, 62, 2**31)
+IMAGES = [{"id": number, "file_name": f"{number}.png", "width": 30, "height": 20} for number in (0, 1)]
+SOUND = {"id": 1, "image_id": 0, "category_id": 1, "bbox": [5, 5, 10, 10.5], "area": 1, "iscrowd": 0}
+SOUND["segmentation"] = [[5, 5, 15, 5, 15, 15.5, 5, 15], [6, 6, 8, 6, 8, 8]]
+
+
+def one_changed(values):
+    """Yield a list of numbers with each of them replaced by each value where a rule ends."""
+    for place in range(len(values)):
+        for edge in EDGES:
+            yield [*values[:place], edge, *values[place + 1 :]]
+
+
+def odd_entries():
+    """Yield a sound annotation with one change, of every kind that a column could overlook."""
+    yield from ({**SOUND, "bbox": box} for box in one_changed([5, 5, 10, 10]))
+    yield from ({**SOUND, "bbox": box} for box in one_changed([0, 0, 30, 20]))
+    for key in ("id", "area", "iscrowd", "image_id", "category_id", "ignore", "bbox", "segmentation"):
+        yield from (
+            {**SOUND, key: value} for value in (*EDGES, 144, 150.0, 151, None, "1", [], 2**53 + 1, 2**64, 10**400)
+        )
+        yield {name: value for name, value in SOUND.items() if name != key}
+    yield from ({**SOUND, "segmentation": [polygon]} for polygon in one_changed([5, 5, 15, 5, 15, 15]))
+    yield from ({**SOUND, "segmentation": [polygon, [5, 5, 6, 6, 7, 5]]} for polygon in one_changed([1, 2, 3, 4]))
+    for polygon in (
+        [True, True, False, True, True, True],
+        [5, 5, 15, 5, 15],
+        [5, 5, None, 5, 15, 15],
+        [[5, 5]] * 6,
+        {},
+    ):
+        yield {**SOUND, "segmentation": [SOUND["segmentation"][0], polygon]}
+    yield {**SOUND, "segmentation": [[5, 5, float("nan"), 5, 15, 15]]}
+
+
+def by_one_and_by_column(content):
+    """Assert that what is found by columns is what a look at each annotation finds."""
+    everyone = range(len(content["annotations"]))
+    one_by_one = examine(content, everyone)
+    assert examine(content) == one_by_one
+    if not any(one.severity == "refuse" for one in one_by_one.form + one_by_one.others):
+        assert json.dumps(mend(content)) == json.dumps(mend(content, everyone))
+
+
+def test_columns_find_what_a_look_at_each_annotation_finds():
+    for entry in odd_entries():
+        for among in ([entry], [SOUND, {**entry, "id": entry.get("id", 7)}, {**SOUND, "id": 9}]):
+            by_one_and_by_column({"images": IMAGES, "annotations": among, "categories": [{"id": 1, "name": "a"}]})
+
+
+def test_columns_leave_the_odd_annotations_alone_to_look_at():
+    crowd = {**SOUND, "iscrowd": 1, "segmentation": {"size": [20, 30], "counts": [100, 50, 450]}}
+    content = {"images": IMAGES, "annotations": [SOUND, crowd, SOUND, {**SOUND, "bbox": [5, 5, 10, 0]}]}
+    content["categories"] = [{"id": 1, "name": "a"}]
+    assert suspects(content) == [1, 3]
+    content["images"] = [{**IMAGES[0], "width": 30.0}, IMAGES[1]]
+    assert list(suspects(content)) == [0, 1, 2, 3]
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(content=CONTENT)
+def test_columns_find_it_in_any_content(place, content):
+    file = place / "annotations" / "instances_any.json"
+    file.write_text(json.dumps(content))
+    with contextlib.suppress(UserError):
+        by_one_and_by_column(read_annotations(file))
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)

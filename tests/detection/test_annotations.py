@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cskd_bench.detection.annotation_checks import check_coco
 from cskd_bench.detection.annotations import CocoSplit, broken_images, find_split
 from cskd_bench.detection.checks import check_splits
 from cskd_bench.detection.digits import make_digits, run_lengths
+from cskd_bench.detection.facts import check_coco
 from cskd_bench.detection.pictures import draw_pictures
 from cskd_bench.detection.splits import open_splits
 from cskd_bench.detection.usable import usable_split

@@ -18,9 +18,10 @@ from cskd_bench.data.decode import decode
 from cskd_bench.data.multilabel import open_multilabel
 from cskd_bench.data.open import open_source
 from cskd_bench.data.sources import Source
-from cskd_bench.detection.annotation_checks import check_coco, refuse
+from cskd_bench.detection.annotation_checks import refuse
 from cskd_bench.detection.annotation_mending import mend
 from cskd_bench.detection.annotations import find_split
+from cskd_bench.detection.facts import check_coco, facts_of
 from cskd_bench.detection.usable import usable_split
 
 SEPARATOR = b"\x1e"  # between the files of one input
@@ -118,7 +119,7 @@ def fuzz_annotations(data: bytes) -> None:
         (root / "annotations" / "instances_train.json").write_bytes(_json(COCO, data))
         split = find_split(root, "train")
         refuse(check_coco(split.annotations, split.images, threads=1, masks=True))
-        assert all(isinstance(name, str) for name in split.classes())
+        assert all(isinstance(name, str) for name in facts_of(split).classes)
         usable_split(split, root / "work", skip=True, cap=1)
         mend(split.read())
 
