@@ -358,8 +358,10 @@ def test_a_run_that_is_asked_to_stop_ends_after_its_step_and_continues_exactly(c
 
 def test_a_run_whose_loader_hangs_can_be_stopped(cell, vit_file, tmp_path, monkeypatch):
     from cskd_bench.data import loader
-    from cskd_bench.detection import watched_loader
+    from cskd_bench.detection import runner_device, watched_loader
 
+    in_fp32 = []
+    monkeypatch.setattr(runner_device, "keep_fp32", in_fp32.append)
     stop, asked, original = Stop(), loader.next_item, components.KeyedCocoDataset.prepare_data
     monkeypatch.setattr(watched_loader, "LOOK", 0.2)
     monkeypatch.setattr(loader, "STOPPING", 0.5)
@@ -376,6 +378,7 @@ def test_a_run_whose_loader_hangs_can_be_stopped(cell, vit_file, tmp_path, monke
     monkeypatch.setattr(watched_loader, "next_item", next_item)
     with pytest.raises(Interrupted, match="while it waited for images"):
         detect(cell[1], vit_file, tmp_path, stop=stop)
+    assert len(in_fp32) == 1 and hasattr(in_fp32[0], "roi_head")
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,9 @@ def test_the_best_weights_are_those_of_the_highest_score_and_the_first_of_equals
         assert best(tmp_path)["epoch"] == epoch
     lines.after_val_epoch(run, {"coco/bbox_mAP": 0.3})  # the last epoch is scored anew
     assert best(tmp_path) == {"epoch": 5, "box_ap": 0.3}
+    (tmp_path / "best.pth").unlink()
+    lines.after_val_epoch(run, {"coco/bbox_mAP": 0.3})  # once more, with its own score in the curve
+    assert best(tmp_path) == {"epoch": 5, "box_ap": 0.3}
 
 
 @pytest.mark.parametrize("damaged", [False, True])
@@ -108,7 +111,7 @@ def test_a_run_goes_on_with_its_curve_and_its_best(tmp_path, damaged):
     resumed = Run(tmp_path, 4)
     resumed.message_hub.load_state_dict(kept)
     lines.before_train(resumed)
-    assert resumed.scored == [4]
+    assert resumed.scored == [4] and read_curve(tmp_path).keys() == {"1", "2", "3", "4"}
     lines.after_val_epoch(resumed, {"coco/bbox_mAP": 0.4})
     resumed.train(lines, 0.2, 0.3)
     curve = read_curve(tmp_path)

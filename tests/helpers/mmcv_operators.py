@@ -24,6 +24,9 @@ def nms_cases():
             yield f"nms_offset{offset}_{threshold}", boxes, scores, threshold, offset
         corners = np.repeat(rng.uniform(0, 400, (8, 2)), 3, axis=0).round(1)  # thrice the same box, far from the others
         boxes = np.concatenate([corners, corners + 9], 1)
+        small = rng.randint(0, 8, (30, 2))  # a pixel more or less decides
+        small = np.concatenate([small, small + rng.randint(1, 5, (30, 2))], 1).astype(float)
+        yield f"nms_offset{offset}_small", small, rng.permutation(30) / 30, 0.45, offset
         yield f"nms_offset{offset}_ties", boxes, np.repeat(rng.permutation(8) / 8, 3), 0.5, offset
 
 
