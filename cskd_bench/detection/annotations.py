@@ -1,5 +1,6 @@
 """COCO-format data sets: where their files lie, how they are read, which images can be decoded."""
 
+import gc
 import glob
 import hashlib
 import json
@@ -95,6 +96,7 @@ def stamp_of(file: Path) -> Stamp | None:
 def let_go() -> None:
     """Free what is held of annotation files: gigabytes of a large one."""
     _held.clear()
+    gc.unfreeze()
 
 
 def read_annotations(file: Path) -> Content:
@@ -112,6 +114,7 @@ def _load(file: Path) -> StoredAnnotations:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from error
     with without_collection():
         content = _parse(file, stored)
+        gc.freeze()  # a collection would visit every number of it
     return StoredAnnotations(content, hashlib.sha256(stored).hexdigest(), stored.isascii())
 
 
