@@ -32,25 +32,9 @@ from cskd_bench.task import DetectConfig
 
 _SEEDS: Final = 2**32 - 2**16
 _PLUGIN: Final = "cskd_bench.detection.mmdet_plugin"
-_USED: Final = frozenset(  # of a configuration of mmdet, which also holds variables and places of data
-    [
-        "model",
-        "custom_imports",
-        "default_scope",
-        "default_hooks",
-        "custom_hooks",
-        "env_cfg",
-        "log_level",
-        "randomness",
-        "train_dataloader",
-        "train_cfg",
-        "optim_wrapper",
-        "param_scheduler",
-        "val_dataloader",
-        "val_cfg",
-        "val_evaluator",
-    ]
-)
+_MODEL: Final = ("model", "custom_imports", "default_scope", "default_hooks", "custom_hooks", "env_cfg", "log_level")
+_TRAIN: Final = ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "randomness")
+_USED: Final = {*_MODEL, *_TRAIN, "val_dataloader", "val_cfg", "val_evaluator"}  # of all that a configuration holds
 
 
 def config_file(name: str) -> Path:

@@ -185,3 +185,21 @@ def test_necks_give_five_strides_and_every_weight_a_gradient(neck, patch):
 def test_a_patch_size_without_quarter_stride_is_refused():
     with pytest.raises(UserError, match="multiple of 4"):
         pyramid_strides(14)
+
+
+@pytest.mark.parametrize("neck", [SimpleFeaturePyramid, FourTapFPN])
+@pytest.mark.parametrize(("start", "count"), [(1, 5), (2, 2), (0, 3)])
+def test_a_neck_starts_and_ends_where_it_is_told_and_leaves_no_weight_unused(neck, start, count):
+    pyramid = neck(24, 16, start_level=start, num_outs=count)
+    levels = pyramid([torch.randn(1, 24, 8, 8) for _ in range(4)])
+    strides = pyramid_strides(16, start, count)
+    assert strides == [4 * 2**level for level in range(start, start + count)]
+    assert [level.shape[-1] for level in levels] == [128 // stride for stride in strides]
+    sum(level.square().mean() for level in levels).backward()
+    assert all(parameter.grad is not None for parameter in pyramid.parameters())
+
+
+@pytest.mark.parametrize("options", [{"start_level": 4}, {"num_outs": 0}])
+def test_a_neck_without_levels_is_refused(options):
+    with pytest.raises(UserError, match="starts at level 0 to 3"):
+        SimpleFeaturePyramid(24, 16, **options)
