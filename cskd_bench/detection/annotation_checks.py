@@ -99,7 +99,8 @@ def _ids_given_twice(content: Content) -> Iterator[AnnotationProblem]:
             "refuse", f"ids of {kind} given twice", _twice(entry["id"] for entry in content[kind]), merged
         )
     ids = [entry["id"] for entry in content["annotations"] if entry.get("id") is not None]
-    yield from problem("refuse", "ids of annotations given twice", _twice(map(_hashable, ids)), merged)
+    if set(map(type, ids)) - {int} or len(set(ids)) < len(ids):
+        yield from problem("refuse", "ids of annotations given twice", _twice(map(_hashable, ids)), merged)
     files = _twice(_plain(image["file_name"]) for image in content["images"])
     yield from problem("refuse", "images listed twice", files, "give all objects of an image one image_id")
     names = _twice(category["name"] for category in content["categories"])
