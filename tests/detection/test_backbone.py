@@ -203,3 +203,12 @@ def test_a_neck_starts_and_ends_where_it_is_told_and_leaves_no_weight_unused(nec
 def test_a_neck_without_levels_is_refused(options):
     with pytest.raises(UserError, match="starts at level 0 to 3"):
         SimpleFeaturePyramid(24, 16, **options)
+
+
+def test_a_frozen_backbone_learns_nothing_and_drops_nothing():
+    backbone = PlainViT(small_vit(), frozen=True, drop_path=0.5).train()
+    images = torch.randn(2, 3, 32, 32)
+    (first,), (second,) = backbone(images), backbone(images)
+    assert torch.equal(first, second) and not first.requires_grad  # no stochastic depth, and nothing to go back through
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    assert PlainViT(small_vit(), drop_path=0.5).train()(images)[0].requires_grad

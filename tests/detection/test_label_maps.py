@@ -9,7 +9,7 @@ from PIL import Image
 from cskd_bench.detection.label_maps import open_objects, regions_of
 from cskd_bench.detection.splits import open_splits, splits_identity
 from cskd_bench.errors import UserError
-from cskd_bench.task import TaskData
+from cskd_bench.task import TaskData, load_task
 
 CAR, VOID = 1, 9
 
@@ -88,3 +88,12 @@ def test_a_class_that_label_maps_cannot_hold_is_refused(data, tmp_path):
         open_splits(wrong, tmp_path)
     with pytest.raises(UserError, match=r"label maps \(data\.objects\), not segmentation"):
         open_splits(data.model_copy(update={"objects": {}}), tmp_path)
+
+
+def test_camvids_cars(shared_data, tmp_path):
+    """The development task: how many objects and crowds each split has."""
+    task = load_task("camvid240_cars", overrides=[f"data.root={shared_data / 'camvid240'}"])
+    for split, counts in zip(open_splits(task.data, tmp_path), ((741, 826), (213, 347)), strict=True):
+        crowds = [one["iscrowd"] for one in json.loads(split.annotations.read_text())["annotations"]]
+        assert (crowds.count(0), crowds.count(1)) == counts
+    assert task.detect.frozen and task.metric == "box_ap"
