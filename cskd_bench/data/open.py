@@ -1,10 +1,8 @@
 """From `data.dataset` and a split to a source, whatever its layout."""
 
-import re
 from collections import Counter
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
@@ -16,6 +14,7 @@ from cskd_bench.data.listed import LISTED
 from cskd_bench.data.named import DOWNLOADED, TimmSource
 from cskd_bench.data.published import coco_list_source, listed, torchvision_source
 from cskd_bench.data.shards import shard_source
+from cskd_bench.data.slices import parse_slice
 from cskd_bench.data.sources import (
     FlatSource,
     FolderSource,
@@ -27,8 +26,6 @@ from cskd_bench.data.sources import (
 )
 from cskd_bench.errors import UserError
 from cskd_bench.task import TaskData
-
-_SLICE: Final = re.compile(r"(?P<split>.+)\[(?P<start>\d*):(?P<stop>\d*)(?::(?P<step>[1-9]\d*))?\]")
 
 
 def open_source(data: DataConfig, split: str) -> Source:
@@ -88,17 +85,17 @@ def _is_own_name(data: DataConfig, split: str) -> bool:
     """
     if data.dataset in ("folder", "npz", "flat"):
         return _split_path(data.dataset, data_path(data.root), split).exists()
-    found = _SLICE.fullmatch(split)
-    return found is None or (data.dataset.startswith("hfds/") and found["step"] is None)
+    found = parse_slice(split)
+    return found is None or (data.dataset.startswith("hfds/") and found[1].step is None)
 
 
 def _open_slice(data: DataConfig, split: str) -> Source:
-    found = _SLICE.fullmatch(split)
+    found = parse_slice(split)
     if found is None:
         raise UserError(f"split {split!r}: a slice is like train[::4] (every fourth image) or train[:1000]")
-    whole = open_source(data, found["split"])
-    start, stop, step = (int(found[part]) if found[part] else None for part in ("start", "stop", "step"))
-    chosen = np.arange(len(whole))[start:stop:step]
+    name, part = found
+    whole = open_source(data, name)
+    chosen = np.arange(len(whole))[part]
     if not len(chosen):
         raise UserError(f"split {split!r}: holds none of the {len(whole)} images")
     return choose_images(whole, chosen)

@@ -11,6 +11,7 @@ from cskd_bench.data.decode import read_stored, upright_size
 from cskd_bench.data.folders import FolderNotes, images_in
 from cskd_bench.data.notes import join_notes
 from cskd_bench.data.png import grey_steps
+from cskd_bench.data.slices import parse_slice
 from cskd_bench.data.sources import PathSource, data_path, digest
 from cskd_bench.errors import UserError
 from cskd_bench.task import TaskData
@@ -73,16 +74,16 @@ class SegmentationSplit:
 
 
 def open_segmentation(data: TaskData, split: str, ignore_index: int | None) -> SegmentationSplit:
-    """Open a split, or several joined by `+`; UserError says what is missing, what was expected, and where to get it.
+    """Open a split, a slice of one (`train[::4]`), or several joined by `+`.
 
-    `ignore_index` is the value of pixels that do not count in the layouts `segmentation` and `voc2012`; None:
-    all values that are no class.
+    `ignore_index` is the value of pixels that do not count in the layouts `segmentation` and `voc2012`; None: all values
+    that are no class. UserError says what is missing, what was expected, and where to get it.
     """
     if data.dataset not in LAYOUTS:
         raise UserError(f"data.dataset: {data.dataset!r} has no label maps; use {', '.join(LAYOUTS)}")
     root, layout = data_path(data.root), LAYOUTS[data.dataset]
     try:
-        pairs = [pair for part in split.split("+") for pair in layout(root, part)]
+        pairs = [pair for part in split.split("+") for pair in _pairs(layout, root, part)]
         if not pairs:
             raise UserError(f"{root}, split {split!r}: no images in it")
         _refuse_lone(pairs)
@@ -91,6 +92,11 @@ def open_segmentation(data: TaskData, split: str, ignore_index: int | None) -> S
         raise UserError(f"{error}{hint}") from error
     folder_note = join_notes(*(_left_out(data.dataset, root, part) for part in split.split("+")))
     return SegmentationSplit(pairs, _class_of_values(data, ignore_index), folder_note)
+
+
+def _pairs(layout: Callable[[Path, str], Pairs], root: Path, split: str) -> Pairs:
+    name, part = parse_slice(split) or (split, slice(None))
+    return layout(root, name)[part]
 
 
 def _refuse_lone(pairs: Pairs) -> None:
@@ -187,7 +193,7 @@ def _images_in(folder: Path) -> Sequence[Path]:
 
 def _left_out(layout: str, root: Path, split: str) -> str:
     """Say what is not read of a folder whose images are not listed; empty where they are."""
-    folder_note = FolderNotes()
+    folder_note, (split, _) = FolderNotes(), parse_slice(split) or (split, slice(None))
     if layout in ("segmentation", "ade20k"):
         images_in(root / "images" / split, folder_note)
     return folder_note.of(f"images/{split}")

@@ -70,6 +70,13 @@ def test_each_region_is_an_object_and_small_ones_are_crowds(data, tmp_path):
     assert all((train.images / image["file_name"]).is_file() for image in content["images"])
 
 
+def test_a_slice_of_a_split_is_a_part_of_its_images(data, tmp_path):
+    half = data.model_copy(update={"train": "train[::2]"})
+    train, test = open_splits(half, tmp_path / "work")
+    assert [image["file_name"] for image in train.read()["images"]] == ["images/train/0.png"]
+    assert len(test.read()["images"]) == 2
+
+
 def test_what_is_made_is_kept_and_follows_the_label_maps(data, tmp_path):
     first = open_splits(data, tmp_path / "work")
     before = splits_identity(*first)
