@@ -76,8 +76,8 @@ class SegmentationSplit:
 def open_segmentation(data: TaskData, split: str, ignore_index: int | None) -> SegmentationSplit:
     """Open a split, a slice of one (`train[::4]`), or several joined by `+`.
 
-    `ignore_index` is the value of pixels that do not count in the layouts `segmentation` and `voc2012`; None: all values
-    that are no class. UserError says what is missing, what was expected, and where to get it.
+    `ignore_index` is the value of pixels that do not count in the layouts `segmentation` and `voc2012`; None: all
+    values that are no class. UserError says what is missing, what was expected, and where to get it.
     """
     if data.dataset not in LAYOUTS:
         raise UserError(f"data.dataset: {data.dataset!r} has no label maps; use {', '.join(LAYOUTS)}")
