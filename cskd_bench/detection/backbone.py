@@ -31,8 +31,8 @@ class PlainViT(nn.Module):
 
     `taps` maps are returned, from evenly spaced depths. `window_size` (in tokens) restricts all but `global_blocks`
     evenly spaced blocks to windows, as in ViTDet (arXiv 2203.16527); prefix tokens take part in every window and their
-    updates are averaged; padding never takes part. `drop_path` rises linearly to its value at the last block. A `frozen`
-    backbone stays as it is, and drops no path.
+    updates are averaged; padding never takes part. `drop_path` rises linearly to its value at the last block. One
+    that is `frozen` stays as it is, and drops no path.
     """
 
     def __init__(
