@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cskd_bench.detection import suspects as columns
 from cskd_bench.detection.annotation_checks import examine
 from cskd_bench.detection.annotation_mending import mend
 from cskd_bench.detection.annotations import CocoSplit, read_annotations
@@ -224,7 +225,9 @@ def test_columns_find_what_a_look_at_each_annotation_finds():
             )
 
 
-def test_columns_leave_the_odd_annotations_alone_to_look_at():
+@pytest.mark.parametrize("at_once", [1, 2, 3, 4, 100])
+def test_columns_leave_the_odd_annotations_alone_to_look_at(monkeypatch, at_once):
+    monkeypatch.setattr(columns, "_AT_ONCE", at_once)
     crowd = {**SOUND, "iscrowd": 1, "segmentation": {"size": [20, 30], "counts": [100, 50, 450]}}
     content = {"images": IMAGES, "annotations": [SOUND, crowd, SOUND, {**SOUND, "bbox": [5, 5, 10, 0]}]}
     content["categories"] = [{"id": 1, "name": "a"}]
