@@ -5,7 +5,12 @@ from collections import Counter
 from typing import Any
 
 
-def read_json(stored: bytes) -> Any:
+def decode_json(stored: bytes) -> str:
+    """Return the text of a JSON file in UTF-8, UTF-16 or UTF-32, as `json` tells them apart; ValueError for others."""
+    return stored.decode(json.detect_encoding(stored), "surrogatepass")
+
+
+def read_json(stored: bytes | str) -> Any:
     """Return what a JSON text says; ValueError for another text, and for a key that one object has twice.
 
     Of two values under one key, one would be lost. RecursionError for lists in lists without end.

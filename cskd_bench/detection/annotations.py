@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 
 from cskd_bench.data.decode import to_rgb
 from cskd_bench.data.index import SETTLED
-from cskd_bench.data.json_text import read_json
+from cskd_bench.data.json_text import decode_json, read_json
 from cskd_bench.errors import UserError
 from cskd_bench.memory import without_collection
 
@@ -112,19 +112,29 @@ def _load(file: Path) -> StoredAnnotations:
         stored = file.read_bytes()
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from error
-    with without_collection():
-        content = _parse(file, stored)
-        gc.freeze()  # a collection would visit every number of it
-    return StoredAnnotations(content, hashlib.sha256(stored).hexdigest(), stored.isascii())
-
-
-def _parse(file: Path, stored: bytes) -> Content:
     if stored.startswith(_GZIP):
         raise UserError(f"{file}: is compressed with gzip; unpack it, as with gunzip")
+    sha256, is_ascii = hashlib.sha256(stored).hexdigest(), stored.isascii()
     try:
-        content = read_json(stored)
+        text = decode_json(stored)
     except ValueError as error:
-        raise UserError(f"{file}: not JSON that can be read: {error}") from error
+        raise _not_json(file, error) from error
+    del stored  # hundreds of megabytes of a large file, beside the text
+    with without_collection():
+        content = _parse(file, text)
+        gc.freeze()  # a collection would visit every number of it
+    return StoredAnnotations(content, sha256, is_ascii)
+
+
+def _not_json(file: Path, error: ValueError) -> UserError:
+    return UserError(f"{file}: not JSON that can be read: {error}")
+
+
+def _parse(file: Path, text: str) -> Content:
+    try:
+        content = read_json(text)
+    except ValueError as error:
+        raise _not_json(file, error) from error
     except RecursionError as error:
         raise UserError(f"{file}: not a COCO annotation file: lists in lists in lists, too deep to read") from error
     for name, key in (("images", "file_name"), ("annotations", ""), ("categories", "name")):

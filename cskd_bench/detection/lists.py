@@ -104,9 +104,9 @@ def _instances(image: Entry, entries: Sequence[Entry], labels: dict[int, int]) -
         if entry.get("ignore", False):
             continue
         x, y, w, h = entry["bbox"]
-        if max(0, min(x + w, width) - max(x, 0)) * max(0, min(y + h, height) - max(y, 0)) == 0:
-            continue
         if entry["area"] <= 0 or w < 1 or h < 1 or entry["category_id"] not in labels:
+            continue
+        if x >= width or y >= height or x + w <= 0 or y + h <= 0:
             continue
         instance = {
             "ignore_flag": 1 if entry.get("iscrowd", False) else 0,

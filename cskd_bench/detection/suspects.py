@@ -13,7 +13,7 @@ import numpy as np
 from cskd_bench.detection.annotation_form import LARGEST, Entry
 from cskd_bench.detection.annotations import Content
 
-_AT_ONCE: Final = 100_000  # annotations whose coordinates are in memory
+_AT_ONCE: Final = 2_000  # annotations that stay in the processor's cache from one column to the next
 _LARGEST_ID: Final = 2**53
 _SHORTEST: Final = 6  # numbers of a polygon
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 Part = Literal["step", "teacher", "data", "bank", "host", "coco", "report"]
 PARTS: tuple[Part, ...] = get_args(Part)
 _ABOUT = ("machine", "versions", "code")  # of a measurement: no part of what was measured
+_ON_HOST = ("host", "coco")  # parts whose sides are the host's own
+_FEWEST_ROUNDS = {"coco": 1}  # minutes each; of the other parts _ROUNDS
+_ROUNDS = 3
 _LISTINGS = 3  # rounds of opening large data sets, tens of seconds each
 
 
@@ -61,7 +64,7 @@ def run_speed(
     _check(part, output, student, teacher, rounds, methods)
     if clock == "cpu":
         torch.set_num_threads(1)
-    device = torch.device("cpu") if part in ("host", "coco") else default_device()  # their sides are the host's own
+    device = torch.device("cpu") if part in _ON_HOST else default_device()
     if device.type == "cpu":
         keep_memory()
     head = _head(part, clock, device)
@@ -75,21 +78,15 @@ def run_speed(
             usual: Literal["fp32", "bf16"] = "fp32" if device.type == "cpu" else "bf16"
             body = _measure_steps(replace(size, compile=compiled, precision=precision or usual), methods, device, clock)
         case "teacher":
-            from cskd_bench.speed.teacher import measure_teacher
-
-            body = measure_teacher(teacher, batch or default_batch, rounds, clock, device, compiled)
+            body = _measure_teacher(teacher, batch or default_batch, rounds, clock, device, compiled)
         case "data":
-            from cskd_bench.speed.data import measure_data
-
-            body = measure_data(images, rounds, clock, device)
+            body = _measure_data(images, rounds, clock, device)
         case "bank":
             body = _measure_bank(config, rounds, clock, device)
         case "host":
             body = _measure_host(rounds, clock, before)
         case "coco":
-            from cskd_bench.speed.coco import OBJECTS, measure_coco
-
-            body = measure_coco(objects or OBJECTS, rounds, clock)
+            body = _measure_coco(objects, rounds, clock)
         case "report":
             body = _measure_report(results, rounds, clock)
     measured = head | body
@@ -109,8 +106,8 @@ def _check(part: str, output: Path | None, student: str, teacher: str, rounds: i
     """UserError for what cannot be measured."""
     if part not in PARTS:
         raise UserError(f"--part {part}: choose one of {', '.join(PARTS)}")
-    if rounds < 3:
-        raise UserError(f"--rounds {rounds}: medians need at least 3")
+    if rounds < _FEWEST_ROUNDS.get(part, _ROUNDS):
+        raise UserError(f"--rounds {rounds}: medians need at least {_ROUNDS}")
     if output is not None and output.exists():
         raise UserError(f"{output}: exists already; measurements are not overwritten")
     if methods and part != "step":
@@ -144,6 +141,26 @@ def _measure_steps(size: "StepSize", methods: str, device: torch.device, clock: 
     if methods:
         return measure_methods(size, asked_methods(methods), device, clock)
     return measure_step(size, device, clock)
+
+
+def _measure_teacher(
+    teacher: str, batch: int, rounds: int, clock: Clock, device: torch.device, compiled: bool
+) -> dict[str, Any]:
+    from cskd_bench.speed.teacher import measure_teacher
+
+    return measure_teacher(teacher, batch, rounds, clock, device, compiled)
+
+
+def _measure_data(images: Path | None, rounds: int, clock: Clock, device: torch.device) -> dict[str, Any]:
+    from cskd_bench.speed.data import measure_data
+
+    return measure_data(images, rounds, clock, device)
+
+
+def _measure_coco(objects: int | None, rounds: int, clock: Clock) -> dict[str, Any]:
+    from cskd_bench.speed.coco import OBJECTS, measure_coco
+
+    return measure_coco(objects or OBJECTS, rounds, clock)
 
 
 def _measure_bank(config: PretrainConfig | None, rounds: int, clock: Clock, device: torch.device) -> dict[str, Any]:

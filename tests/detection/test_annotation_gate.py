@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cskd_bench.detection import suspects as columns
 from cskd_bench.detection.annotation_checks import examine
 from cskd_bench.detection.annotation_mending import mend
 from cskd_bench.detection.annotations import CocoSplit, read_annotations
@@ -205,7 +206,7 @@ def odd_entries():
     yield {**SOUND, "segmentation": [[5, 5, float("nan"), 5, 15, 15]]}
 
 
-def by_one_and_by_column(content):
+def assert_columns_find_the_same(content):
     """Assert that what is found by columns is what a look at each annotation finds."""
     everyone = range(len(content["annotations"]))
     one_by_one = examine(content, everyone)
@@ -215,12 +216,18 @@ def by_one_and_by_column(content):
 
 
 def test_columns_find_what_a_look_at_each_annotation_finds():
-    for entry in odd_entries():
+    odd = list(odd_entries())
+    assert len(odd) > 500
+    for entry in odd:
         for among in ([entry], [SOUND, {**entry, "id": entry.get("id", 7)}, {**SOUND, "id": 9}]):
-            by_one_and_by_column({"images": IMAGES, "annotations": among, "categories": [{"id": 1, "name": "a"}]})
+            assert_columns_find_the_same(
+                {"images": IMAGES, "annotations": among, "categories": [{"id": 1, "name": "a"}]}
+            )
 
 
-def test_columns_leave_the_odd_annotations_alone_to_look_at():
+@pytest.mark.parametrize("at_once", [1, 2, 3, 4, 100])
+def test_columns_leave_the_odd_annotations_alone_to_look_at(monkeypatch, at_once):
+    monkeypatch.setattr(columns, "_AT_ONCE", at_once)
     crowd = {**SOUND, "iscrowd": 1, "segmentation": {"size": [20, 30], "counts": [100, 50, 450]}}
     content = {"images": IMAGES, "annotations": [SOUND, crowd, SOUND, {**SOUND, "bbox": [5, 5, 10, 0]}]}
     content["categories"] = [{"id": 1, "name": "a"}]
@@ -235,7 +242,7 @@ def test_columns_find_it_in_any_content(place, content):
     file = place / "annotations" / "instances_any.json"
     file.write_text(json.dumps(content))
     with contextlib.suppress(UserError):
-        by_one_and_by_column(read_annotations(file))
+        assert_columns_find_the_same(read_annotations(file))
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)

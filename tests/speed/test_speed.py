@@ -137,6 +137,7 @@ def test_data_measures_worker_and_device(tmp_path, monkeypatch):
     [
         ({"part": "gpu"}, "choose one of"),
         ({"part": "step", "rounds": 1}, "at least 3"),
+        ({"part": "coco", "rounds": 1, "objects": 99}, "--objects 99"),
         ({"part": "bank"}, "needs --config"),
         (
             {"part": "teacher", "teacher": "test_resnet", "batch": 1, "rounds": 3, "methods": "all"},
