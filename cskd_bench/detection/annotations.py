@@ -15,6 +15,7 @@ from typing import Any, Final, TypeAlias
 from cskd_bench.data.decode import to_rgb
 from cskd_bench.data.index import SETTLED
 from cskd_bench.data.json_text import decode_json, read_json
+from cskd_bench.detection.quick_json import read_quickly
 from cskd_bench.errors import UserError
 from cskd_bench.memory import without_collection
 
@@ -115,28 +116,33 @@ def _load(file: Path) -> StoredAnnotations:
     if stored.startswith(_GZIP):
         raise UserError(f"{file}: is compressed with gzip; unpack it, as with gunzip")
     sha256, is_ascii = hashlib.sha256(stored).hexdigest(), stored.isascii()
-    try:
-        text = decode_json(stored)
-    except ValueError as error:
-        raise _not_json(file, error) from error
-    del stored  # hundreds of megabytes of a large file, beside the text
     with without_collection():
-        content = _parse(file, text)
+        content = read_quickly(stored)
+        if content is None:
+            try:
+                text = decode_json(stored)
+            except ValueError as error:
+                raise _not_json(file, error) from error
+            del stored  # hundreds of megabytes of a large file, beside the text
+            content = _parse(file, text)
         gc.freeze()  # a collection would visit every number of it
-    return StoredAnnotations(content, sha256, is_ascii)
+    return StoredAnnotations(_checked(file, content), sha256, is_ascii)
 
 
 def _not_json(file: Path, error: ValueError) -> UserError:
     return UserError(f"{file}: not JSON that can be read: {error}")
 
 
-def _parse(file: Path, text: str) -> Content:
+def _parse(file: Path, text: str) -> Any:
     try:
-        content = read_json(text)
+        return read_json(text)
     except ValueError as error:
         raise _not_json(file, error) from error
     except RecursionError as error:
         raise UserError(f"{file}: not a COCO annotation file: lists in lists in lists, too deep to read") from error
+
+
+def _checked(file: Path, content: Any) -> Content:
     for name, key in (("images", "file_name"), ("annotations", ""), ("categories", "name")):
         entries = content.get(name) if isinstance(content, dict) else None
         if not isinstance(entries, list) or (name != "annotations" and not entries):
