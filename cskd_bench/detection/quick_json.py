@@ -1,4 +1,4 @@
-"""Large annotation files, read by orjson in about half the time, wherever that cannot say otherwise than `read_json`."""
+"""Large annotation files, read by orjson wherever it cannot say otherwise than `read_json`, in about half the time."""
 
 from importlib.util import find_spec
 from typing import Any, Final
