@@ -81,7 +81,8 @@ def _of_transfer(record: Record, spec: TaskSpec, run: PretrainConfig | None) -> 
     }
     if run is None:
         return found
-    words = [spec.name, protocol, record.method.kind, record.checkpoint.run, f"s{record.seed}"]
+    kind = NO_PRETRAINING.kind if record.checkpoint.weights == "initial" else run.method.kind
+    words = [spec.name, protocol, kind, record.checkpoint.run, f"s{record.seed}"]
     scored = {"checkpoint": record.checkpoint.sha256, "seed": record.seed}
     whole = transfer_recipe(pretrain if tuned else run.stated_recipe(), protocol, spec.identity(), settings)
     named = record_id(*words, {**whole, **scored})
