@@ -41,7 +41,7 @@ def table(seconds: dict[str, list[float]], reference: str, items: int) -> list[d
     """Return one row a side: median, quartiles, items/s, and the median over rounds of reference / side."""
     rows = []
     for name, values in seconds.items():
-        low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+        low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if values[1:] else 3 * values
         speedups = [ours / theirs for ours, theirs in zip(seconds[reference], values, strict=True)]
         rows.append(
             {

@@ -31,6 +31,11 @@ from cskd_bench.speed.step import (
 pytestmark = [pytest.mark.gate, pytest.mark.usefixtures("one_thread")]
 
 
+def test_a_single_round_has_its_one_time_as_quartiles():
+    (row,) = table({"a": [2.0]}, "a", 4)
+    assert row["median_seconds"] == 2.0
+
+
 def test_sides_alternate_and_ratios_pair_rounds():
     order = []
     seconds = compare({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3, warmup=0)
