@@ -110,3 +110,13 @@ def test_what_texts_say_of_flips_is_measured():
         text = " ".join((ROOT / "docs" / f"{page}.md").read_text().split())
         assert f"bf16 flips {flips['bf16']:.1f} % of" in text or f"bf16 {flips['bf16']:.1f} % of" in text, page
         assert f"fp16 {flips['fp16']:.1f} %" in text, page
+
+
+def test_the_table_of_a_start_on_coco_rounds_its_record():
+    text = (ROOT / "docs" / "speed.md").read_text()
+    rows = measured("cpu_coco_start")["sides"]
+    assert len(rows) == 5
+    for row in rows:
+        time = f"{row['median_seconds']:.1f} | {row['times_pycocotools']:.2f}"
+        memory = f"{row['megabytes'] / 1000:.2f} | {row['memory_times_pycocotools']:.2f}"
+        assert f"| {row['side']} | {time} | {memory} |" in text, row["side"]
