@@ -1,4 +1,4 @@
-"""Large annotation files, read by orjson, which is quicker, wherever it cannot say otherwise than `read_json`."""
+"""Large annotation files, read by msgspec, which is quicker, wherever it cannot say otherwise than `read_json`."""
 
 from importlib.util import find_spec
 from typing import Any, Final
@@ -8,17 +8,17 @@ _COLONS: Final = (b"\\u003a", b"\\u003A")  # as a string may write one
 
 
 def read_quickly(stored: bytes) -> Any | None:
-    """Return what a JSON text in UTF-8 says; None for a short text, without orjson, and where `read_json` must look.
+    """Return what a JSON text in UTF-8 says; None for a short text, without msgspec, and where `read_json` must look.
 
-    That is where orjson refuses the text, and where an object may have a key twice, of which it would keep the last.
+    That is where msgspec refuses the text, and where an object may have a key twice, of which it would keep the last.
     """
-    if len(stored) < LARGE or find_spec("orjson") is None or any(colon in stored for colon in _COLONS):
+    if len(stored) < LARGE or find_spec("msgspec") is None or any(colon in stored for colon in _COLONS):
         return None
-    import orjson
+    import msgspec
 
     try:
-        content = orjson.loads(stored)
-    except orjson.JSONDecodeError:
+        content = msgspec.json.decode(stored)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return content if _count_colons(content) == stored.count(b":") else None
 

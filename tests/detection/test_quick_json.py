@@ -1,4 +1,4 @@
-"""Annotation files read by orjson: what it says is what `read_json` says, or `read_json` is asked."""
+"""Annotation files read by msgspec: what it says is what `read_json` says, or `read_json` is asked."""
 
 import json
 
@@ -12,7 +12,7 @@ from cskd_bench.detection.annotations import read_annotations
 from cskd_bench.detection.quick_json import read_quickly
 from cskd_bench.errors import UserError
 
-pytest.importorskip("orjson", reason="the detection extra is not installed")
+pytest.importorskip("msgspec", reason="the detection extra is not installed")
 
 CONTENT = {
     "info": {"url": "http://a:80/b", "date:": "12:00"},
@@ -34,7 +34,7 @@ def every_text_is_large(monkeypatch):
     monkeypatch.setattr(quick_json, "LARGE", 0)
 
 
-def test_a_sound_file_is_read_by_orjson_alone(tmp_path, monkeypatch):
+def test_a_sound_file_is_read_by_msgspec_alone(tmp_path, monkeypatch):
     file = tmp_path / "instances.json"
     file.write_text(json.dumps(CONTENT, ensure_ascii=False), encoding="utf-8")
     monkeypatch.setattr(annotations, "read_json", lambda text: pytest.fail("read twice"))
@@ -56,7 +56,7 @@ def test_a_sound_file_is_read_by_orjson_alone(tmp_path, monkeypatch):
         '{"a": 1',
     ],
 )
-def test_what_orjson_would_lose_or_refuse_is_left_to_read_json(text):
+def test_what_msgspec_would_lose_or_refuse_is_left_to_read_json(text):
     assert read_quickly(text.encode()) is None
 
 
