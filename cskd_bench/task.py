@@ -92,8 +92,8 @@ class EvaluateConfig(StrictModel):
 class DetectConfig(StrictModel):
     """Object detection through MMDetection: a configuration of configs/detection and what may differ from it.
 
-    `config` is a file there without its ending (its _tiny, _small or _base, where there are such, by the
-    student's width), or the path of one. None keeps the configuration's own value. `batch_size` is global.
+    `config` is a file there without its ending, or the path of one. None keeps the configuration's own value.
+    `batch_size` is global. A `frozen` backbone stays as pretrained.
     """
 
     config: str = "mask_rcnn_1x"
@@ -101,7 +101,7 @@ class DetectConfig(StrictModel):
     batch_size: PositiveInt | None = None
     lr: PositiveFloat | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # the CPU always computes in fp32
-    frozen: Annotated[bool, Field(exclude_if=lambda frozen: not frozen)] = False  # the backbone stays as pretrained
+    frozen: Annotated[bool, Field(exclude_if=lambda frozen: not frozen)] = False
     pictures: NonNegativeInt = 4
 
 

@@ -10,7 +10,6 @@ from scipy import ndimage
 from cskd_bench.data.segmentation import SegmentationSplit, open_segmentation
 from cskd_bench.data.sources import data_path, digest
 from cskd_bench.detection.annotations import CocoSplit
-from cskd_bench.detection.digits import run_lengths
 from cskd_bench.errors import UserError
 from cskd_bench.files import write_folder
 from cskd_bench.task import TaskData
@@ -63,14 +62,32 @@ def regions_of(mask: np.ndarray) -> list[dict[str, Any]]:
     numbered, _ = ndimage.label(mask, structure=_NEIGHBOURS)
     found = []
     for number, (rows, columns) in enumerate(ndimage.find_objects(numbered), 1):
-        region = numbered == number
+        region = numbered[rows, columns] == number
         area = int(region.sum())
         found.append(
             {
                 "bbox": [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start],
                 "area": area,
                 "iscrowd": int(area < SMALLEST * mask.size),
-                "segmentation": {"size": list(mask.shape), "counts": run_lengths(region)},
+                "segmentation": {
+                    "size": list(mask.shape),
+                    "counts": _run_lengths(region, rows.start, columns.start, mask.shape),
+                },
             }
         )
     return found
+
+
+def _run_lengths(region: np.ndarray, top: int, left: int, shape: tuple[int, ...]) -> list[int]:
+    """Return COCO's run lengths of a region that lies at (top, left) of an image (H, W), as `run_lengths` of all would.
+
+    Large images have many small regions, so nothing here is as large as the image.
+    """
+    columns, rows = np.nonzero(region.T)
+    places = (columns + left) * shape[0] + rows + top  # column by column, in order
+    breaks = np.flatnonzero(np.diff(places) > 1)
+    starts, ends = places[np.append(0, breaks + 1)], places[np.append(breaks, len(places) - 1)] + 1
+    edges = np.stack([starts, ends], 1).ravel()
+    last = shape[0] * shape[1] - edges[-1]
+    counts: list[int] = np.diff(edges, prepend=0).tolist()
+    return [*counts, int(last)] if last else counts

@@ -86,9 +86,10 @@ def _draw_anew(folder: Path, summary: RunSummary | TunedSummary, image_size: int
     if isinstance(summary, TunedSummary):
         raise UserError(f"{folder}: was fine-tuned; --weights initial takes the run that it began with")
     state = plain_state(initial_student(summary.config))
-    loaded = _built(folder, summary, "initial", hashlib.sha256(save(state)).hexdigest(), image_size)
+    begun = summary.model_copy(update={"milestone": None})  # the same before every epoch
+    loaded = _built(folder, begun, "initial", hashlib.sha256(save(state)).hexdigest(), image_size)
     fill(loaded.student, state, folder)
-    return replace(loaded, method=NO_PRETRAINING, milestone=None)
+    return replace(loaded, method=NO_PRETRAINING)
 
 
 def _built(folder: Path, summary: RunSummary, weights: Weights, digest: str, image_size: int | None) -> Loaded:

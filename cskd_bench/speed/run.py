@@ -29,8 +29,9 @@ Part = Literal["step", "teacher", "data", "bank", "host", "coco", "report"]
 PARTS: tuple[Part, ...] = get_args(Part)
 _ABOUT = ("machine", "versions", "code")  # of a measurement: no part of what was measured
 _ON_HOST = ("host", "coco")  # parts whose sides are the host's own
-_FEWEST_ROUNDS = {"coco": 1}  # minutes each; of the other parts _ROUNDS
-_ROUNDS = 3
+_FEWEST_ROUNDS = 3
+_USUAL_ROUNDS = 9
+_SLOW = {"coco": 1}  # usual and fewest rounds, of minutes each
 _LISTINGS = 3  # rounds of opening large data sets, tens of seconds each
 
 
@@ -41,7 +42,7 @@ def run_speed(
     student: str = "deit_tiny_patch16_224",
     teacher: str = "regnety_160",
     batch: int | None = None,
-    rounds: int = 9,
+    rounds: int | None = None,
     clock: Clock = "wall",
     compiled: bool = False,
     precision: Literal["fp32", "bf16"] | None = None,
@@ -54,13 +55,13 @@ def run_speed(
 ) -> dict[str, Any]:
     """Measure a part, print it, write it to `output` where given, and return it.
 
-    `student`, `teacher`, `batch`, `compiled`: step and teacher (weights are random). `precision`: step (None:
-    fp32 on a CPU, bf16 on a GPU). `methods`: step, of these beside the one without a teacher, not of the yardsticks
-    ("all", or names with commas). `images`: a folder for data. `objects`: coco (None: as many as COCO has). `config`:
-    the run whose teacher and views the bank part measures. `results`: records for the report part. `before`: further
-    sides of the host part. `clock` cpu counts processor time: for a busy machine, with one thread. UserError for
-    missing inputs and an output that exists.
+    `student`, `teacher`, `batch`, `compiled`: step and teacher (weights are random). `rounds`: None for the part's own.
+    `precision`: step (None: fp32 on a CPU, bf16 on a GPU). `methods`: step, of these beside the one without a teacher
+    and no yardstick ("all", or names with commas). `images`: a folder for data. `objects`: coco (None: as COCO).
+    `config`: bank, the run whose teacher and views are measured. `results`: of report. `before`: more sides
+    of host. `clock` cpu: processor time, one thread. UserError for missing inputs and an output that exists.
     """
+    rounds = rounds or _SLOW.get(part, _USUAL_ROUNDS)
     _check(part, output, student, teacher, rounds, methods)
     if clock == "cpu":
         torch.set_num_threads(1)
@@ -106,8 +107,8 @@ def _check(part: str, output: Path | None, student: str, teacher: str, rounds: i
     """UserError for what cannot be measured."""
     if part not in PARTS:
         raise UserError(f"--part {part}: choose one of {', '.join(PARTS)}")
-    if rounds < _FEWEST_ROUNDS.get(part, _ROUNDS):
-        raise UserError(f"--rounds {rounds}: medians need at least {_ROUNDS}")
+    if rounds < _SLOW.get(part, _FEWEST_ROUNDS):
+        raise UserError(f"--rounds {rounds}: medians need at least {_FEWEST_ROUNDS}")
     if output is not None and output.exists():
         raise UserError(f"{output}: exists already; measurements are not overwritten")
     if methods and part != "step":

@@ -99,7 +99,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "cskd-bench speed --part step --batch 8 --output step.json",
         "cskd-bench speed --part step --methods all --output methods.json",
         "cskd-bench speed --part data --images photographs",
-        "cskd-bench speed --part coco --rounds 3 --clock cpu --output coco.json",
+        "cskd-bench speed --part coco --clock cpu --output coco.json",
     ),
     "tasks": (
         "cskd-bench tasks list --json",

@@ -15,7 +15,7 @@ def add(verbs: Verbs) -> None:
     verb.add_argument("--student", default="deit_tiny_patch16_224", help="step: timm name (random weights)")
     verb.add_argument("--teacher", default="regnety_160", help="step, teacher: timm name (random weights)")
     verb.add_argument("--batch", type=positive, help="images a step (default: 8 on a CPU, 256 on a GPU)")
-    verb.add_argument("--rounds", type=positive, default=9, help="paired rounds, at least 3, of coco 1 (default: 9)")
+    verb.add_argument("--rounds", type=positive, help="paired rounds, at least 3 but for coco (default: 9; coco: 1)")
     verb.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: processor time, one thread")
     verb.add_argument("--compile", action="store_true", help="step, teacher: torch.compile both sides")
     verb.add_argument("--precision", choices=("fp32", "bf16"), help="step (default: fp32 on a CPU, bf16 on a GPU)")

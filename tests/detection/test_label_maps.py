@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cskd_bench.detection.digits import run_lengths
 from cskd_bench.detection.label_maps import open_objects, regions_of
 from cskd_bench.detection.splits import open_splits, splits_identity
 from cskd_bench.errors import UserError
@@ -54,6 +55,19 @@ def test_regions_are_those_of_a_flood_fill():
     mask = np.random.default_rng(0).random((30, 40)) < 0.3
     found = sorted((region["bbox"], region["area"]) for region in regions_of(mask))
     assert found == slow_regions(mask) and len(found) > 10
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.97])
+def test_a_regions_run_lengths_are_those_of_the_whole_image(share):
+    mask = np.random.default_rng(1).random((13, 17)) < share
+    mask[0, 0] = mask[-1, -1] = True  # runs that begin and end with the image
+    regions, covered = regions_of(mask), np.zeros_like(mask)
+    for region in regions:
+        counts = region["segmentation"]["counts"]
+        own = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(mask.shape[::-1]).T
+        assert counts == run_lengths(own) and own.sum() == region["area"] and not (own & covered).any()
+        covered |= own
+    assert np.array_equal(covered, mask)
 
 
 def test_each_region_is_an_object_and_small_ones_are_crowds(data, tmp_path):

@@ -111,6 +111,12 @@ def test_a_configuration_that_is_none_is_refused(tmp_path, content, sentence):
         complete(DetectConfig(config=str(file)), TINY, ["cat"], 0)
 
 
+def test_a_backbone_is_frozen_where_the_task_says_so():
+    for frozen in (False, True):
+        config = complete(DetectConfig(config="faster_rcnn_1x", frozen=frozen), TINY, ["cat"], 0)
+        assert config.model.backbone.get("frozen", False) is frozen
+
+
 def test_fewer_epochs_shrink_the_schedule_in_proportion():
     config = complete(DetectConfig(config="mask_rcnn_3x", epochs=12, lr=2e-4, batch_size=8), TINY, ["cat"], 0)
     assert config.train_cfg.max_epochs == 12

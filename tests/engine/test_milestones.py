@@ -49,6 +49,11 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+def test_what_a_run_began_with_is_the_same_whichever_epoch_is_named(place, second):
+    run, milestone = (load_checkpoint(folder, weights="initial") for folder in (place / "runs" / "tiny", second))
+    assert run.checkpoint == milestone.checkpoint and run.tuning_identity() == milestone.tuning_identity() == {}
+
+
 def test_every_other_epoch_stays_with_the_weights_of_its_checkpoint(place):
     run = place / "runs" / "tiny"
     assert names(run / "milestones") == ["epoch_0002", "epoch_0004"]

@@ -12,6 +12,7 @@ from cskd_bench.detection.annotations import let_go
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.errors import UserError
 from cskd_bench.speed import coco
+from cskd_bench.speed.run import run_speed
 from cskd_bench.task import load_task
 
 pytest.importorskip("mmdet", reason="the detection extra is not installed")
@@ -75,3 +76,15 @@ def test_the_data_are_the_same_every_time_and_as_odd_as_coco(tmp_path):
 def test_too_few_objects_are_refused():
     with pytest.raises(UserError, match="--objects 99"):
         coco.measure_coco(99, 3, "cpu")
+
+
+def test_one_round_is_usual_for_coco_alone(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        coco, "measure_coco", lambda objects, rounds, clock: asked.append(rounds) or {"what": "", "sides": []}
+    )
+    for rounds in (None, 2):
+        run_speed("coco", None, rounds=rounds)
+    assert asked == [1, 2]
+    with pytest.raises(UserError, match="--rounds 2: medians need at least 3"):
+        run_speed("host", None, rounds=2)
