@@ -4,9 +4,9 @@ import json
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
+from helpers.browser import browser, find_browser
 from helpers.processes import CSKD_BENCH, end, run_cskd_bench, start
 
 import cskd_bench.bench.quickstart as bench
@@ -75,23 +75,13 @@ def test_it_leaves_a_record_for_every_cell(quickstart):
 
 @pytest.mark.browser
 def test_the_page_shows_four_methods_and_three_protocols_without_errors(quickstart):
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, driver = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
-    if not (chromium.exists() and driver.exists()):
+    if find_browser() is None:
         pytest.skip("chromium and chromedriver are not installed")
     folder, _ = quickstart
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(chromium)
-    for switch in ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"):
-        options.add_argument(switch)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options, webdriver.ChromeService(str(driver)))
-    try:
-        browser.get((folder / "leaderboard.html").as_uri())
-        text = browser.find_element("tag name", "body").text
-        errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-    finally:
-        browser.quit()
+    with browser() as driver:
+        driver.get((folder / "leaderboard.html").as_uri())
+        text = driver.find_element("tag name", "body").text
+        errors = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
     assert errors == []
     for word in ("supervised", "kd", "deit", "cskd", "finetune", "linear", "knn", "digits"):
         assert word in text.lower().replace("fine-tune", "finetune"), word

@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 # A full stop, and the next sentence begins with a capital, code, a number, a quotation mark or a bracket.
-END: Final = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9`¤])")
+END: Final = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"')\]]))\s+(?=[\"'(\[]*[A-Z0-9`¤])")
 NOT_ENDS: Final = re.compile(r"\b(e\.g|i\.e|vs|al|Fig|Eq|eq|No|cf|etc|approx|St)\.$")
 CODE: Final = "¤"  # stands for inline code, a formula or a value: one word
 WORD: Final = re.compile(r"[\w¤]")
@@ -44,7 +44,7 @@ def split_sentences(text: str, where: str) -> Iterator[Sentence]:
 
 
 def read_markdown(path: Path, root: Path) -> tuple[list[Sentence], list[Sentence]]:
-    """Return the sentences of a page's paragraphs and list items, and those of its tables' cells; no headings, no code."""
+    """Return the sentences of a page's paragraphs and lists, and those of its tables' cells, without headings and code."""
     text = re.sub(r"\$\$.*?\$\$", CODE, path.read_text(encoding="utf-8"), flags=re.DOTALL)
     tokens = MarkdownIt("commonmark").enable("table").parse(_without_front_matter(text))
     prose: list[Sentence] = []

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from report_browser import browser, find_browser
+from helpers.browser import browser, find_browser
 from report_synthetic import make_curve, make_record
 
 from cskd_bench.record import SideFile

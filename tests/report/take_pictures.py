@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from report_browser import browser, find_browser
+from helpers.browser import browser, find_browser
 
 from cskd_bench.report.build import build_report
 

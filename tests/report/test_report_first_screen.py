@@ -4,7 +4,7 @@ import base64
 import re
 
 import pytest
-from report_browser import browser, find_browser
+from helpers.browser import browser, find_browser
 from report_primary import make_answers, make_primary
 from report_synthetic import write_study
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 
 import pytest
-from report_browser import browser, find_browser
+from helpers.browser import browser, find_browser
 from report_synthetic import make_record, write_study
 
 from cskd_bench.record import SideFile, write_record
