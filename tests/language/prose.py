@@ -44,7 +44,7 @@ def split_sentences(text: str, where: str) -> Iterator[Sentence]:
 
 
 def read_markdown(path: Path, root: Path) -> tuple[list[Sentence], list[Sentence]]:
-    """Return the sentences of a page's paragraphs and lists, and those of its tables' cells, without headings and code."""
+    """Return a page's sentences, and those of its tables' cells; headings and code do not count."""
     text = re.sub(r"\$\$.*?\$\$", CODE, path.read_text(encoding="utf-8"), flags=re.DOTALL)
     tokens = MarkdownIt("commonmark").enable("table").parse(_without_front_matter(text))
     prose: list[Sentence] = []
