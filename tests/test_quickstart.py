@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from helpers.browser import browser, find_browser
@@ -13,6 +15,7 @@ import cskd_bench.bench.quickstart as bench
 from cskd_bench.bench.runner import BenchResult
 from cskd_bench.record import read_record
 
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 pytestmark = [pytest.mark.gate, pytest.mark.timeout(1500)]
 
 
@@ -93,3 +96,20 @@ def test_a_second_start_runs_nothing_again(quickstart):
     run_cskd_bench("quickstart", "--output", folder, "--no-detection")
     assert {path: path.stat().st_mtime_ns for path in (folder / "results" / "records").iterdir()} == before
     assert json.loads((folder / "leaderboard.json").read_text())
+
+
+def test_the_notebook_runs_in_a_fresh_kernel(quickstart, tmp_path):
+    """Its first cell resumes the finished quickstart, so that the others are what is tested."""
+    nbformat, client = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    folder, _ = quickstart
+    shutil.copytree(folder, tmp_path / "quickstart")
+    notebook = nbformat.read(EXAMPLES / "quickstart.ipynb", as_version=4)
+    client.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = [
+        "".join(output.get("text", "") for output in cell.outputs)
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+    ]
+    assert "leaderboard.html" in shown[0]
+    assert len(shown[1].splitlines()) == 3 and "deit" in shown[1]
+    assert shown[-1].strip() == "(2, 10)"
