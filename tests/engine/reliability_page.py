@@ -6,7 +6,7 @@ from fault_matrix import FAULTS, Fault, cases
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- fault matrix -->\n\n", "\n\n<!-- end of the fault matrix -->"
-HEAD = "| fault on one rank | every rank says | exit code | cases | all ended within | same command goes on |"
+HEAD = "| fault on one rank | every rank says | exit code | cases | all ended within | same command resumes |"
 
 
 def row(fault: Fault) -> list[str]:
@@ -17,7 +17,7 @@ def row(fault: Fault) -> list[str]:
     goes_on = (
         ("yes, to the same bits" if fault.same_end else "yes") if fault.goes_on else "no: another --results folder"
     )
-    return [fault.what, f"... {fault.says} ...", str(fault.code), where, goes_on]
+    return [fault.what, f"`... {fault.says} ...`", str(fault.code), where, goes_on]
 
 
 def table(slowest: dict[str, float]) -> str:
