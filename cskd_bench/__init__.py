@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cskd_bench.models.students import Student
     from cskd_bench.models.teachers import Teacher
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["Bank", "CSKDLoss", "CSKDTask", "Student", "Teacher", "build_report", "load_run", "run_task"]
 
