@@ -81,7 +81,7 @@ def five_lines(stock, run, options="taps=4", neck="FourTapFPN", width=24):
 def test_the_page_shows_the_five_lines_that_are_tested(stock):
     page = (Path(__file__).parents[2] / "docs" / "detection.md").read_text()
     lines = five_lines(stock, "runs/x", "taps=4, window_size=14", width=192).strip().splitlines()
-    assert len(lines) == 5 and "\n".join(f"    {line}" for line in lines) in page
+    assert len(lines) == 5 and "\n".join(("```python", *lines, "```")) in page
 
 
 @pytest.fixture(scope="module")

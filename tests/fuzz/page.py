@@ -19,7 +19,7 @@ def hour_table(summary: Path = SUMMARY) -> str:
     lines = [
         f"Run on {hour['date']} at commit {hour['commit']}, {hour['seconds_each']} s each: {total:,} inputs.",
         "",
-        "| target | what it does | inputs | edges | faults in this run | mended so far |",
+        "| target | what it does | inputs | edges | faults in this run | fixed so far |",
         "|---|---|---|---|---|---|",
     ]
     for name, target in TARGETS.items():

@@ -185,7 +185,7 @@ def _vit_weights() -> bytes:
 
 
 def fuzz_timm_folder(data: bytes) -> None:
-    """Load a folder that timm reads, with whatever config.json says of its model."""
+    """Load a folder that timm reads, with any description of its model in config.json."""
     choices = Choices(data)
     with scratch() as folder:
         root = Path(folder)

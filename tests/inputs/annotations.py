@@ -324,7 +324,7 @@ USED = (
         odd_but_sound,
         said="annotation ids that are not above 0: 1 (the first: 0)",
         noted="annotations whose area is missing",
-        done="used: annotations are numbered anew, areas taken from masks, iscrowd taken as 0",
+        done="used: annotations are renumbered, areas taken from masks, iscrowd taken as 0",
         detects=True,
     ),
     Input(

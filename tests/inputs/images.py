@@ -11,7 +11,7 @@ from PIL import Image, PngImagePlugin
 
 TITLE = "Images"
 ABOUT = (
-    "Every image is decoded in one place (`cskd_bench/data/decode.py`), and one list says which endings are read\n"
+    "Every image is decoded by one function (`cskd_bench/data/decode.py`), and one list says which endings are read\n"
     "(`cskd_bench/data/folders.py`)."
 )
 COLOURS = {"a": 40, "b": 120, "c": 200}
@@ -217,7 +217,7 @@ USED = (
         done="left out, and noted",
     ),
     Input(
-        "an image beside the class folders",
+        "an image next to the class folders",
         lambda root: folder(root, more=[("0.png", stored(rgb()))]),
         said="left out of train",
         noted="left out of train: 1 image outside the class folders (0.png)",

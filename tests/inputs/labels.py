@@ -10,9 +10,7 @@ from helpers.inputs import Input
 from PIL import Image
 
 TITLE = "Labels"
-ABOUT = (
-    "Checked when a split is opened, whatever its layout (`cskd_bench/data/labels.py`), and when splits are compared."
-)
+ABOUT = "Checked when a split of any layout is opened (`cskd_bench/data/labels.py`), and when splits are compared."
 NAMES = ("cat", "dog", "eel")
 PLACES = [(split, number) for split in ("train", "test") for number in range(6)]
 
@@ -220,7 +218,7 @@ ARRAYS = (
         settings=('data.dataset="npz"',),
     ),
     arrays(
-        "npz: a test split of one's own that lacks a class",
+        "npz: a test split of your own that lacks a class",
         lambda labels: labels % 2,
         "test has no images of 1 of the 3 classes (2)",
     ),

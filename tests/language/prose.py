@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 # A full stop, and the next sentence begins with a capital, code, a number, a quotation mark or a bracket.
-END: Final = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"')\]]))\s+(?=[\"'(\[]*[A-Z0-9`¤])")
+END: Final = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"')\]]))\s+(?=[\"'(\[]*(?:[A-Z0-9`¤]|cskd|timm|torch))")
 NOT_ENDS: Final = re.compile(r"\b(e\.g|i\.e|vs|al|Fig|Eq|eq|No|cf|etc|approx|St)\.$")
 CODE: Final = "¤"  # stands for inline code, a formula or a value: one word
 WORD: Final = re.compile(r"[\w¤]")
