@@ -51,7 +51,7 @@ def generated(costs):
     for name, settings in PRESETS.items():
         changes = ", ".join(f"`method.{key}={value}`" for key, value in settings.items() if key != "kind")
         lines.append(f"| `{name}` | `{settings['kind']}` with {changes} | {cost_words(costs.get(name, {}))} |")
-    lines.append("")
+    lines += ["", "## Equations", ""]
     for one in told:
         lines.append(f"- `{one['name']}`: `{one['equation']}`")
         lines += [f"    - `{row['where']}` ({row['source']}): `{row['equation']}`" for row in one["variants"]]
