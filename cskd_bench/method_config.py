@@ -216,8 +216,9 @@ class CSKD(MethodSettings):
     """
 
     equation = (
-        "(1 - alpha) CE(class head, labels) + alpha CE(distillation head, argmax G) + spatial_weight mean over places "
-        "of CE(patch logits, argmax(r D + (1 - r) G)); D teacher's logits by place, G their mean, r from 1 to 0"
+        "(1 - alpha) CE(class head, labels) + alpha CE(distillation head, argmax G) + spatial_weight mean over "
+        "positions of CE(patch logits, argmax(r D + (1 - r) G)); D teacher's logits by position, G their mean, "
+        "r from 1 to 0"
     )
     source = "arXiv 2307.08500"
     meanings: ClassVar[Mapping[str, str]] = {

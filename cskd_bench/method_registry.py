@@ -32,7 +32,7 @@ def _by_kind(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         value = _with_preset(PRESETS[kind], value)
     if isinstance(kind, str) and kind not in {*METHOD_NAMES, *PRESETS}:
         if (own := own_method(kind)) is None:
-            raise ValueError(f"{no_such_method(kind)}, and those of installed packages (docs/methods.md)")
+            raise ValueError(f"{no_such_method(kind)}, and those of installed packages (docs/own_method.md)")
         settings: MethodSettings = validate(own.settings, value, kind)
         return settings
     return handler(as_tuples(value))

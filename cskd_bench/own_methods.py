@@ -32,7 +32,7 @@ def own_method(kind: str) -> Any | None:
         raise UserError(f"{named} cannot be imported ({type(error).__name__}: {error})") from error
     fields = getattr(getattr(objective, "settings", None), "model_fields", {})
     if "kind" not in fields:
-        raise UserError(f"{named} is no Objective with settings of a `kind`; see docs/methods.md")
+        raise UserError(f"{named} is no Objective with settings of a `kind`; see docs/own_method.md")
     if fields["kind"].default != kind:
         raise UserError(
             f"{named} is no Objective of that kind: its settings have kind = {fields['kind'].default!r}; "

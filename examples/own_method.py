@@ -1,4 +1,4 @@
-"""A distillation loss of one's own, trained by CSKDTask: CSKD that trusts the teacher where it is sure.
+"""A distillation loss of your own, trained by CSKDTask: CSKD weighted by the teacher's confidence.
 
 python examples/own_method.py [--teacher regnety_160.deit_in1k --num-classes 1000]
 """
@@ -13,7 +13,7 @@ from cskd_bench import CSKDLoss, CSKDTask, Teacher
 
 
 class ConfidentCSKD(CSKDLoss):
-    """CSKD whose spatial loss weighs every position by the teacher's confidence there."""
+    """CSKD whose spatial loss weights every position by the teacher's confidence there."""
 
     def __init__(self):
         super().__init__(spatial_loss="soft")  # asks for the fused logits (B, K, h, w) rather than their argmax

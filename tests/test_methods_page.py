@@ -41,23 +41,25 @@ def bank_words(bank):
 
 
 def generated(costs):
-    """Return the table of all methods and the list of their equations."""
+    """Return the tables of all methods and presets, and the list of equations."""
     told = [describe_method(objective.settings) for objective in METHODS.values()]
     lines = ["| method | needs | a bank serves it | step cost | source |", "|---|---|---|---|---|"]
     for one in told:
         cells = [f"`{one['name']}`", ", ".join(one["needs"]) or "no teacher", bank_words(one["bank"])]
         lines.append(f"| {' | '.join([*cells, cost_words(costs.get(one['name'], {})), one['source']])} |")
-    presets = [f"`{name}` {cost_words(costs[name])}" for name in PRESETS if name in costs]
-    lines += ["", f"Step cost of presets: {'; '.join(presets)}."] if presets else []
-    lines.append("")
+    lines += ["", "| preset | settings | step cost |", "|---|---|---|"]
+    for name, settings in PRESETS.items():
+        changes = ", ".join(f"`method.{key}={value}`" for key, value in settings.items() if key != "kind")
+        lines.append(f"| `{name}` | `{settings['kind']}` with {changes} | {cost_words(costs.get(name, {}))} |")
+    lines += ["", "## Equations", ""]
     for one in told:
-        lines.append(f"- `{one['name']}`: {one['equation']}")
-        lines += [f"  - `{row['where']}` ({row['source']}): {row['equation']}" for row in one["variants"]]
+        lines.append(f"- `{one['name']}`: `{one['equation']}`")
+        lines += [f"    - `{row['where']}` ({row['source']}): `{row['equation']}`" for row in one["variants"]]
     return "\n".join(lines) + "\n"
 
 
 def written():
-    """Return the page with its generated part made anew."""
+    """Return the page with its generated part written again."""
     text = PAGE.read_text()
     assert text.count(BEGIN) == text.count(END) == 1
     return text.partition(BEGIN)[0] + BEGIN + generated(step_costs()) + END + text.partition(END)[2]
@@ -71,7 +73,7 @@ def test_the_page_is_what_the_settings_and_records_say():
 def test_a_method_without_a_record_is_not_measured():
     text = generated({"kd": {"teacher": 4.5, "bank": 1.0321}})
     assert "| 4.50 with the teacher, 1.03 from a bank |" in text
-    assert text.count(f"| {NOT_MEASURED} |") == len(METHODS) - 1
+    assert text.count(f"| {NOT_MEASURED} |") == len(METHODS) - 1 + len(PRESETS)
 
 
 def test_what_the_page_says_of_an_orthogonal_projection_is_measured():
@@ -111,7 +113,7 @@ def test_mdistillers_weights_are_144_times_deits():
 
 
 def test_every_departure_names_its_repository():
-    part = PAGE.read_text().partition("## What the official code does otherwise than its paper")[2]
+    part = PAGE.read_text().partition("## Where official code differs from its paper")[2]
     sections = {text.partition("\n")[0]: text for text in re.split(r"\n### ", part)[1:]}
     first = {title: re.search(r"`([\w-]+/[\w.-]+)`", text)[1] for title, text in sections.items()}
     assert first == {

@@ -1,1 +1,1 @@
-"""The parts of the suite for programs of one's own; `import cskd_bench` finds them by name."""
+"""The parts of the suite for your own programs; `import cskd_bench` finds them by name."""

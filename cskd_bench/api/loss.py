@@ -1,4 +1,4 @@
-"""A method's loss as a module, for training loops of one's own. Shapes: B images, K classes, h x w places."""
+"""A method's loss as a module, for your own training loops. Shapes: B images, K classes, h x w positions."""
 
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -26,11 +26,11 @@ class CSKDSettings(TypedDict, total=False):
 
 
 class CSKDLoss(nn.Module):
-    """CSKD's loss, or another method's: what is asked of the teacher, and the named parts of the loss.
+    """CSKD's loss, or another method's: it picks targets from the teacher, and returns the named parts of the loss.
 
     `CSKDLoss()` is the paper's, `CSKDLoss(alpha=0.3, decay="cosine")` changes settings of it, and
-    `CSKDLoss(DeiT())` takes the configuration of another method. A loss of one's own overrides `forward`, and
-    `targets` where it asks for something else. UserError for settings that the method does not have.
+    `CSKDLoss(DeiT())` takes the configuration of another method. A loss of your own overrides `forward`, and
+    `targets` where it needs other targets. UserError for settings that the method does not have.
     """
 
     def __init__(self, method: MethodConfig | None = None, **settings: Unpack[CSKDSettings]) -> None:
@@ -60,7 +60,7 @@ class CSKDLoss(nn.Module):
         return ratio_at(self.method, progress)
 
     def targets(self, response: TeacherOutput, ratio: float) -> Targets:
-        """Return what the student is to match: class indices (hard) or logits (soft)."""
+        """Return what the student should match: class indices (hard) or logits (soft)."""
         return objective_of(self.method).targets(self.method, response, ratio)
 
     def forward(self, output: StudentOutput, targets: Targets, labels: Tensor) -> dict[str, Tensor]:

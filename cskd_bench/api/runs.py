@@ -14,7 +14,8 @@ from cskd_bench.transfer.run import transfer
 def load_run(folder: str | Path, *, model: str = "", weights: Weights = "raw", image_size: int | None = None) -> Loaded:
     """Load a finished run, or a weights file of the timm model named `model`: `student`, `classes`, its configuration.
 
-    `timm:NAME` and `hf-hub:USER/REPO` are timm's pretrained weights, which are downloaded once.
+    `timm:NAME` and `hf-hub:USER/REPO` are timm's pretrained weights, which are downloaded once. `weights` is "raw",
+    "ema", or "initial" for the weights that a run began with.
 
     `student.predict` maps views (B, 3, S, S) in [0, 1] to logits (B, K); S is `image_size`, by default the run's own.
     UserError for an unfinished run, a missing file, and weights of another model.
@@ -39,8 +40,8 @@ def run_task(
 
     `task` is a name of `cskd-bench tasks list`, a TOML file or a TaskSpec; `protocol` may be left out where the task
     has one. A finished cell is not run again. A fine-tuned student stays as a run folder, `work`/<record id>, unless
-    `keep_weights` is False. Under torchrun every rank makes the call. UserError for a task or checkpoint that cannot be
-    used; Interrupted where it was asked to stop.
+    `keep_weights` is False. Under torchrun every rank calls it. UserError for a task or checkpoint that cannot be used;
+    Interrupted where it was asked to stop.
     """
     spec = task if isinstance(task, TaskSpec) else load_task(str(task))
     with joined_ranks() as ranks:

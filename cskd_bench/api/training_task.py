@@ -1,4 +1,4 @@
-"""CSKD as a timm training task: five lines put it into a timm loop of one's own (docs/api.md)."""
+"""CSKD as a timm training task: five lines put it into your own timm loop (docs/api.md)."""
 
 import operator
 import warnings
@@ -23,14 +23,14 @@ from cskd_bench.outputs import Targets
 class CSKDTask(TrainingTask):  # type: ignore[misc]
     """Trains a student with CSKD, or another method of `CSKDLoss`, in a timm loop.
 
-    `student` is a `Student` or a timm ViT, `teacher` a `Teacher`, a timm CNN or ViT or the name of a pretrained one,
-    and None where none is needed: by the loss, or by a loop that brings targets of its own. Images come as the loader
-    normalised them: with `mean` and `std`, by default those of the student's timm configuration, as timm's loaders
-    take them; (0, 0, 0) and (1, 1, 1) for images in [0, 1].
+    `student` is a `Student` or a timm ViT. `teacher` is a `Teacher`, a timm CNN or ViT, or the name of a pretrained
+    one. It is None where the loss needs none, or where the loop passes its own targets. `mean` and `std` are the
+    loader's normalisation, by default that of the student's timm configuration. For images in [0, 1] they are
+    (0, 0, 0) and (1, 1, 1).
 
-    Call `set_epoch` at the start of every epoch, counted from 0: the fusion ratio of `epochs` epochs follows it.
-    The teacher stays frozen, in its own precision, out of DDP and out of every state_dict. UserError, which is a
-    ValueError, for models that do not fit each other or the loss.
+    Call `set_epoch` at the start of every epoch, from 0: the fusion ratio of `epochs` epochs follows it. The teacher
+    stays frozen, in its own precision, out of DDP and out of every state_dict. UserError for models that do not fit
+    each other or the loss.
     """
 
     teacher: Teacher | None
@@ -69,7 +69,7 @@ class CSKDTask(TrainingTask):  # type: ignore[misc]
         """Return `loss`, `output` (the class head's logits (B, K), for metrics) and the loss's parts.
 
         `input` (B, 3, S, S) is normalised, `target` class indices (B,) or probabilities (B, K). `targets`, on the
-        images' device, replace the teacher's: a bank's labels of these very views. UserError for other shapes.
+        images' device, replace the teacher's: a bank's labels of exactly these views. UserError for other shapes.
         """
         self._trained = self._trained or self.training
         if targets is None:
@@ -97,11 +97,11 @@ class CSKDTask(TrainingTask):  # type: ignore[misc]
 
     @property
     def ratio(self) -> float:
-        """The fusion ratio of this epoch: a number of the host, so that no compiled graph holds it."""
+        """The fusion ratio of this epoch, a number on the host, so that no compiled graph holds it."""
         return self.criterion.ratio_at(min(self.epoch / self.epochs, 1.0))
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch begins, from 0; epochs after the last keep its end. UserError for a negative one."""
+        """Set the epoch, from 0; epochs after the last keep the last ratio. UserError for a negative one."""
         self.epoch = _whole_number(epoch, 0, f"epoch: is {epoch}; count epochs from 0")
         self._told = True
 
@@ -117,7 +117,7 @@ class CSKDTask(TrainingTask):  # type: ignore[misc]
         return self
 
     def prepare_distributed(self, device_ids: list[Any] | None = None, **ddp_kwargs: Any) -> "CSKDTask":
-        """Wrap the student in DDP; the teacher and the losses stay each rank's own."""
+        """Wrap the student in DDP. Each rank has its own teacher and losses."""
         self.__dict__["trainable_module"] = DistributedDataParallel(
             self.trainable_module, device_ids=device_ids, **ddp_kwargs
         )
@@ -136,21 +136,21 @@ class CSKDTask(TrainingTask):  # type: ignore[misc]
     def setup_ema(
         self, decay: float = 0.9999, use_warmup: bool = False, device: torch.device | None = None, **kwargs: Any
     ) -> ModelEmaV3:
-        """Average the student's weights, as timm does, under the same names whatever wraps the student."""
+        """Average the student's weights, as timm does, under the same names with and without DDP or torch.compile."""
         self.trainable_module_ema = ModelEmaV3(
             self.student, decay=decay, use_warmup=use_warmup, device=device, **kwargs
         )
         return self.trainable_module_ema
 
     def compile_ema(self, backend: str = "inductor", mode: str | None = None, **compile_kwargs: Any) -> Any:
-        """Compile the average's evaluated model, if there is one; state_dict keeps the average once."""
+        """Compile the averaged model, if there is one; state_dict keeps the average once."""
         compiled = super().compile_ema(backend=backend, mode=mode, **compile_kwargs)
         if compiled is not None:
             self.__dict__["eval_model_ema"] = self._modules.pop("eval_model_ema")
         return compiled
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
-        """Return what timm's checkpoints keep beside the weights: the epoch."""
+        """Return what timm's checkpoints keep with the weights: the epoch."""
         return {} if ema else self.get_extra_state()
 
     def load_task_state(
@@ -169,7 +169,7 @@ class CSKDTask(TrainingTask):  # type: ignore[misc]
         self.epoch = int(state["epoch"])
 
     def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> "CSKDTask":
-        """Move the teacher along; its arithmetic stays its own where the student's type changes."""
+        """Move the teacher along; it keeps its own precision where the student's type changes."""
         super()._apply(fn, *args, **kwargs)
         if self.teacher is not None:
             self.teacher.to(self.device)

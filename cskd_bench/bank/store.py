@@ -69,7 +69,10 @@ class BankManifest(StrictModel):
 
 
 class Bank:
-    """Labels by epoch, position and ratio. Any number of processes may read one bank."""
+    """Teacher labels that were computed ahead of training, by epoch, position and ratio.
+
+    Any number of processes may read one bank. UserError for a folder without a bank, and a damaged or missing shard.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)

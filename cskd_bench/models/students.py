@@ -74,7 +74,7 @@ class Student(nn.Module):
     def forward(
         self, views: Tensor, grid: tuple[int, int] | None = None, *, pooled: bool = False, blocks: Sequence[int] = ()
     ) -> StudentOutput:
-        """Return logits; with `grid` = (h, w) also patch logits pooled to the teacher's places.
+        """Return logits; with `grid` = (h, w) also patch logits pooled to the teacher's positions.
 
         The linear head commutes with average pooling, so tokens are pooled before the head. `pooled` and `blocks` (from
         0) ask for features from the same pass.
@@ -135,7 +135,7 @@ class Student(nn.Module):
     def features(self, views: Tensor, kind: Features) -> Tensor:
         """Return what a probe reads of the tokens after the final norm, (B, D), or (B, 2D) for "cls+patch".
 
-        "cls" is the class token, "cls+patch" the class token beside the mean over patch tokens (as DINOv2 concatenates
+        "cls" is the class token, "cls+patch" the class token next to the mean over patch tokens (as DINOv2 concatenates
         them, arXiv 2304.07193): neither depends on the heads. "inference" is the mean of the tokens whose heads the
         method's inference rule averages. A model without a class token gives its own pooled features under each.
         """

@@ -29,7 +29,7 @@ from cskd_bench.record import sha256_file
 class Teacher(nn.Module):
     """A frozen model: views (B, 3, S, S) in [0, 1] to a dense response D (B, K, h, w) and a global one G (B, K).
 
-    Of a CNN, G is the mean of D over places (arXiv 2307.08500). For GAP + linear heads that equals the model's
+    Of a CNN, G is the mean of D over positions (arXiv 2307.08500). For GAP + linear heads that equals the model's
     ordinary logits; for heads with a norm or a non-linearity (ConvNeXt, MobileNetV3) it does not. Of a ViT, D is its
     head on each patch token and G its ordinary logits (`TokenHead` says which head and norm).
     """
@@ -124,8 +124,8 @@ class Teacher(nn.Module):
     def forward(self, views: Tensor, pooled: bool = False, stages: Sequence[int] = ()) -> TeacherOutput:
         """Return dense and global responses in the views' type, restricted to the data set's classes.
 
-        The same pass gives the last feature map's mean over places (`pooled`) and the maps of `stages`, in that order,
-        as timm's `forward_intermediates` counts them. UserError for a stage that the model does not have.
+        The same pass gives the last feature map's mean over positions (`pooled`) and the maps of `stages`, in that
+        order, as timm's `forward_intermediates` counts them. UserError for a stage that the model does not have.
         """
         check_stages(self.model, stages)
         with computing(views.device, self.precision):
@@ -155,7 +155,7 @@ class Teacher(nn.Module):
         return take_maps(self._with_stages, inputs, stages)
 
     def grid(self) -> tuple[int, int]:
-        """Return (h, w), the places of the feature map at the teacher's resolution."""
+        """Return (h, w), the positions of the feature map at the teacher's resolution."""
         image = torch.zeros(1, 3, self.image_size, self.image_size, device=self.mean.device)
         return self._head.grid(image)
 

@@ -1,4 +1,4 @@
-"""A method in one file: soft distillation that listens to the teacher where it is sure of the label."""
+"""A method in one file: soft distillation, each image weighted by the teacher's probability of its label."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ from cskd_bench.outputs import StudentOutput, Targets, TeacherOutput
 
 
 class ConfidentKD(MethodSettings):
-    """KL with the teacher, each image weighed by the probability that the teacher gives its label."""
+    """KL with the teacher, each image weighted by the probability that the teacher gives its label."""
 
     equation = "CE(class head, labels) + weight mean of p_teacher[label] KL(teacher || class head)"
     source = "an example"

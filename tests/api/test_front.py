@@ -31,7 +31,8 @@ def test_every_public_name_is_there_and_documented():
     for name in cskd_bench.__all__:
         assert getattr(cskd_bench, name).__doc__, name
         assert name in dir(cskd_bench)
-        assert f"`{name}" in (ROOT / "docs" / "api.md").read_text()
+        page = (ROOT / "docs" / "api.md").read_text()
+        assert f"`{name}" in page and f"\n::: cskd_bench.{name}\n" in page
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         cskd_bench.Nothing  # noqa: B018
 

@@ -1,5 +1,6 @@
 """What an installed package offers as a method is refused in a sentence where it is none."""
 
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -11,6 +12,8 @@ from cskd_bench.method_config import MethodSettings
 from cskd_bench.methods import Objective, loss_parts
 from cskd_bench.outputs import StudentOutput, Targets
 from cskd_bench.own_methods import own_method
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class ToyPlain(MethodSettings):
@@ -54,7 +57,7 @@ def _forget():
     ("offered", "sentence"),
     [
         (ModuleNotFoundError("no toy"), r"cannot be imported \(ModuleNotFoundError: no toy\)"),
-        ({"settings": 1}, "is no Objective with settings of a `kind`; see docs/methods.md"),
+        ({"settings": 1}, "is no Objective with settings of a `kind`; see docs/own_method.md"),
         (Objective(type("Vkd", (ToyPlain,), {"__annotations__": {"kind": str}, "kind": "toi"}), None, None), "'toi'"),
         (Objective(ToyFeatures, None, None), "states student_features, which only a projector takes"),
     ],
@@ -90,3 +93,8 @@ def test_good_losses_are_given_as_they_are(monkeypatch):
     parts = {"total": torch.tensor(1.0)}
     offer(monkeypatch, Objective(ToyPlain, lambda *_: Targets(), lambda *_: parts))
     assert loss_parts(ToyPlain(), StudentOutput(torch.zeros(2, 3)), Targets(), torch.zeros(2, 3)) is parts
+
+
+def test_the_page_shows_the_example_as_it_is():
+    example = (ROOT / "examples" / "own_pretraining_method" / "confident_kd.py").read_text()
+    assert f"```python\n{example}```\n" in (ROOT / "docs" / "own_method.md").read_text()
