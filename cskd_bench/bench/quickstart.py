@@ -1,4 +1,4 @@
-"""The quickstart: every method, two seeds, three protocols and a detector, a page to open, in a few minutes."""
+"""The quickstart: every method, five seeds, three protocols and a detector, a page to open, in a few minutes."""
 
 import time
 from pathlib import Path
@@ -16,7 +16,7 @@ from cskd_bench.schema import shipped
 
 
 def quickstart(folder: Path, parallel: int, detection: bool) -> BenchResult:
-    """Run the shipped quickstart plans into `folder`, and write and show the report unless interrupted."""
+    """Run the shipped quickstart plans into `folder`, and write the report and print its answers unless interrupted."""
     console = Console()
     began = time.perf_counter()
     cells = _cells("quickstart")
@@ -28,13 +28,14 @@ def quickstart(folder: Path, parallel: int, detection: bool) -> BenchResult:
     share = Share(parallel, Resources(threads=1))
     outcome = run_plan(cells, places, Local(parallel, cells=cells.all()), share, console=console, plan="quickstart")
     if outcome.interrupted:
-        console.print("interrupted; the same command goes on from here")
+        console.print("interrupted; the same command resumes")
         return outcome
     report = build_report(places.results, folder, include_dirty=True)
-    report.show(console)
+    report.show_answers(console)
     minutes, seconds = divmod(round(time.perf_counter() - began), 60)
-    console.print(f"{outcome.done} cells in {minutes} min {seconds} s")
-    console.print(f"the page: {report.files['html']}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"\n{outcome.done} cells in {minutes} min {seconds} s")
+    for what, name in (("tables", "md"), ("page", "html")):
+        console.print(f"the {what}: {report.files[name]}", soft_wrap=True, highlight=False, markup=False)
     return outcome
 
 

@@ -56,6 +56,10 @@ class Report:
         """Print the tables to the terminal."""
         terminal.show(self.comparison, self.matches, console or Console())
 
+    def show_answers(self, console: Console | None = None) -> None:
+        """Print the answers to the primary contrasts alone."""
+        terminal.show_answers(self.comparison, console or Console())
+
 
 def build_report(
     results: Path,

@@ -45,11 +45,11 @@ def show(comparison: Comparison, matches: Sequence[Match], console: Console) -> 
             console.print(f"  and {len(comparison.left_out) - SHOWN} more; the page names all")
     if comparison.tables:
         console.print(Text(f"\n{words.legend(comparison.tables)}", style="dim"))
-        _show_primary(comparison, console)
+        show_answers(comparison, console)
 
 
-def _show_primary(comparison: Comparison, console: Console) -> None:
-    """Print the answers last, where a terminal stands when a report is through."""
+def show_answers(comparison: Comparison, console: Console) -> None:
+    """Print the question and one line for each primary contrast; `show` prints them last, where a reader looks first."""
     console.print(Text(f"\n{QUESTION}", style="bold"))
     for result in comparison.primary:
         line = Text(f"  {one_line(verdict(result))}: ", style=ANSWER_COLOURS.get(result.answer, "bold"))
