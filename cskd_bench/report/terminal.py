@@ -49,7 +49,7 @@ def show(comparison: Comparison, matches: Sequence[Match], console: Console) -> 
 
 
 def show_answers(comparison: Comparison, console: Console) -> None:
-    """Print the question and one line for each primary contrast; `show` prints them last, where a reader looks first."""
+    """Print the question and one line for each primary contrast; `show` prints them last."""
     console.print(Text(f"\n{QUESTION}", style="bold"))
     for result in comparison.primary:
         line = Text(f"  {one_line(verdict(result))}: ", style=ANSWER_COLOURS.get(result.answer, "bold"))
