@@ -28,7 +28,7 @@ def quickstart(folder: Path, parallel: int, detection: bool) -> BenchResult:
     share = Share(parallel, Resources(threads=1))
     outcome = run_plan(cells, places, Local(parallel, cells=cells.all()), share, console=console, plan="quickstart")
     if outcome.interrupted:
-        console.print("interrupted; the same command goes on from here")
+        console.print("interrupted; the same command continues from here")
         return outcome
     report = build_report(places.results, folder, include_dirty=True)
     report.show(console)

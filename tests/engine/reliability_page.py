@@ -6,7 +6,7 @@ from fault_matrix import FAULTS, Fault, cases
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- fault matrix -->\n\n", "\n\n<!-- end of the fault matrix -->"
-HEAD = "| fault on one rank | every rank says | exit code | cases | all ended within | same command goes on |"
+HEAD = "| fault on one rank | every rank says | exit code | cases | all ended within | same command continues |"
 
 
 def row(fault: Fault) -> list[str]:
