@@ -113,7 +113,7 @@ def enough_memory() -> Iterator[None]:
         told = (str(error).splitlines() or ["no further words"])[0]
         raise UserError(
             f"the GPU's memory is full ({told}); raise run.accumulate, or lower "
-            "run.eval_batch_size where it was scoring; the same command goes on"
+            "run.eval_batch_size where it was scoring; the same command continues"
         ) from error
 
 

@@ -168,7 +168,7 @@ class PlainKD(LogitMethod):
     meanings: ClassVar[Mapping[str, str]] = {
         "alpha": "weight of the teacher's term; the labels have 1 - alpha",
         "temperature": "T; both sides' logits are divided by it",
-        "loss": "a loss with weights of its own, in the place of alpha and temperature",
+        "loss": "a loss with its own weights, in the place of alpha and temperature",
     }
 
     kind: Literal["kd"] = "kd"
@@ -190,7 +190,7 @@ class DeiT(LogitMethod):
         "alpha": "weight of the teacher's term; the labels have 1 - alpha",
         "global_loss": "hard: the teacher's argmax; soft: T^2 KL summed / (images x classes)",
         "temperature": "T of a soft loss",
-        "loss": "a loss with weights of its own, in the place of alpha, global_loss and temperature",
+        "loss": "a loss with its own weights, in the place of alpha, global_loss and temperature",
     }
 
     heads = "class+dist"

@@ -37,7 +37,7 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint_and_ends_as_it_would_hav
     """It follows the losses of the run that was not interrupted; on another CPU sums round otherwise."""
     assert pretrain("half") == 0
     said = capsys.readouterr()
-    assert "going on from step 5" in said.out + said.err
+    assert "resuming from step 5" in said.out + said.err
     then = read_record(only("pretrain", Path("whole/results/records")))
     now = read_record(only("pretrain", Path("half/results/records")))
     assert now.id == then.id

@@ -72,7 +72,7 @@ def _take(file: TextIO, lock: Path) -> bool:
 def refuse_to_go_on(stop: Stop | None) -> None:
     """Interrupted where a stop was requested: whole shards are kept."""
     if stop is not None and stop.requested:
-        raise Interrupted("stopped while labelling; whole shards are kept, and the same command goes on")
+        raise Interrupted("stopped while labelling; whole shards are kept, and the same command continues")
 
 
 class ShardPlace(NamedTuple):

@@ -79,8 +79,8 @@ def _sentences(look: Look) -> list[str]:
     ago = clock((utc_now() - state.updated).total_seconds())
     lines = {
         "running": f"{state.plan}: running for {clock((utc_now() - state.started).total_seconds())}, {where}",
-        GONE: f"{state.plan}: gone without a word, last heard of {ago} ago ({where}); the same command goes on",
-        "interrupted": f"{state.plan}: interrupted {ago} ago after {took} ({where}); the same command goes on",
+        GONE: f"{state.plan}: ended without a message, last seen {ago} ago ({where}); the same command continues",
+        "interrupted": f"{state.plan}: interrupted {ago} ago after {took} ({where}); the same command continues",
         "failed": f"{state.plan}: ended {ago} ago after {took}, with cells that failed ({where})",
         "done": f"{state.plan}: done {ago} ago after {took} ({where})",
     }

@@ -102,8 +102,8 @@ class Ray:
         except (errors.TaskCancelledError, errors.NodeDiedError, errors.ObjectLostError):
             return Ended(interrupted=True)
         except errors.LocalRayletDiedError as error:
-            again = "start it again, and the same command goes on"
-            raise UserError(f"the bench's own node of the Ray cluster is gone; {again}") from error
+            again = "start it again, and the same command continues"
+            raise UserError(f"the bench's own node of the Ray cluster has ended; {again}") from error
         except Exception as error:
             return Ended(words_of(error))
         assert isinstance(ended, Ended)

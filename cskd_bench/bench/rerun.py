@@ -71,13 +71,13 @@ def chain_of(record: Record, records: Iterable[Record]) -> Chain:
     if record.checkpoint.weights != "raw":
         raise UserError(f"{record.id}: scores {record.checkpoint.weights} weights; its command is: {record.command}")
     if "preprocessing" in record.config:
-        raise UserError(f"{record.id}: has a preprocessing of its own; its command is: {record.command}")
+        raise UserError(f"{record.id}: was made with its own preprocessing; its command is: {record.command}")
     for maker in records:
         if maker.protocol == "pretrain" and maker.checkpoint.sha256 == record.checkpoint.sha256:
             return Chain(record, maker)
     raise UserError(
-        f"{record.id}: no record beside it is the pretraining of its checkpoint ({record.checkpoint.run}); "
-        f"with that at hand, its command is: {record.command}"
+        f"{record.id}: its folder has no record of the pretraining of its checkpoint ({record.checkpoint.run}); "
+        f"with that checkpoint, its command is: {record.command}"
     )
 
 

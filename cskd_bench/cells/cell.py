@@ -86,7 +86,7 @@ class Cell(ABC):
         if self.ranks.settle(fault, stop=self.stop.requested):
             if not self.stop.kept:
                 raise Interrupted("stopped before anything was kept; the same command starts again", kept=False)
-            raise Interrupted("stopped; the same command goes on from what is kept")
+            raise Interrupted("stopped; the same command continues from what is kept")
 
 
 @dataclass(frozen=True)

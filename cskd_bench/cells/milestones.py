@@ -35,5 +35,5 @@ class Milestones:
         except (OSError, UserError) as error:
             raise UserError(
                 f"{final}: the milestone could not be written ({error}); earlier checkpoints are untouched: make room, "
-                "and the same command goes on"
+                "and the same command continues"
             ) from error

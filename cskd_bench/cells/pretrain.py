@@ -255,7 +255,7 @@ def _same_record(path: Path, checkpoint: CheckpointRef) -> Record:
         raise UserError(
             f"{path}: is the record of {earlier.checkpoint.run}, a run of the same settings that ended with other "
             "weights (another machine, device or library rounds otherwise), and stays. Start this run again with "
-            "another --results folder: it goes on from its last checkpoint"
+            "another --results folder: it resumes from its last checkpoint"
         )
     return earlier
 

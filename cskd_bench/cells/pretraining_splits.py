@@ -25,7 +25,7 @@ def look_at_splits(data: DataConfig) -> str:
         train, val = open_source(data, data.train), open_source(data, data.val)
     except UserError:
         if data.root and not data_path(data.root).exists():
-            return f"{data_path(data.root)}: not there yet, so its splits are not looked at"
+            return f"{data_path(data.root)}: not there yet, so its splits are not checked"
         raise
     return join_notes(check_pretraining_splits(data, train, val), note_shared(train, val))
 

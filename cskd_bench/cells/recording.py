@@ -98,6 +98,6 @@ def keep(subject: Subject, outcome: Outcome, ranks: Ranks, records: Path) -> Rec
 def _refuse_unscored(subject: Subject, metrics: dict[str, float]) -> None:
     """UserError for a record that no table could show, and that would stand in the way of a better one."""
     if subject.task.metric not in metrics:
-        raise UserError(f"{subject.id}: came to no {subject.task.metric}, so no record is written")
+        raise UserError(f"{subject.id}: gave no {subject.task.metric}, so no record is written")
     if odd := [name for name, value in metrics.items() if not math.isfinite(value)]:
-        raise UserError(f"{subject.id}: came to a {odd[0]} of {metrics[odd[0]]}, so no record is written")
+        raise UserError(f"{subject.id}: gave a {odd[0]} of {metrics[odd[0]]}, so no record is written")

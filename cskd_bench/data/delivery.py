@@ -17,7 +17,7 @@ from cskd_bench.data.notes import say_once
 _LOCKS: Final = 4  # that a queue to or from a worker needs at most
 _PIPED: Final = (
     "cskd-bench: too little shared memory (/dev/shm; docker run --shm-size gives more): "
-    "views come from the loaders through pipes, bit for bit the same but more slowly"
+    "views come from the loaders through pipes, bit-identical but more slowly"
 )
 
 

@@ -40,7 +40,7 @@ def keep_images(
                 wanted = used / indices.stop * count
                 return (
                     f'run.cache = "memory": {count:,} images need about {wanted / 1e9:.1f} GB, there is room for '
-                    f"{room / 1e9:.1f} GB; they are decoded anew for every view"
+                    f"{room / 1e9:.1f} GB; they are decoded again for every view"
                 )
     views.keep(kept)
     return f"{len(kept):,} of {count:,} decoded images are kept in memory, {used / 1e9:.2f} GB"

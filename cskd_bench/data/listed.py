@@ -20,7 +20,7 @@ def cub200_source(root: Path, split: str) -> PathSource:
     if not names.keys() == labels.keys() == halves.keys():
         odd = sorted(names.keys() ^ labels.keys() | names.keys() ^ halves.keys())
         raise UserError(
-            f"{root}: images.txt and the files beside it do not list the same images: {len(odd)} are not in all of "
+            f"{root}: images.txt and the other lists do not name the same images: {len(odd)} are not in all of "
             f"them (the first is {odd[0]})"
         )
     number = {name: label for label, name in enumerate(classes)}

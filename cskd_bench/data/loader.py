@@ -121,12 +121,12 @@ def next_item(batches: Iterator[Item], workers: int, asked_to_stop: Callable[[],
         ended = [worker.exitcode for worker in getattr(batches, "_workers", ()) if not worker.is_alive()]
         if -signal.SIGBUS in ended:
             raise UserError(
-                f"a loader's worker is gone ({told[0]}): shared memory was full (/dev/shm, or a file's own disk). "
+                f"a loader's worker ended ({told[0]}): shared memory was full (/dev/shm, or a file's own disk). "
                 "Give a container more (docker run --shm-size), or set run.workers=0 (transfer: --workers 0)"
             ) from error
         if ended or isinstance(error, ConnectionError | EOFError):  # perhaps while it handed over what it had made
             raise UserError(
-                f"a loader's worker is gone ({told[0]}); was it killed for its memory? "
+                f"a loader's worker ended ({told[0]}); was it killed for its memory? "
                 "Lower run.workers, or give the job more memory"
             ) from error
         raise UserError(f"a loader's worker failed: {told[-1]}") from error
@@ -145,4 +145,4 @@ def _wait(batches: Iterator[Item], asked_to_stop: Callable[[], bool]) -> Item | 
             continue
         asked_at = asked_at or time.monotonic()
         if time.monotonic() - asked_at > STOPPING:
-            raise Interrupted("stopped while it waited for images; the same command goes on from what is kept")
+            raise Interrupted("stopped while it waited for images; the same command continues from what is kept")

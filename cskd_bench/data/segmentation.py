@@ -107,8 +107,8 @@ def _refuse_lone(pairs: Pairs) -> None:
             raise UserError(f"{image}: has no label map; expected {label}")
         if label in taken:
             raise UserError(
-                f"{label}: would be the label map of both {taken[label].name} and {image.name}; give each image a name "
-                "of its own, without its ending, or remove one"
+                f"{label}: would be the label map of both {taken[label].name} and {image.name}; give each "
+                "image another name, without its ending, or remove one"
             )
         taken[label] = image
 
@@ -124,8 +124,8 @@ def refuse_single(where: str, found: np.ndarray) -> None:
     """UserError where `found`, the classes of a split's pixels, is a single one."""
     if len(found) == 1:
         raise UserError(
-            f"{where}: all pixels that count are of the single class {found[0]}: there is nothing to tell "
-            "apart; a mask of 0 and 255 must be written as 0 and 1, since 255 does not count (segment.ignore_index)"
+            f"{where}: all pixels that count are of the single class {found[0]}, so nothing can be learnt; "
+            "a mask of 0 and 255 must be written as 0 and 1, since 255 does not count (segment.ignore_index)"
         )
 
 

@@ -204,7 +204,7 @@ def _refuse_rest(path: Path, end: int) -> None:
             if block.strip(b"\0"):
                 raise UserError(
                     f"{path}: ends after {end:,} of {path.stat().st_size:,} bytes, and more may follow: are these "
-                    "tars joined by cat, or is it damaged? give each tar a file of its own (tar -A joins them)"
+                    "tars joined by cat, or is it damaged? keep each tar in a separate file (tar -A joins them)"
                 )
 
 

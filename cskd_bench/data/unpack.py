@@ -77,7 +77,7 @@ def unpack_found(data: TaskData, found: DataPlace) -> None:
     loose = [name for name in layout.loose if not (inner / name).is_file()]
     lacking = [path.name for path in (*found.archives, *(place / name for name in loose)) if not path.is_file()]
     if lacking:
-        raise UserError(f"{place}: {', '.join(lacking)} must lie beside {found.archives[0].name}; {data.by_hand}")
+        raise UserError(f"{place}: {', '.join(lacking)} missing next to {found.archives[0].name}; {data.by_hand}")
     with staging(found.root) as temporary:
         content = temporary / "content"
         unpacked = content / layout.inner if layout.bare else content

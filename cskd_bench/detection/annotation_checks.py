@@ -93,7 +93,7 @@ def _inside(entry: Entry, sizes: dict[Any, tuple[int, int]]) -> bool:
 
 def _ids_given_twice(content: Content) -> Iterator[AnnotationProblem]:
     """Say which ids and names occur several times: what belongs to which is then not known."""
-    merged = "were two files merged? give each an id of its own"
+    merged = "were two files merged? give each another id"
     for kind in ("images", "categories"):
         yield from problem(
             "refuse", f"ids of {kind} given twice", _twice(entry["id"] for entry in content[kind]), merged

@@ -175,7 +175,7 @@ class _Operators(ModuleType):
 
 
 def _torchvision_operators() -> ModuleType:
-    module = _Operators("mmcv._ext", "Stand-in for mmcv's compiled operators, on torchvision's.")
+    module = _Operators("mmcv._ext", "Replaces mmcv's compiled operators, on torchvision's.")
     module.__spec__ = ModuleSpec("mmcv._ext", loader=None)
     for operator in (
         nms,

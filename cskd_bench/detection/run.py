@@ -232,7 +232,7 @@ def _note(cell: DetectionCell, scored: int, left_out: list[str], unscored: list[
     if spec.detect.precision != "fp32" and cell.ranks.device.type != "cuda":
         parts.append("computed in fp32: no CUDA device")
     if not is_keyed(cell.config):
-        parts.append("without KeyedCocoDataset and EpochSampler: a resumed run is not bit for bit an uninterrupted one")
+        parts.append("without KeyedCocoDataset and EpochSampler: a resumed run is not bit-identical to a whole one")
     if resumed_from:
         parts.append(f"resumed after epoch {resumed_from}; seconds count from there")
     return "; ".join(parts)

@@ -45,7 +45,7 @@ def _refuse_broken(split: CocoSplit, content: Content, listed: list[str], *, ski
     if not skip:
         raise UserError(
             f"{split.annotations.name}: {len(listed)} of {len(content['images'])} images cannot be used: {shown}. "
-            'Mend them, or leave them out with --set data.on_corrupt="skip"'
+            'Repair them, or leave them out with --set data.on_corrupt="skip"'
         )
     if len(listed) > cap:
         raise UserError(

@@ -44,7 +44,7 @@ def describe(root: Path, manifest: Manifest | None) -> DataConfig | Finding:
     if not root.is_dir():
         return Finding("attention", "layout", f"{root}: no such folder", "name the data set's folder with --data-dir")
     if lost := sorted(path.name for path in root.iterdir() if path.is_symlink() and not path.exists()):
-        return Finding("attention", "layout", f"{root}: {lost[0]} is a link that leads nowhere", "mend or remove it")
+        return Finding("attention", "layout", f"{root}: {lost[0]} is a link that leads nowhere", "repair or remove it")
     if (root / "annotations").is_dir():
         return DataConfig(dataset=COCO, root=str(root), train="", val="", num_classes=_classes(manifest))
     archives = sorted(path.stem for path in root.glob("*.npz"))

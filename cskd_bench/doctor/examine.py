@@ -114,7 +114,7 @@ def _check_config(settings: PretrainConfig) -> Iterator[Finding]:
 
     yield from shared_memory(settings)
     if slow := slow_precision(default_device(), settings.recipe.precision):
-        yield Finding("note", "precision", slow, "add --set recipe.precision=fp32, which is a recipe of its own")
+        yield Finding("note", "precision", slow, "add --set recipe.precision=fp32, which is another recipe")
     if not settings.method.needs_teacher:
         return
     teacher = settings.teacher
@@ -123,7 +123,7 @@ def _check_config(settings: PretrainConfig) -> Iterator[Finding]:
 
         path = teacher_weights(teacher)
         if path.is_file():
-            yield Finding("ok", "teacher", f"{teacher.name}, weights at hand")
+            yield Finding("ok", "teacher", f"{teacher.name}, weights found")
         else:
             yield Finding("attention", "teacher", f"{path}: no such weights file", "set teacher.weights to a file")
         return

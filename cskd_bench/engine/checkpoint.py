@@ -95,7 +95,7 @@ def load_chosen(folder: Path, step: int, checksum: str) -> Checkpoint:
         return _load(path)
     except Exception as error:  # a damaged file fails in as many ways as there are bytes
         raise UserError(
-            f"{path}: rank 0 goes on from this checkpoint, this rank cannot ({error}); --runs must be one folder "
+            f"{path}: rank 0 resumes from this checkpoint, this rank cannot ({error}); --runs must be one folder "
             "that all ranks see"
         ) from error
 

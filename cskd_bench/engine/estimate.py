@@ -233,7 +233,7 @@ def show(size: Estimate, console: Console) -> None:
     run.add_row("  FLOPs an image, forward", _giga(size.student_forward_flops))
     run.add_row("  FLOPs an image, forward + backward", _giga(size.student_step_flops))
     if size.batch_flops:
-        run.add_row("  FLOPs a batch, whatever its size", _giga(size.batch_flops))
+        run.add_row("  FLOPs a batch of any size", _giga(size.batch_flops))
     if size.teacher_parameters:
         run.add_row("teacher", f"{size.teacher_parameters / 1e6:.2f} M parameters")
         run.add_row("  FLOPs an image, forward", _giga(size.teacher_flops))

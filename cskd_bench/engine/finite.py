@@ -39,7 +39,7 @@ class Advice:
     def for_loss(self) -> str:
         """Name settings that keep a loss finite."""
         if self.precision == "fp16":
-            return "fp16 overflows above 65,504: use recipe.precision = bf16 or fp32, each a recipe of its own"
+            return "fp16 overflows above 65,504: use recipe.precision = bf16 or fp32, each is another recipe"
         return "lower recipe.optim.lr, lengthen recipe.optim.warmup_epochs, or set recipe.optim.clip_grad"
 
     def for_teacher(self) -> str:

@@ -99,7 +99,7 @@ def advice(share: float, workers: int, cores: int, cache: str) -> str:
     todo = f"run.workers={cores} may be faster" if cores > max(workers, 1) else "more cores would be faster"
     if cache == "none":
         todo += ', and so may run.cache = "memory" if the images fit into it'
-    return f"{waits} ({here}): {todo}; stop the run and it goes on with another setting"
+    return f"{waits} ({here}): {todo}; stop the run, and it continues with another setting"
 
 
 def cores_of_rank(world: int, environment: Mapping[str, str] | None = None) -> int:

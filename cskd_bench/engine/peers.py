@@ -22,7 +22,8 @@ LOOK: Final = 1.0  # seconds between two looks into the store
 UNREAD: Final = 3  # looks in a row that fail, after which the store counts as gone
 GRACE: Final = 4.0  # seconds that a rank has to leave by itself once a peer failed
 SENTENCE_OF_A_LOST_RANK: Final = (
-    "another rank is gone (killed, or its machine is); the same command goes on from the newest checkpoint"
+    "another rank has ended (it was killed, or its machine failed); "
+    "the same command continues from the newest checkpoint"
 )
 _SIGNS = ("gloo", "nccl", "connection closed", "connection reset", "connection refused", "broken pipe", "socket")
 

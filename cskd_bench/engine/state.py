@@ -113,7 +113,7 @@ def _load(
         state.get("resumptions", 0) + 1,
         state.get("evaluation_seconds", 0.0),
     )
-    return progress, [*notes, f"going on from step {checkpoint.step}"]
+    return progress, [*notes, f"resuming from step {checkpoint.step}"]
 
 
 def save(job: Job, progress: Progress, trained: Trained, ranks: Ranks) -> None:

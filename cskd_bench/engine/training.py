@@ -126,7 +126,7 @@ class _Run:
         if compiled.note:
             self.notes.append(compiled.note)
         if slow := slow_precision(device, recipe.precision):
-            self.notes.append(f"{slow}; precision fp32, which is a recipe of its own, will be faster here")
+            self.notes.append(f"{slow}; precision fp32, which is another recipe, will be faster here")
 
     def train(self, bar: Bar) -> Predictions | None:
         """Take step after step, score and keep; return what the last epoch's scoring said of each image."""
@@ -147,7 +147,8 @@ class _Run:
                 progress.skipped_updates = self.watch.skipped
                 save(self.job, self.progress, self.trained, self.ranks)
             if stopping:
-                raise Interrupted(f"stopped after step {progress.step} of {steps}; the same command goes on from here")
+                told = f"stopped after step {progress.step} of {steps}"
+                raise Interrupted(f"{told}; the same command continues from here")
         if self.log is not None:
             self.log.close()
         return predictions
@@ -238,7 +239,7 @@ class _Run:
         except Interrupted:
             raise Interrupted(
                 f"stopped while epoch {epoch + 1} was scored, after step {self.progress.step} of {steps}; "
-                "the same command goes on from here"
+                "the same command continues from here"
             ) from None
         self.progress.evaluation_seconds += time.perf_counter() - began
         self.progress.curve.append(entry | scores)

@@ -46,7 +46,7 @@ def _load(path: Path, model: str, weights: Weights, image_size: int | None) -> L
             raise UserError(f"{path}: knows its model; --model is for weights files")
         if weights != "raw":
             kind = "averaged" if weights == "ema" else weights
-            raise UserError(f"{path}: has no {kind} weights beside its own; leave --weights out")
+            raise UserError(f"{path}: has no {kind} weights, only its own; leave --weights out")
         return load_pretrained(str(path), image_size)
     if path.is_dir():
         if model:

@@ -71,7 +71,7 @@ def find_weights(folder: Path) -> Path:
     for name in _WEIGHTS:
         if (folder / name).is_file():
             return folder / name
-    raise UserError(f"{folder}: has a {TIMM_CONFIG} and no weights beside it ({' or '.join(_WEIGHTS)})")
+    raise UserError(f"{folder}: has a {TIMM_CONFIG} and no weights next to it ({' or '.join(_WEIGHTS)})")
 
 
 def read_description(folder: Path) -> Description:

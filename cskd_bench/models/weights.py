@@ -54,7 +54,7 @@ def _refusal(path: Path, reason: str) -> str:
     if objects is None:
         return f"{path}: refused: not a PyTorch file of plain tensors (text, damaged, or of a format that can run code)"
     return (
-        f"{path}: refused: it holds an object ({objects[1]}) beside plain tensors, and reading objects can run code; "
+        f"{path}: refused: it holds an object ({objects[1]}) next to plain tensors, and reading objects can run code; "
         'save its tensors alone where it was made, for example torch.save(checkpoint["state_dict"], FILE)'
     )
 

@@ -33,7 +33,7 @@ def write_manifest(folder: Path) -> int:
     now = {path.name: sha256_file(path) for path in files}
     for name, digest in (read_manifest(folder) or {}).items():
         if now.get(name) != digest:
-            what = "has changed" if name in now else "is gone"
+            what = "has changed" if name in now else "is missing"
             raise UserError(
                 f"{folder / name}: {what} since it was listed in {MANIFEST}; put the file back as it was, or delete "
                 f"{MANIFEST} to list what is there now"

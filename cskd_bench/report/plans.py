@@ -52,9 +52,7 @@ class Contrast(StrictModel):
     @model_validator(mode="after")
     def _possible(self) -> "Contrast":
         if self.first == self.second or self.minus == (self.first, self.second):
-            raise ValueError(
-                f"{self.name} on {self.where} is zero whatever the runs say: it takes something from itself"
-            )
+            raise ValueError(f"{self.name} on {self.where} is always zero: it takes something from itself")
         return self
 
     @property

@@ -48,7 +48,7 @@ class Parts:
         """Return the rows of one part; UserError where it is not there, or damaged."""
         rows = self._load(part)
         if rows is None:
-            raise UserError(f"{self._path(part)}: is gone or damaged; the same command computes it again")
+            raise UserError(f"{self._path(part)}: is missing or damaged; the same command computes it again")
         return rows
 
     def read(self) -> np.ndarray:

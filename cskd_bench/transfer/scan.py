@@ -154,5 +154,5 @@ def _stopped(what: str, kept: int, images: int, *, anything: bool) -> Interrupte
     if not anything:
         return Interrupted(f"stopped before any {what} were kept; the same command starts again", kept=False)
     if not kept:
-        return Interrupted(f"stopped before the {what}; the same command goes on from what is kept")
-    return Interrupted(f"stopped: {what} of {kept:,} of {images:,} images are kept; the same command goes on from them")
+        return Interrupted(f"stopped before the {what}; the same command continues from what is kept")
+    return Interrupted(f"stopped: {what} of {kept:,} of {images:,} images are kept; the same command continues")

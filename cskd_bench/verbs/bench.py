@@ -137,7 +137,7 @@ def _run(options: argparse.Namespace) -> int:
         plan=file.stem,
     )
     if outcome.interrupted:
-        print("cskd-bench: interrupted; the same command goes on from here", file=sys.stderr)
+        print("cskd-bench: interrupted; the same command continues from here", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 1 if outcome.failures else 0
 

@@ -9,13 +9,13 @@ exit codes:
   0    done
   1    some tasks were not ready, or a check failed
   2    bad input
-  75   stopped: what was done is kept, and the same command goes on
+  75   stopped: what was done is kept, and the same command continues
   130  stopped before anything was kept"""
 
 VARIABLES: Final[Mapping[str, str]] = {
     "CSKD_BENCH_DATA": "the folder that holds all data sets (default: ./data)",
     "CSKD_BENCH_DEVICE": "cpu, cuda or cuda:N (default: a GPU where there is one)",
-    "CSKD_BENCH_INDEX": "off: search data folders anew each time, and keep no index of them",
+    "CSKD_BENCH_INDEX": "off: search data folders each time, and keep no index of them",
     "CC": "the C compiler that torch.compile needs on a GPU",
     "CUDA_VISIBLE_DEVICES": "the GPUs that may be used",
     "CXX": "the C++ compiler that torch.compile and detection need",
@@ -23,7 +23,7 @@ VARIABLES: Final[Mapping[str, str]] = {
     "HTTPS_PROXY": "the proxy for downloads",
     "OMP_NUM_THREADS": "CPU threads of a process (default: all cores)",
     "RAY_ADDRESS": "the Ray cluster that --ray-address auto means",
-    "XDG_CACHE_HOME": "where an index goes that cannot lie beside its data (default: ~/.cache)",
+    "XDG_CACHE_HOME": "where an index goes that its data's folder cannot hold (default: ~/.cache)",
 }
 
 _DATA: Final = ("CSKD_BENCH_DATA", "CSKD_BENCH_INDEX", "XDG_CACHE_HOME")

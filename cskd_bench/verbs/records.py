@@ -28,7 +28,7 @@ def add(verbs: Verbs) -> None:
         "rerun", help="repeat a recorded run, its pretraining first, and say whether it reproduces"
     )
     rerun.add_argument("record", help="a record's id, the start of it, or its file")
-    rerun.add_argument("--output", type=Path, default=Path("rerun"), help="where it runs, and goes on (default: rerun)")
+    rerun.add_argument("--output", type=Path, default=Path("rerun"), help="where it runs, and resumes (default: rerun)")
     rerun.set_defaults(run=_rerun)
     for action in (verify, manifest, rerun):
         action.add_argument(
@@ -77,7 +77,7 @@ def _rerun(options: argparse.Namespace) -> int:
         cells.transfer.append(transfer_again(chain.record, start.name, asked.task, settings, asked.tasks_dir))
     again = run_again(chain, cells, options.output, Console())
     if again is None:
-        print("cskd-bench: interrupted; the same command goes on from here", file=sys.stderr)
+        print("cskd-bench: interrupted; the same command continues from here", file=sys.stderr)
         return EXIT_INTERRUPTED
     compared = compare_again(chain, records, again, options.output / "results" / "records")
     show(compared, Console())

@@ -9,7 +9,7 @@ from cskd_bench.verbs.common import Verbs, add_method, asked_config, positive
 
 def add(verbs: Verbs) -> None:
     """Describe the verb."""
-    verb = verbs.add_parser("speed", help="measure one part beside its yardsticks on this machine")
+    verb = verbs.add_parser("speed", help="measure one part against its yardsticks on this machine")
     verb.add_argument("--part", choices=("step", "teacher", "data", "bank", "host", "coco", "report"), required=True)
     verb.add_argument("--output", type=Path, help="a new JSON file to keep the measurement in")
     verb.add_argument("--student", default="deit_tiny_patch16_224", help="step: timm name (random weights)")
@@ -19,7 +19,7 @@ def add(verbs: Verbs) -> None:
     verb.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: processor time, one thread")
     verb.add_argument("--compile", action="store_true", help="step, teacher: torch.compile both sides")
     verb.add_argument("--precision", choices=("fp32", "bf16"), help="step (default: fp32 on a CPU, bf16 on a GPU)")
-    methods = "step: these beside supervised instead of the yardsticks; all, or names with commas"
+    methods = "step: these and supervised instead of the yardsticks; all, or names with commas"
     verb.add_argument("--methods", default="", metavar="NAMES", help=methods)
     verb.add_argument("--images", type=Path, help="data: a folder of JPEG files")
     verb.add_argument("--objects", type=positive, help="coco: objects of the data set (default: 860,000, as COCO has)")

@@ -60,7 +60,7 @@ def test_an_interrupted_run_from_the_bank_is_the_run_with_the_teacher_whose_file
         output, _ = processes.finish(process)
         assert process.returncode == 75, output
         output, banked, found = finish(place, *from_bank)
-        assert "going on from step" in output
+        assert "resuming from step" in output
     finally:
         (place / "away.safetensors").rename(place / "teacher.safetensors")
     assert all((found[name] == expected[name]).all() for name in expected)

@@ -132,7 +132,7 @@ def test_ctrl_c_in_a_terminal_while_the_imports_are_paid_for_is_one_line(plan):
     time.sleep(0.3)
     os.killpg(os.getpgid(servers[0]), signal.SIGINT)
     said = processes.end(process, 75)
-    assert "interrupted; the same command goes on" in said and "Traceback" not in said
+    assert "interrupted; the same command continues" in said and "Traceback" not in said
 
 
 def wait_for_checkpoint(plan: Path) -> None:

@@ -120,7 +120,9 @@ def test_a_name_must_be_that_of_one_record(place, monkeypatch, capsys, name, sen
 
 def test_a_transfer_whose_pretraining_left_no_record_names_its_command(place):
     record = read_record(next((place / "results" / "records").glob("digits-knn*.json")))
-    with pytest.raises(UserError, match=r"no record beside it is the pretraining of its checkpoint .small.*transfer"):
+    with pytest.raises(
+        UserError, match=r"its folder has no record of the pretraining of its checkpoint .small.*transfer"
+    ):
         chain_of(record, [record])
 
 

@@ -95,7 +95,7 @@ def test_a_killed_bench_is_gone_and_the_next_one_replaces_it(tmp_path, capsys):
         process.communicate()
     assert [one["status"] for one in look(tmp_path, capsys)["benches"]] == ["gone", "gone"]
     assert main(["bench", "status", "--runs", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.count("plan: gone without a word, last heard of 0:00:0") == 2
+    assert capsys.readouterr().out.count("plan: ended without a message, last seen 0:00:0") == 2
     third = hold(tmp_path)
     assert third.note == "" and [one["pid"] for one in look(tmp_path, capsys)["benches"]] == [third.pid]
     third.kill()

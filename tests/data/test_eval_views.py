@@ -121,7 +121,7 @@ def test_a_worker_that_is_killed_in_a_pass_is_a_sentence(monkeypatch):
     for _ in range(2):
         views.batch(0)
         kill(workers() - before)
-        with pytest.raises(UserError, match="a loader's worker is gone"):
+        with pytest.raises(UserError, match="a loader's worker ended"):
             for turn in range(1, views.turns):
                 views.batch(turn)
 

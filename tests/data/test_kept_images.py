@@ -57,7 +57,7 @@ def test_where_there_is_no_room_nothing_is_kept_and_a_sentence_says_so(photograp
     expected = batches(views_of(photographs, "pil"))
     monkeypatch.setattr(kept_images, "available_memory", lambda: 100_000)
     views = views_of(photographs, "pil")
-    assert "there is room for 0.0 GB; they are decoded anew" in keep_images(views, 1, 1)
+    assert "there is room for 0.0 GB; they are decoded again" in keep_images(views, 1, 1)
     assert views._kept == {}
     assert torch.equal(batches(views)[1].pixels, expected[1].pixels)
 
@@ -65,7 +65,7 @@ def test_where_there_is_no_room_nothing_is_kept_and_a_sentence_says_so(photograp
 def test_ranks_of_a_machine_share_the_room(photographs, monkeypatch):
     monkeypatch.setattr(kept_images, "available_memory", lambda: 200_000)
     assert "are kept" in keep_images(views_of(photographs, "pil"), 1, 1)
-    assert "decoded anew" in keep_images(views_of(photographs, "pil"), 2, 1)
+    assert "decoded again" in keep_images(views_of(photographs, "pil"), 2, 1)
 
 
 def test_a_damaged_image_ends_the_run_at_its_start_or_is_left_to_be_skipped(photographs, tmp_path):

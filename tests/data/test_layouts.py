@@ -191,7 +191,7 @@ def test_flowers_are_the_same_by_whichever_path_they_are_named(flowers, tmp_path
 def test_an_archive_without_the_files_beside_it_says_which(flowers):
     (flowers / "setid.mat").unlink()
     (placed,) = place_tasks([load_task("flowers102")], str(flowers / "102flowers.tgz"))
-    assert "setid.mat must lie beside 102flowers.tgz" in placed.problem
+    assert "setid.mat missing next to 102flowers.tgz" in placed.problem
     assert not (flowers / "flowers-102").exists()
 
 

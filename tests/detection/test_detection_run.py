@@ -347,7 +347,7 @@ def test_a_run_that_is_asked_to_stop_ends_after_its_step_and_continues_exactly(c
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(EpochBasedTrainLoop, "run_iter", asked)
-        with pytest.raises(Interrupted, match="the same command goes on"):
+        with pytest.raises(Interrupted, match="the same command continues"):
             detect(spec, vit_file, tmp_path / "parts", stop=stop)
     assert steps == [0, 1, 0]
     stopped = now()

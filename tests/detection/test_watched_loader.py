@@ -65,7 +65,7 @@ def test_a_loader_that_hangs_is_left_when_a_stop_is_asked_for(hurried):
 
 
 def test_a_worker_that_is_gone_is_a_sentence(hurried):
-    with pytest.raises(UserError, match=r"a loader's worker is gone"):
+    with pytest.raises(UserError, match=r"a loader's worker ended"):
         list(WatchedLoader(DataLoader(Numbers("killed"), num_workers=1), lambda: False))
 
 

@@ -351,10 +351,10 @@ FAULTS = [
         "a loader's worker failed: ZeroDivisionError: a transform of one's own",
         settings=("run.workers=1",),
     ),
-    Fault("SIGKILL of a loader's worker", killed_worker, "a loader's worker is gone", settings=("run.workers=1",)),
+    Fault("SIGKILL of a loader's worker", killed_worker, "a loader's worker ended", settings=("run.workers=1",)),
     Fault("GPU memory full in the forward pass", memory_full, "the GPU's memory is full"),
     Fault("SIGTERM to one rank", killed(signal.SIGTERM), "stopped after step 5 of 6", code=75),
-    Fault("SIGKILL of one rank", killed(signal.SIGKILL), "another rank is gone"),
+    Fault("SIGKILL of one rank", killed(signal.SIGKILL), "another rank has ended"),
     Fault("lock held elsewhere, then SIGTERM", lock_held, "stopped while waiting", code=75, fault_outside=True),
 ]
 

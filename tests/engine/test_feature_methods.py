@@ -227,7 +227,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(new_run_at, kind):
         assert process.poll() is None, finish(process, 30)
     kill(process)
     finish(process, 30)
-    assert "going on from step" in killed.finish(*settings)
+    assert "resuming from step" in killed.finish(*settings)
     ours, theirs = killed.weights(), whole.weights()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert killed.log() == whole.log()

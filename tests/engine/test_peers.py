@@ -118,7 +118,7 @@ def test_a_faults_words_about_sockets_do_not_make_it_a_lost_peer(place):
     codes, _ = run_ranks(place, [words(place)] * 2, {1: inject})
     assert codes == [2, 1], said(place, codes)
     assert "rank 1: RuntimeError: socket of the image server" in place.said(0)
-    assert "another rank is gone" not in place.said(0) + place.said(1)
+    assert "another rank has ended" not in place.said(0) + place.said(1)
     assert "Traceback" in place.said(1)
 
 

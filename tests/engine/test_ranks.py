@@ -74,7 +74,7 @@ def test_a_rank_that_dies_once_changes_no_bit(new_run_at, two_ranks):
     os.kill(rank_one(process.pid), signal.SIGKILL)
     output, _ = finish(process)
     assert process.returncode == 0, output
-    assert "going on from step" in output
+    assert "resuming from step" in output
     ours, theirs = run.weights(), two_ranks.weights()
     assert all((ours[name] == theirs[name]).all() for name in ours)
     assert run.log() == two_ranks.log()

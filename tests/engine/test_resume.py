@@ -38,7 +38,7 @@ def test_killed_and_started_again_is_bit_equal(new_run, uninterrupted, same_end,
         kill(process)
         finish(process, 30)
     output = new_run.finish(f"run.workers={workers}")
-    assert "going on from step" in output
+    assert "resuming from step" in output
     same_end(new_run, uninterrupted)
 
 
@@ -51,7 +51,7 @@ def test_asked_to_stop_it_writes_a_checkpoint_and_exits_75(new_run, uninterrupte
     os.killpg(process.pid, number)
     output, _ = finish(process)
     assert process.returncode == 75, output
-    assert "the same command goes on from here" in output
+    assert "the same command continues from here" in output
     stopped = now()
     new_run.finish("run.save_every=1000")
     same_end(new_run, uninterrupted)

@@ -32,7 +32,7 @@ def test_it_ends_in_the_same_weights(left, extra, capsys, record_property):
     """On another processor, whose libraries round otherwise, it ends close by."""
     words = ["pretrain", "run.toml", "--runs", "half/runs", "--results", "half/results", *extra]
     assert main(words) == 0
-    assert "going on from step 5" in capsys.readouterr().err
+    assert "resuming from step 5" in capsys.readouterr().err
     end = json.loads(Path("end.json").read_text())
     here = f"{processor_model()}; {hardware(Ranks(0, 1, torch.device('cpu')), tf32=False).blas}"
     record_property("same processor", here == end["computed_by"])

@@ -36,7 +36,7 @@ def test_killed_and_started_again_is_bit_equal_with_batch_norms(new_run_at, same
         time.sleep(0.02)
     kill(process)
     finish(process, 30)
-    assert "going on from step" in killed.finish(*BOTH, *SHORT)
+    assert "resuming from step" in killed.finish(*BOTH, *SHORT)
     same_end(killed, whole)
     statistics = [name for name in whole.weights() if name.endswith("running_mean")]
     assert len(statistics) == 6  # three norms, raw and averaged

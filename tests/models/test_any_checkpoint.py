@@ -195,7 +195,7 @@ def test_malformed_files_are_refused_in_a_sentence(state, tmp_path):
         ("cnn.safetensors", "weights of another model: lacks blocks"),
         ("hostile.pth", "mkdir"),
         ("pickle.pth", "refused"),
-        ("lightning.ckpt", r"Hyper\) beside plain tensors.*torch\.save\(checkpoint\[\"state_dict\"\], FILE\)"),
+        ("lightning.ckpt", r"Hyper\) next to plain tensors.*torch\.save\(checkpoint\[\"state_dict\"\], FILE\)"),
         ("numbers.pth", "holds no state dict"),
     ):
         with pytest.raises(UserError, match=rf"{name}: .*{says}"):
@@ -207,7 +207,7 @@ def test_a_folder_without_run_or_configuration_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no run\.json in it"):
         load_checkpoint(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"has a config\.json and no weights beside it"):
+    with pytest.raises(UserError, match=r"has a config\.json and no weights next to it"):
         load_checkpoint(tmp_path)
     (tmp_path / "model.safetensors").touch()
     for text in ("{", "[]", '{"architectures": ["BertModel"]}', '{"architecture": 3}'):

@@ -35,11 +35,18 @@ class Picture:
 
 TO_CLASSIFICATION = "document.querySelector('#classification').scrollIntoView({behavior: 'instant'});"
 OPEN_CSKD = "document.querySelectorAll('#classification tbody tr:nth-child(4) .cell')[4].click();"  # Flowers, linear
+SHOW_CURVES = """
+const cskd = document.querySelectorAll('#pretraining tbody tr:nth-child(4) .cell')[0];
+if (!document.querySelector('#evidence').open) cskd.click();
+[...document.querySelectorAll('#evidence h3')].filter(found => found.innerText === 'Curves').forEach(
+  found => found.scrollIntoView({behavior: 'instant'}));
+"""  # Imagenette, 15 epochs
 PICTURES = {
     "leaderboard": Picture(1500, 1040, TO_CLASSIFICATION),
     "leaderboard_dark": Picture(1500, 1040, TO_CLASSIFICATION, scheme="dark"),
     "leaderboard_phone": Picture(390, 800, "", scale=1.5),
     "evidence": Picture(1200, 960, OPEN_CSKD),
+    "curves": Picture(1200, 430, SHOW_CURVES),
 }
 
 

@@ -334,7 +334,7 @@ def test_files_that_are_gone_or_not_listed_are_found(results):
     assert Problem(path.name, gone) in problems and Problem(side.name, gone) in problems
     (new,) = [problem for problem in problems if problem.reason != gone]
     assert new.file == f"{record.id}.json" and "does not list it" in new.reason
-    with pytest.raises(UserError, match=r"is gone since it was listed in MANIFEST; put the file back"):
+    with pytest.raises(UserError, match=r"is missing since it was listed in MANIFEST; put the file back"):
         write_manifest(path.parent)  # leaving out a run that came out badly is a change too
     (path.parent / MANIFEST).unlink()
     write_manifest(path.parent)

@@ -90,9 +90,9 @@ def run(task, protocol, weights, folder, seed=0):
 @pytest.mark.parametrize(
     ("metrics", "message"),
     [
-        ({"other": 0.5}, "came to no top1, so no record is written"),
-        ({"top1": float("nan")}, "came to a top1 of nan"),
-        ({"top1": 0.5, "other": float("inf")}, "came to a other of inf"),
+        ({"other": 0.5}, "gave no top1, so no record is written"),
+        ({"top1": float("nan")}, "gave a top1 of nan"),
+        ({"top1": 0.5, "other": float("inf")}, "gave a other of inf"),
     ],
 )
 def test_a_cell_without_its_score_leaves_no_record(weights, squares, tmp_path, monkeypatch, metrics, message):

@@ -62,7 +62,7 @@ def parse_rand_augment(text: str) -> RandAugment:
     known = "rand" + "".join(f"-{key}{value}" for key, value in found.items())
     if known != text or found.get("inc") != "1" or not found.get("n", "2").isdigit():
         raise UserError(
-            f"recipe.augment.auto_augment {text!r}: the tensor engine knows rand-m9-mstd0.5-inc1 and the like; "
+            f"recipe.augment.auto_augment {text!r}: the tensor engine takes the form rand-m9-mstd0.5-inc1; "
             'use recipe.augment.engine = "pil"'
         )
     defaults = RandAugment()
