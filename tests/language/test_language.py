@@ -85,3 +85,13 @@ def test_markdown_is_read_without_code_and_headings(tmp_path):
     assert [s.text for s in prose] == ["One link and ¤.", "An item."]
     assert [s.text for s in cells] == ["a", "b", "A cell.", "2"]
     assert prose[0].where == "page.md:3"
+
+
+def test_the_readme_answers_on_its_first_screen():
+    """What it is, the answers with their figure, how to install and how to use it in Python; one table in all."""
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    first = "\n".join(lines[:45])
+    assert len(lines) <= 150
+    for part in ("by more than seed noise?", "primary.svg", "cskd-bench quickstart", "CSKDTask(", "*Status:"):
+        assert part in first, part
+    assert sum(line.startswith("|---") for line in lines) <= 1
