@@ -24,7 +24,7 @@ def quickstart(tmp_path_factory):
     """Interrupt the quickstart once, then let it finish."""
     pytest.importorskip("mlxtend", reason="the quickstart extra is not installed")
     folder = tmp_path_factory.mktemp("quickstart") / "out"
-    command = [*CSKD_BENCH, "quickstart", "--output", folder, "--parallel", "2", "--no-detection"]
+    command = [*CSKD_BENCH, "quickstart", "--output", folder, "--parallel", "2", "--no-detection", "--seeds", "2"]
     began = time.monotonic()
     process = start(command)
     while not list((folder / "results" / "records").glob("*.json")) and process.poll() is None:
@@ -59,10 +59,12 @@ def test_a_detector_for_each_method_where_the_extra_is_installed(
     assert (f"detection is left out: {state}" in capsys.readouterr().out) == state.startswith("not ready")
 
 
-def test_it_prints_tables_wall_time_and_where_the_page_is(quickstart):
+def test_it_prints_answers_wall_time_and_where_the_page_is(quickstart):
     folder, output = quickstart
     assert "33 cells in" in output
-    assert str(folder / "leaderboard.html") in output.replace("\n", "")
+    assert "Of 3 primary contrasts: 3 not tested." in output  # the plan has five seeds
+    last = output.strip().splitlines()[-2:]
+    assert last == [f"the tables: {folder / 'LEADERBOARD.md'}", f"the page: {folder / 'leaderboard.html'}"]
 
 
 def test_it_leaves_a_record_for_every_cell(quickstart):
@@ -93,7 +95,7 @@ def test_the_page_shows_four_methods_and_three_protocols_without_errors(quicksta
 def test_a_second_start_runs_nothing_again(quickstart):
     folder, _ = quickstart
     before = {path: path.stat().st_mtime_ns for path in (folder / "results" / "records").iterdir()}
-    run_cskd_bench("quickstart", "--output", folder, "--no-detection")
+    run_cskd_bench("quickstart", "--output", folder, "--no-detection", "--seeds", "2")
     assert {path: path.stat().st_mtime_ns for path in (folder / "results" / "records").iterdir()} == before
     assert json.loads((folder / "leaderboard.json").read_text())
 
@@ -104,6 +106,8 @@ def test_the_notebook_runs_in_a_fresh_kernel(quickstart, tmp_path):
     folder, _ = quickstart
     shutil.copytree(folder, tmp_path / "quickstart")
     notebook = nbformat.read(EXAMPLES / "quickstart.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    code[0].source += " --seeds 2"
     client.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [
         "".join(output.get("text", "") for output in cell.outputs)
