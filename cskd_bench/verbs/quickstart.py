@@ -19,7 +19,7 @@ def add(verbs: Verbs) -> None:
         choices=range(1, 6),
         default=5,
         metavar="N",
-        help="seeds of each method, 1 to 5 (default: 5)",
+        help="seeds of a method, 1 to 5 (default: 5)",
     )
     verb.add_argument("--no-detection", action="store_true", help="leave the detection part out")
     verb.set_defaults(run=_run)
