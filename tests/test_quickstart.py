@@ -115,5 +115,5 @@ def test_the_notebook_runs_in_a_fresh_kernel(quickstart, tmp_path):
         if cell.cell_type == "code"
     ]
     assert "leaderboard.html" in shown[0]
-    assert len(shown[1].splitlines()) == 3 and "deit" in shown[1]
+    assert len(shown[1].splitlines()) == 3 and "cskd − deit" in shown[1]
     assert shown[-1].strip() == "(2, 10)"
