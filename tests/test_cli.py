@@ -327,7 +327,7 @@ def test_tasks_show_and_validate(capsys, tmp_path):
 def test_the_shipped_plan_expands(capsys):
     assert main(["bench", "benchmarks/quickstart.toml", "--dry-run"]) == 0
     planned = [line for line in capsys.readouterr().out.splitlines() if " to do " in line]
-    assert len(planned) == 1 + 4 * 2 + 4 * 2 * 3
+    assert len(planned) == 1 + 4 * 5 + 4 * 5 * 3
     assert planned[0].split()[0] == "quickstart_teacher"
 
 

@@ -8,6 +8,7 @@ from cskd_bench.models.checkpoints import Loaded, load_checkpoint
 from cskd_bench.models.weights import Weights
 from cskd_bench.record import Record
 from cskd_bench.task import TaskSpec, load_task
+from cskd_bench.transfer.placing import place_tasks
 from cskd_bench.transfer.run import transfer
 
 
@@ -31,6 +32,7 @@ def run_task(
     seed: int = 0,
     results: str | Path = "results",
     work: str | Path = "runs/transfer",
+    data_dir: str | Path | None = None,
     model: str = "",
     weights: Weights = "raw",
     keep_weights: bool = True,
@@ -39,12 +41,16 @@ def run_task(
     """Run one protocol of a task on a checkpoint and return its record, which is written into `results`/records.
 
     `task` is a name of `cskd-bench tasks list`, a TOML file or a TaskSpec; `protocol` may be left out where the task
-    has one. A finished cell is not run again. A fine-tuned student stays as a run folder, `work`/<record id>, unless
-    `keep_weights` is False. Under torchrun every rank calls it. UserError for a task or checkpoint that cannot be used;
-    Interrupted where it was asked to stop.
+    has one. `data_dir` is the folder of its images; by default data.root, under $CSKD_BENCH_DATA. A finished cell is
+    not run again. A fine-tuned student stays as a run folder, `work`/<record id>, unless `keep_weights` is False. Under
+    torchrun every rank makes the call. UserError for a task or checkpoint that cannot be used; Interrupted where it was
+    asked to stop.
     """
     spec = task if isinstance(task, TaskSpec) else load_task(str(task))
     with joined_ranks() as ranks:
+        if data_dir is not None:
+            asked, folder = spec, str(data_dir)
+            spec = ranks.on_main(lambda: _place(asked, folder))
         return transfer(
             spec,
             protocol or _only_protocol(spec),
@@ -58,6 +64,14 @@ def run_task(
             keep_weights=keep_weights,
             workers=workers,
         )
+
+
+def _place(spec: TaskSpec, data_dir: str) -> TaskSpec:
+    """Return the task with its images in a folder; UserError where they are not there."""
+    (placed,) = place_tasks([spec], data_dir)
+    if placed.problem:
+        raise UserError(placed.problem)
+    return placed.spec
 
 
 def _only_protocol(spec: TaskSpec) -> str:

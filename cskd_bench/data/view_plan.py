@@ -25,7 +25,7 @@ class ViewPlan:
     def of(cls, recipe: Recipe, images: int, seed: int) -> "ViewPlan":
         """Make the plan of a recipe; UserError if one batch is more than an epoch."""
         if images < recipe.batch_size:
-            raise UserError(f"batch_size {recipe.batch_size} is larger than the {images} training images")
+            raise UserError(f"batch_size {recipe.batch_size} is larger than the {images} training images; lower it")
         return cls(images, recipe.batch_size, recipe.augment.repeats, recipe.epochs, seed)
 
     @property

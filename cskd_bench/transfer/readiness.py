@@ -9,6 +9,7 @@ from cskd_bench.device import default_device
 from cskd_bench.engine.distributed import Ranks
 from cskd_bench.errors import AgreedError, UserError
 from cskd_bench.task import TaskSpec
+from cskd_bench.transfer.checks import check_batch
 from cskd_bench.transfer.placing import Placed
 from cskd_bench.transfer.protocols import procedure
 from cskd_bench.transfer.run import expand, look_at_data
@@ -31,9 +32,10 @@ def look_ahead(placed: Sequence[Placed], protocols: Sequence[str], seeds: Sequen
     asked = [expand([one.spec], protocols, seeds) for one in placed]
     alone = sum(map(len, asked)) == 1
     for one, its_cells in zip(placed, asked, strict=True):
-        seen: dict[tuple[type, bool, bool], str] = {}
+        seen: dict[tuple[type, bool, str], str] = {}
         for cell in its_cells:
-            kind = procedure(one.spec, cell[1]).cell, fine_tunes(one.spec, cell[1]), cell[1] == "kshot"
+            own = cell[1] if cell[1] in ("kshot", "finetune") else ""  # they ask more of the images than others do
+            kind = procedure(one.spec, cell[1]).cell, fine_tunes(one.spec, cell[1]), own
             if kind not in seen:
                 seen[kind] = one.problem or ("" if alone else why_unready(one.spec, cell[1]))
             if seen[kind]:
@@ -64,6 +66,7 @@ def why_unready(spec: TaskSpec, protocol: str) -> str:
     """Return the sentence of what is wrong with the images that a protocol reads, or its teacher; empty if nothing."""
     try:
         look_at_data(spec.model_copy(update={"protocols": (protocol,)}))
+        check_batch(spec, protocol)
         look_at_teacher(spec, protocol)
     except UserError as error:
         return str(error)

@@ -1,4 +1,4 @@
-"""`cskd-bench records`: verify or list a records folder, or run a record's cell again and compare."""
+"""`cskd-bench records`: verify a records folder or list its files, or run a record's cell again and compare."""
 
 import argparse
 import shlex
@@ -14,7 +14,7 @@ from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, data_root
 
 def add(verbs: Verbs) -> None:
     """Describe the verb."""
-    verb = verbs.add_parser("records", help="verify or list a folder of records, or repeat a recorded run")
+    verb = verbs.add_parser("records", help="verify a folder of records, write its manifest, or repeat a recorded run")
     actions = verb.add_subparsers(title="actions", required=True, metavar="ACTION")
     verify = actions.add_parser(
         "verify", help="name every problem of a folder of records; exit code 1 where there is one"

@@ -106,6 +106,10 @@ def _look(spec: "TaskSpec", options: argparse.Namespace) -> str:
     here = options.name is not None and spec.data.root and data_path(spec.data.root).exists()
     if not (options.data_dir or options.download or here):
         return ""
+    from cskd_bench.transfer.checks import check_batch
     from cskd_bench.transfer.run import look_at_data
 
-    return f", {look_at_data(spec)}"
+    said = look_at_data(spec)
+    for protocol in spec.protocols:
+        check_batch(spec, protocol)
+    return f", {said}"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from cskd_bench import run_task
 from cskd_bench.cli import main
 from cskd_bench.errors import Interrupted, UserError
 from cskd_bench.record import read_records
@@ -311,3 +312,25 @@ def test_draws_are_nested_and_an_even_one_has_all_classes_alike():
         assert (held >= np.minimum(fair, [40, 10, 3, 25])).all() and (held[:2].max() - fair <= 1 or count > 20)
     assert set(plain_draw(78, 7)) < set(plain_draw(78, 20)) and len(plain_draw(78, 100)) == 78
     assert len(set(labels[even_draw(labels, 2)])) == 2
+
+
+def test_a_batch_larger_than_the_training_images_stops_fine_tuning_alone(verb, tmp_path, capsys):
+    """The other protocols run, and `tasks validate` says it before anything is trained."""
+    words = ["--protocol", "finetune,knn", "--set", "finetune.batch_size=49"]
+    assert verb(*words, "--json") == 1
+    tuned, probed = cells(capsys)
+    sentence = "task squares: finetune.batch_size 49 is larger than the 48 training images; lower it"
+    assert (tuned["status"], tuned["reason"], probed["status"]) == ("not ready", sentence, "done")
+    with (tmp_path / "squares.toml").open("a") as file:
+        file.write("[finetune]\nbatch_size = 49\n")
+    assert main(["tasks", "validate", "squares.toml"]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_python_names_a_folder_of_images_as_the_verb_does(verb, tmp_path, squares, weights):
+    """`nowhere.toml` has a root that is not there."""
+    asked = {"protocol": "knn", "model": MODEL, "results": "results", "work": "work", "workers": 0}
+    record = run_task("nowhere.toml", weights, data_dir=squares, **asked)
+    assert [kept.id for kept in records(tmp_path)] == [record.id]
+    with pytest.raises(UserError, match="squares2"):
+        run_task("nowhere.toml", weights, data_dir=f"{squares}2", **asked)
