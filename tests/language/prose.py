@@ -1,6 +1,7 @@
 """The product's English, as sentences: of Markdown, of help texts, and of messages in the code."""
 
 import ast
+import html
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 # A full stop, and the next sentence begins with a capital, code, a number, a quotation mark or a bracket.
-END: Final = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"')\]]))\s+(?=[\"'(\[]*(?:[A-Z0-9`¤]|cskd|timm|torch))")
+END: Final = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"')\]]))\s+(?=[\"'(\[]*(?:[A-Z0-9`¤↑△○]|\?:|cskd|timm|torch))")
 NOT_ENDS: Final = re.compile(r"\b(e\.g|i\.e|vs|al|Fig|Eq|eq|No|cf|etc|approx|St)\.$")
 CODE: Final = "¤"  # stands for inline code, a formula or a value: one word
 WORD: Final = re.compile(r"[\w¤]")
@@ -75,6 +76,13 @@ def read_texts(text: str, where: str) -> Iterator[Sentence]:
     """Yield the sentences of plain text, such as a verb's help: paragraphs are parted by empty lines."""
     for paragraph in re.split(r"\n\s*\n", text):
         yield from split_sentences(paragraph, where)
+
+
+def read_page(page: str) -> Iterator[Sentence]:
+    """Yield the sentences of an HTML page outside of its tables, figures and scripts."""
+    text = re.sub(r"<(script|style|svg|table)\b.*?</\1>", "", page, flags=re.DOTALL)
+    text = re.sub(r"</(p|li|h\d|summary|figcaption|div|section|button|label|span)>", "\n\n", text)
+    yield from read_texts(html.unescape(re.sub(r"<[^>]+>", "", text)), "page")
 
 
 def _constant_text(node: ast.expr) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import cskd_bench
-from language.prose import read_markdown, read_messages, read_texts, split_sentences
+from cskd_bench import build_report
+from language.prose import read_markdown, read_messages, read_page, read_texts, split_sentences
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = Path(cskd_bench.__file__).parent
@@ -46,6 +47,13 @@ def test_messages_are_plain():
 def test_help_texts_are_plain(help_texts):
     sentences = [s for verb, text in help_texts.items() for s in read_texts(text, verb)]
     assert len(sentences) > 150
+    assert name_faults(sentences) == []
+
+
+def test_the_report_is_plain(tmp_path):
+    page = build_report(ROOT / "results", tmp_path, formats=["html"]).files["html"].read_text(encoding="utf-8")
+    sentences = list(read_page(page))
+    assert len(sentences) > 80
     assert name_faults(sentences) == []
 
 
