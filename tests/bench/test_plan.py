@@ -89,7 +89,7 @@ def test_all_methods_of_a_seed_come_before_the_next_seed():
 
 
 SHIPPED = {  # pretrainings, the teacher's among them, and transfers
-    "quickstart": (1 + 8, 24),
+    "quickstart": (1 + 20, 60),
     "quickstart_detection": (1 + 4, 4),
     "paper": (45, 180),
     "evidence_cpu": (15, 120),

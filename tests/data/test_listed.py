@@ -38,7 +38,7 @@ def test_cub200_is_read_by_its_own_lists(tmp_path):
     with pytest.raises(UserError, match="no split 'val'; there are train and test"):
         open_one("cub200", tmp_path, "val", 2)
     (tmp_path / "image_class_labels.txt").write_text("1 2\n")
-    with pytest.raises(UserError, match="do not list the same images"):
+    with pytest.raises(UserError, match="do not name the same images"):
         open_one("cub200", tmp_path, "train", 2)
     (tmp_path / "images.txt").unlink()
     with pytest.raises(UserError, match=r"images\.txt: cannot be read"):
