@@ -13,7 +13,7 @@ from language.prose import read_markdown, read_messages, read_page, read_texts, 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = Path(cskd_bench.__file__).parent
 WORDS = tomllib.loads((Path(__file__).parent / "private_words.toml").read_text(encoding="utf-8"))
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 MOST_WORDS = 35  # of one sentence
 MEAN_WORDS = 18  # of a page's sentences
 
