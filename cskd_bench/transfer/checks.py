@@ -27,8 +27,7 @@ def check_whole(spec: TaskSpec, split: str, source: Source) -> None:
 
 def check_batch(spec: TaskSpec, protocol: str) -> None:
     """UserError where fine-tuning's batch is larger than its training images; `lowlabel` makes its own smaller."""
-    images = len(open_split(spec.data, spec.data.train)) if protocol == "finetune" else spec.finetune.batch_size
-    if spec.finetune.batch_size > images:
+    if protocol == "finetune" and spec.finetune.batch_size > (images := len(open_split(spec.data, spec.data.train))):
         raise UserError(
             f"task {spec.name}: finetune.batch_size {spec.finetune.batch_size} is larger than the {images} training "
             "images; lower it"

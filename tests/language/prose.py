@@ -62,14 +62,15 @@ def read_markdown(path: Path, root: Path) -> tuple[list[Sentence], list[Sentence
 
 
 def read_messages(package: Path) -> Iterator[Sentence]:
-    """Yield the sentences of all messages for users: the text that an error's class is called with."""
+    """Yield the sentences of all messages for users: what errors, requests to stop and findings of `doctor` say."""
     for file in sorted(package.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call) or not node.args:
                 continue
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if name.endswith("Error") and (text := _constant_text(node.args[0])):
-                yield from split_sentences(text, f"{file.relative_to(package.parent)}:{node.lineno}")
+            if name.endswith("Error") or name in ("Interrupted", "Finding"):
+                for text in map(_constant_text, node.args):
+                    yield from split_sentences(text, f"{file.relative_to(package.parent)}:{node.lineno}")
 
 
 def read_texts(text: str, where: str) -> Iterator[Sentence]:
