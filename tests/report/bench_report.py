@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # and tests/, for helpers
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from helpers.browser import browser, find_browser
 from report_synthetic import make_curve, make_record
 

@@ -1,7 +1,10 @@
 """Every command that a page shows is one that the program understands, with files that are there."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,3 +83,20 @@ def test_commands_are_found_in_blocks_and_in_text():
     block = "```bash\nA=1 cskd-bench a b \\\n    --c d  # why\ntorchrun -m cskd_bench.cli e f && x\n```\n"
     text = f"```python\nx\n```\n\n{block}\nAnd `cskd-bench g\nh`."
     assert list(read_commands(text)) == [["a", "b", "--c", "d"], ["e", "f"], ["g", "h"]]
+
+
+@pytest.mark.gate
+def test_scripts_that_a_page_runs_start_by_themselves():
+    """Outside of pytest, which would find their helpers for them."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    named = sorted(set(re.findall(r"python ((?:tests|support|examples)/[\w./]+\.py)", text)))
+    scripts = [ROOT / name for name in named if "argparse" in (ROOT / name).read_text(encoding="utf-8")]
+    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    broken = {}
+    for script in scripts:
+        done = subprocess.run(
+            [sys.executable, script, "--help"], env=alone, cwd=ROOT, text=True, capture_output=True, check=False
+        )
+        if done.returncode:
+            broken[script.name] = done.stderr[-300:]
+    assert "take_pictures.py" in [script.name for script in scripts] and broken == {}
