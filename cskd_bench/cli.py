@@ -12,6 +12,7 @@ from cskd_bench import __version__
 from cskd_bench.errors import UserError
 from cskd_bench.names import on_one_line
 from cskd_bench.verbs import (
+    advise,
     bank,
     bench,
     configs,
@@ -92,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
         quickstart,
         pretrain,
         bank,
+        advise,
         transfer,
         bench,
         report,

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from cskd_bench.errors import Interrupted
+from cskd_bench.errors import Interrupted, UserError
 from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, add_method, asked_config, is_count, positive
 
 
@@ -33,6 +33,7 @@ def add(verbs: Verbs) -> None:
     add_method(agreement)
     agreement.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. seed=2")
     agreement.add_argument("--data-dir", help="the data set's folder (sets data.root)")
+    agreement.add_argument("--output", type=Path, help="a new file to keep them in, e.g. results/teachers/a.json")
     agreement.set_defaults(run=_agreement)
     flips = actions.add_parser("flips", help="what each teacher.precision changes in labels and in speed, here")
     flips.add_argument("config", type=Path, help="the run's TOML, whose teacher and views are measured")
@@ -97,12 +98,16 @@ def _info(options: argparse.Namespace) -> int:
 
 def _agreement(options: argparse.Namespace) -> int:
     import json
-    from dataclasses import asdict
 
-    from cskd_bench.bank.agreement import label_agreement
+    from cskd_bench.advice.teacher import measure_teacher
 
     config = asked_config(options)
-    print(json.dumps(asdict(label_agreement(options.bank, config)), indent=1))
+    if options.output is not None and options.output.exists():
+        raise UserError(f"{options.output}: exists already; measurements are not overwritten, name a new file")
+    measured = measure_teacher(options.bank, config)
+    if options.output is not None:
+        measured.write(options.output)
+    print(json.dumps(measured.model_dump(include={"views", "global_top1", "local_top1", "local_is_global"}), indent=1))
     return 0
 
 

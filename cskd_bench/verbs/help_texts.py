@@ -34,6 +34,7 @@ VARIABLES_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "quickstart": ("CSKD_BENCH_DEVICE", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"),
     "pretrain": (*_WORK, *_FETCH),
     "bank": (*_WORK, *_FETCH),
+    "advise": _DATA,
     "transfer": (*_WORK, *_FETCH),
     "bench": (*_WORK, *_FETCH, "RAY_ADDRESS"),
     "report": (),
@@ -63,6 +64,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "cskd-bench bank build configs/deit_tiny.toml --method cskd --output banks/regnet --epochs 0:10",
         "cskd-bench bank verify banks/regnet",
         "cskd-bench bank agreement banks/regnet configs/deit_tiny.toml --method cskd",
+    ),
+    "advise": (
+        "cskd-bench advise configs/imagenette64/quarter_100ep.toml",
+        "cskd-bench advise configs/imagenette64/quarter_100ep.toml --bank banks/look --json",
     ),
     "transfer": (
         "cskd-bench transfer --task cifar100,flowers102 --protocol linear,knn --seed 0,1,2 --checkpoint RUN",

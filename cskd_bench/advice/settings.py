@@ -1,0 +1,144 @@
+"""Settings in which CSKD and no teacher were both trained: what could have been known before, and what came out."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import TypeAdapter
+
+from cskd_bench.advice.gate import NO_TEACHER, Gate, gate_of
+from cskd_bench.report.compare import compare
+from cskd_bench.report.plans import read_plans
+from cskd_bench.report.selection import STUDIED, Method, TableStudent, pretrain_epochs, select
+from cskd_bench.report.tables import Comparison, Table
+from cskd_bench.report.teachers import Share, TeacherMeasure, read_teachers
+from cskd_bench.report.titles import titles
+from cskd_bench.schema import StrictModel
+
+SHIPPED: Final = Path(__file__).with_name("settings.json")
+
+Prediction = Literal["gain", "no gain", "unknown"]
+Direction = Literal["gain", "loss", "not shown"]
+Verdict = Literal["right", "wrong", "undecided"]
+
+
+class TeacherStrength(StrictModel):
+    """How often labels name the class of the view's image, of views and of positions; shares from 0 to 1."""
+
+    global_top1: Share
+    local_top1: Share
+
+
+class MeasuredSetting(StrictModel):
+    """One setting with CSKD − no teacher, paired by seed; shares, and a 95 % interval for this difference alone."""
+
+    results: str  # the folder with its records and leaderboard
+    title: str  # as in that leaderboard
+    student: str
+    pretrain_data: str
+    pretrain_recipe: str
+    epochs: int
+    teacher: str
+    gate: Gate
+    strength: TeacherStrength | None
+    difference: float
+    interval: tuple[float, float] | None
+    seeds: int
+    kept_out: bool  # nothing of it went into the rule
+
+    @property
+    def outcome(self) -> Direction:
+        """What the interval says."""
+        if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
+            return "not shown"
+        return "gain" if self.interval[0] > 0 else "loss"
+
+    @property
+    def expected(self) -> Prediction:
+        """What the rule says, from the gate and the teacher's strength alone."""
+        return expect(self.gate, self.strength)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the outcome bears the rule out; an interval that includes zero decides nothing."""
+        if self.expected == "unknown" or self.outcome == "not shown":
+            return "undecided"
+        return "right" if (self.expected == "gain") == (self.outcome == "gain") else "wrong"
+
+
+def expect(gate: Gate, strength: TeacherStrength | None) -> Prediction:
+    """Apply the rule: a gain needs an open gate, and a teacher that beats the student without one.
+
+    The teacher's share is counted on training views, the student's on validation images.
+    """
+    stronger = None if strength is None or gate.validation is None else strength.global_top1 > gate.validation
+    if gate.is_open is False or stronger is False:
+        return "no gain"
+    return "gain" if gate.is_open and stronger else "unknown"
+
+
+def read_settings(results: Path, *, include_dirty: bool = False, kept_out: bool = False) -> list[MeasuredSetting]:
+    """Return every setting of a results folder in which CSKD and no teacher share a seed, in the order of its tables.
+
+    UserError if there are no records.
+    """
+    records = results / "records"
+    comparison = compare(records, select(records, include_dirty=include_dirty), read_plans(results))
+    return list(_settings(comparison, read_teachers(results), results.as_posix(), kept_out))
+
+
+def shipped_settings() -> list[MeasuredSetting]:
+    """Return the settings of this repository's results, as `python tests/advice/test_settings.py` wrote them."""
+    return TypeAdapter(list[MeasuredSetting]).validate_json(SHIPPED.read_bytes())
+
+
+def find_table(comparison: Comparison, student: TableStudent) -> Table | None:
+    """Return the pretraining table of a student and recipe."""
+    found = (table for table in comparison.tables if table.group == "pretraining" and table.student == student)
+    return next(found, None)
+
+
+def find_strength(measures: Sequence[TeacherMeasure], student: TableStudent, teacher: str) -> TeacherStrength | None:
+    """Average what was counted of a teacher on a recipe's views; of another recipe's on the same data if need be."""
+    same = [one for one in measures if one.is_of(student.pretrain_data, teacher)]
+    exact = [one for one in same if one.pretrain_recipe == student.pretrain_recipe]
+    used = exact or same
+    if not used:
+        return None
+    views = sum(one.views for one in used)
+    return TeacherStrength(
+        global_top1=sum(one.views * one.global_top1 for one in used) / views,
+        local_top1=sum(one.views * one.local_top1 for one in used) / views,
+    )
+
+
+def _settings(
+    comparison: Comparison, measures: Sequence[TeacherMeasure], results: str, kept_out: bool
+) -> Iterator[MeasuredSetting]:
+    for table, title in zip(comparison.tables, titles(comparison.tables), strict=True):
+        if table.group != "pretraining":
+            continue
+        for (method, _), cell in table.cells.items():
+            plain = [item for item in cell.differences if item.baseline.label == NO_TEACHER]
+            if method.label != STUDIED or cell.setting.weights == "ema" or not plain:
+                continue
+            yield MeasuredSetting(
+                results=results,
+                title=title,
+                student=table.student.model,
+                pretrain_data=table.student.pretrain_data,
+                pretrain_recipe=table.student.pretrain_recipe,
+                epochs=pretrain_epochs(cell.records[0]),
+                teacher=_without_hash(method),
+                gate=gate_of(table),
+                strength=find_strength(measures, table.student, method.teacher),
+                difference=plain[0].mean,
+                interval=plain[0].interval,
+                seeds=plain[0].seeds,
+                kept_out=kept_out,
+            )
+
+
+def _without_hash(method: Method) -> str:
+    name, _, set_up = method.teacher.partition(" ")
+    return f"{name.partition('@')[0]} {set_up}".strip()

@@ -1,0 +1,69 @@
+"""How strong teachers are on the views of runs: the files that `bank agreement --output` leaves in RESULTS/teachers."""
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import Field, PositiveInt, ValidationError
+
+from cskd_bench.errors import UserError
+from cskd_bench.files import write_file
+from cskd_bench.record import CodeRef
+from cskd_bench.schema import StrictModel
+
+TEACHERS: Final = "teachers"  # in a results folder
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class TeacherMeasure(StrictModel):
+    """What `bank agreement` counted on the views of one seed, and where it comes from; shares from 0 to 1.
+
+    `student`, `pretrain_data` and `pretrain_recipe` are those of the run's records. `teacher` is its name with
+    resolution and stride.
+    """
+
+    schema_version: int = 1
+    student: str
+    pretrain_data: str
+    pretrain_recipe: str
+    seed: int
+    teacher: str
+    weights: str  # 12 hex digits of the hash of its file, or "timm"
+    grid: tuple[PositiveInt, PositiveInt]
+    views: PositiveInt
+    global_top1: Share
+    local_top1: Share
+    local_is_global: Share
+    command: str
+    created: str  # UTC
+    code: CodeRef
+    versions: dict[str, str]  # of the libraries that labelled
+
+    def write(self, path: Path) -> None:
+        """Keep the measurement in a new file; UserError where there is one already."""
+        content = (json.dumps(self.model_dump(mode="json"), indent=1) + "\n").encode()
+        try:
+            write_file(path, content, replace=False)
+        except FileExistsError:
+            raise UserError(f"{path}: exists already; measurements are not overwritten, name a new file") from None
+
+    def is_of(self, pretrain_data: str, teacher: str) -> bool:
+        """Say whether these are labels of that teacher for that data; a hash in the teacher's name is ignored."""
+        return (self.pretrain_data, self.teacher) == (pretrain_data, re.sub(r"@\S+", "", teacher))
+
+
+def read_teachers(results: Path) -> list[TeacherMeasure]:
+    """Read every measurement of a results folder in name order; UserError names a file that is none."""
+    return [_read(path) for path in sorted((results / TEACHERS).glob("*.json"))]
+
+
+def _read(path: Path) -> TeacherMeasure:
+    try:
+        return TeacherMeasure.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: not written by `bank agreement --output`: {key}: {first['msg']}") from error

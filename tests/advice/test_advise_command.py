@@ -1,0 +1,102 @@
+"""`cskd-bench advise`: what it says before anything was run, along the way, and at the end."""
+
+import json
+import shlex
+import shutil
+
+import pytest
+import tomlkit
+from helpers.tiny import PLAIN_VIEWS, save_model, teacher, tiny_run
+from report_synthetic import make_record
+
+from cskd_bench.cli import build_parser, main
+from cskd_bench.config import load_config
+from cskd_bench.record import write_record
+
+
+@pytest.fixture
+def run_file(tmp_path, colour_squares, monkeypatch):
+    """A CSKD run of three colours with unmixed views and a random teacher, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    changes = {"name": "squares", "data.root": str(colour_squares), **PLAIN_VIEWS}
+    weights = save_model(tmp_path / "teacher.safetensors", num_classes=3)
+    (tmp_path / "run.toml").write_text(tomlkit.dumps(tiny_run(changes | teacher(weights))))
+    return tmp_path / "run.toml"
+
+
+def ask(capsys, *words):
+    assert main(["advise", "run.toml", "--results", "mine", *words]) == 0
+    return capsys.readouterr().out
+
+
+def add_record(run_file, label, seed, value, training, **changes):
+    config = load_config(run_file, [], "cskd")
+    same = {"model": config.model_name, "pretrain_data": config.data_name, "task": config.data_name}
+    same |= {"pretrain_recipe": config.recipe_fingerprint(), "recipe": config.recipe_fingerprint()}
+    made = make_record(protocol="pretrain", label=label, seed=seed, value=value, **same | changes)
+    made = made.model_copy(update={"metrics": {"top1": value, "train_top1": training}})
+    write_record(run_file.parent / "mine" / "records", made)
+
+
+def commands(said):
+    return [line.strip() for line in said.splitlines() if line.startswith("  cskd-bench")]
+
+
+def test_before_anything_was_run_it_prints_commands_that_can_be_typed(run_file, capsys):
+    said = ask(capsys)
+    assert "not measured on these views" in said and "No run without a teacher is recorded." in said
+    assert "Not known yet. Run the commands below first." in said
+    found = commands(said)
+    assert [words.split()[1] for words in found] == ["bank", "advise", "pretrain", "pretrain"]
+    for words in found:
+        build_parser().parse_args(shlex.split(words)[1:])
+
+
+def test_a_bank_and_records_make_the_answer_known(run_file, capsys):
+    assert main(["bank", "build", "run.toml", "--method", "cskd", "--epochs", "0:1", "--output", "look"]) == 0
+    for seed in (0, 1):
+        add_record(run_file, "supervised", seed, 0.05, 0.3)
+    capsys.readouterr()
+    said = ask(capsys, "--bank", "look")
+    assert "Gate: open. Without a teacher: 5.0 % on validation images, 30.0 % on training images, 25.0 points" in said
+    assert "here: not run." in said and "Try CSKD, with several seeds." in said
+    assert any("--method cskd" in words for words in commands(said))
+
+    add_record(run_file, "cskd", 0, 0.07, 0.2, teacher="test_byobnet@0123456789ab at 64 px")
+    told = json.loads(ask(capsys, "--bank", "look", "--json"))
+    assert told["gate"]["gap"] == pytest.approx(0.25) and told["gate"]["open"] is True
+    assert told["expected"] == "gain" and told["here"]["difference"] == pytest.approx(0.02)
+    assert told["strength"]["global_top1"] > 0.05
+
+
+def test_a_kept_measurement_of_the_teacher_stands_in_for_the_bank(run_file, capsys):
+    assert main(["bank", "build", "run.toml", "--method", "cskd", "--epochs", "0:1", "--output", "look"]) == 0
+    kept = "mine/teachers/one.json"
+    assert main(["bank", "agreement", "look", "run.toml", "--output", kept]) == 0
+    counted = json.loads(capsys.readouterr().out.partition("{")[2].join(["{", ""]))
+    shutil.rmtree("look")
+    add_record(run_file, "supervised", 0, 0.5, 0.55)
+    told = json.loads(ask(capsys, "--json"))
+    assert told["strength"] == {key: pytest.approx(counted[key]) for key in ("global_top1", "local_top1")}
+    assert told["gate"]["open"] is False and told["expected"] == "no gain"
+    assert main(["bank", "agreement", "look", "run.toml", "--output", kept]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_a_mixing_recipe_asks_for_a_bank_without_mixing(run_file, capsys):
+    mixing = ["--set", "recipe.augment.mixup=0.8"]
+    said = ask(capsys, *mixing)
+    build = next(words for words in commands(said) if words.startswith("cskd-bench bank build"))
+    assert "recipe.augment.mixup=0 --set recipe.augment.cutmix=0" in build
+    assert main(shlex.split(build)[1:]) == 0
+    ask(capsys, *mixing, "--bank", "banks/look")
+    other = ["--set", "seed=3"]
+    assert main(["advise", "run.toml", "--results", "mine", *mixing, *other, "--bank", "banks/look"]) == 2
+    assert "views.seed: bank has 0, run has 3" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_measurement_is_named(run_file, capsys):
+    (run_file.parent / "mine/teachers").mkdir(parents=True)
+    (run_file.parent / "mine/teachers/one.json").write_text('{"views": 0}')
+    assert main(["advise", "run.toml", "--results", "mine"]) == 2
+    assert "one.json: not written by `bank agreement --output`" in capsys.readouterr().err
