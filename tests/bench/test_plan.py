@@ -104,6 +104,7 @@ SHIPPED = {  # pretrainings, the teacher's among them, and transfers
     "evidence_cpu_width": (9, 0),
     "evidence_small_data": (36, 72),
     "evidence_small_data_gate": (2, 0),
+    "evidence_kept_out": (37, 0),
     "methods": (1 + 26, 26),
 }
 
