@@ -65,6 +65,17 @@ class Costs:
             self._expected[cell.name] = self._estimate(cell)
         return self._expected[cell.name]
 
+    def longest(self, cell: BenchCell) -> float | None:
+        """Return the seconds that a cell takes if it takes as long as the longest finished one like it; None: unknown.
+
+        Those of this bench are asked first, else records of the same recipe, whose seconds leave out its start.
+        """
+        here = self._here[self._likeness(cell)]
+        recipe = self.config(cell).recipe_fingerprint() if isinstance(cell, PretrainCell) else ""
+        records = [] if here else self.alike(cell)
+        took = here or [record.cost.seconds for record in records if not recipe or record.recipe == recipe]
+        return self.left(cell) * max(took) if took else None
+
     def alike(self, cell: BenchCell) -> list[Record]:
         """Return the finished records of a cell's kind, student and method."""
         banked = cell.name in self._banked

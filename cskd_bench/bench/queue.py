@@ -12,6 +12,7 @@ ATTEMPTS: Final = 2  # that got no further, within one run of the bench; the nex
 STOPS: Final = 10  # of one cell that got no further, by whoever else stops processes here
 QUICK: Final = 20.0  # seconds within which a failure says more of the machine than of its cell
 LONGEST_PAUSE: Final = 300.0
+MARGIN: Final = 1.1  # times what the longest like cell took, that must be left of a bench's time
 _NO_SPACE: Final = ("No space left", "Disk quota exceeded")
 
 
@@ -39,6 +40,26 @@ class Pause:
     def is_over(self) -> bool:
         """Whether cells may start."""
         return self._clock() >= self._until
+
+
+class Deadline:
+    """Keeps a bench from starting cells that would not finish by a time, as `clock` tells it; None: there is none.
+
+    `longest` says what the longest finished cell like another took, in seconds; one of which that is not known may
+    start as long as any time is left.
+    """
+
+    def __init__(
+        self, until: float | None, longest: Callable[[BenchCell], float | None], clock: Callable[[], float]
+    ) -> None:
+        self._until, self._longest, self._clock = until, longest, clock
+
+    def allows(self, cell: BenchCell) -> bool:
+        """Whether a cell that starts now would finish in time, as far as finished ones tell."""
+        if self._until is None:
+            return True
+        left = self._until - self._clock()
+        return left > 0 and MARGIN * (self._longest(cell) or 0.0) <= left
 
 
 class Queue:
@@ -92,13 +113,13 @@ class Queue:
         is_taught = cell is not self._teacher and cell.config.method.needs_teacher
         return self._teacher.name if self._teacher and is_taught else ""
 
-    def next(self) -> BenchCell | None:
+    def next(self, allowed: Callable[[BenchCell], bool] = lambda cell: True) -> BenchCell | None:
         """Return the cell to start next: the teacher, then transfers, so that whole columns fill early.
 
-        What failed comes after what has not been tried; what is to go first goes before all others.
+        What failed comes after what has not been tried; what is to go first goes before all others. None where no
+        cell that may start is `allowed`.
         """
-        order = sorted(self.ready, key=self._rank)
-        return order[0] if order else None
+        return min(filter(allowed, self.ready), key=self._rank, default=None)
 
     def _rank(self, cell: BenchCell) -> tuple[bool, bool, bool, bool]:
         failed = cell.name in self._attempts

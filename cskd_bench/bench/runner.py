@@ -16,7 +16,7 @@ from cskd_bench.bench.costs import Costs
 from cskd_bench.bench.executor import Executor
 from cskd_bench.bench.ledger import Ledger
 from cskd_bench.bench.plan import BenchCell, Cells
-from cskd_bench.bench.queue import Pause, Queue
+from cskd_bench.bench.queue import Deadline, Pause, Queue
 from cskd_bench.bench.resources import Resources
 from cskd_bench.bench.state import Found, how_far, write_failures
 from cskd_bench.bench.status import BenchStatus
@@ -29,9 +29,10 @@ from cskd_bench.stopping import hang_up, leave_terminal
 
 @dataclass
 class BenchResult:
-    """What became of a plan."""
+    """What became of a plan; `left` cells were not started, as the bench's time would not have been enough."""
 
     done: int = 0
+    left: int = 0
     failures: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
 
@@ -55,11 +56,13 @@ def run_plan(
     only: Collection[str] | None = None,
     first: Collection[str] = (),
     plan: str = "plan",
+    until: float | None = None,
 ) -> BenchResult:
     """Run a whole plan, or what is asked for of it; SIGINT and SIGTERM stop it, and nothing else does.
 
     With a folder of `banks`, each view is labelled once for all methods; banks are built as they are needed. Under the
-    name `plan` the bench can be looked at.
+    name `plan` the bench can be looked at. `until`, in seconds of time.monotonic(): no cell starts that would not be
+    finished by then.
     """
     found = Found(places)
     queue = Queue(cells, found, only, first)
@@ -69,7 +72,8 @@ def run_plan(
         console, places, left=queue.left, done=len(queue.finished), costs=costs, parallel=share.parallel
     )
     ledger = Ledger(queue, costs, places)
-    return _Bench(cells, places, executor, share, queue, status, bank_of, ledger, Watched(places.runs, plan)).run()
+    deadline, watched = Deadline(until, costs.longest, time.monotonic), Watched(places.runs, plan)
+    return _Bench(cells, places, executor, share, queue, status, bank_of, ledger, watched, deadline).run()
 
 
 def teacher_resources(own: Resources, share: Share, one_machine: bool) -> Resources:
@@ -96,6 +100,7 @@ class _Bench:
         bank_of: dict[str, BankUse],
         ledger: Ledger,
         watched: Watched,
+        deadline: Deadline,
     ) -> None:
         self._cells, self._places, self._executor, self._share = cells, places, executor, share
         self._queue, self._status, self._bank_of = queue, status, bank_of
@@ -103,7 +108,7 @@ class _Bench:
         self._failures: dict[str, dict[str, str]] = {}
         self._finished = set(queue.done)
         self._began: dict[str, float] = {}
-        self._pause, self._changed = Pause(), True
+        self._pause, self._deadline, self._changed = Pause(), deadline, True
         self._outcome = BenchResult(done=len(queue.finished))
 
     def run(self) -> BenchResult:
@@ -116,14 +121,15 @@ class _Bench:
             with _stops_like_ctrl_c(), self._status:
                 for cell in self._executor.adopt([self._job(cell) for cell in queue.ready]):
                     self._note_start(cell)
-                while queue.running or queue.ready:
+                while queue.running or queue.next(self._deadline.allows):
                     self._start_what_fits()
                     self._show("running", now=self._changed)  # once cells run: estimates may look at large data
                     self._changed = False
                     for cell, ended in self._executor.collect_ended():
                         self._account_for(cell, ended)
                     self._status.refresh()
-            self._show("failed" if self._failures else "done")
+            outcome.left = len(queue.wanted) - outcome.done - len(self._failures)
+            self._show("interrupted" if outcome.left else "failed" if self._failures else "done")
         except KeyboardInterrupt:
             outcome.interrupted = True
             self._executor.stop()
@@ -164,7 +170,7 @@ class _Bench:
     def _start_what_fits(self) -> None:
         queue = self._queue
         while len(queue.running) < self._share.parallel and self._pause.is_over():
-            cell = queue.next()
+            cell = queue.next(self._deadline.allows)
             if cell is None or not self._may_start(cell):
                 return
             self._executor.start(self._job(cell))

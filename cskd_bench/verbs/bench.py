@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,7 +13,7 @@ from cskd_bench.verbs.common import EXIT_INTERRUPTED, Verbs, add_places, positiv
 if TYPE_CHECKING:
     from cskd_bench.bench.executor import Executor
     from cskd_bench.bench.plan import Cells
-    from cskd_bench.bench.runner import Share
+    from cskd_bench.bench.runner import BenchResult, Share
 
 STATUS: Final = "status"  # instead of a plan; a file of that name is ./status
 
@@ -38,6 +39,12 @@ def add(verbs: Verbs) -> None:
         ("--first", "PATTERN", "run cells whose names match, and what they need, before the others"),
     ):
         verb.add_argument(option, action="append", default=[], metavar=metavar, help=text)
+    verb.add_argument(
+        "--within",
+        type=share,
+        metavar="MINUTES",
+        help="start no cell that would take longer than is left of them, by finished ones like it (exit code 75)",
+    )
     verb.add_argument("--executor", choices=("local", "ray", "slurm"), default="local", help="default: local")
     verb.add_argument("--parallel", type=positive, default=1, help="cells at a time (default: 1)")
     verb.add_argument("--threads", type=whole, help="CPU threads per cell (default: the cores, shared)")
@@ -84,6 +91,7 @@ def _show_contrasts(registered: Path) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    began = time.monotonic()  # before torch is loaded
     from rich.console import Console
 
     if options.plan == STATUS:
@@ -135,9 +143,22 @@ def _run(options: argparse.Namespace) -> int:
         only=asked,
         first=first,
         plan=file.stem,
+        until=None if options.within is None else began + 60 * options.within,
     )
+    return _end(outcome, options.within)
+
+
+def _end(outcome: "BenchResult", minutes: float | None) -> int:
+    """Say why cells are left, where some are, and return the exit code."""
     if outcome.interrupted:
         print("cskd-bench: interrupted; the same command continues from here", file=sys.stderr)
+    elif outcome.left:
+        print(
+            f"cskd-bench: {outcome.left} of the cells are left, as they would not finish within {minutes:g} minutes; "
+            "the same command continues from here",
+            file=sys.stderr,
+        )
+    if outcome.interrupted or outcome.left:
         return EXIT_INTERRUPTED
     return 1 if outcome.failures else 0
 

@@ -12,7 +12,10 @@ usage: run.sh [options] PART...     parts: tests, speed, plan; they run in the o
   --parallel N          cells of the plan at a time (default: 1)
   --threads N           CPU threads a cell (default: torch's own)
   --bank                label the plan's views once for all methods
+  --bench ARGUMENTS     further ones of `cskd-bench bench`, such as "--seeds 1 --methods supervised"
+  --whole-cells         start no cell that would take longer than is left, by finished ones like it
   --keep-runs           put the runs (weights, checkpoints) into plan.tar.gz, for a plan that is to go on elsewhere
+  --keep-run NAME       put this finished run alone into plan.tar.gz, such as the plan's teacher; may be repeated
   --tests ARGUMENTS     of pytest (default: the folders with tests that use a device)
   --speed ARGUMENTS     of `cskd-bench speed`; may be repeated (default: steps of three students, and the teacher)
   --tests-seconds N, --speed-seconds N, --plan-seconds N     limit of a part (default: 300, 300, 3000)
@@ -25,14 +28,15 @@ fail() { echo "run.sh: $*" >&2; exit 2; }
 
 here=$(cd "$(dirname "$0")" && pwd) start=$PWD
 began=$SECONDS
-output=gpu_out work="" plan="" parallel=1 threads=0 bank="" keep="" tests="" python=python3
+output=gpu_out work="" plan="" parallel=1 threads=0 bank="" bench="" whole="" keep="" tests="" python=python3
 tests_seconds=300 speed_seconds=300 plan_seconds=3000 total=""
-speeds=() parts=()
+speeds=() parts=() kept=()
 while [ $# -gt 0 ]; do
   case $1 in
     tests | speed | plan) parts+=("$1"); shift; continue ;;
     --bank) bank=1; shift; continue ;;
     --keep-runs) keep=1; shift; continue ;;
+    --whole-cells) whole=1; shift; continue ;;
     --help | -h) usage; exit 0 ;;
   esac
   [ $# -gt 1 ] || fail "$1: unknown, or without its value; --help lists parts and options"
@@ -45,6 +49,8 @@ while [ $# -gt 0 ]; do
     --plan) plan=$2 ;;
     --parallel) parallel=$2 ;;
     --threads) threads=$2 ;;
+    --bench) bench=$2 ;;
+    --keep-run) kept+=("$2") ;;
     --tests) tests=$2 ;;
     --speed) speeds+=("$2") ;;
     --tests-seconds) tests_seconds=$2 ;;
@@ -70,10 +76,16 @@ failed="" stopped="" signalled="" child=""
 on_signal() { signalled=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null; }
 trap on_signal TERM INT USR1
 
-bounded() { # bounded NAME END COMMAND...: a command that ends at END (in $SECONDS), with its words in NAME.log
-  local name=$1 left=$(($2 - SECONDS))
-  shift 2
+time_until() { # time_until END: the seconds until END (in $SECONDS), or until the whole job's end
+  local left=$(($1 - SECONDS))
   [ -z "$total" ] || [ $((began + total - SECONDS)) -ge $left ] || left=$((began + total - SECONDS))
+  echo $left
+}
+
+bounded() { # bounded NAME END COMMAND...: a command that ends at END (in $SECONDS), with its words in NAME.log
+  local name=$1 left
+  left=$(time_until "$2")
+  shift 2
   if [ -n "$signalled" ] || [ $left -le 0 ]; then
     stopped=1
     say "$name: not started, no time is left"
@@ -140,7 +152,8 @@ run_speed() {
 }
 
 run_plan() {
-  local file="" each kinds=(results)
+  local file="" each members=(results) words end=$((SECONDS + plan_seconds))
+  read -ra words <<<"$bench"  # patterns stay as they are
   [ -n "$plan" ] || { failed=1; say "plan: not run, --plan names none"; return; }
   for each in "$plan" "$code/$plan" "$here/plans/$plan"; do
     [ -n "$file" ] || [ ! -f "$each" ] || file=$(cd "$(dirname "$each")" && pwd)/$(basename "$each")
@@ -149,10 +162,15 @@ run_plan() {
   for each in results runs; do
     [ ! -d "$here/earlier/$each" ] || cp -Rn "$here/earlier/$each/." "$work/$each/"
   done
-  cd "$(dirname "$file")" && bounded plan $((SECONDS + plan_seconds)) "$python" -m cskd_bench.cli bench "$(basename "$file")" \
-    --parallel "$parallel" --threads "$threads" --runs "$work/runs" --results "$work/results" ${bank:+--bank "$work/banks"}
-  [ -z "$keep" ] || kinds+=(runs)
-  tar -C "$work" -czf "$output/plan.tar.gz" "${kinds[@]}"
+  [ -z "$whole" ] || words+=(--within "$(awk "BEGIN { print $(time_until $end) / 60 }")")
+  cd "$(dirname "$file")" && bounded plan $end "$python" -m cskd_bench.cli bench "$(basename "$file")" \
+    --parallel "$parallel" --threads "$threads" --runs "$work/runs" --results "$work/results" ${bank:+--bank "$work/banks"} \
+    "${words[@]}"
+  for each in "${kept[@]}"; do
+    [ ! -f "$work/runs/$each/run.json" ] || members+=("runs/$each")  # written last
+  done
+  [ -z "$keep" ] || members=(results runs)
+  tar -C "$work" -czf "$output/plan.tar.gz" "${members[@]}"
   say "plan: $(find "$work/results/records" -name '*.json' 2>/dev/null | wc -l) records are there, the earlier ones among them"
 }
 

@@ -60,8 +60,8 @@ class Records:
         return self._done
 
 
-def record(seconds, rate=0.0, model=""):
-    return SimpleNamespace(model=model, cost=SimpleNamespace(seconds=seconds, images_per_second=rate))
+def record(seconds, rate=0.0, model="", recipe=""):
+    return SimpleNamespace(model=model, recipe=recipe, cost=SimpleNamespace(seconds=seconds, images_per_second=rate))
 
 
 def costs_of(place, done=(), banked=(), **records):
@@ -136,6 +136,21 @@ def test_a_resumed_cell_tells_by_the_share_that_it_did(place):
     steps_of["deep_kd_s0"] = 12
     costs.note_finish(cells["deep_kd_s0"], 30.0)
     assert costs.expect(cells["deep_kd_s1"]) == Expected(40.0)
+
+
+def test_the_longest_like_a_cell_is_of_this_bench_else_of_records_of_its_recipe(place):
+    costs, cells = costs_of(place, steps={"deep_kd_s1": 3})
+    model, recipe = cells["deep_kd_s0"].config.model_name, cells["deep_kd_s0"].config.recipe_fingerprint()
+    records = [record(50.0, model=model, recipe=recipe), record(70.0, model=model, recipe=recipe)]
+    longer = record(900.0, model=model, recipe="longer")
+    like = {"pretrain": [*records, longer], "other knn": [record(2.0, model=model)]}
+    costs, cells = costs_of(place, alike=like, steps={"deep_kd_s1": 3})
+    assert costs.longest(cells["deep_kd_s0"]) == 70.0 and costs.longest(cells["other knn deep_kd_s0"]) == 2.0
+    assert costs.longest(cells["deep_kd_s1"]) == pytest.approx(70.0 * 9 / 12), "a quarter is done"
+    for seconds in (80.0, 40.0):
+        costs.note_finish(cells["deep_kd_s0"], seconds)
+    assert costs.longest(cells["deep_kd_s0"]) == 80.0
+    assert costs.longest(cells["shallow_kd_s0"]) is None, "what others took says nothing"
 
 
 def test_missing_data_ends_no_estimate(place):

@@ -7,10 +7,10 @@ from helpers.tiny import save_model, teacher, write_run
 
 from cskd_bench.bench.asked import Asked
 from cskd_bench.bench.plan import expand, load_plan
+from cskd_bench.bench.runner import BenchResult
 from cskd_bench.cli import main
 from cskd_bench.errors import UserError
 from cskd_bench.schema import shipped
-from cskd_bench.verbs import bench
 
 STUDENT = {"name": "tiny", "student.patch_size": 16, "student.depth": 1}
 PLAN = """
@@ -71,7 +71,7 @@ def test_a_part_registers_the_whole_plans_contrasts_and_is_what_runs(place, monk
 
     def run_plan(cells, *_, only, first, plan, **__):
         ran.update(only=only, first=first, plan=plan)
-        return bench.argparse.Namespace(interrupted=False, failures={})
+        return BenchResult()
 
     monkeypatch.setattr("cskd_bench.bench.runner.run_plan", run_plan)
     asked = {f"{what}tiny_supervised_s{seed}" for what in ("", "digits linear ", "digits knn ") for seed in (0, 1)}

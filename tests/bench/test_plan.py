@@ -102,6 +102,7 @@ SHIPPED = {  # pretrainings, the teacher's among them, and transfers
     "evidence_cpu_tin100_5ep": (15, 0),
     "evidence_cpu_weight": (6, 0),
     "evidence_cpu_width": (9, 0),
+    "evidence_gpu": (1 + 36, 0),
     "evidence_small_data": (36, 72),
     "evidence_small_data_gate": (2, 0),
     "evidence_kept_out": (37, 0),
