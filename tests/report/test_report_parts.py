@@ -136,13 +136,13 @@ def test_a_mark_that_cannot_be_followed_is_named_with_its_line(results, planned,
 
 def test_marks_stand_on_lines_of_their_own(results):
     """A page may show a mark as code, and a name of a record that is one ends no part."""
-    shown = "Write `<!-- cskd-bench report: scores -->` and `<!-- end of cskd-bench report -->`.\n"
+    shown = f"Write `<!-- cskd-bench report: scores -->`, then the end {END}\n"
     for seed in range(3):
         write_record(results / "one" / "records", make_record(label=EVIL, seed=seed, value=0.5 + 0.01 * seed))
     text = written(results, shown + "".join(map(part, PARTS)))
     assert text.startswith(shown)
     assert "<img" not in text and "\x1b" not in text
-    assert [line for line in text.splitlines() if "cskd-bench report -->" in line][1:] == [END] * len(PARTS)
+    assert [line for line in text.splitlines() if END in line][1:] == [END] * len(PARTS)
     assert written(results, text) == text
 
 
@@ -189,6 +189,7 @@ def test_tables_are_those_of_the_leaderboard_with_a_legend(results):
     assert "**Classification: vit\\_tiny, pretrained on mnist\\_5k" in knn and "Pretraining" not in knn
     (head,) = [line for line in knn.splitlines() if line.startswith("| paired difference")]
     assert head == "| paired difference | digits v1, kNN |"
+    assert [line.count("|") for line in knn.splitlines() if line.startswith("|")] == [3] * 5, "one column, three rows"
     assert "Holm family: 6 tests." in knn, "the family is that of the whole table"
 
 
