@@ -106,7 +106,8 @@ def _differences(comparison: Comparison, texts: Texts, plot: str) -> str:
 
 def _told_differences(heading: str, table: Table, names: list[str]) -> Iterator[str]:
     shown = difference_table(table, names)
-    legend = [words.PAIRED, OF_PLAN if f"| {PRIMARY} |" in shown else "", GATES[table.gate]]
+    of_plan = OF_PLAN if f"| {PRIMARY} |" in shown else ""
+    legend = [words.PAIRED, of_plan, GATES[table.gate], words.mixed_features(table.settings)]
     yield f"**{heading}.** {' '.join(filter(None, legend)) if shown else NO_DIFFERENCE}"
     if shown:
         yield shown
