@@ -20,8 +20,9 @@ from cskd_bench.report.data import csv_table, plain_json
 from cskd_bench.report.figure import figure
 from cskd_bench.report.forest import forest
 from cskd_bench.report.latex import latex
-from cskd_bench.report.markdown import excerpt, markdown, with_excerpt
+from cskd_bench.report.markdown import markdown
 from cskd_bench.report.page import page
+from cskd_bench.report.parts import refresh
 from cskd_bench.report.plans import read_plans
 from cskd_bench.report.processes import share
 from cskd_bench.report.published import Match, Published, match, read_published
@@ -68,15 +69,16 @@ def build_report(
     formats: Sequence[str] = FORMATS,
     include_dirty: bool = False,
     published: bool = True,
-    into: Path | None = None,
+    into: Sequence[Path] = (),
     processes: int = 1,
 ) -> Report:
     """Read `results`/records and published.toml, write the leaderboard in each format into `output`.
 
-    `terminal` writes nothing; call `Report.show`. `into`: a Markdown file whose part between two marks becomes the
-    primary contrasts and the tables that can be tested. A broken record is named in the report and left out.
+    `terminal` writes nothing; call `Report.show`. `into`: Markdown files whose parts between marks are
+    written again; see `parts.refresh`. A broken record is named in the report and left out.
     `processes`: how many forked ones may share the work, where there is much; see `compare`.
-    UserError: an unknown format, no records folder, an output folder that cannot be written, a file without marks.
+    UserError: an unknown format, no records folder, an output folder that cannot be written, a file without marks,
+    or with marks that cannot be read.
     """
     for name in formats:
         if name not in FORMATS:
@@ -90,8 +92,8 @@ def build_report(
             processes if comparison.records >= WORTH_SHARING else 1,
         )
     rendered = dict(zip(names, texts, strict=True))
-    if into is not None:
-        _write(into, _refreshed(into, comparison, output))
+    for path, text in _refreshed(into, results, comparison, output).items():
+        _write(path, text)
     files = {name: output / FILES[name] for name in rendered}
     for name, text in rendered.items():
         _write(files[name], text)
@@ -115,28 +117,27 @@ def check_report(
     output: Path | None = None,
     *,
     include_dirty: bool = False,
-    into: Path | None = None,
+    into: Sequence[Path] = (),
     processes: int = 1,
 ) -> None:
-    """UserError if the Markdown, a figure or the part of `into` is missing or is not what the records say now.
+    """UserError if the Markdown, a figure or a part of a page in `into` is missing or is not what the records say now.
 
     `output` is the folder that the report was written into, by default `results`.
     """
     measured = _measure(results, include_dirty, published=True, processes=processes)
     folder = output or results
     expected = {folder / FILES[name]: _render(name, results, *measured) for name in COMMITTED}
-    if into is not None:
-        expected[into] = _refreshed(into, measured[0], folder)
+    expected |= _refreshed(into, results, measured[0], folder)
     for path, text in expected.items():
         if _read(path) != text:
-            todo = f"run `cskd-bench report{f' --into {into}' if path == into else ''}`"
+            where = "" if results == Path("results") else f" --results {results}"
+            todo = f"run `cskd-bench report{where}{f' --into {path}' if path in into else ''}`"
             raise UserError(f"{path}: stale: the records in {results} say something else; {todo}")
 
 
-def _refreshed(into: Path, comparison: Comparison, output: Path) -> str:
-    """Return the text of `into` with its part replaced; its figure is named by the way from there to `output`."""
-    plot = Path(os.path.relpath(real_path(output) / FILES["forest"], real_path(into).parent)).as_posix()
-    return with_excerpt(_read(into), excerpt(comparison, plot), str(into))
+def _refreshed(into: Sequence[Path], results: Path, comparison: Comparison, output: Path) -> dict[Path, str]:
+    """Return the text of each page with its parts written again."""
+    return {path: refresh(path, _read(path), results, comparison, output / FILES["forest"]) for path in into}
 
 
 def _read(path: Path) -> str:

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 from urllib.parse import quote
 
-from cskd_bench.errors import UserError
 from cskd_bench.report import words
 from cskd_bench.report.primary import DECLARED, EXPLORATORY, GATES, NO_PLAN, QUESTION, notes, summary, told, verdict
 from cskd_bench.report.published import Match, Published
@@ -28,8 +27,6 @@ from cskd_bench.report.titles import titles
 
 SEEDS_OF_A_CLAIM: Final = 3  # of both methods, before a README repeats a difference
 PLOT: Final = "primary.svg"
-BEGIN: Final = "<!-- cskd-bench report -->"
-END: Final = "<!-- end of cskd-bench report -->"
 
 
 def markdown_text(text: str) -> str:
@@ -39,14 +36,15 @@ def markdown_text(text: str) -> str:
     return text.replace("://", ":\u200b//").replace("@", "&#64;").replace("www.", "www&#46;")
 
 
-def _markdown_table(head: Sequence[str], rows: Iterator[Row] | list[Row]) -> str:
+def markdown_table(head: Sequence[str], rows: Iterator[Row] | list[Row]) -> str:
+    """Return a table whose first column is aligned left, all others right; cells are Markdown already."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def markdown(comparison: Comparison, published: Sequence[Published], matches: Sequence[Match]) -> str:
     """Return the whole report as GitHub-flavoured Markdown; the figure of primary contrasts lies beside it."""
-    parts = ["# Leaderboard", _box(comparison.primary, PLOT), *_plans(comparison.primary)]
+    parts = ["# Leaderboard", box(comparison.primary, PLOT), *plan_notes(comparison.primary)]
     parts.append(f"{words.legend(comparison.tables)}\n\n{words.count(comparison.records, 'record')}.")
     group = ""
     for table, title in zip(comparison.tables, titles(comparison.tables), strict=True):
@@ -58,14 +56,14 @@ def markdown(comparison: Comparison, published: Sequence[Published], matches: Se
     if not comparison.tables:
         parts.append("No record can be shown yet.")
     if comparison.exploratory:
-        inside = "\n\n".join(["\n".join(_answers(comparison.exploratory)), *_plans(comparison.exploratory)])
+        inside = "\n\n".join(["\n".join(answer_list(comparison.exploratory)), *plan_notes(comparison.exploratory)])
         parts.append(f"## Exploratory contrasts\n\n<details><summary>{DECLARED}</summary>\n\n{inside}\n\n</details>")
     parts.extend(_markdown_published(published, matches))
     if comparison.notes:
         parts.append("## Notes\n\n" + "\n".join(f"- Kept apart: {markdown_text(note)}" for note in comparison.notes))
     if comparison.left_out:
         rows = [[markdown_text(item.name), markdown_text(item.reason)] for item in comparison.left_out]
-        parts.append("## Left out\n\n" + _markdown_table(["file or cell", "reason"], rows))
+        parts.append("## Left out\n\n" + markdown_table(["file or cell", "reason"], rows))
     return "\n\n".join(parts) + "\n"
 
 
@@ -75,9 +73,9 @@ def excerpt(comparison: Comparison, plot: str = PLOT) -> str:
     `plot` is where the figure of the primary contrasts lies, seen from the README.
     """
     if comparison.primary:
-        return _box(comparison.primary, plot)
+        return box(comparison.primary, plot)
     tested = [
-        f"### {table.group.capitalize()}: {markdown_text(title)}\n\n{_scores(table)}"
+        f"### {table.group.capitalize()}: {markdown_text(title)}\n\n{score_table(table, column_names(table))}"
         for table, title in zip(comparison.tables, titles(comparison.tables), strict=True)
         if any(
             item.interval and item.seeds >= SEEDS_OF_A_CLAIM
@@ -87,58 +85,63 @@ def excerpt(comparison: Comparison, plot: str = PLOT) -> str:
     ]
     if not tested:
         return f"No difference is claimed yet: that takes {SEEDS_OF_A_CLAIM} pretraining seeds that two methods share."
-    return "\n\n".join([_box([], plot), *tested])
+    return "\n\n".join([box([], plot), *tested])
 
 
-def _box(primary: Sequence[ContrastResult], plot: str) -> str:
-    """Return the primary contrasts as one quoted list with their figure below."""
+def box(primary: Sequence[ContrastResult], plot: str) -> str:
+    """Return the primary contrasts as one quoted list; `plot` is the address of their figure, shown below."""
     lines = [f"> **{QUESTION}**", ">"]
     if not primary:
         return "\n".join([*lines, f"> {NO_PLAN}"])
     if text := summary(primary):
         lines += [f"> {text}", ">"]
-    lines.extend(f"> {line}" for line in _answers(primary))
+    lines.extend(f"> {line}" for line in answer_list(primary))
     alt = "Primary contrasts: differences in points with 95 % and simultaneous intervals, equivalence band shaded"
     return "\n".join([*lines, "", f"![{alt}]({quote(plot)})"])
 
 
-def _answers(results: Sequence[ContrastResult]) -> list[str]:
+def answer_list(results: Sequence[ContrastResult]) -> list[str]:
+    """Return the items of a list, one for each contrast's answer."""
     return [f"- **{markdown_text(verdict(result))}**: {markdown_text(told(result))}" for result in results]
 
 
-def _plans(results: Sequence[ContrastResult]) -> list[str]:
+def plan_notes(results: Sequence[ContrastResult]) -> list[str]:
+    """Return what the plans of some contrasts say of them, each plan once."""
     return [markdown_text(note) for note in notes(results)]
 
 
-def with_excerpt(text: str, part: str, where: str) -> str:
-    """Put an excerpt between the two marks of a Markdown text; UserError naming the file where they are missing."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise UserError(f"{where}: has no place for the report; put the lines {BEGIN} and {END} where it should stand")
-    return f"{before}{BEGIN}\n\n{part}\n\n{END}{after}"
+def score_table(table: Table, names: Sequence[str]) -> str:
+    """Return methods by columns, the columns under `names`."""
+    rows, head = score_rows(table, "**{}**"), map(markdown_text, names)
+    return markdown_table(["method", *head], [[method_name(table, method), *row] for method, row in rows])
 
 
-def _scores(table: Table) -> str:
-    rows = score_rows(table, "**{}**")
-    return _markdown_table(["method", *_columns(table)], [[_name(table, method), *row] for method, row in rows])
+def difference_table(table: Table, names: Sequence[str]) -> str:
+    """Return paired differences by columns, the columns under `names`; empty where there are none."""
+    rows = [
+        [f"{method_name(table, method)} − {method_name(table, base)}", *row]
+        for method, base, row in difference_rows(table)
+    ]
+    return markdown_table(["paired difference", *map(markdown_text, names)], rows) if rows else ""
 
 
-def _columns(table: Table) -> list[str]:
+def column_names(table: Table) -> list[str]:
+    """Return what a table's columns are called."""
     return [
-        markdown_text(f"{setting.task} v{setting.version}, {words.column(setting, table.settings, version=False)}")
+        f"{setting.task} v{setting.version}, {words.column(setting, table.settings, version=False)}"
         for setting in table.settings
     ]
 
 
-def _name(table: Table, method: Method) -> str:
+def method_name(table: Table, method: Method) -> str:
+    """Return the head of a table's row."""
     return markdown_text(words.method(method, table.methods))
 
 
 def _markdown_of(table: Table, comparison: Comparison) -> Iterator[str]:
-    yield _scores(table)
+    yield score_table(table, column_names(table))
     if head := [markdown_text(text) for text in standing_head(table)]:
-        yield _markdown_table(["method", *head], [[_name(table, m), *row] for m, row in standing_rows(table)])
+        yield markdown_table(["method", *head], [[method_name(table, m), *row] for m, row in standing_rows(table)])
     if table.cost_note:
         yield markdown_text(table.cost_note)
     found = list(_exploratory(table))
@@ -152,14 +155,11 @@ def _markdown_of(table: Table, comparison: Comparison) -> Iterator[str]:
 
 def _exploratory(table: Table) -> Iterator[str]:
     """Yield the intervals and paired differences of a table."""
-    intervals = [[_name(table, method), *row] for method, row in interval_rows(table)]
+    intervals = [[method_name(table, method), *row] for method, row in interval_rows(table)]
     if intervals:
-        yield _markdown_table(["95 % interval of the mean", *_columns(table)], intervals)
-    differences = [
-        [f"{_name(table, method)} − {_name(table, base)}", *row] for method, base, row in difference_rows(table)
-    ]
-    if differences:
-        yield _markdown_table(["paired difference", *_columns(table)], differences)
+        yield markdown_table(["95 % interval of the mean", *map(markdown_text, column_names(table))], intervals)
+    if differences := difference_table(table, column_names(table)):
+        yield differences
     if table.power:
         yield f"{table.power} Holm family: {table.tests} tests."
 
@@ -167,7 +167,7 @@ def _exploratory(table: Table) -> Iterator[str]:
 def _markdown_published(published: Sequence[Published], matches: Sequence[Match]) -> Iterator[str]:
     if matches:
         rows = [[markdown_text(text) for text in row] for row in match_rows(matches)]
-        yield "## Ours and published\n\n" + _markdown_table(MATCH_HEAD, rows)
+        yield "## Ours and published\n\n" + markdown_table(MATCH_HEAD, rows)
     if published:
         rows = [[markdown_text(text) for text in row] for row in published_rows(published)]
-        yield "## Published, not measured here\n\n" + _markdown_table(PUBLISHED_HEAD, rows)
+        yield "## Published, not measured here\n\n" + markdown_table(PUBLISHED_HEAD, rows)

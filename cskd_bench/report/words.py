@@ -31,14 +31,15 @@ MIXED_FEATURES = (
     "Inference features: a probe read what each method's own inference rule averages, so such a column compares "
     "features as well as methods; columns that do not say so read the same tokens under every method."
 )
-LEGEND = (
-    "Scores in percent: mean ± standard deviation over pretraining seeds (number of seeds). "
-    "Bold: not shown to be worse than the best of its column; a column where nothing is shown has none. "
+SCORES = "Scores in percent: mean ± standard deviation over pretraining seeds (number of seeds)."
+BOLD = "Bold: not shown to be worse than the best of its column; a column where nothing is shown has none."
+PAIRED = (
     "Differences are paired by seed, in points, with intervals that hold for all tests of the family at once. "
-    f"↑ ↓: shown at {LEVEL:.0%} after Holm's correction. "
+    f"↑ ↓: shown at {100 * LEVEL:.0f} % after Holm's correction. "
     "△ ▽: a lead, exploratory, that waits for the plan's primary contrasts. ○: not shown to differ. "
-    "?: not tested. ↑/○/↓: in how many columns. docs/statistics.md explains each number."
-).replace("5%", "5 %")
+    "?: not tested."
+)
+LEGEND = f"{SCORES} {BOLD} {PAIRED} ↑/○/↓: in how many columns. docs/statistics.md explains each number."
 
 
 def score(cell: TableCell) -> str:
@@ -107,8 +108,12 @@ def metric(setting: Setting) -> str:
 
 def legend(tables: Iterable[Table]) -> str:
     """Say how tables are read, also those with columns whose probes read each method's own inference rule."""
-    mixed = any(_features(setting) == "inference" for table in tables for setting in table.settings)
-    return f"{LEGEND} {MIXED_FEATURES}" if mixed else LEGEND
+    return f"{LEGEND} {mixed_features([setting for table in tables for setting in table.settings])}".rstrip()
+
+
+def mixed_features(settings: Iterable[Setting]) -> str:
+    """Say what a column means whose probe reads each method's own inference rule; empty where there is none."""
+    return MIXED_FEATURES if any(_features(setting) == "inference" for setting in settings) else ""
 
 
 def _features(setting: Setting) -> str:

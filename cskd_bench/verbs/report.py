@@ -18,7 +18,14 @@ def add(verbs: Verbs) -> None:
     )
     verb.add_argument("--output", type=Path, help="where to write (default: the results folder)")
     verb.add_argument("--include-dirty", action="store_true", help="use records of uncommitted or unknown code too")
-    verb.add_argument("--into", type=Path, help="a README with two marks, to put the primary contrasts between")
+    verb.add_argument(
+        "--into",
+        type=Path,
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a Markdown page whose parts between marks are written again; may be given several times",
+    )
     verb.add_argument("--check", action="store_true", help="write nothing; exit code 2 where the report is stale")
     verb.set_defaults(run=_run)
 

@@ -23,7 +23,8 @@ from cskd_bench.report import words
 from cskd_bench.report.build import FILES, build_report, check_report
 from cskd_bench.report.data import CSV_HEAD, csv_text
 from cskd_bench.report.latex_text import breakable, latex_text
-from cskd_bench.report.markdown import BEGIN, END, markdown_text
+from cskd_bench.report.markdown import markdown_text
+from cskd_bench.report.marks import BEGIN, END
 from cskd_bench.report.page import packed
 from cskd_bench.report.rows import one_line
 
@@ -157,14 +158,14 @@ def test_a_readme_is_refreshed_between_its_marks_alone(results):
     with pytest.raises(
         UserError, match=r"README.md: has no place for the report; put the lines <!-- cskd-bench report"
     ):
-        build_report(results, results, into=readme)
+        build_report(results, results, into=[readme])
     assert readme.read_text() == "# Ours\n"
     readme.write_text(f"# Ours\n\n{BEGIN}\nold\n{END}\n\nThe end.\n")
     with pytest.raises(UserError, match=r"README.md: stale"):
         build_report(results, results)
-        check_report(results, into=readme)
-    build_report(results, results / "elsewhere", into=readme)
-    check_report(results, results / "elsewhere", into=readme)
+        check_report(results, into=[readme])
+    build_report(results, results / "elsewhere", into=[readme])
+    check_report(results, results / "elsewhere", into=[readme])
     build_report(results, results)
     text = readme.read_text()
     assert text.startswith(f"# Ours\n\n{BEGIN}\n") and text.endswith(f"{END}\n\nThe end.\n") and "old" not in text
@@ -177,7 +178,7 @@ def test_a_readme_is_refreshed_between_its_marks_alone(results):
 def test_a_readme_repeats_no_difference_that_fewer_than_three_seeds_show(tmp_path, seeds):
     write_study(tmp_path, skills={"deit": 0.0, "cskd": 0.9}, protocols=("knn",), seeds=seeds)
     (tmp_path / "README.md").write_text(f"{BEGIN}\n{END}\n")
-    build_report(tmp_path, tmp_path / "out", formats=["md"], into=tmp_path / "README.md")
+    build_report(tmp_path, tmp_path / "out", formats=["md"], into=[tmp_path / "README.md"])
     text = (tmp_path / "README.md").read_text()
     assert ("| cskd |" in text) is (seeds == 3)
     assert ("No difference is claimed yet" in text) is (seeds < 3)
@@ -201,7 +202,7 @@ def test_labels_of_ablations_stay_text(tmp_path):
         for label, value in (("cskd", 0.6 + 0.01 * seed), (evil, 0.5)):
             write_record(tmp_path / "records", make_record(label=label, seed=seed, value=value))
     (tmp_path / "README.md").write_text(f"{BEGIN}\n{END}\n")
-    report = build_report(tmp_path, tmp_path, formats=["md"], into=tmp_path / "README.md")
+    report = build_report(tmp_path, tmp_path, formats=["md"], into=[tmp_path / "README.md"])
     shown = io.StringIO()
     report.show(Console(file=shown, width=200))
     assert "evil" in shown.getvalue()

@@ -20,7 +20,8 @@ from cskd_bench.report.anchors import cell_anchor, primary_anchor, table_anchor
 from cskd_bench.report.build import build_report, check_report
 from cskd_bench.report.compare import compare
 from cskd_bench.report.forest import forest
-from cskd_bench.report.markdown import BEGIN, END, markdown
+from cskd_bench.report.markdown import markdown
+from cskd_bench.report.marks import BEGIN, END
 from cskd_bench.report.page import page
 from cskd_bench.report.primary import GATES, MARKS, OPENING, opening
 from cskd_bench.report.selection import select
@@ -119,7 +120,7 @@ def test_a_scale_is_shared_by_parts_and_names_stay_text():
 
 def test_every_format_tells_the_answers(results, answered):
     (results / "README.md").write_text(f"# Ours\n\n{BEGIN}\n{END}\n")
-    report = build_report(results, results / "out", into=results / "README.md")
+    report = build_report(results, results / "out", into=[results / "README.md"])
     shown = io.StringIO()
     report.show(Console(file=shown, width=400))
     texts = {name: path.read_text() for name, path in report.files.items()}
@@ -132,12 +133,12 @@ def test_every_format_tells_the_answers(results, answered):
     assert json.loads(texts["json"])["gate_open"] is False
     assert texts["forest"] == forest(answered)
     assert "verdicts" not in json.loads(texts["json"])
-    check_report(results, results / "out", into=results / "README.md")
+    check_report(results, results / "out", into=[results / "README.md"])
 
 
 def test_markdown_opens_with_one_box_and_one_figure_and_folds_the_rest(results, answered):
     (results / "README.md").write_text(f"{BEGIN}\n{END}\n")
-    build_report(results, results / "my out", formats=["md"], into=results / "README.md")
+    build_report(results, results / "my out", formats=["md"], into=[results / "README.md"])
     text, readme = ((results / name).read_text() for name in ("my out/LEADERBOARD.md", "README.md"))
     assert text.startswith("# Leaderboard\n\n> **Does CSKD help your ViT")
     assert text.count("](primary.svg)") == 1 and readme.count("](my%20out/primary.svg)") == 1
