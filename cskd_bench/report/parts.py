@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +25,7 @@ from cskd_bench.report.marks import BEGIN, END, Mark, read_marks, with_parts
 from cskd_bench.report.primary import GATES
 from cskd_bench.report.rows import PRIMARY
 from cskd_bench.report.tables import Comparison, Table
+from cskd_bench.report.teachers import TEACHER_HEAD, read_teachers, teacher_rows
 from cskd_bench.report.titles import titles
 from cskd_bench.report.training import training_table
 
@@ -38,7 +39,20 @@ LAST_EPOCH: Final = (
     "Last epoch of pretraining: mean ± standard deviation over pretraining seeds (number of seeds). "
     "Described, not tested."
 )
+NO_TEACHER: Final = "No teacher was measured: `bank agreement --output` does it."
+COUNTED: Final = (
+    "How often a bank's labels name the class of the view's image, on training views. Described, not tested."
+)
 OF_PLAN: Final = f"{PRIMARY}: among the plan's primary contrasts."
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What parts are written from: a results folder, its comparison, and where its figure lies, seen from the page."""
+
+    results: Path
+    comparison: Comparison
+    plot: str
 
 
 def refresh(page: Path, text: str, results: Path, comparison: Comparison, plot: Path) -> str:
@@ -57,38 +71,38 @@ def refresh(page: Path, text: str, results: Path, comparison: Comparison, plot: 
         raise UserError(f"{page}: has no part for {results}; its marks name {folders}: give one of them as --results")
     way = Path(os.path.relpath(real_path(plot.parent) / plot.name, here)).as_posix()
 
+    source = Source(results, comparison, way)
+
     def write(mark: Mark) -> str:
         if not mark.part:
             return excerpt(comparison, way)
         try:
-            return PARTS[mark.part](comparison, mark.texts, way)
+            return PARTS[mark.part](source, mark.texts)
         except UserError as error:
             raise UserError(f"{page}, line {mark.line}: {error}") from error
 
     return with_parts(text, ours, write)
 
 
-def _primary(comparison: Comparison, texts: Texts, plot: str) -> str:
+def _primary(source: Source, texts: Texts) -> str:
     """Return the answers to the primary contrasts and their figure, which holds all of them."""
     if texts:
         raise UserError("the part `primary` holds all primary contrasts; leave out the text in quotes")
-    return box(comparison.primary, plot)
+    return box(source.comparison.primary, source.plot)
 
 
-def _exploratory(comparison: Comparison, texts: Texts, plot: str) -> str:
+def _exploratory(source: Source, texts: Texts) -> str:
     """Return the answers to contrasts that plans declare as exploratory."""
-    del plot
-    names = [f"{result.name} on {result.where}" for result in comparison.exploratory]
-    found = [result for result, name in zip(comparison.exploratory, names, strict=True) if _has(name, texts)]
+    names = [f"{result.name} on {result.where}" for result in source.comparison.exploratory]
+    found = [result for result, name in zip(source.comparison.exploratory, names, strict=True) if _has(name, texts)]
     if names and not found:
         raise _nothing(texts, "exploratory contrast", names)
     return "\n\n".join(["\n".join(answer_list(found)), *plan_notes(found)]) if found else NO_CONTRAST
 
 
-def _scores(comparison: Comparison, texts: Texts, plot: str) -> str:
+def _scores(source: Source, texts: Texts) -> str:
     """Return score tables."""
-    del plot
-    return _tables(comparison, texts, _told_scores)
+    return _tables(source.comparison, texts, _told_scores)
 
 
 def _told_scores(heading: str, table: Table, names: list[str]) -> Iterator[str]:
@@ -98,10 +112,9 @@ def _told_scores(heading: str, table: Table, names: list[str]) -> Iterator[str]:
     yield score_table(table, names)
 
 
-def _differences(comparison: Comparison, texts: Texts, plot: str) -> str:
+def _differences(source: Source, texts: Texts) -> str:
     """Return the paired differences of tables."""
-    del plot
-    return _tables(comparison, texts, _told_differences)
+    return _tables(source.comparison, texts, _told_differences)
 
 
 def _told_differences(heading: str, table: Table, names: list[str]) -> Iterator[str]:
@@ -115,15 +128,14 @@ def _told_differences(heading: str, table: Table, names: list[str]) -> Iterator[
         yield f"{table.power} Holm family: {table.tests} tests."
 
 
-def _training(comparison: Comparison, texts: Texts, plot: str) -> str:
+def _training(source: Source, texts: Texts) -> str:
     """Return what the records of pretrainings hold of their last epoch."""
-    del plot
     pretrained = [
-        setting for table in comparison.tables for setting in table.settings if setting.protocol == "pretrain"
+        setting for table in source.comparison.tables for setting in table.settings if setting.protocol == "pretrain"
     ]
     if not pretrained:
         return NO_RECORD
-    return _tables(comparison, texts, _told_training, protocol="pretrain")
+    return _tables(source.comparison, texts, _told_training, protocol="pretrain")
 
 
 def _told_training(heading: str, table: Table, names: list[str]) -> Iterator[str]:
@@ -133,6 +145,17 @@ def _told_training(heading: str, table: Table, names: list[str]) -> Iterator[str
         yield f"**{heading}{column}.** {LAST_EPOCH if rows else NO_CURVE}"
         if rows:
             yield markdown_table(["method", *head], [[method_name(table, method), *row] for method, row in rows])
+
+
+def _teachers(source: Source, texts: Texts) -> str:
+    """Return how strong the teachers are on the views of runs."""
+    rows = teacher_rows(read_teachers(source.results))
+    names = [f"{teacher}, {data}" for teacher, data, *_ in rows]
+    found = [row for row, name in zip(rows, names, strict=True) if _has(name, texts)]
+    if rows and not found:
+        raise _nothing(texts, "teacher", names)
+    table = markdown_table(TEACHER_HEAD, [list(map(markdown_text, row)) for row in found])
+    return f"{COUNTED}\n\n{table}" if found else NO_TEACHER
 
 
 def _tables(
@@ -170,10 +193,11 @@ def _nothing(texts: Texts, kind: str, names: Sequence[str]) -> UserError:
     return UserError(f"no {kind} has {asked}; there are: {'; '.join(dict.fromkeys(names))}")
 
 
-PARTS: Final[dict[str, Callable[[Comparison, Texts, str], str]]] = {
+PARTS: Final[dict[str, Callable[[Source, Texts], str]]] = {
     "primary": _primary,
     "exploratory": _exploratory,
     "scores": _scores,
     "differences": _differences,
     "training": _training,
+    "teachers": _teachers,
 }

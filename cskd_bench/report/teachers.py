@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -13,6 +14,10 @@ from cskd_bench.record import CodeRef
 from cskd_bench.schema import StrictModel
 
 TEACHERS: Final = "teachers"  # in a results folder
+TEACHER_HEAD: Final = [
+    *("teacher", "data", "map", "views whose global label is the image's class", "positions whose local label is"),
+    *("positions where both are the same", "views", "seeds"),
+]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -56,6 +61,23 @@ class TeacherMeasure(StrictModel):
 def read_teachers(results: Path) -> list[TeacherMeasure]:
     """Read every measurement of a results folder in name order; UserError names a file that is none."""
     return [_read(path) for path in sorted((results / TEACHERS).glob("*.json"))]
+
+
+def teacher_rows(measures: Sequence[TeacherMeasure]) -> list[list[str]]:
+    """Return a row, under `TEACHER_HEAD`, of each teacher and recipe in the order of the files, over all seeds."""
+    found: dict[tuple[str, str, str, tuple[int, int]], list[TeacherMeasure]] = {}
+    for one in measures:
+        found.setdefault((one.teacher, one.pretrain_data, one.pretrain_recipe, one.grid), []).append(one)
+    rows = []
+    for (teacher, data, _, (height, width)), group in found.items():
+        views = sum(one.views for one in group)
+        shares = [
+            sum(one.views * getattr(one, key) for one in group) / views
+            for key in ("global_top1", "local_top1", "local_is_global")
+        ]
+        told = [f"{100 * share:.1f} %" for share in shares]
+        rows.append([teacher, data, f"{height} x {width}", *told, f"{views:,}", f"{len({one.seed for one in group})}"])
+    return rows
 
 
 def _read(path: Path) -> TeacherMeasure:

@@ -9,13 +9,14 @@ from report_synthetic import make_record, write_study
 
 from cskd_bench.cli import main
 from cskd_bench.errors import UserError
-from cskd_bench.record import write_record
+from cskd_bench.record import CodeRef, write_record
 from cskd_bench.report import build
 from cskd_bench.report.build import COMMITTED, build_report, check_report
 from cskd_bench.report.compare import compare
 from cskd_bench.report.marks import BEGIN, END
 from cskd_bench.report.parts import PARTS, refresh
 from cskd_bench.report.selection import select
+from cskd_bench.report.teachers import TeacherMeasure
 
 EVIL = f"cskd <img src=x> | {END} \x1b[31m [x](http://evil)"
 
@@ -219,6 +220,30 @@ def test_the_training_table_describes_the_last_epoch(tmp_path):
     ]
 
 
+def measured(results, seed, views, share, **changes):
+    """Keep an invented measurement of a teacher."""
+    told = {"student": "vit", "pretrain_data": "colours", "pretrain_recipe": "r", "seed": seed, "teacher": "a cnn"}
+    told |= {"weights": "timm", "grid": (2, 3), "views": views, "global_top1": share, "local_top1": share / 2}
+    told |= {"local_is_global": share / 4, "command": "bank agreement", "created": "now", "versions": {}, **changes}
+    code = CodeRef(version="0.2.0", commit="a", dirty=False)
+    number = len(list((results / "teachers").glob("*")))
+    TeacherMeasure(code=code, **told).write(results / "teachers" / f"{number}.json")
+
+
+def test_the_teachers_part_pools_the_views_of_a_teachers_seeds(results):
+    assert inside(written(results, part("teachers")), "teachers").startswith("No teacher was measured")
+    measured(results / "one", 1, 100, 0.8)
+    measured(results / "one", 2, 300, 0.4)
+    measured(results / "one", 1, 1000, 0.9, teacher="b cnn")
+    rows = inside(written(results, part("teachers")), "teachers").splitlines()[-2:]
+    assert rows[0] == "| a cnn | colours | 2 x 3 | 50.0 % | 25.0 % | 12.5 % | 400 | 2 |"
+    assert rows[1].startswith("| b cnn | colours | 2 x 3 | 90.0 % |") and rows[1].endswith("| 1,000 | 1 |")
+    (last,) = inside(written(results, part('teachers "b cnn"')), 'teachers "b cnn"').splitlines()[-1:]
+    assert last == rows[1]
+    with pytest.raises(UserError, match="no teacher has"):
+        written(results, part('teachers "another"'))
+
+
 def test_records_without_a_curve_are_said_to_have_none(tmp_path):
     write_record(tmp_path / "records", make_record(protocol="pretrain", task="mnist_5k"))
     (tmp_path / "page.md").write_text(part("training"))
@@ -233,6 +258,7 @@ def test_records_without_a_curve_are_said_to_have_none(tmp_path):
 def test_a_changed_digit_in_a_part_is_found(results, planned, name):
     for seed in range(3):
         trained(results / "one", "cskd", seed, patch_top1=0.25 + 0.01 * seed)
+    measured(results / "one", 0, 100, 0.5)
     page = results / "page.md"
     text = written(results, part(f"{name}, one") + part("scores, two", "7.89"))
     check_report(results / "one", into=[page])
