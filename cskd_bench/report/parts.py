@@ -47,7 +47,7 @@ OF_PLAN: Final = f"{PRIMARY}: among the plan's primary contrasts."
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class PageSource:
     """What parts are written from: a results folder, its comparison, and where its figure lies, seen from the page."""
 
     results: Path
@@ -71,7 +71,7 @@ def refresh(page: Path, text: str, results: Path, comparison: Comparison, plot: 
         raise UserError(f"{page}: has no part for {results}; its marks name {folders}: give one of them as --results")
     way = Path(os.path.relpath(real_path(plot.parent) / plot.name, here)).as_posix()
 
-    source = Source(results, comparison, way)
+    source = PageSource(results, comparison, way)
 
     def write(mark: Mark) -> str:
         if not mark.part:
@@ -84,14 +84,14 @@ def refresh(page: Path, text: str, results: Path, comparison: Comparison, plot: 
     return with_parts(text, ours, write)
 
 
-def _primary(source: Source, texts: Texts) -> str:
+def _primary(source: PageSource, texts: Texts) -> str:
     """Return the answers to the primary contrasts and their figure, which holds all of them."""
     if texts:
         raise UserError("the part `primary` holds all primary contrasts; leave out the text in quotes")
     return box(source.comparison.primary, source.plot)
 
 
-def _exploratory(source: Source, texts: Texts) -> str:
+def _exploratory(source: PageSource, texts: Texts) -> str:
     """Return the answers to contrasts that plans declare as exploratory."""
     names = [f"{result.name} on {result.where}" for result in source.comparison.exploratory]
     found = [result for result, name in zip(source.comparison.exploratory, names, strict=True) if _has(name, texts)]
@@ -100,7 +100,7 @@ def _exploratory(source: Source, texts: Texts) -> str:
     return "\n\n".join(["\n".join(answer_list(found)), *plan_notes(found)]) if found else NO_CONTRAST
 
 
-def _scores(source: Source, texts: Texts) -> str:
+def _scores(source: PageSource, texts: Texts) -> str:
     """Return score tables."""
     return _tables(source.comparison, texts, _told_scores)
 
@@ -112,7 +112,7 @@ def _told_scores(heading: str, table: Table, names: list[str]) -> Iterator[str]:
     yield score_table(table, names)
 
 
-def _differences(source: Source, texts: Texts) -> str:
+def _differences(source: PageSource, texts: Texts) -> str:
     """Return the paired differences of tables."""
     return _tables(source.comparison, texts, _told_differences)
 
@@ -128,7 +128,7 @@ def _told_differences(heading: str, table: Table, names: list[str]) -> Iterator[
         yield f"{table.power} Holm family: {table.tests} tests."
 
 
-def _training(source: Source, texts: Texts) -> str:
+def _training(source: PageSource, texts: Texts) -> str:
     """Return what the records of pretrainings hold of their last epoch."""
     pretrained = [
         setting for table in source.comparison.tables for setting in table.settings if setting.protocol == "pretrain"
@@ -147,7 +147,7 @@ def _told_training(heading: str, table: Table, names: list[str]) -> Iterator[str
             yield markdown_table(["method", *head], [[method_name(table, method), *row] for method, row in rows])
 
 
-def _teachers(source: Source, texts: Texts) -> str:
+def _teachers(source: PageSource, texts: Texts) -> str:
     """Return how strong the teachers are on the views of runs."""
     rows = teacher_rows(read_teachers(source.results))
     names = [f"{teacher}, {data}" for teacher, data, *_ in rows]
@@ -193,7 +193,7 @@ def _nothing(texts: Texts, kind: str, names: Sequence[str]) -> UserError:
     return UserError(f"no {kind} has {asked}; there are: {'; '.join(dict.fromkeys(names))}")
 
 
-PARTS: Final[dict[str, Callable[[Source, Texts], str]]] = {
+PARTS: Final[dict[str, Callable[[PageSource, Texts], str]]] = {
     "primary": _primary,
     "exploratory": _exploratory,
     "scores": _scores,
