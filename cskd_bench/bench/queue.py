@@ -54,6 +54,11 @@ class Deadline:
     ) -> None:
         self._until, self._longest, self._clock = until, longest, clock
 
+    @property
+    def is_set(self) -> bool:
+        """Whether there is one."""
+        return self._until is not None
+
     def allows(self, cell: BenchCell) -> bool:
         """Whether a cell that starts now would finish in time, as far as finished ones tell."""
         if self._until is None:

@@ -128,7 +128,8 @@ class _Bench:
                     for cell, ended in self._executor.collect_ended():
                         self._account_for(cell, ended)
                     self._status.refresh()
-            outcome.left = len(queue.wanted) - outcome.done - len(self._failures)
+            if self._deadline.is_set:
+                outcome.left = len(queue.wanted) - outcome.done - len(self._failures)
             self._show("interrupted" if outcome.left else "failed" if self._failures else "done")
         except KeyboardInterrupt:
             outcome.interrupted = True
