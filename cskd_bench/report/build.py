@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -127,22 +128,26 @@ def check_report(
     measured = _measure(results, include_dirty, published=True, processes=processes)
     folder = output or results
     expected = {folder / FILES[name]: _render(name, results, *measured) for name in COMMITTED}
-    expected |= _refreshed(into, results, measured[0], folder)
-    for path, text in expected.items():
-        if _read(path) != text:
-            where = "" if results == Path("results") else f" --results {results}"
-            todo = f"run `cskd-bench report{where}{f' --into {path}' if path in into else ''}`"
+    pages = _refreshed(into, results, measured[0], folder)
+    for path, text in (expected | pages).items():
+        if _read(path, "" if path in pages else None) != text:
+            words = [] if results == Path("results") else ["--results", str(results)]
+            words += ["--output", str(output)] if output else []
+            words += ["--include-dirty"] if include_dirty else []
+            words += ["--into", str(path)] if path in pages else []
+            todo = f"run `{shlex.join(['cskd-bench', 'report', *words])}`"
             raise UserError(f"{path}: stale: the records in {results} say something else; {todo}")
 
 
 def _refreshed(into: Sequence[Path], results: Path, comparison: Comparison, output: Path) -> dict[Path, str]:
     """Return the text of each page with its parts written again."""
-    return {path: refresh(path, _read(path), results, comparison, output / FILES["forest"]) for path in into}
+    return {path: refresh(path, _read(path, ""), results, comparison, output / FILES["forest"]) for path in into}
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, newline: str | None = None) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8", newline=newline) as file:
+            return file.read()
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
 

@@ -11,7 +11,10 @@ BEGIN: Final = "<!-- cskd-bench report -->"
 END: Final = "<!-- end of cskd-bench report -->"
 FORM: Final = '<!-- cskd-bench report: PART "TEXT", FOLDER -->'
 MARK: Final = re.compile(
-    r"^<!-- (?:(?P<end>end of cskd-bench report)|cskd-bench report\b(?P<rest>.*?)) -->[ \t]*$", re.M
+    r"^\ufeff?<!-- (?:(?P<end>end of cskd-bench report)|cskd-bench report\b(?P<rest>.*?)) -->[ \t]*(?=\r?$)", re.M
+)
+FENCE: Final = re.compile(
+    r"^ {0,3}(?P<ticks>`{3,}(?=[^`\n]*$)|~{3,}).*?(?:^ {0,3}(?P=ticks)[`~]*[ \t]*\r?$|\Z)", re.M | re.S
 )
 REST: Final = re.compile(r':\s*(?P<part>[\w-]+)(?P<texts>(?:\s+"[^"]+")*)(?:,\s*(?P<folder>[^\s",][^",]*))?\s*')
 
@@ -34,10 +37,16 @@ class Mark:
 
 
 def read_marks(text: str, where: str, parts: Collection[str]) -> list[Mark]:
-    """Return a page's marks in their order; UserError names the line of one that is unknown, nested or without end."""
+    """Return a page's marks in their order, those in fenced code apart.
+
+    UserError names the line of one that is unknown, nested or without end.
+    """
+    code = [found.span() for found in FENCE.finditer(text)]
     marks: list[Mark] = []
     opened: Mark | None = None
     for found in MARK.finditer(text):
+        if any(start < found.start() < end for start, end in code):
+            continue
         line = text.count("\n", 0, found.start()) + 1
         if found["end"] is None:
             if opened is not None:
@@ -68,9 +77,10 @@ def _read(rest: str, where: str, parts: Collection[str], line: int, start: int) 
 
 
 def with_parts(text: str, marks: Sequence[Mark], write: Callable[[Mark], str]) -> str:
-    """Return a page's text with what stands after each of some of its marks written again."""
+    """Return a page's text with what stands after each of some of its marks written again, in its own line ends."""
     pieces, done = [], 0
     for mark in marks:
-        pieces += [text[done : mark.start], f"\n\n{write(mark)}\n\n"]
+        end = "\r\n" if text.startswith("\r\n", mark.start) else "\n"
+        pieces += [text[done : mark.start], f"\n\n{write(mark)}\n\n".replace("\n", end)]
         done = mark.end
     return "".join([*pieces, text[done:]])

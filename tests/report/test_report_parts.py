@@ -1,6 +1,7 @@
 """Parts of a Markdown page: each is written between its marks, from its folder, and nothing else is touched."""
 
 import re
+import shlex
 from statistics import mean, stdev
 
 import pytest
@@ -147,6 +148,24 @@ def test_marks_stand_on_lines_of_their_own(results):
     assert written(results, text) == text
 
 
+@pytest.mark.parametrize("fence", ["```", "~~~~", "  ```text"])
+def test_marks_in_fenced_code_are_shown_and_not_followed(results, fence):
+    close = fence.strip().removesuffix("text")
+    shown = f"```not a fence```\n{fence}\n{part('PART')}{part('scores')}{close}\n"
+    text = written(results, shown + part("training"))
+    assert text.startswith(shown) and "old" in shown and inside(text.removeprefix(shown), "training") != "old"
+
+
+def test_a_page_keeps_its_line_ends_and_its_byte_order_mark(results):
+    page = results / "page.md"
+    page.write_bytes(f"\ufeff{part('scores')}The end.\n".replace("\n", "\r\n").encode())
+    build_report(results / "one", results / "one", formats=COMMITTED, into=[page])
+    content = page.read_bytes()
+    assert content.startswith(b"\xef\xbb\xbf<!--") and content.endswith(b"The end.\r\n") and b"old" not in content
+    assert content.count(b"\n") == content.count(b"\r\n") > 10
+    check_report(results / "one", into=[page])
+
+
 # ---------------------------------------------------------------- what is written
 
 
@@ -272,6 +291,18 @@ def test_a_changed_digit_in_a_part_is_found(results, planned, name):
         UserError, match=r"page.md: stale: .*; run `cskd-bench report --results .*one --into .*page.md`"
     ):
         check_report(results / "one", into=[page])
+
+
+def test_a_stale_page_is_named_with_a_command_that_can_be_typed(results):
+    page, output = results / "a page.md", results / "an output"
+    page.write_text(part("scores"))
+    build_report(results / "one", output, include_dirty=True, into=[page])
+    page.write_text(page.read_text() + part("training"))
+    with pytest.raises(UserError, match="stale") as caught:
+        check_report(results / "one", output, include_dirty=True, into=[page])
+    words = shlex.split(str(caught.value).split("`")[1])[1:]
+    assert main(words) == 0
+    check_report(results / "one", output, include_dirty=True, into=[page])
 
 
 def test_the_verb_takes_several_pages(results, capsys):
