@@ -1,8 +1,8 @@
 """What to measure first, what is known of a configuration, and what settings like it showed."""
 
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -14,15 +14,17 @@ from cskd_bench.advice.settings import (
     expect,
     find_strength,
     find_table,
-    read_settings,
+    settings_of,
     shipped_settings,
 )
-from cskd_bench.advice.teacher import measure_teacher, teacher_in_words
-from cskd_bench.config import PretrainConfig
+from cskd_bench.advice.teacher import exact_teacher, measure_teacher, teacher_in_words
+from cskd_bench.config import PretrainConfig, method_label
 from cskd_bench.errors import UserError
 from cskd_bench.report.compare import compare
-from cskd_bench.report.selection import TableStudent, select
+from cskd_bench.report.plans import read_plans
+from cskd_bench.report.selection import STUDIED, TableStudent, select
 from cskd_bench.report.teachers import read_teachers
+from cskd_bench.schema import fingerprint
 
 UNMIXED: Final = ("--set", "recipe.augment.mixup=0", "--set", "recipe.augment.cutmix=0")
 
@@ -40,6 +42,7 @@ class Prospect:
     here: MeasuredSetting | None
     to_run: tuple[str, ...]
     settings: tuple[MeasuredSetting, ...]
+    unused: int = 0  # records of uncommitted or unknown code
 
     @property
     def expected(self) -> Prediction:
@@ -49,7 +52,10 @@ class Prospect:
     @property
     def alike(self) -> list[MeasuredSetting]:
         """The measured settings of which the rule says the same, this one apart."""
-        return [one for one in self.settings if one.expected == self.expected and one is not self.here]
+        return [one for one in self.settings if one.expected == self.expected and not self._is_here(one)]
+
+    def _is_here(self, one: MeasuredSetting) -> bool:
+        return self.here is not None and _key(one) == _key(self.here)
 
 
 def advise(
@@ -62,36 +68,36 @@ def advise(
 ) -> Prospect:
     """Collect what records and a bank say of a CSKD configuration; `named` are the words that name it in a command.
 
-    Without records in `results`, everything but the bank's labels is unknown. UserError for a bank of other views.
+    Without records in `results`, those of this repository are asked. UserError for a bank of other views.
     """
+    if results.exists() and not results.is_dir():
+        raise UserError(f"{results}: is no folder; name the folder of your records with --results")
     student = TableStudent(config.model_name, config.data_name, config.recipe_fingerprint())
-    teacher = teacher_in_words(config)
-    gate, here = Gate(), None
+    teacher, exact = teacher_in_words(config), exact_teacher(config)
+    label, wanted = method_label(config.method), (*astuple(student), teacher)
+    table, found, unused = None, [], 0
     if (results / "records").is_dir():
-        comparison = compare(results / "records", select(results / "records", include_dirty=include_dirty))
+        selection = select(results / "records", include_dirty=include_dirty)
+        unused = sum("--include-dirty" in one.reason for one in selection.left_out)
+        comparison = compare(results / "records", selection, read_plans(results))
         table = find_table(comparison, student)
-        gate = gate if table is None else gate_of(table)
-        found = read_settings(results, include_dirty=include_dirty)
-        here = next((one for one in found if _is(one, student, teacher)), None)
+        found = list(settings_of(comparison, read_teachers(results), results.as_posix(), label=label))
     settings = tuple(shipped_settings())
-    here = here or next((one for one in settings if _is(one, student, teacher)), None)
-    if gate.seeds == 0 and here is not None:
-        gate = here.gate
-    strength = _strength(config, student, teacher, results, bank) or (here.strength if here else None)
-    unmixed = UNMIXED if config.recipe.augment.mixes else ()
-    to_run = _to_run(named, unmixed, results, gate, strength)
-    return Prospect(
-        config.model_name, config.data_name, config.recipe.epochs, teacher, strength, gate, here, to_run, settings
-    )
+    asked = [*found, *(settings if label == STUDIED else ())]
+    here = next((one for one in asked if _key(one) == wanted), None)
+    own = Gate() if table is None else gate_of(table, exact)
+    shipped = next((one.gate for one in settings if _key(one) == wanted), own)
+    gate = own if own.seeds else shipped
+    strength = _strength(config, student, exact, results, bank) or (here.strength if here else None)
+    seed = 1 + max([config.seed, *(seed for cell in (table.cells.values() if table else ()) for seed in cell.scores)])
+    ask = _Commands(config, named, results, seed, include_dirty)
+    to_run = ask.to_run(gate, strength, is_trained=own.seeds > 0, is_run=here in found)
+    known = (student.model, student.pretrain_data, config.recipe.epochs, teacher, strength, gate, here)
+    return Prospect(*known, to_run, settings, unused)
 
 
-def _is(setting: MeasuredSetting, student: TableStudent, teacher: str) -> bool:
-    return (setting.student, setting.pretrain_data, setting.pretrain_recipe, setting.teacher) == (
-        student.model,
-        student.pretrain_data,
-        student.pretrain_recipe,
-        teacher,
-    )
+def _key(one: MeasuredSetting) -> tuple[str, ...]:
+    return one.student, one.pretrain_data, one.pretrain_recipe, one.teacher
 
 
 def _strength(
@@ -109,21 +115,43 @@ def _strength(
     return TeacherStrength(global_top1=counted.global_top1, local_top1=counted.local_top1)
 
 
-def _to_run(
-    named: Sequence[str], unmixed: Sequence[str], results: Path, gate: Gate, strength: TeacherStrength | None
-) -> tuple[str, ...]:
-    """Return the commands that would make the rule's answer known, the cheapest first."""
-    found = []
-    places = ["--results", results.as_posix()]
-    if strength is None:
-        build = ["cskd-bench", "bank", "build", *named, *unmixed, "--method", "cskd"]
-        found.append([*build, "--epochs", "0:1", "--output", "banks/look"])
-        found.append(["cskd-bench", "advise", *named, "--bank", "banks/look", *places])
-    if gate.gap is None:
-        found.append(["cskd-bench", "pretrain", *named, "--method", NO_TEACHER, *places])
-    if not gate.is_open and gate.control is None:
-        found.append(["cskd-bench", "pretrain", *named, "--method", CONTROL_METHOD, *places])
-    if expect(gate, strength) == "gain":
-        once = ["cskd-bench", "pretrain", *named, "--set", "seed=1", *places, "--method"]
-        found.extend([*once, method] for method in (NO_TEACHER, "cskd"))
-    return tuple(shlex.join(words) for words in found)
+@dataclass(frozen=True)
+class _Commands:
+    """Commands about a configuration, as they can be typed; `seed` has no run yet."""
+
+    config: PretrainConfig
+    named: Sequence[str]
+    results: Path
+    seed: int
+    include_dirty: bool
+
+    def to_run(
+        self, gate: Gate, strength: TeacherStrength | None, *, is_trained: bool, is_run: bool
+    ) -> tuple[str, ...]:
+        """Return the commands that would make the rule's answer known, the cheapest first."""
+        found = [] if strength else list(self._measure())
+        if gate.gap is None and not is_trained:
+            found.append(self._pretrain(NO_TEACHER))
+        if not gate.is_open and gate.control is None:
+            found.append(self._pretrain(CONTROL_METHOD))
+        if expect(gate, strength) == "gain":
+            found += [] if is_run else [self._pretrain(STUDIED)]
+            found += [self._pretrain(method, "--set", f"seed={self.seed}") for method in (NO_TEACHER, STUDIED)]
+        return tuple(shlex.join(words) for words in found)
+
+    def _measure(self) -> Iterator[list[str]]:
+        bank = f"banks/look-{fingerprint(self.config.identity())[:8]}"  # another one's views would be refused
+        unmixed = UNMIXED if self.config.recipe.augment.mixes else ()
+        build = ["cskd-bench", "bank", "build", *self.named, *unmixed, "--method", STUDIED]
+        yield [*build, "--epochs", "0:1", "--output", bank]
+        advise = ["cskd-bench", "advise", *self.named, "--bank", bank, "--results", self.results.as_posix()]
+        yield [*advise, *(["--include-dirty"] if self.include_dirty else [])]
+
+    def _pretrain(self, method: str, *more: str) -> list[str]:
+        size = self.config.view_size
+        of_one_size = self.config.recipe.augment.view_size or size == self.config.student.image_size
+        views = [] if of_one_size else ["--set", f"recipe.augment.view_size={size}"]  # as CSKD's teacher needs
+        return [
+            *("cskd-bench", "pretrain", *self.named, *views, *more),
+            *("--method", method, "--results", self.results.as_posix()),
+        ]

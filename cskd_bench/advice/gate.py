@@ -6,6 +6,7 @@ It is the gate that docs/evidence_small_data.md registered before its runs, with
 from typing import Final
 
 from cskd_bench.report.tables import Table, TableCell
+from cskd_bench.report.teachers import same_teacher
 from cskd_bench.schema import StrictModel
 
 GAP: Final = 0.15  # top-1 on training images less top-1 on validation images, without a teacher
@@ -39,10 +40,17 @@ class Gate(StrictModel):
         return None if self.gap is None else self.gap >= GAP
 
 
-def gate_of(table: Table) -> Gate:
-    """Read the gate of a pretraining table; everything is None where nothing without a teacher was run."""
-    cells = {method.label: cell for (method, _), cell in table.cells.items() if cell.setting.weights != "ema"}
-    alone, control = cells.get(NO_TEACHER), cells.get(CONTROL_METHOD)
+def gate_of(table: Table, teacher: str) -> Gate:
+    """Read the gate of a pretraining table, with the control of that teacher.
+
+    Everything is None where nothing without a teacher was run.
+    """
+    cells = [(method, cell) for (method, _), cell in table.cells.items() if cell.setting.weights != "ema"]
+    alone = next((cell for method, cell in cells if method.label == NO_TEACHER), None)
+    controls = (
+        cell for method, cell in cells if method.label == CONTROL_METHOD and same_teacher(method.teacher, teacher)
+    )
+    control = next(controls, None)
     if alone is None:
         return Gate()
     shared = [seed for seed in alone.scores if control is not None and seed in control.scores]

@@ -9,9 +9,9 @@ from pydantic import TypeAdapter
 from cskd_bench.advice.gate import NO_TEACHER, Gate, gate_of
 from cskd_bench.report.compare import compare
 from cskd_bench.report.plans import read_plans
-from cskd_bench.report.selection import STUDIED, Method, TableStudent, pretrain_epochs, select
+from cskd_bench.report.selection import STUDIED, TableStudent, pretrain_epochs, select
 from cskd_bench.report.tables import Comparison, Table
-from cskd_bench.report.teachers import Share, TeacherMeasure, read_teachers
+from cskd_bench.report.teachers import Share, TeacherMeasure, read_teachers, without_hash
 from cskd_bench.report.titles import titles
 from cskd_bench.schema import StrictModel
 
@@ -84,7 +84,7 @@ def read_settings(results: Path, *, include_dirty: bool = False, kept_out: bool 
     """
     records = results / "records"
     comparison = compare(records, select(records, include_dirty=include_dirty), read_plans(results))
-    return list(_settings(comparison, read_teachers(results), results.as_posix(), kept_out))
+    return list(settings_of(comparison, read_teachers(results), results.as_posix(), kept_out=kept_out))
 
 
 def shipped_settings() -> list[MeasuredSetting]:
@@ -112,15 +112,21 @@ def find_strength(measures: Sequence[TeacherMeasure], student: TableStudent, tea
     )
 
 
-def _settings(
-    comparison: Comparison, measures: Sequence[TeacherMeasure], results: str, kept_out: bool
+def settings_of(
+    comparison: Comparison,
+    measures: Sequence[TeacherMeasure],
+    results: str,
+    *,
+    label: str = STUDIED,
+    kept_out: bool = False,
 ) -> Iterator[MeasuredSetting]:
+    """Yield every setting of a comparison in which a method, by default plain CSKD, and no teacher share a seed."""
     for table, title in zip(comparison.tables, titles(comparison.tables), strict=True):
         if table.group != "pretraining":
             continue
         for (method, _), cell in table.cells.items():
             plain = [item for item in cell.differences if item.baseline.label == NO_TEACHER]
-            if method.label != STUDIED or cell.setting.weights == "ema" or not plain:
+            if method.label != label or cell.setting.weights == "ema" or not plain:
                 continue
             yield MeasuredSetting(
                 results=results,
@@ -129,16 +135,11 @@ def _settings(
                 pretrain_data=table.student.pretrain_data,
                 pretrain_recipe=table.student.pretrain_recipe,
                 epochs=pretrain_epochs(cell.records[0]),
-                teacher=_without_hash(method),
-                gate=gate_of(table),
+                teacher=without_hash(method.teacher),
+                gate=gate_of(table, method.teacher),
                 strength=find_strength(measures, table.student, method.teacher),
                 difference=plain[0].mean,
                 interval=plain[0].interval,
                 seeds=plain[0].seeds,
                 kept_out=kept_out,
             )
-
-
-def _without_hash(method: Method) -> str:
-    name, _, set_up = method.teacher.partition(" ")
-    return f"{name.partition('@')[0]} {set_up}".strip()

@@ -6,6 +6,7 @@ from cskd_bench.bank.agreement import label_agreement
 from cskd_bench.bank.store import Bank
 from cskd_bench.config import PretrainConfig
 from cskd_bench.engine.provenance import code_ref, command_line, now
+from cskd_bench.models.teachers import name_teacher, teacher_identity, teacher_weights
 from cskd_bench.report.teachers import TeacherMeasure
 from cskd_bench.report.tuning import as_set_up
 
@@ -36,4 +37,11 @@ def measure_teacher(bank: Path, config: PretrainConfig) -> TeacherMeasure:
 
 def teacher_in_words(config: PretrainConfig) -> str:
     """Name the teacher as tables do, with resolution and stride: `tf_efficientnet_lite0 at 128 px`."""
-    return config.teacher.name + as_set_up(config.teacher.model_dump())
+    return name_teacher(config.teacher.name, "", config.teacher.precision) + as_set_up(config.teacher.model_dump())
+
+
+def exact_teacher(config: PretrainConfig) -> str:
+    """Name the teacher as tables do, with the hash of its weights where their file is here."""
+    if not config.teacher.weights or not teacher_weights(config.teacher).is_file():
+        return teacher_in_words(config)
+    return teacher_identity(config.teacher) + as_set_up(config.teacher.model_dump())

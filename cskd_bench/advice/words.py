@@ -16,7 +16,14 @@ def sentences(prospect: Prospect) -> list[str]:
         f"2. Gate: {gate_in_words(prospect.gate)}",
         f"3. CSKD − no teacher here: {_here(prospect.here)}",
         f"Advice: {' '.join(_advice(prospect))}",
+        *_unused(prospect.unused),
     ]
+
+
+def _unused(records: int) -> Iterator[str]:
+    if records:
+        told = count(records, "record")
+        yield f"Not asked: {told} of uncommitted or unknown code; --include-dirty asks them, too."
 
 
 def percent(share: float) -> str:
@@ -89,7 +96,8 @@ def _here(here: MeasuredSetting | None) -> str:
     if here is None:
         return "not run."
     bounds = interval(here.interval, signed=True)
-    return f"{points(here.difference)} points{' ' + bounds if bounds else ''}, {count(here.seeds, 'seed')}."
+    about = f"{count(here.seeds, 'seed')} ({here.results})"
+    return f"{points(here.difference)} points{' ' + bounds if bounds else ''}, {about}."
 
 
 def _advice(prospect: Prospect) -> Iterator[str]:
@@ -99,15 +107,18 @@ def _advice(prospect: Prospect) -> Iterator[str]:
         yield "The gate is open, and the teacher names the class more often than the student without one does."
         yield "The rule says that a gain is possible. It says nothing of its size."
     elif prospect.expected == "no gain" and gate.is_open is False:
-        yield "Expect no gain from CSKD yet."
+        yield "The rule expects no gain from CSKD yet."
         yield "Without a teacher the student is not much better on training images than on validation images."
-        yield "So the length of training limits it, more than the labels. Train for more epochs, and ask again."
+        yield "Train for more epochs, or on other data, and ask again."
     elif prospect.expected == "no gain" and strength is not None:
-        yield "Take another teacher."
-        yield "This one names the class less often than the student without a teacher does."
+        yield "The rule expects no gain from CSKD with this teacher."
+        yield "It names the class no more often than the student without a teacher does."
         yield "Choose one that knows these classes, or give it a larger resolution."
-    else:
+    elif prospect.to_run:
         yield "Not known yet. Run the commands below first."
+    else:
+        yield "Not known. The records without a teacher lack the score on training images, as older ones do."
+        yield "Train once more without a teacher, with other folders for --runs and --results, and ask those results."
     if (like := prospect.alike) and prospect.expected != "unknown":
         differences = sorted(one.difference for one in like)
         yield (

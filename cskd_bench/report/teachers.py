@@ -53,9 +53,25 @@ class TeacherMeasure(StrictModel):
         except FileExistsError:
             raise UserError(f"{path}: exists already; measurements are not overwritten, name a new file") from None
 
+    @property
+    def named(self) -> str:
+        """The teacher as tables name it, with the hash of its weights: `b_cnn@0123456789ab at 64 px`."""
+        name, space, set_up = self.teacher.partition(" ")
+        return self.teacher if self.weights == "timm" else f"{name}@{self.weights}{space}{set_up}"
+
     def is_of(self, pretrain_data: str, teacher: str) -> bool:
-        """Say whether these are labels of that teacher for that data; a hash in the teacher's name is ignored."""
-        return (self.pretrain_data, self.teacher) == (pretrain_data, re.sub(r"@\S+", "", teacher))
+        """Say whether these are labels of that teacher for that data."""
+        return self.pretrain_data == pretrain_data and same_teacher(self.named, teacher)
+
+
+def without_hash(teacher: str) -> str:
+    """Return a teacher's name in tables without the hash of its weights."""
+    return re.sub(r"@\S+", "", teacher)
+
+
+def same_teacher(one: str, other: str) -> bool:
+    """Whether two names in tables are of one teacher; a name without a hash is that of any weights."""
+    return one == other or (("@" not in one or "@" not in other) and without_hash(one) == without_hash(other))
 
 
 def read_teachers(results: Path) -> list[TeacherMeasure]:
@@ -67,7 +83,7 @@ def teacher_rows(measures: Sequence[TeacherMeasure]) -> list[list[str]]:
     """Return a row, under `TEACHER_HEAD`, of each teacher and recipe in the order of the files, over all seeds."""
     found: dict[tuple[str, str, str, tuple[int, int]], list[TeacherMeasure]] = {}
     for one in measures:
-        found.setdefault((one.teacher, one.pretrain_data, one.pretrain_recipe, one.grid), []).append(one)
+        found.setdefault((one.named, one.pretrain_data, one.pretrain_recipe, one.grid), []).append(one)
     rows = []
     for (teacher, data, _, (height, width)), group in found.items():
         views = sum(one.views for one in group)
@@ -87,5 +103,5 @@ def _read(path: Path) -> TeacherMeasure:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}: not written by `bank agreement --output`: {key}: {first['msg']}") from error
+        problem = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
+        raise UserError(f"{path}: not written by `bank agreement --output`: {problem}") from error

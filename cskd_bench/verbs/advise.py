@@ -43,6 +43,7 @@ def _run(options: argparse.Namespace) -> int:
             "expected": found.expected,
             "here": found.here and found.here.model_dump(),
             "to_run": found.to_run,
+            "unused_records": found.unused,
             "settings": [{**one.model_dump(), "expected": one.expected} for one in found.settings],
         }
         print(json.dumps(told, indent=1))

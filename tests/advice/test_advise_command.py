@@ -9,9 +9,10 @@ import tomlkit
 from helpers.tiny import PLAIN_VIEWS, save_model, teacher, tiny_run
 from report_synthetic import make_record
 
+from cskd_bench.advice.settings import read_settings
 from cskd_bench.cli import build_parser, main
 from cskd_bench.config import load_config
-from cskd_bench.record import write_record
+from cskd_bench.record import CodeRef, write_record
 
 
 @pytest.fixture
@@ -34,7 +35,8 @@ def add_record(run_file, label, seed, value, training, **changes):
     same = {"model": config.model_name, "pretrain_data": config.data_name, "task": config.data_name}
     same |= {"pretrain_recipe": config.recipe_fingerprint(), "recipe": config.recipe_fingerprint()}
     made = make_record(protocol="pretrain", label=label, seed=seed, value=value, **same | changes)
-    made = made.model_copy(update={"metrics": {"top1": value, "train_top1": training}})
+    known = {} if training is None else {"train_top1": training}
+    made = made.model_copy(update={"metrics": {"top1": value, **known}})
     write_record(run_file.parent / "mine" / "records", made)
 
 
@@ -75,6 +77,8 @@ def test_a_kept_measurement_of_the_teacher_stands_in_for_the_bank(run_file, caps
     assert main(["bank", "agreement", "look", "run.toml", "--output", kept]) == 0
     counted = json.loads(capsys.readouterr().out.partition("{")[2].join(["{", ""]))
     shutil.rmtree("look")
+    other = json.loads((run_file.parent / kept).read_text()) | {"weights": "0" * 12, "global_top1": 1.0}
+    (run_file.parent / "mine/teachers/another.json").write_text(json.dumps(other))
     add_record(run_file, "supervised", 0, 0.5, 0.55)
     told = json.loads(ask(capsys, "--json"))
     assert told["strength"] == {key: pytest.approx(counted[key]) for key in ("global_top1", "local_top1")}
@@ -83,20 +87,72 @@ def test_a_kept_measurement_of_the_teacher_stands_in_for_the_bank(run_file, caps
     assert "exists already" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("dirty", [False, True])
+def test_what_the_printed_commands_leave_is_found(run_file, capsys, monkeypatch, dirty):
+    """The teacher needs larger views than the student; another bank lies in the same place; a path has a space."""
+    code = CodeRef(commit="0" * 40, dirty=dirty, version="0")
+    monkeypatch.setattr("cskd_bench.cells.recording.code_ref", lambda: code)
+    more = ["--include-dirty"] if dirty else []
+    for seed in (0, 5):
+        words = ["advise", "run.toml", "--results", "my results", "--set", f"seed={seed}", *more]
+        assert main(words) == 0
+        to_type = commands(capsys.readouterr().out)
+        assert [main(shlex.split(command)[1:]) for command in to_type] == [0] * len(to_type)
+        capsys.readouterr()
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "100.0 % on training images" in told and "Not asked" not in told
+    assert not any("supervised" in command for command in commands(told))
+    assert main(words[:6]) == 0
+    assert ("Not asked: 2 records" in capsys.readouterr().out) == dirty
+
+
+def test_a_method_with_settings_is_not_taken_for_the_plain_one(run_file, capsys):
+    add_record(run_file, "supervised", 0, 0.5, 0.55)
+    for label, value in (("cskd", 0.6), ("cskd (decay=local)", 0.7)):
+        add_record(run_file, label, 0, value, 0.6, teacher="test_byobnet@0123456789ab at 64 px")
+    assert "here: +10.00 points, 1 seed (mine)." in ask(capsys)
+    assert "here: +20.00 points, 1 seed (mine)." in ask(capsys, "--set", "method.decay=local")
+
+
+def test_older_records_are_not_asked_for_again(run_file, capsys):
+    add_record(run_file, "supervised", 0, 0.5, None)
+    said = ask(capsys)
+    assert not any("supervised" in words for words in commands(said))
+    assert any("kd-standardised" in words for words in commands(said))
+
+
+def test_the_setting_itself_is_not_among_those_like_it(run_file, capsys, monkeypatch):
+    add_record(run_file, "supervised", 0, 0.5, 0.55)
+    add_record(run_file, "cskd", 0, 0.6, 0.6, teacher="test_byobnet@0123456789ab at 64 px")
+    monkeypatch.setattr("cskd_bench.advice.advise.shipped_settings", lambda: read_settings(run_file.parent / "mine"))
+    said = ask(capsys)
+    assert "expects no gain" in said and "Where the rule said the same" not in said
+
+
+def test_results_that_are_no_folder_are_named(run_file, capsys):
+    assert main(["advise", "run.toml", "--results", "run.toml"]) == 2
+    assert "run.toml: is no folder; name the folder of your records with --results" in capsys.readouterr().err
+
+
 def test_a_mixing_recipe_asks_for_a_bank_without_mixing(run_file, capsys):
     mixing = ["--set", "recipe.augment.mixup=0.8"]
     said = ask(capsys, *mixing)
     build = next(words for words in commands(said) if words.startswith("cskd-bench bank build"))
     assert "recipe.augment.mixup=0 --set recipe.augment.cutmix=0" in build
     assert main(shlex.split(build)[1:]) == 0
-    ask(capsys, *mixing, "--bank", "banks/look")
+    bank = shlex.split(build)[-1]
+    ask(capsys, *mixing, "--bank", bank)
     other = ["--set", "seed=3"]
-    assert main(["advise", "run.toml", "--results", "mine", *mixing, *other, "--bank", "banks/look"]) == 2
+    assert main(["advise", "run.toml", "--results", "mine", *mixing, *other, "--bank", bank]) == 2
     assert "views.seed: bank has 0, run has 3" in capsys.readouterr().err
 
 
 def test_a_file_that_is_no_measurement_is_named(run_file, capsys):
     (run_file.parent / "mine/teachers").mkdir(parents=True)
+    (run_file.parent / "mine/teachers/one.json").write_text("{")
+    assert main(["advise", "run.toml", "--results", "mine"]) == 2
+    assert "one.json: not written by `bank agreement --output`: Invalid JSON" in capsys.readouterr().err
     (run_file.parent / "mine/teachers/one.json").write_text('{"views": 0}')
     assert main(["advise", "run.toml", "--results", "mine"]) == 2
     assert "one.json: not written by `bank agreement --output`" in capsys.readouterr().err

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from report_synthetic import make_record
 
-from cskd_bench.advice.settings import SHIPPED, MeasuredSetting, read_settings, shipped_settings
+from cskd_bench.advice.settings import SHIPPED, MeasuredSetting, find_strength, read_settings, shipped_settings
 from cskd_bench.advice.words import percent, score
-from cskd_bench.record import write_record
+from cskd_bench.record import CodeRef, write_record
+from cskd_bench.report.selection import TableStudent
+from cskd_bench.report.teachers import TeacherMeasure, teacher_rows
 from cskd_bench.report.words import interval, points
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,13 +63,35 @@ def record(label: str, seed: int, value: float, training: float | None, **change
 
 def test_gate_and_difference_are_means_over_the_seeds_that_both_have(tmp_path):
     alone = [record("supervised", seed, 0.5 + seed / 100, 0.7) for seed in (0, 1, 2)]
-    control = [record("kd-standardised", 1, 0.54, 0.6)]
+    control = [record("kd-standardised", 1, 0.54, 0.6, teacher="tf_efficientnet_lite0")]
     distilled = [record("cskd", seed, 0.53 + seed / 100, 0.7) for seed in (1, 2)]
     write(tmp_path, [*alone, *control, *distilled])
     (found,) = read_settings(tmp_path)
     assert (found.gate.validation, found.gate.training) == (pytest.approx(0.51), pytest.approx(0.7))
     assert (found.gate.seeds, found.gate.control, found.gate.control_seeds) == (3, pytest.approx(0.03), 1)
     assert (found.difference, found.seeds, found.strength) == (pytest.approx(0.03), 2, None)
+
+
+def test_the_gate_has_the_control_of_the_settings_own_teacher(tmp_path):
+    names = ("a_cnn@0123456789ab at 64 px", "a_cnn@0123456789ab at 128 px", "a_cnn@ba9876543210 at 64 px")
+    write(tmp_path, [record("supervised", 0, 0.5, 0.55)])
+    for number, name in enumerate(names):
+        write(tmp_path, [record("kd-standardised", 0, 0.5 + number / 100, 0.5, teacher=name)])
+        write(tmp_path, [record("cskd", 0, 0.5, 0.5, teacher=name)])
+    found = sorted(one.gate.control for one in read_settings(tmp_path))
+    assert found == [pytest.approx(number / 100) for number in range(3)]
+
+
+def test_a_teachers_strength_is_that_of_its_own_weights():
+    shares = {"0123456789ab": 0.25, "ba9876543210": 0.75}
+    plain = {"student": "s", "pretrain_data": "d", "pretrain_recipe": "r", "seed": 0, "teacher": "a_cnn at 64 px"}
+    plain |= {"grid": (2, 2), "views": 100, "local_top1": 0.5, "local_is_global": 0.5, "command": "", "created": ""}
+    plain |= {"code": CodeRef(commit="", dirty=False, version="0"), "versions": {}}
+    measures = [TeacherMeasure(weights=name, global_top1=share, **plain) for name, share in shares.items()]
+    for name, share in shares.items():
+        found = find_strength(measures, TableStudent("s", "d", "r"), f"a_cnn@{name} at 64 px")
+        assert found.global_top1 == share
+    assert [row[0] for row in teacher_rows(measures)] == [f"a_cnn@{name} at 64 px" for name in shares]
 
 
 def test_one_seed_without_a_score_on_training_images_leaves_it_unknown(tmp_path):
