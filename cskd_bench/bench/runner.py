@@ -29,10 +29,14 @@ from cskd_bench.stopping import hang_up, leave_terminal
 
 @dataclass
 class BenchResult:
-    """What became of a plan; `left` cells were not started, as the bench's time would not have been enough."""
+    """What became of a plan; `left` cells were not started, as the bench's time would not have been enough.
+
+    `attempts`: how often one was started, or taken over from an earlier bench.
+    """
 
     done: int = 0
     left: int = 0
+    attempts: int = 0
     failures: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
 
@@ -195,6 +199,7 @@ class _Bench:
     def _note_start(self, cell: BenchCell) -> None:
         self._queue.begin(cell, how_far(cell, self._places))
         self._began[cell.name] = time.monotonic()
+        self._outcome.attempts += 1
         self._status.note_start(cell)
         self._ledger.note_start(cell)
         self._changed = True

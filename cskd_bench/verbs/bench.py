@@ -152,6 +152,11 @@ def _end(outcome: "BenchResult", minutes: float | None) -> int:
     """Say why cells are left, where some are, and return the exit code."""
     if outcome.interrupted:
         print("cskd-bench: interrupted; the same command continues from here", file=sys.stderr)
+    elif outcome.left and not outcome.attempts:
+        raise UserError(
+            f"--within {minutes:g}: too short for any of the {outcome.left} cells that are left, by how long "
+            "finished ones like them took; give more minutes"
+        )
     elif outcome.left:
         print(
             f"cskd-bench: {outcome.left} of the cells are left, as they would not finish within {minutes:g} minutes; "

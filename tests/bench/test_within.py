@@ -85,7 +85,7 @@ def test_no_cell_starts_that_would_take_longer_than_is_left(place, clock, tmp_pa
     until = None if seconds is None else clock.seconds + seconds
     share, console = Share(2, Resources(1)), Console(file=io.StringIO())
     outcome = run_plan(cells, places, executor, share, console=console, until=until)
-    assert outcome == BenchResult(done=done, left=CELLS - done)
+    assert outcome == BenchResult(done=done, left=CELLS - done, attempts=done)
     assert executor.running == {} and (until is None or seconds == 1.0 or max(executor.ends, default=0) <= until)
     state = read_state(tmp_path / "runs" / "bench" / "plan.json").state
     assert state == ("interrupted" if outcome.left else "done")
@@ -96,7 +96,7 @@ def test_what_is_left_is_said_and_the_exit_code_is_that_of_a_stop(place, clock, 
 
     def some_left(*_, until, **__):
         asked.append(until)
-        return BenchResult(done=20, left=4)
+        return BenchResult(done=20, left=4, attempts=3)
 
     monkeypatch.chdir(place)
     monkeypatch.setattr("cskd_bench.bench.runner.run_plan", some_left)
@@ -104,3 +104,13 @@ def test_what_is_left_is_said_and_the_exit_code_is_that_of_a_stop(place, clock, 
     assert main(["bench", "plan.toml", "--within", "7.5", *words]) == 75
     assert asked == [1000.0 + 450.0]
     assert "4 of the cells are left, as they would not finish within 7.5 minutes; " in capsys.readouterr().err
+
+
+def test_a_time_too_short_for_any_cell_is_refused_as_the_same_command_would_never_get_further(
+    place, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.chdir(place)
+    words = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    assert main(["bench", "plan.toml", "--within", "0", *words]) == 2
+    said = capsys.readouterr().err
+    assert f"--within 0: too short for any of the {CELLS} cells that are left" in said and "give more minutes" in said
