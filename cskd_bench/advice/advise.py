@@ -68,7 +68,8 @@ def advise(
 ) -> Prospect:
     """Collect what records and a bank say of a CSKD configuration; `named` are the words that name it in a command.
 
-    Without records in `results`, those of this repository are asked. UserError for a bank of other views.
+    Without records in `results`, those of this repository are asked. UserError for a bank of other views or of another
+    teacher.
     """
     if results.exists() and not results.is_dir():
         raise UserError(f"{results}: is no folder; name the folder of your records with --results")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cskd_bench.bank.match import bank_plan, views_identity
+from cskd_bench.bank.match import bank_plan, labels_identity
 from cskd_bench.bank.store import Bank, differences, refusal
 from cskd_bench.config import PretrainConfig
 from cskd_bench.data.open import open_source
@@ -27,7 +27,8 @@ class Agreement:
 def label_agreement(folder: Path, config: PretrainConfig) -> Agreement:
     """Compare what a bank holds so far with the labels of the run's images.
 
-    UserError for a bank of other views, one that holds none yet, and mixed views, which have two classes each.
+    UserError for a bank of other views or another teacher, one that holds none yet, and mixed views, which have two
+    classes each.
     """
     bank = Bank(folder)
     if config.recipe.augment.mixes:
@@ -36,7 +37,8 @@ def label_agreement(folder: Path, config: PretrainConfig) -> Agreement:
             "recipe.augment.mixup=0 and recipe.augment.cutmix=0 (one epoch is enough) and ask that one"
         )
     source = open_source(config.data, config.data.train)
-    if changes := differences(bank.manifest.views, views_identity(config, source), "views."):
+    asked = labels_identity(config, source)
+    if changes := differences(bank.manifest.model_dump(mode="json", include=set(asked)), asked):
         raise UserError(f"{folder}: does not match this run. {refusal(changes, bank.manifest.versions)}")
     plan = bank_plan(config, len(source))
     views, right_views, right_places, alike_places = 0, 0, 0, 0

@@ -62,6 +62,16 @@ def teacher_source(config: PretrainConfig) -> Literal["timm", "file"]:
     return "file" if config.teacher.weights else "timm"
 
 
+def labels_identity(config: PretrainConfig, source: Source) -> dict[str, Any]:
+    """Return what a bank's labels depend on, by the names of its manifest: the views and the teacher."""
+    return {
+        "views": views_identity(config, source),
+        "teacher": teacher_identity(config),
+        "teacher_source": teacher_source(config),
+        "precision": config.teacher.precision,
+    }
+
+
 def why_no_bank(config: PretrainConfig) -> str:
     """Say why no bank can stand in for a run's teacher; empty where one can."""
     method, classes = config.method, config.data.num_classes
@@ -82,13 +92,7 @@ def open_matching_bank(folder: Path, config: PretrainConfig) -> Bank:
     if reason := why_no_bank(config):
         raise UserError(f"{folder}: {reason}")
     source = open_source(config.data, config.data.train)
-    asked: dict[str, Any] = {
-        "views": views_identity(config, source),
-        "teacher": teacher_identity(config),
-        "teacher_source": teacher_source(config),
-        "num_classes": config.data.num_classes,
-        "precision": config.teacher.precision,
-    }
+    asked = labels_identity(config, source) | {"num_classes": config.data.num_classes}
     if config.method.labels == "soft":
         if manifest.soft_classes < config.data.num_classes:  # else every logit is there, whatever the temperature
             asked["soft_temperature"] = config.method.soft_temperature

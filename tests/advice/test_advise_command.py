@@ -116,10 +116,15 @@ def test_a_method_with_settings_is_not_taken_for_the_plain_one(run_file, capsys)
 
 
 def test_older_records_are_not_asked_for_again(run_file, capsys):
-    add_record(run_file, "supervised", 0, 0.5, None)
+    add_record(run_file, "supervised", 0, 0.05, None)
     said = ask(capsys)
     assert not any("supervised" in words for words in commands(said))
     assert any("kd-standardised" in words for words in commands(said))
+    add_record(run_file, "kd-standardised", 0, 0.05, None, teacher="test_byobnet at 64 px")
+    build = shlex.split(commands(said)[0])[1:]
+    assert main(build) == 0
+    said = ask(capsys, "--bank", build[-1])
+    assert commands(said) == [] and "Not known. The records without a teacher lack the score" in said
 
 
 def test_the_setting_itself_is_not_among_those_like_it(run_file, capsys, monkeypatch):
@@ -146,6 +151,16 @@ def test_a_mixing_recipe_asks_for_a_bank_without_mixing(run_file, capsys):
     other = ["--set", "seed=3"]
     assert main(["advise", "run.toml", "--results", "mine", *mixing, *other, "--bank", bank]) == 2
     assert "views.seed: bank has 0, run has 3" in capsys.readouterr().err
+
+
+def test_a_bank_of_another_teacher_is_refused(run_file, capsys):
+    assert main(["bank", "build", "run.toml", "--method", "cskd", "--epochs", "0:1", "--output", "look"]) == 0
+    save_model(run_file.parent / "teacher.safetensors", num_classes=3, seed=1)
+    asks = (["advise", "run.toml", "--bank", "look"], ["bank", "agreement", "look", "run.toml", "--output", "a.json"])
+    for words in asks:
+        assert main(words) == 2
+        assert "look: does not match this run. teacher.weights: bank has" in capsys.readouterr().err
+    assert not (run_file.parent / "a.json").exists()
 
 
 def test_a_file_that_is_no_measurement_is_named(run_file, capsys):
