@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
@@ -80,10 +81,15 @@ def read_teachers(results: Path) -> list[TeacherMeasure]:
 
 
 def teacher_rows(measures: Sequence[TeacherMeasure]) -> list[list[str]]:
-    """Return a row, under `TEACHER_HEAD`, of each teacher and recipe in the order of the files, over all seeds."""
+    """Return a row, under `TEACHER_HEAD`, of each teacher and recipe in the order of the files, over all seeds.
+
+    A hash is named only where teachers of one name have several weights.
+    """
+    weights = Counter(teacher for teacher, _ in {(one.teacher, one.weights) for one in measures})
     found: dict[tuple[str, str, str, tuple[int, int]], list[TeacherMeasure]] = {}
     for one in measures:
-        found.setdefault((one.named, one.pretrain_data, one.pretrain_recipe, one.grid), []).append(one)
+        name = one.named if weights[one.teacher] > 1 else one.teacher
+        found.setdefault((name, one.pretrain_data, one.pretrain_recipe, one.grid), []).append(one)
     rows = []
     for (teacher, data, _, (height, width)), group in found.items():
         views = sum(one.views for one in group)

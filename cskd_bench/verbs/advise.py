@@ -55,7 +55,10 @@ def _run(options: argparse.Namespace) -> int:
         console.print("\nRun next:")
         for command in found.to_run:
             console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
-    console.print("\nWhat the rule rests on (95 % interval of each difference alone, not corrected for their number):")
+    console.print(
+        "\nWhat the rule rests on (95 % interval of each difference alone, not corrected for their number):",
+        soft_wrap=True,
+    )
     for setting in found.settings:
         for line in setting_lines(setting):
             console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)

@@ -171,3 +171,8 @@ def test_a_file_that_is_no_measurement_is_named(run_file, capsys):
     (run_file.parent / "mine/teachers/one.json").write_text('{"views": 0}')
     assert main(["advise", "run.toml", "--results", "mine"]) == 2
     assert "one.json: not written by `bank agreement --output`" in capsys.readouterr().err
+
+
+def test_every_line_is_whole_in_a_narrow_terminal(run_file, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert "(95 % interval of each difference alone, not corrected for their number):" in ask(capsys)
