@@ -18,7 +18,7 @@ from cskd_bench.schema import StrictModel
 SHIPPED: Final = Path(__file__).with_name("settings.json")
 
 Prediction = Literal["gain", "no gain", "unknown"]
-Direction = Literal["gain", "loss", "not shown"]
+Direction = Literal["above zero", "below zero", "includes zero"]
 Verdict = Literal["right", "wrong", "undecided"]
 
 
@@ -50,8 +50,8 @@ class MeasuredSetting(StrictModel):
     def outcome(self) -> Direction:
         """What the interval says."""
         if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
-            return "not shown"
-        return "gain" if self.interval[0] > 0 else "loss"
+            return "includes zero"
+        return "above zero" if self.interval[0] > 0 else "below zero"
 
     @property
     def expected(self) -> Prediction:
@@ -61,9 +61,9 @@ class MeasuredSetting(StrictModel):
     @property
     def verdict(self) -> Verdict:
         """Whether the outcome bears the rule out; an interval that includes zero decides nothing."""
-        if self.expected == "unknown" or self.outcome == "not shown":
+        if self.expected == "unknown" or self.outcome == "includes zero":
             return "undecided"
-        return "right" if (self.expected == "gain") == (self.outcome == "gain") else "wrong"
+        return "right" if (self.expected == "gain") == (self.outcome == "above zero") else "wrong"
 
 
 def expect(gate: Gate, strength: TeacherStrength | None) -> Prediction:
