@@ -13,6 +13,7 @@ from cskd_bench.record import CodeRef, write_record
 from cskd_bench.report.compare import compare
 from cskd_bench.report.selection import TableStudent, select
 from cskd_bench.report.teachers import TeacherMeasure, teacher_rows
+from cskd_bench.report.verify import verify_records
 from cskd_bench.report.words import interval, points
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,6 +121,11 @@ def test_one_seed_without_a_score_on_training_images_leaves_it_unknown(tmp_path)
     write(tmp_path, [*alone, record("cskd", 0, 0.5, 0.5)])
     (found,) = read_settings(tmp_path)
     assert found.gate.training is None and found.gate.is_open is None
+
+
+def test_the_runs_that_were_trained_again_are_whole():
+    assert verify_records(GATES / "records") == []
+    assert len(list((GATES / "records").glob("*.json"))) == 5
 
 
 def test_the_shipped_settings_are_what_the_records_say():
