@@ -83,22 +83,27 @@ def read_teachers(results: Path) -> list[TeacherMeasure]:
 def teacher_rows(measures: Sequence[TeacherMeasure]) -> list[list[str]]:
     """Return a row, under `TEACHER_HEAD`, of each teacher and recipe in the order of the files, over all seeds.
 
-    A hash is named only where teachers of one name have several weights.
+    A hash is named only where teachers of one name have several weights, a recipe only where one row would be like
+    another.
     """
     weights = Counter(teacher for teacher, _ in {(one.teacher, one.weights) for one in measures})
     found: dict[tuple[str, str, str, tuple[int, int]], list[TeacherMeasure]] = {}
     for one in measures:
         name = one.named if weights[one.teacher] > 1 else one.teacher
         found.setdefault((name, one.pretrain_data, one.pretrain_recipe, one.grid), []).append(one)
+    recipes = Counter((teacher, data) for teacher, data, _, _ in found)
     rows = []
-    for (teacher, data, _, (height, width)), group in found.items():
+    for (teacher, data, recipe, (height, width)), group in found.items():
         views = sum(one.views for one in group)
         shares = [
             sum(one.views * getattr(one, key) for one in group) / views
             for key in ("global_top1", "local_top1", "local_is_global")
         ]
         told = [f"{100 * share:.1f} %" for share in shares]
-        rows.append([teacher, data, f"{height} x {width}", *told, f"{views:,}", f"{len({one.seed for one in group})}"])
+        views_of = f"{data}, recipe {recipe[:8]}" if recipes[teacher, data] > 1 else data
+        rows.append(
+            [teacher, views_of, f"{height} x {width}", *told, f"{views:,}", f"{len({one.seed for one in group})}"]
+        )
     return rows
 
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "pays_off.md"
 BEGIN = "<!-- settings:begin (written by python tests/advice/test_settings.py) -->\n"
 END = "<!-- settings:end -->\n"
-FOLDERS = {"results": False, "results/small_data": False, "results/methods": True}  # whether kept out of the rule
+FOLDERS = {"results": False, "results/small_data": False, "results/kept_out": True}  # whether kept out of the rule
 GATES = ROOT / "results" / "gates"  # runs without a teacher, trained again for their score on training images
 HEAD = [
     "setting",

@@ -263,6 +263,13 @@ def test_the_teachers_part_pools_the_views_of_a_teachers_seeds(results):
         written(results, part('teachers "another"'))
 
 
+def test_two_recipes_of_one_teacher_are_told_apart(results):
+    for recipe in ("first", "second"):
+        measured(results / "one", 1, 100, 0.8, pretrain_recipe=recipe)
+    rows = inside(written(results, part("teachers")), "teachers").splitlines()[-2:]
+    assert ["recipe first" in rows[0], "recipe second" in rows[1]] == [True, True]
+
+
 def test_records_without_a_curve_are_said_to_have_none(tmp_path):
     write_record(tmp_path / "records", make_record(protocol="pretrain", task="mnist_5k"))
     (tmp_path / "page.md").write_text(part("training"))
