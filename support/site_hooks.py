@@ -21,6 +21,7 @@ OUTSIDE: Final = (
     "results/methods/LEADERBOARD.md",
     "results/small_data/LEADERBOARD.md",
     "results/detection/LEADERBOARD.md",
+    "results/kept_out/LEADERBOARD.md",
 )
 LINK: Final = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)\s]*)?\)")
 

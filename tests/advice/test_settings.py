@@ -11,6 +11,7 @@ from cskd_bench.advice.settings import SHIPPED, MeasuredSetting, find_strength, 
 from cskd_bench.advice.words import percent, score
 from cskd_bench.record import CodeRef, write_record
 from cskd_bench.report.compare import compare
+from cskd_bench.report.markdown import markdown_text
 from cskd_bench.report.selection import TableStudent, select
 from cskd_bench.report.teachers import TeacherMeasure, teacher_rows
 from cskd_bench.report.verify import verify_records
@@ -57,7 +58,7 @@ def cells(one: MeasuredSetting) -> list[str]:
     alone = "" if one.gate.training is None else f" ({percent(one.gate.training)})"
     bounds = interval(one.interval, signed=True)
     return [
-        f"[{one.title}; {one.teacher}](../{one.results}/LEADERBOARD.md)",
+        f"{markdown_text(f'{one.title}; {one.teacher}')} ([{one.results}](../{one.results}/LEADERBOARD.md))",
         f"{percent(one.gate.validation)}{alone or ' (not measured)'}",
         percent(one.strength.global_top1) if one.strength else "not measured",
         f"{points(one.difference)}{' ' + bounds if bounds else ''}, n = {one.seeds}",
