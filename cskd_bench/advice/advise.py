@@ -80,9 +80,10 @@ def advise(
     if (results / "records").is_dir():
         selection = select(results / "records", include_dirty=include_dirty)
         unused = sum("--include-dirty" in one.reason for one in selection.left_out)
-        comparison = compare(results / "records", selection, read_plans(results))
+        plans = read_plans(results)
+        comparison = compare(results / "records", selection, plans)
         table = find_table(comparison, student)
-        found = list(settings_of(comparison, read_teachers(results), results.as_posix(), label=label))
+        found = list(settings_of(comparison, plans, read_teachers(results), results.as_posix(), label=label))
     settings = tuple(shipped_settings())
     asked = [*found, *(settings if label == STUDIED else ())]
     here = next((one for one in asked if _key(one) == wanted), None)

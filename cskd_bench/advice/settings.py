@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from cskd_bench.advice.gate import NO_TEACHER, Gate, gate_of
 from cskd_bench.report.compare import compare
-from cskd_bench.report.plans import read_plans
+from cskd_bench.report.plans import RegisteredPlan, read_plans
 from cskd_bench.report.selection import STUDIED, TableStudent, pretrain_epochs, select
 from cskd_bench.report.tables import Comparison, Table
 from cskd_bench.report.teachers import Share, TeacherMeasure, read_teachers, without_hash
@@ -18,7 +18,7 @@ from cskd_bench.schema import StrictModel
 SHIPPED: Final = Path(__file__).with_name("settings.json")
 
 Prediction = Literal["gain", "no gain", "unknown"]
-Direction = Literal["above zero", "below zero", "includes zero"]
+Direction = Literal["interval above zero", "interval below zero", "interval includes zero", "not tested"]
 Verdict = Literal["right", "wrong", "undecided"]
 
 
@@ -42,16 +42,17 @@ class MeasuredSetting(StrictModel):
     gate: Gate
     strength: TeacherStrength | None
     difference: float
-    interval: tuple[float, float] | None
+    interval: tuple[float, float] | None  # None: one seed, or a registered plan waits for more
     seeds: int
     kept_out: bool  # nothing of it went into the rule
 
     @property
     def outcome(self) -> Direction:
         """What the interval says."""
-        if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
-            return "includes zero"
-        return "above zero" if self.interval[0] > 0 else "below zero"
+        if self.interval is None:
+            return "not tested"
+        low, high = self.interval
+        return "interval above zero" if low > 0 else "interval below zero" if high < 0 else "interval includes zero"
 
     @property
     def expected(self) -> Prediction:
@@ -60,10 +61,11 @@ class MeasuredSetting(StrictModel):
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the outcome bears the rule out; an interval that includes zero decides nothing."""
-        if self.expected == "unknown" or self.outcome == "includes zero":
+        """Whether the outcome bears the rule out; only an interval without zero decides."""
+        expected = {"interval above zero": "gain", "interval below zero": "no gain"}.get(self.outcome)
+        if self.expected == "unknown" or expected is None:
             return "undecided"
-        return "right" if (self.expected == "gain") == (self.outcome == "above zero") else "wrong"
+        return "right" if self.expected == expected else "wrong"
 
 
 def expect(gate: Gate, strength: TeacherStrength | None) -> Prediction:
@@ -83,8 +85,9 @@ def read_settings(results: Path, *, include_dirty: bool = False, kept_out: bool 
     UserError if there are no records.
     """
     records = results / "records"
-    comparison = compare(records, select(records, include_dirty=include_dirty), read_plans(results))
-    return list(settings_of(comparison, read_teachers(results), results.as_posix(), kept_out=kept_out))
+    plans = read_plans(results)
+    comparison = compare(records, select(records, include_dirty=include_dirty), plans)
+    return list(settings_of(comparison, plans, read_teachers(results), results.as_posix(), kept_out=kept_out))
 
 
 def shipped_settings() -> list[MeasuredSetting]:
@@ -114,13 +117,17 @@ def find_strength(measures: Sequence[TeacherMeasure], student: TableStudent, tea
 
 def settings_of(
     comparison: Comparison,
+    plans: Sequence[RegisteredPlan],
     measures: Sequence[TeacherMeasure],
     results: str,
     *,
     label: str = STUDIED,
     kept_out: bool = False,
 ) -> Iterator[MeasuredSetting]:
-    """Yield every setting of a comparison in which a method, by default plain CSKD, and no teacher share a seed."""
+    """Yield every setting of a comparison in which a method, by default plain CSKD, and no teacher share a seed.
+
+    Where a registered plan waits for more seeds of it, there is no interval yet, as there is no answer.
+    """
     for table, title in zip(comparison.tables, titles(comparison.tables), strict=True):
         if table.group != "pretraining":
             continue
@@ -128,6 +135,8 @@ def settings_of(
             plain = [item for item in cell.differences if item.baseline.label == NO_TEACHER]
             if method.label != label or cell.setting.weights == "ema" or not plain:
                 continue
+            seeds = {pair.seed for pair in plain[0].pairs}
+            waits = any(plan.covers(table.student) and not seeds.issuperset(plan.seeds) for plan in plans)
             yield MeasuredSetting(
                 results=results,
                 title=title,
@@ -139,7 +148,7 @@ def settings_of(
                 gate=gate_of(table, method.teacher),
                 strength=find_strength(measures, table.student, method.teacher),
                 difference=plain[0].mean,
-                interval=plain[0].interval,
+                interval=None if waits else plain[0].interval,
                 seeds=plain[0].seeds,
                 kept_out=kept_out,
             )

@@ -66,7 +66,7 @@ def setting_lines(one: MeasuredSetting) -> tuple[str, str]:
     rule = f"rule: {one.expected}{', kept out of its making' if one.kept_out else ''}"
     bounds = interval(one.interval, signed=True)
     difference = f"CSKD − no teacher {points(one.difference)}{' ' + bounds if bounds else ''}"
-    out = f"{difference}, {count(one.seeds, 'seed')}: interval {one.outcome}, {one.verdict}"
+    out = f"{difference}, {count(one.seeds, 'seed')}: {one.outcome}, {one.verdict}"
     return f"{one.title}; {one.teacher} ({one.results})", f"gate {gate}; teacher {teacher}; {rule}; {out}"
 
 
@@ -79,7 +79,7 @@ def score(settings: Sequence[MeasuredSetting]) -> str:
     told = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in ("right", "wrong", "undecided"))
     return (
         f"Scored on {count(len(kept_out), 'setting')} kept out of the rule's making: {told} "
-        "(undecided: the rule says nothing, or the interval includes zero)."
+        "(undecided: the rule says nothing, or no interval leaves out zero)."
     )
 
 

@@ -16,6 +16,7 @@ VARIES: Final = object()
 PARTS: Final = ("data", "student", "recipe", "teacher")
 OTHERS: Final = 3  # differences without plain words that a title names
 PLAIN: Final = {
+    "data.train": "split {}",
     "student.image_size": "{} px",
     "student.patch_size": "patch {}",
     "student.depth": "depth {}",

@@ -1,6 +1,7 @@
 """The settings that `advise` rests on, and their table; `python tests/advice/test_settings.py` writes both again."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,19 @@ def test_gate_and_difference_are_means_over_the_seeds_that_both_have(tmp_path):
     assert (found.difference, found.seeds, found.strength) == (pytest.approx(0.03), 2, None)
 
 
+def test_a_setting_whose_plan_waits_for_seeds_has_no_interval_yet(tmp_path):
+    write(tmp_path, [record("supervised", seed, 0.5, 0.6) for seed in (0, 1)])
+    write(tmp_path, [record("cskd", seed, 0.5 + seed / 100, 0.6) for seed in (0, 1)])
+    (found,) = read_settings(tmp_path)
+    assert found.interval is not None and found.outcome.startswith("interval")
+    plan = {"plan": "asked", "registered": "now", "commit": "a", "contrasts": [], "seeds": [0, 1, 2]}
+    student = [found.student, found.pretrain_data, found.pretrain_recipe]
+    (tmp_path / "plans").mkdir()
+    for students, outcome in (([student], "not tested"), ([["another", *student[1:]]], found.outcome)):
+        (tmp_path / "plans" / "asked.json").write_text(json.dumps(plan | {"students": students}))
+        assert [one.outcome for one in read_settings(tmp_path)] == [outcome]
+
+
 def test_the_gate_has_the_control_of_the_settings_own_teacher(tmp_path):
     names = ("a_cnn@0123456789ab at 64 px", "a_cnn@0123456789ab at 128 px", "a_cnn@ba9876543210 at 64 px")
     write(tmp_path, [record("supervised", 0, 0.5, 0.55)])
@@ -132,6 +146,19 @@ def test_the_runs_that_were_trained_again_are_whole():
 def test_the_shipped_settings_are_what_the_records_say():
     assert len(shipped_settings()) > 5
     assert shipped_settings() == measured_settings()
+
+
+def test_what_was_predicted_by_hand_is_what_the_gates_and_teachers_say():
+    """The rows were written before the CSKD runs; what they rest on has not changed since."""
+    text = PAGE.read_text(encoding="utf-8").partition("### Settings kept out")[2]
+    told = [re.findall(r"−?\d+\.\d", row) for row in text.splitlines() if row.endswith("28 November 2026 |")]
+    kept_out = {one.epochs: one for one in shipped_settings() if one.kept_out}
+    expected = []
+    for one in (kept_out[8], kept_out[40]):
+        shares = (one.gate.validation, one.gate.training, one.gate.control, one.strength.global_top1)
+        expected.append([f"{100 * share:.1f}".replace("-", "−") for share in shares])
+        assert one.expected == "no gain"
+    assert told == expected
 
 
 def test_the_page_has_the_table_of_all_settings():
