@@ -4,7 +4,6 @@ import os
 import tarfile
 import tempfile
 import time
-import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from io import BytesIO
@@ -15,7 +14,7 @@ from cskd_bench.data import index
 from cskd_bench.data.shards import shard_source
 from cskd_bench.data.sources import FolderSource, Source
 from cskd_bench.errors import UserError
-from cskd_bench.speed.measure import Clock, compare
+from cskd_bench.speed.measure import Clock, compare, measure_kept
 
 FILES: Final = 128_100
 _CLASSES: Final = 1000
@@ -52,17 +51,12 @@ def measure_listing(rounds: int, clock: Clock, files: int = FILES) -> dict[str, 
         for what, read in opened.items():
             sides: dict[str, Callable[[], object]] = {"first": partial(search, what), "index": read}
             seconds[what] = compare(sides, rounds, clock)
-        tracemalloc.start()
-        try:
-            kept = FolderSource(folders / _SPLIT)
-            used, _ = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
-    million = 1e6 / len(kept)
+        kept = measure_kept(opened["files"])
+    million = 1e6 / files
     return {
         "what": f"{files:,} empty files in {_CLASSES:,} class folders; {files:,} samples in tars of {_TAR:,}",
         "rounds": rounds,
-        "megabytes_per_million_files": used * million / 1e6,
+        "megabytes_per_million_files": kept * million / 1e6,
         **{
             f"seconds_per_million_{what}": {side: min(times) * million for side, times in both.items()}
             for what, both in seconds.items()

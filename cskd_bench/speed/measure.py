@@ -1,8 +1,10 @@
 """Timing sides next to each other: every round runs each side once, in alternating order."""
 
+import gc
 import os
 import statistics
 import time
+import tracemalloc
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -35,6 +37,23 @@ def compare(
             synchronize()
             seconds[name].append(now() - began)
     return seconds
+
+
+def measure_kept(make: Callable[[], object]) -> int:
+    """Return the bytes that what is made keeps allocated: those that are freed when it is let go.
+
+    Other threads of the process allocate as well, so a total after the making is not this one's alone.
+    """
+    tracemalloc.start()
+    try:
+        kept = make()
+        gc.collect()
+        before, _ = tracemalloc.get_traced_memory()
+        del kept
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return before - after
 
 
 def table(seconds: dict[str, list[float]], reference: str, items: int) -> list[dict[str, Any]]:
