@@ -122,7 +122,10 @@ def _answer_family(
         holm = differences[number]
         same = equal[number]
         corrected = Corrected(
-            None if holm is None else max(holm, gate), None if same is None else max(same, gate), len(places)
+            difference=None if holm is None else max(holm, gate),
+            equivalence=None if same is None else max(same, gate),
+            ungated=holm,
+            family=len(places),
         )
         answers[place] = judge(plan, plan.contrasts[place], estimated[place], corrected, whys[place])
     return answers

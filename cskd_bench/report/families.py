@@ -1,7 +1,7 @@
 """Families of tests: a plan's primary contrasts first, then the rest of each table behind the plan's gate."""
 
 import statistics as standard
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from cskd_bench.report import statistics
 from cskd_bench.report.contrasts import PlanResult, correct
@@ -17,6 +17,10 @@ def correct_tables(tables: Sequence[Table], answers: Sequence[PlanResult]) -> No
                 for cell in cells:
                     owners[id(cell)].primary = True
                 _mark_primary(result, cells)
+    for answer in answers:
+        for result, cells in zip(answer.results, answer.cells, strict=True):
+            if result.seeds < len(answer.plan.seeds):
+                _withhold(result, cells)
     for table in tables:
         gates = [answer.gate for answer in answers if answer.has_gate and answer.plan.covers(table.student)]
         _correct_rest(table, max(gates, default=0.0))
@@ -30,22 +34,35 @@ def correct_tables(tables: Sequence[Table], answers: Sequence[PlanResult]) -> No
 
 def _mark_primary(result: ContrastResult, cells: Sequence[TableCell]) -> None:
     """Give a table's difference the answer of the primary contrast that it is; of two plans' the more cautious."""
+    for cell, difference in _differences_of(cells):
+        if result.adjusted is None:
+            continue
+        if difference.seeds != result.seeds:  # the table has seeds that the plan does not ask for
+            continue
+        if difference.primary and (difference.adjusted or 0.0) >= result.adjusted:
+            continue
+        difference.primary = True
+        difference.holm = difference.adjusted = result.adjusted
+        bounds = result.simultaneous
+        difference.simultaneous = bounds if cell is cells[0] or bounds is None else (-bounds[1], -bounds[0])
+        difference.detectable = result.detectable
+
+
+def _withhold(result: ContrastResult, cells: Sequence[TableCell]) -> None:
+    """Leave a table's difference untested while a contrast with it waits for seeds, unless another plan answers it."""
+    for _, difference in _differences_of(cells):
+        if not difference.primary or difference.adjusted is None:
+            difference.primary = difference.primary or result.family == "primary"
+            difference.interval = difference.bootstrap = difference.p_value = None
+
+
+def _differences_of(cells: Sequence[TableCell]) -> Iterator[tuple[TableCell, Difference]]:
+    """Yield a cell and each of its differences from the other; none for a contrast of other than two cells."""
     if len(cells) != 2:
         return
     first, second = cells
     for cell, other in ((first, second), (second, first)):
-        for difference in cell.differences:
-            if difference.baseline != other.method or result.adjusted is None:
-                continue
-            if difference.seeds != result.seeds:  # the table has seeds that the plan does not ask for
-                continue
-            if difference.primary and (difference.adjusted or 0.0) >= result.adjusted:
-                continue
-            difference.primary = True
-            difference.holm = difference.adjusted = result.adjusted
-            bounds = result.simultaneous
-            difference.simultaneous = bounds if cell is first or bounds is None else (-bounds[1], -bounds[0])
-            difference.detectable = result.detectable
+        yield from ((cell, difference) for difference in cell.differences if difference.baseline == other.method)
 
 
 def _correct_rest(table: Table, gate: float) -> None:
@@ -67,6 +84,8 @@ def _power(table: Table) -> str:
         return ""
     seen = [item for item in differences if item.detectable is not None]
     if not seen:
+        if any(item.estimate.p_value() is not None for item in differences):
+            return ""  # a plan waits for seeds
         return "No spread over seeds that two methods share was measured, so no difference can be tested."
     counts = sorted({item.seeds for item in seen})
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"

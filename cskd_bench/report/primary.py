@@ -4,14 +4,23 @@ from collections.abc import Sequence
 from typing import Final
 
 from cskd_bench.report import words
-from cskd_bench.report.tables import Comparison, ContrastResult
+from cskd_bench.report.tables import Answer, Comparison, ContrastResult
 
 QUESTION: Final = "Does CSKD help your ViT on your task, by more than seed noise?"
 OPENING: Final = 4  # contrasts that fit on the first screen of a phone
 NO_PLAN: Final = "No plan with primary contrasts is registered, so everything below is exploratory."
 DECLARED: Final = "Contrasts that plans declare as exploratory"
 EXPLORATORY: Final = "Exploratory: every other comparison"
-MARKS: Final = {"higher": "↑", "lower": "↓", "equivalent": "≈", "open": "○", "untested": "?"}
+LEADS: Final = "Not every primary difference of the plan is shown, so △ ▽ mark leads: they hold among these alone."
+MARKS: Final[dict[Answer, str]] = {
+    "higher": "↑",
+    "lower": "↓",
+    "equivalent": "≈",
+    "ahead": "△",
+    "behind": "▽",
+    "open": "○",
+    "untested": "?",
+}
 GATES: Final = {  # by `Table.gate`
     "none": "No plan declares primary contrasts for this student, so these tests stand alone.",
     "open": "Every primary difference of the plan is shown, so differences that hold in this table are marked ↑ ↓.",
@@ -20,10 +29,12 @@ GATES: Final = {  # by `Table.gate`
         "△ ▽ mark leads: they hold within one table alone."
     ),
 }
-ANSWERS: Final = {
+ANSWERS: Final[dict[Answer, str]] = {
     "higher": "higher",
     "lower": "lower",
     "equivalent": "equal within the band",
+    "ahead": "higher, a lead",
+    "behind": "lower, a lead",
     "open": "not shown",
     "untested": "not tested",
 }
@@ -58,14 +69,23 @@ def summary(results: Sequence[ContrastResult]) -> str:
     """Say how many primary contrasts have which answer; empty for fewer than two."""
     if len(results) < 2:
         return ""
-    answers = [result.answer for result in results]
-    counted = [f"{answers.count(kind)} {words_of}" for kind, words_of in ANSWERS.items() if kind in answers]
-    return f"Of {len(results)} primary contrasts: {', '.join(counted)}."
+    about, other = [[one.answer for one in results if one.studied is studied] for studied in (True, False)]
+    if not about or not other:
+        return f"Of {len(results)} primary contrasts: {_counted(about or other)}."
+    return (
+        f"Of {words.count(len(about), 'primary contrast')} with CSKD: {_counted(about)}. "
+        f"Of {len(other)} without it: {_counted(other)}."
+    )
+
+
+def _counted(answers: Sequence[Answer]) -> str:
+    return ", ".join(f"{answers.count(kind)} {told}" for kind, told in ANSWERS.items() if kind in answers)
 
 
 def notes(results: Sequence[ContrastResult]) -> list[str]:
-    """Return what the plans of some contrasts say of them, each plan once."""
-    return list(dict.fromkeys(result.note for result in results))
+    """Return what leads among some contrasts are worth, and what their plans say of them, each plan once."""
+    leads = [LEADS] if any(result.answer in ("ahead", "behind") for result in results) else []
+    return [*leads, *dict.fromkeys(result.note for result in results)]
 
 
 def gate(comparison: Comparison) -> str:

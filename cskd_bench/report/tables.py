@@ -128,7 +128,7 @@ class Table:
     gate: Literal["none", "open", "shut"] = "none"  # none: no plan with primary contrasts has this student
 
 
-Answer = Literal["higher", "lower", "equivalent", "open", "untested"]
+Answer = Literal["higher", "lower", "equivalent", "ahead", "behind", "open", "untested"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,9 @@ class ContrastResult:
     """What the records say about one contrast that a plan declares; intervals and means are fractions.
 
     `adjusted` and `equivalence_adjusted` are corrected over the plan's contrasts of this family, `simultaneous` holds
-    for all of them at once, `detectable` is what this contrast finds with 80 % probability at the corrected level.
+    for all of them at once, `detectable` is what this contrast finds with 80 % probability at the corrected level. They
+    are None until all seeds of the plan are there, as are intervals and p-values. `ahead` and `behind` are leads: they
+    hold in their family, and the primary contrasts before it do not.
     """
 
     plan: str
@@ -159,6 +161,7 @@ class ContrastResult:
     detail: str  # the sentence's numbers, or why there are none
     note: str  # the plan, when it was registered, and its own sentence on its contrasts
     family: Literal["primary", "exploratory"] = "primary"
+    studied: bool = True  # CSKD is on one of its sides
 
 
 @dataclass

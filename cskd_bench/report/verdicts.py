@@ -4,15 +4,20 @@ from dataclasses import dataclass
 
 from cskd_bench.report import statistics, words
 from cskd_bench.report.plans import Contrast, RegisteredPlan
+from cskd_bench.report.selection import STUDIED
 from cskd_bench.report.tables import Answer, ContrastResult, Estimated, Interval
 
 
 @dataclass(frozen=True, slots=True)
 class Corrected:
-    """A contrast's p-values corrected over its family, None where nothing could be tested, and the family's size."""
+    """A contrast's p-values corrected over its family, None where nothing could be tested, and the family's size.
+
+    `ungated` is that of the difference before the gate, which no other is smaller than.
+    """
 
     difference: float | None
     equivalence: float | None
+    ungated: float | None
     family: int
 
 
@@ -21,28 +26,31 @@ def judge(
 ) -> ContrastResult:
     """Return a contrast's answer at 5 %, with its interval; `why` says what is missing where nothing was estimated.
 
-    It is not tested before all seeds of the plan are there: who looks at each new seed finds more than there is.
+    It is not tested before all seeds of the plan are there: who looks at each new seed finds more than there is. Until
+    then it has a mean alone.
     """
-    estimate = estimated.estimate if estimated else None
     level = statistics.LEVEL / corrected.family
-    left = len(plan.seeds) - (len(estimated.seeds) if estimated else 0)
-    answer = "untested" if left else _answer(estimate, corrected)
+    seeds = len(estimated.seeds) if estimated else 0
+    left = len(plan.seeds) - seeds
+    mean = estimated.estimate.mean if estimated else None
+    estimate = estimated.estimate if estimated and not left else None
+    answer = _answer(estimate, corrected)
     simultaneous = estimate.interval(level) if estimate else None
     detectable = statistics.detectable(estimate, level) if estimate else None
-    seeds = len(estimated.seeds) if estimated else 0
     verdict = _verdict(answer, contrast.band, corrected)
-    detail = _detail(answer, estimate, simultaneous, (seeds, left), detectable, why)
+    detail = _detail(answer, mean, simultaneous, (seeds, left), detectable, why)
     return ContrastResult(
         plan=plan.plan,
         name=contrast.name,
         where=contrast.where,
         family=contrast.family,
+        studied=any(arm.label.split(" ")[0] == STUDIED for arm, _ in contrast.terms),
         baseline_kind=contrast.second.label.split(" ")[0],
         seeds=seeds,
-        mean=estimate.mean if estimate else None,
+        mean=mean,
         interval=estimate.interval() if estimate else None,
         simultaneous=simultaneous,
-        interval_kind=estimated.kind if estimated else "",
+        interval_kind=estimated.kind if estimated and estimate else "",
         p_value=estimate.p_value() if estimate else None,
         adjusted=corrected.difference,
         band=contrast.band,
@@ -61,8 +69,11 @@ def _answer(estimate: statistics.EstimatedMean | None, corrected: Corrected) -> 
         return "untested"
     if corrected.difference is not None and corrected.difference < statistics.LEVEL:
         return "higher" if estimate.mean > 0 else "lower"
-    equal = corrected.equivalence is not None and corrected.equivalence < statistics.LEVEL
-    return "equivalent" if equal else "open"
+    if corrected.equivalence is not None and corrected.equivalence < statistics.LEVEL:
+        return "equivalent"
+    if corrected.ungated is not None and corrected.ungated < statistics.LEVEL:
+        return "ahead" if estimate.mean > 0 else "behind"
+    return "open"
 
 
 def _verdict(answer: Answer, declared: float | None, corrected: Corrected) -> str:
@@ -74,6 +85,8 @@ def _verdict(answer: Answer, declared: float | None, corrected: Corrected) -> st
             return f"{answer}{f', but within {band}' if equal else ''}"
         case "equivalent":
             return f"equal within {band}"
+        case "ahead" | "behind":
+            return f"{'higher' if answer == 'ahead' else 'lower'}, but a lead only"
         case "untested":
             return "not tested"
         case _:
@@ -82,7 +95,7 @@ def _verdict(answer: Answer, declared: float | None, corrected: Corrected) -> st
 
 def _detail(
     answer: Answer,
-    estimate: statistics.EstimatedMean | None,
+    mean: float | None,
     simultaneous: Interval | None,
     seeds_left: tuple[int, int],
     detectable: float | None,
@@ -90,9 +103,9 @@ def _detail(
 ) -> str:
     """Write the numbers, or why there are none: `−0.14 points [−3.60, +3.32], 3 seeds.`"""
     seeds, left = seeds_left
-    if estimate is None:
+    if mean is None:
         return f"{why or 'no seed is shared'}."
-    measured = f"{words.points(estimate.mean)} points"
+    measured = f"{words.points(mean)} points"
     if left:
         return f"{measured} so far, {seeds} of {words.count(seeds + left, 'seed')}; tested once all are there."
     if answer == "untested":

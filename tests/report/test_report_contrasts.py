@@ -11,9 +11,10 @@ from cskd_bench.cli import main
 from cskd_bench.errors import UserError
 from cskd_bench.report import words
 from cskd_bench.report.compare import compare
+from cskd_bench.report.forest import forest
 from cskd_bench.report.markdown import markdown
 from cskd_bench.report.plans import Arm, Contrast, RegisteredPlan, read_plans
-from cskd_bench.report.primary import GATES
+from cskd_bench.report.primary import GATES, LEADS, summary
 from cskd_bench.report.selection import select, student_of
 
 CELLS = {  # label: scores by seed
@@ -164,13 +165,41 @@ def test_a_primary_contrast_without_records_keeps_its_place_in_the_family_and_th
 def test_a_contrast_is_not_tested_before_all_its_seeds_are_there(tmp_path):
     """Who looks at each new seed, and stops when a test succeeds, finds more than there is."""
     record = study(tmp_path)
-    comparison = compared(tmp_path, plan_of(contrast(record, "cskd", "deit"), seeds=(0, 1, 2, 3, 4)))
+    behind = contrast(record, "cskd", "kd", family="exploratory")
+    comparison = compared(tmp_path, plan_of(contrast(record, "cskd", "deit"), behind, seeds=(0, 1, 2, 3, 4)))
     (result,) = comparison.primary
-    assert result.answer == "untested" and result.adjusted is None
+    for one in (result, *comparison.exploratory):
+        assert one.answer == "untested" and one.mean is not None
+        assert [one.interval, one.simultaneous, one.p_value, one.adjusted, one.detectable] == [None] * 5
     assert result.sentence == (
         "cskd − deit on digits, linear probe: not tested, +7.15 points so far, 4 of 5 seeds; tested once all are there."
     )
-    assert words.mark(differences(comparison)["cskd", "deit"]) == "△", "the gate is shut until then"
+    found, (table,) = differences(comparison), comparison.tables
+    waiting = [found["cskd", "deit"], found["cskd", "kd"]]
+    assert [words.difference(one) for one in waiting] == ["? +7.15", "? +9.55"]
+    assert [one.primary for one in waiting] == [True, False] and not any(one.interval for one in waiting)
+    assert table.tests == 8, "the table's other differences are tested, behind the shut gate"
+    assert not table.cells[waiting[0].baseline, table.settings[0]].best
+    figure = forest(comparison.primary)
+    assert "<circle" in figure and 'class="thick' not in figure and 'class="thin' not in figure
+
+
+def test_a_plan_that_waits_takes_nothing_from_one_that_is_whole(tmp_path):
+    record = study(tmp_path)
+    asked = contrast(record, "cskd", "deit")
+    whole, waiting = plan_of(asked), plan_of(asked, name="longer", seeds=(0, 1, 2, 3, 4))
+    for plans in ([whole, waiting], [waiting, whole]):
+        comparison = compared(tmp_path, *plans)
+        assert {result.answer for result in comparison.primary} == {"higher", "untested"}
+        found = differences(comparison)["cskd", "deit"]
+        assert found.primary and found.interval and found.adjusted == pytest.approx(found.p_value)
+
+
+def test_where_all_differences_wait_no_spread_is_called_missing(tmp_path):
+    record = study(tmp_path, {label: CELLS[label] for label in ("deit", "cskd")})
+    behind = contrast(record, "cskd", "deit", family="exploratory")
+    (table,) = compared(tmp_path, plan_of(behind, seeds=(0, 1, 2, 3, 4))).tables
+    assert table.tests == 0 and table.power == ""
 
 
 def test_seeds_that_were_not_registered_do_not_count_in_a_contrast(tmp_path):
@@ -220,11 +249,16 @@ def test_exploratory_contrasts_stand_behind_the_primary_ones(tmp_path):
     primary, behind = contrast(record, "kd", "supervised"), contrast(record, "cskd", "deit", family="exploratory")
     comparison = compared(tmp_path, plan_of(primary, behind))
     (first,), (second,) = comparison.primary, comparison.exploratory
-    assert (first.answer, second.answer) == ("open", "open")
+    assert (first.answer, second.answer) == ("open", "ahead")
     assert second.adjusted == first.adjusted
     told = markdown(comparison, [], []).partition("## Exploratory contrasts")[2]
-    assert "- **○ not shown to differ**: cskd − deit on digits, linear probe, +7.15 points" in told
+    assert "- **△ higher, but a lead only**: cskd − deit on digits, linear probe, +7.15 points \\[" in told
+    assert "Detectable" not in told and f"\n{LEADS}\n" in told
     assert f"\n{second.note}\n" in told, "what the plan says of itself"
+    turned = contrast(record, "deit", "cskd", family="exploratory")
+    weak = contrast(record, "cskd (decay=local)", "kd", family="exploratory")
+    lead, none = compared(tmp_path, plan_of(primary, turned, weak)).exploratory
+    assert (lead.answer, none.answer) == ("behind", "open")
     (alone,) = compared(tmp_path, plan_of(behind)).exploratory
     assert alone.answer == "higher", "a plan without primary contrasts has no gate"
 
@@ -245,6 +279,16 @@ def test_within_a_declared_band_two_methods_are_equal_and_the_sentence_says_so(t
     assert result.sentence.startswith(start) and "4 seeds." in result.sentence
     if answer == "open":
         assert result.sentence.endswith(f"Detectable with 80 % power: {100 * result.detectable:.1f} points.")
+
+
+def test_the_count_of_answers_keeps_contrasts_without_cskd_apart(tmp_path):
+    """A plan's positive control says nothing for CSKD."""
+    record = study(tmp_path)
+    pairs = [("cskd", "deit"), ("cskd (decay=local)", "kd"), ("deit", "supervised")]
+    primary = compared(tmp_path, plan_of(*(contrast(record, *pair) for pair in pairs))).primary
+    assert summary(primary) == "Of 2 primary contrasts with CSKD: 1 higher, 1 not shown. Of 1 without it: 1 higher."
+    assert summary(primary[:2]) == "Of 2 primary contrasts: 1 higher, 1 not shown."
+    assert summary(primary[1:]) == "Of 1 primary contrast with CSKD: 1 not shown. Of 1 without it: 1 higher."
 
 
 def test_a_shown_difference_within_the_band_is_called_both(tmp_path):
