@@ -1,12 +1,14 @@
 """What to measure first, what is known of a configuration, and what settings like it showed."""
 
+import itertools
+import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Final
 
-from cskd_bench.advice.gate import CONTROL_METHOD, NO_TEACHER, Gate, gate_of
+from cskd_bench.advice.gate import CONTROL_METHOD, NO_TEACHER, Gate, find_cell, gate_of
 from cskd_bench.advice.settings import (
     MeasuredSetting,
     Prediction,
@@ -26,6 +28,7 @@ from cskd_bench.report.selection import STUDIED, TableStudent, select
 from cskd_bench.report.teachers import read_teachers
 from cskd_bench.schema import fingerprint
 
+SEVERAL: Final = 3  # seeds of a first look
 UNMIXED: Final = ("--set", "recipe.augment.mixup=0", "--set", "recipe.augment.cutmix=0")
 
 
@@ -33,6 +36,7 @@ UNMIXED: Final = ("--set", "recipe.augment.mixup=0", "--set", "recipe.augment.cu
 class Prospect:
     """What is known of a configuration, and which commands would say more."""
 
+    method: str  # as tables label it
     student: str
     pretrain_data: str
     epochs: int
@@ -51,8 +55,9 @@ class Prospect:
 
     @property
     def alike(self) -> list[MeasuredSetting]:
-        """The measured settings of which the rule says the same, this one apart."""
-        return [one for one in self.settings if one.expected == self.expected and not self._is_here(one)]
+        """The tested settings of which the rule says the same, this one apart."""
+        alike = [one for one in self.settings if one.expected == self.expected and not self._is_here(one)]
+        return [one for one in alike if one.outcome != "not tested"]
 
     def _is_here(self, one: MeasuredSetting) -> bool:
         return self.here is not None and _key(one) == _key(self.here)
@@ -85,17 +90,26 @@ def advise(
         table = find_table(comparison, student)
         found = list(settings_of(comparison, plans, read_teachers(results), results.as_posix(), label=label))
     settings = tuple(shipped_settings())
-    asked = [*found, *(settings if label == STUDIED else ())]
-    here = next((one for one in asked if _key(one) == wanted), None)
+    shipped = next((one for one in settings if _key(one) == wanted), None)
+    here = next((one for one in found if _key(one) == wanted), shipped if label == STUDIED else None)
     own = Gate() if table is None else gate_of(table, exact)
-    shipped = next((one.gate for one in settings if _key(one) == wanted), own)
-    gate = own if own.seeds else shipped
-    strength = _strength(config, student, exact, results, bank) or (here.strength if here else None)
-    seed = 1 + max([config.seed, *(seed for cell in (table.cells.values() if table else ()) for seed in cell.scores)])
-    ask = _Commands(config, named, results, seed, include_dirty)
-    to_run = ask.to_run(gate, strength, is_trained=own.seeds > 0, is_run=here in found)
-    known = (student.model, student.pretrain_data, config.recipe.epochs, teacher, strength, gate, here)
+    gate = _known_gate(own, shipped.gate if shipped else None)
+    strengths = [_strength(config, student, exact, results, bank), shipped.strength if shipped else None]
+    measured = [one for one in strengths if one]
+    strength = next((one for one in measured if one.same_recipe), measured[0] if measured else None)
+    cells = {name: find_cell(table, name, exact) if table else None for name in (NO_TEACHER, label)}
+    trained = {name: frozenset(cell.scores if cell else ()) for name, cell in cells.items()}
+    to_run = _Commands(config, named, results, include_dirty, label, trained).to_run(gate, strength, here)
+    known = (label, student.model, student.pretrain_data, config.recipe.epochs, teacher, strength, gate, here)
     return Prospect(*known, to_run, settings, unused)
+
+
+def _known_gate(own: Gate, shipped: Gate | None) -> Gate:
+    """Return the user's own gate, or that of this repository where the own lacks scores on training images."""
+    if shipped is None or own.gap is not None or (own.seeds and shipped.gap is None):
+        return own
+    control = {} if own.control is None else {"control": own.control, "control_seeds": own.control_seeds}
+    return shipped.model_copy(update=control)
 
 
 def _key(one: MeasuredSetting) -> tuple[str, ...]:
@@ -119,27 +133,40 @@ def _strength(
 
 @dataclass(frozen=True)
 class _Commands:
-    """Commands about a configuration, as they can be typed; `seed` has no run yet."""
+    """Commands about a configuration, as they can be typed; `trained` has the seeds of runs by the method's label."""
 
     config: PretrainConfig
     named: Sequence[str]
     results: Path
-    seed: int
     include_dirty: bool
+    label: str
+    trained: Mapping[str, frozenset[int]]
 
-    def to_run(
-        self, gate: Gate, strength: TeacherStrength | None, *, is_trained: bool, is_run: bool
-    ) -> tuple[str, ...]:
-        """Return the commands that would make the rule's answer known, the cheapest first."""
+    def to_run(self, gate: Gate, strength: TeacherStrength | None, here: MeasuredSetting | None) -> tuple[str, ...]:
+        """Return the commands that would make the rule's answer known, the cheapest first.
+
+        None asks for seeds beyond a first look: who adds them until a test succeeds finds more than there is.
+        """
+        alone = self.trained[NO_TEACHER]
         found = [] if strength else list(self._measure())
-        if gate.gap is None and not is_trained:
-            found.append(self._pretrain(NO_TEACHER))
+        if gate.gap is None and not alone:
+            found.append(self._pretrain(NO_TEACHER, self.config.seed))
         if not gate.is_open and gate.control is None:
-            found.append(self._pretrain(CONTROL_METHOD))
-        if expect(gate, strength) == "gain":
-            found += [] if is_run else [self._pretrain(STUDIED)]
-            found += [self._pretrain(method, "--set", f"seed={self.seed}") for method in (NO_TEACHER, STUDIED)]
+            paired = not alone or self.config.seed in alone
+            found.append(self._pretrain(CONTROL_METHOD, self.config.seed if paired else min(alone)))
+        is_known = here is not None and (here.planned or here.interval)
+        if expect(gate, strength) == "gain" and not is_known:
+            found += self._look()
         return tuple(shlex.join(words) for words in found)
+
+    def _look(self) -> Iterator[list[str]]:
+        """Yield what is missing of a few seeds with and without the method, first of those that have a run."""
+        begun = sorted(self.trained[self.label] | self.trained[NO_TEACHER])
+        new = (seed for seed in itertools.count(self.config.seed) if seed not in begun)
+        for seed in [*begun, *itertools.islice(new, SEVERAL)][:SEVERAL]:
+            for label, method in ((NO_TEACHER, NO_TEACHER), (self.label, STUDIED)):
+                if seed not in self.trained[label]:
+                    yield self._pretrain(method, seed)
 
     def _measure(self) -> Iterator[list[str]]:
         bank = f"banks/look-{fingerprint(self.config.identity())[:8]}"  # another one's views would be refused
@@ -149,11 +176,22 @@ class _Commands:
         advise = ["cskd-bench", "advise", *self.named, "--bank", bank, "--results", self.results.as_posix()]
         yield [*advise, *(["--include-dirty"] if self.include_dirty else [])]
 
-    def _pretrain(self, method: str, *more: str) -> list[str]:
+    def _pretrain(self, method: str, seed: int) -> list[str]:
+        more = [] if seed == self.config.seed else ["--set", f"seed={seed}"]
+        named = self.named if method == STUDIED else _without_method(self.named)
         size = self.config.view_size
         of_one_size = self.config.recipe.augment.view_size or size == self.config.student.image_size
         views = [] if of_one_size else ["--set", f"recipe.augment.view_size={size}"]  # as CSKD's teacher needs
         return [
-            *("cskd-bench", "pretrain", *self.named, *views, *more),
+            *("cskd-bench", "pretrain", *named, *views, *more),
             *("--method", method, "--results", self.results.as_posix()),
         ]
+
+
+def _without_method(named: Sequence[str]) -> list[str]:
+    """Leave out settings of the method, which another one does not have."""
+    left = list(named)
+    for place in reversed(range(len(named) - 1)):
+        if named[place] == "--set" and re.match(r"method\s*[.=]", named[place + 1]):
+            del left[place : place + 2]
+    return left

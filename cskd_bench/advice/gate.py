@@ -40,17 +40,24 @@ class Gate(StrictModel):
         return None if self.gap is None else self.gap >= GAP
 
 
+def find_cell(table: Table, label: str, teacher: str) -> TableCell | None:
+    """Return the cell of a method in a pretraining table, with that teacher if it has one."""
+    found = (
+        cell
+        for (method, _), cell in table.cells.items()
+        if cell.setting.weights != "ema"
+        and method.label == label
+        and (label == NO_TEACHER or same_teacher(method.teacher, teacher))
+    )
+    return next(found, None)
+
+
 def gate_of(table: Table, teacher: str) -> Gate:
     """Read the gate of a pretraining table, with the control of that teacher.
 
     Everything is None where nothing without a teacher was run.
     """
-    cells = [(method, cell) for (method, _), cell in table.cells.items() if cell.setting.weights != "ema"]
-    alone = next((cell for method, cell in cells if method.label == NO_TEACHER), None)
-    controls = (
-        cell for method, cell in cells if method.label == CONTROL_METHOD and same_teacher(method.teacher, teacher)
-    )
-    control = next(controls, None)
+    alone, control = find_cell(table, NO_TEACHER, teacher), find_cell(table, CONTROL_METHOD, teacher)
     if alone is None:
         return Gate()
     shared = [seed for seed in alone.scores if control is not None and seed in control.scores]

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from pydantic import TypeAdapter
 
 from cskd_bench.advice.gate import NO_TEACHER, Gate, gate_of
 from cskd_bench.report.compare import compare
 from cskd_bench.report.plans import RegisteredPlan, read_plans
-from cskd_bench.report.selection import STUDIED, TableStudent, pretrain_epochs, select
-from cskd_bench.report.tables import Comparison, Table
+from cskd_bench.report.selection import STUDIED, Method, TableStudent, pretrain_epochs, select
+from cskd_bench.report.tables import Answer, Comparison, Difference, Table
 from cskd_bench.report.teachers import Share, TeacherMeasure, read_teachers, without_hash
 from cskd_bench.report.titles import titles
 from cskd_bench.schema import StrictModel
@@ -18,8 +18,17 @@ from cskd_bench.schema import StrictModel
 SHIPPED: Final = Path(__file__).with_name("settings.json")
 
 Prediction = Literal["gain", "no gain", "unknown"]
-Direction = Literal["interval above zero", "interval below zero", "interval includes zero", "not tested"]
+Outcome = Literal["higher", "lower", "equal", "not shown", "not tested"]
 Verdict = Literal["right", "wrong", "undecided"]
+OF_ANSWERS: Final[dict[Answer, Outcome]] = {
+    "higher": "higher",
+    "lower": "lower",
+    "equivalent": "equal",
+    "ahead": "not shown",
+    "behind": "not shown",
+    "open": "not shown",
+    "untested": "not tested",
+}
 
 
 class TeacherStrength(StrictModel):
@@ -27,10 +36,15 @@ class TeacherStrength(StrictModel):
 
     global_top1: Share
     local_top1: Share
+    same_recipe: bool = True  # else counted on another recipe's views of the same data
 
 
 class MeasuredSetting(StrictModel):
-    """One setting with CSKD − no teacher, paired by seed; shares, and a 95 % interval for this difference alone."""
+    """One setting with CSKD − no teacher, paired by seed; shares, and a 95 % interval.
+
+    Where a registered plan asks for this contrast, difference, interval and answer are the plan's: on its seeds, and
+    corrected for all its contrasts. Elsewhere the interval is for this difference alone.
+    """
 
     results: str  # the folder with its records and leaderboard
     title: str  # as in that leaderboard
@@ -45,14 +59,24 @@ class MeasuredSetting(StrictModel):
     interval: tuple[float, float] | None  # None: one seed, or a registered plan waits for more
     seeds: int
     kept_out: bool  # nothing of it went into the rule
+    plan: str = ""  # that asks for this contrast
+    planned: int = 0  # seeds that it asks for
+    answer: Answer | None = None  # the plan's
 
     @property
-    def outcome(self) -> Direction:
-        """What the interval says."""
+    def outcome(self) -> Outcome:
+        """What came out: the plan's answer, else whether the interval leaves out zero."""
+        if self.answer is not None:
+            return OF_ANSWERS[self.answer]
         if self.interval is None:
             return "not tested"
         low, high = self.interval
-        return "interval above zero" if low > 0 else "interval below zero" if high < 0 else "interval includes zero"
+        return "higher" if low > 0 else "lower" if high < 0 else "not shown"
+
+    @property
+    def waits(self) -> bool:
+        """Whether its plan waits for seeds."""
+        return self.seeds < self.planned
 
     @property
     def expected(self) -> Prediction:
@@ -61,8 +85,8 @@ class MeasuredSetting(StrictModel):
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the outcome bears the rule out; only an interval without zero decides."""
-        expected = {"interval above zero": "gain", "interval below zero": "no gain"}.get(self.outcome)
+        """Whether the outcome bears the rule out; only a difference that is shown decides."""
+        expected = {"higher": "gain", "lower": "no gain"}.get(self.outcome)
         if self.expected == "unknown" or expected is None:
             return "undecided"
         return "right" if self.expected == expected else "wrong"
@@ -112,6 +136,7 @@ def find_strength(measures: Sequence[TeacherMeasure], student: TableStudent, tea
     return TeacherStrength(
         global_top1=sum(one.views * one.global_top1 for one in used) / views,
         local_top1=sum(one.views * one.local_top1 for one in used) / views,
+        same_recipe=bool(exact),
     )
 
 
@@ -124,10 +149,7 @@ def settings_of(
     label: str = STUDIED,
     kept_out: bool = False,
 ) -> Iterator[MeasuredSetting]:
-    """Yield every setting of a comparison in which a method, by default plain CSKD, and no teacher share a seed.
-
-    Where a registered plan waits for more seeds of it, there is no interval yet, as there is no answer.
-    """
+    """Yield every setting of a comparison in which a method, by default plain CSKD, and no teacher share a seed."""
     for table, title in zip(comparison.tables, titles(comparison.tables), strict=True):
         if table.group != "pretraining":
             continue
@@ -135,8 +157,7 @@ def settings_of(
             plain = [item for item in cell.differences if item.baseline.label == NO_TEACHER]
             if method.label != label or cell.setting.weights == "ema" or not plain:
                 continue
-            seeds = {pair.seed for pair in plain[0].pairs}
-            waits = any(plan.covers(table.student) and not seeds.issuperset(plan.seeds) for plan in plans)
+            came_out = _of_plan(comparison, plans, table.student, method) or _alone(plain[0])
             yield MeasuredSetting(
                 results=results,
                 title=title,
@@ -147,8 +168,41 @@ def settings_of(
                 teacher=without_hash(method.teacher),
                 gate=gate_of(table, method.teacher),
                 strength=find_strength(measures, table.student, method.teacher),
-                difference=plain[0].mean,
-                interval=None if waits else plain[0].interval,
-                seeds=plain[0].seeds,
                 kept_out=kept_out,
+                **came_out._asdict(),
             )
+
+
+class _CameOut(NamedTuple):
+    difference: float
+    interval: tuple[float, float] | None
+    seeds: int
+    plan: str = ""
+    planned: int = 0
+    answer: Answer | None = None
+
+
+def _alone(difference: Difference) -> _CameOut:
+    return _CameOut(difference.mean, difference.interval, difference.seeds)
+
+
+def _of_plan(
+    comparison: Comparison, plans: Sequence[RegisteredPlan], student: TableStudent, method: Method
+) -> _CameOut | None:
+    """Return what came out of the registered contrast of a method and no teacher; of two plans the one that is whole.
+
+    None where no plan asks for it.
+    """
+    asked = {
+        (plan.plan, one.name, one.where): len(plan.seeds)
+        for plan in plans
+        for one in plan.contrasts
+        if one.protocol == "pretrain" and one.minus is None and one.first.student == one.second.student == student
+        if one.first.is_of(method) and one.second.label == NO_TEACHER
+    }
+    found = [
+        _CameOut(result.mean, result.simultaneous, result.seeds, result.plan, asked[key], result.answer)
+        for result in (*comparison.primary, *comparison.exploratory)
+        if (key := (result.plan, result.name, result.where)) in asked and result.mean is not None
+    ]
+    return max(found, key=lambda one: one.seeds / one.planned, default=None)

@@ -34,6 +34,7 @@ def _run(options: argparse.Namespace) -> int:
     found = advise(config, named, options.results, options.bank, include_dirty=options.include_dirty)
     if options.json:
         told = {
+            "method": found.method,
             "student": found.student,
             "pretrain_data": found.pretrain_data,
             "epochs": found.epochs,
@@ -41,10 +42,13 @@ def _run(options: argparse.Namespace) -> int:
             "strength": found.strength and found.strength.model_dump(),
             "gate": {**found.gate.model_dump(), "gap": found.gate.gap, "open": found.gate.is_open},
             "expected": found.expected,
-            "here": found.here and found.here.model_dump(),
+            "here": found.here and {**found.here.model_dump(), "outcome": found.here.outcome},
             "to_run": found.to_run,
             "unused_records": found.unused,
-            "settings": [{**one.model_dump(), "expected": one.expected} for one in found.settings],
+            "settings": [
+                {**one.model_dump(), "expected": one.expected, "outcome": one.outcome, "verdict": one.verdict}
+                for one in found.settings
+            ],
         }
         print(json.dumps(told, indent=1))
         return 0
@@ -56,7 +60,7 @@ def _run(options: argparse.Namespace) -> int:
         for command in found.to_run:
             console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
     console.print(
-        "\nWhat the rule rests on (95 % interval of each difference alone, not corrected for their number):",
+        "\nWhat the rule rests on (95 % intervals; a registered plan's hold for all its contrasts at once):",
         soft_wrap=True,
     )
     for setting in found.settings:

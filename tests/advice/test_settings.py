@@ -5,18 +5,18 @@ import re
 from pathlib import Path
 
 import pytest
+from report_plans import ask_plan
 from report_synthetic import make_record
 
 from cskd_bench.advice.gate import Gate, gate_of
 from cskd_bench.advice.settings import SHIPPED, MeasuredSetting, find_strength, read_settings, shipped_settings
-from cskd_bench.advice.words import percent, score
+from cskd_bench.advice.words import difference_in_words, percent, score
 from cskd_bench.record import CodeRef, write_record
 from cskd_bench.report.compare import compare
 from cskd_bench.report.markdown import markdown_text
 from cskd_bench.report.selection import TableStudent, select
 from cskd_bench.report.teachers import TeacherMeasure, teacher_rows
 from cskd_bench.report.verify import verify_records
-from cskd_bench.report.words import interval, points
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "pays_off.md"
@@ -30,7 +30,7 @@ HEAD = [
     "teacher right",
     "CSKD − no teacher",
     "rule",
-    "interval: rule",
+    "came out: rule",
 ]
 
 
@@ -57,12 +57,11 @@ def with_gate(one: MeasuredSetting, gates: dict[TableStudent, Gate]) -> Measured
 def cells(one: MeasuredSetting) -> list[str]:
     """Return the row of a setting, under HEAD."""
     alone = "" if one.gate.training is None else f" ({percent(one.gate.training)})"
-    bounds = interval(one.interval, signed=True)
     return [
         f"{markdown_text(f'{one.title}; {one.teacher}')} ([{one.results}](../{one.results}/LEADERBOARD.md))",
         f"{percent(one.gate.validation)}{alone or ' (not measured)'}",
         percent(one.strength.global_top1) if one.strength else "not measured",
-        f"{points(one.difference)}{' ' + bounds if bounds else ''}, n = {one.seeds}",
+        difference_in_words(one),
         f"{one.expected}{', kept out' if one.kept_out else ''}",
         f"{one.outcome}: {one.verdict}",
     ]
@@ -96,17 +95,47 @@ def test_gate_and_difference_are_means_over_the_seeds_that_both_have(tmp_path):
     assert (found.difference, found.seeds, found.strength) == (pytest.approx(0.03), 2, None)
 
 
+def three_seeds(results: Path, gains=(0.02, 0.021, 0.019)) -> MeasuredSetting:
+    write(results, [record("supervised", seed, 0.5 + seed / 100, 0.6) for seed in range(3)])
+    write(results, [record("cskd", seed, 0.5 + seed / 100 + gain, 0.6) for seed, gain in enumerate(gains)])
+    (found,) = read_settings(results)
+    return found
+
+
 def test_a_setting_whose_plan_waits_for_seeds_has_no_interval_yet(tmp_path):
-    write(tmp_path, [record("supervised", seed, 0.5, 0.6) for seed in (0, 1)])
-    write(tmp_path, [record("cskd", seed, 0.5 + seed / 100, 0.6) for seed in (0, 1)])
-    (found,) = read_settings(tmp_path)
-    assert found.interval is not None and found.outcome.startswith("interval")
-    plan = {"plan": "asked", "registered": "now", "commit": "a", "contrasts": [], "seeds": [0, 1, 2]}
-    student = [found.student, found.pretrain_data, found.pretrain_recipe]
-    (tmp_path / "plans").mkdir()
-    for students, outcome in (([student], "not tested"), ([["another", *student[1:]]], found.outcome)):
-        (tmp_path / "plans" / "asked.json").write_text(json.dumps(plan | {"students": students}))
-        assert [one.outcome for one in read_settings(tmp_path)] == [outcome]
+    found = three_seeds(tmp_path)
+    assert found.outcome == "higher" and (found.plan, found.planned, found.waits) == ("", 0, False)
+    ask_plan(tmp_path, found, "other", [0, 1, 2, 3], "deit", task="colours")
+    assert read_settings(tmp_path) == [found], "a plan that does not ask for this contrast changes nothing"
+    ask_plan(tmp_path, found, "asked", [0, 1, 2, 3], "cskd", task="colours")
+    (waiting,) = read_settings(tmp_path)
+    assert (waiting.interval, waiting.outcome, waiting.verdict) == (None, "not tested", "undecided")
+    assert (waiting.plan, waiting.planned, waiting.seeds, waiting.waits) == ("asked", 4, 3, True)
+    assert difference_in_words(waiting) == "+2.00 points, 3 of 4 seeds"
+
+
+def test_a_setting_has_the_interval_and_the_answer_of_its_plan(tmp_path):
+    found = three_seeds(tmp_path)
+    ask_plan(tmp_path, found, "asked", [0, 1], "cskd", "deit", task="colours")
+    (planned,) = read_settings(tmp_path)
+    assert (planned.seeds, planned.waits) == (2, False), "on the plan's seeds alone"
+    assert planned.difference == pytest.approx(0.0205) and planned.interval[0] < found.interval[0]
+    ask_plan(tmp_path, found, "longer", [0, 1, 2, 3], "cskd", task="colours")
+    assert read_settings(tmp_path) == [planned], "a plan that is whole goes before one that waits"
+
+
+@pytest.mark.parametrize(
+    ("gains", "band", "outcome"),
+    [
+        ((0.02, 0.021, 0.019), None, "higher"),
+        ((-0.02, -0.021, -0.019), None, "lower"),
+        ((0.001, -0.001, 0.0005), 0.02, "equal"),
+        ((0.02, -0.02, 0.01), 0.02, "not shown"),
+    ],
+)
+def test_what_came_out_is_the_plans_answer(tmp_path, gains, band, outcome):
+    ask_plan(tmp_path, three_seeds(tmp_path, gains), "asked", [0, 1, 2], "cskd", task="colours", band=band)
+    assert [one.outcome for one in read_settings(tmp_path)] == [outcome]
 
 
 def test_the_gate_has_the_control_of_the_settings_own_teacher(tmp_path):
