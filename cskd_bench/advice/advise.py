@@ -13,6 +13,7 @@ from cskd_bench.advice.settings import (
     MeasuredSetting,
     Prediction,
     TeacherStrength,
+    asking,
     expect,
     find_strength,
     find_table,
@@ -24,7 +25,7 @@ from cskd_bench.config import PretrainConfig, method_label
 from cskd_bench.errors import UserError
 from cskd_bench.report.compare import compare
 from cskd_bench.report.plans import read_plans
-from cskd_bench.report.selection import STUDIED, TableStudent, select
+from cskd_bench.report.selection import STUDIED, Method, TableStudent, select
 from cskd_bench.report.teachers import read_teachers
 from cskd_bench.schema import fingerprint
 
@@ -44,6 +45,7 @@ class Prospect:
     strength: TeacherStrength | None
     gate: Gate
     here: MeasuredSetting | None
+    waiting: str  # a registered plan that asks for this contrast, and has not all its seeds
     to_run: tuple[str, ...]
     settings: tuple[MeasuredSetting, ...]
     unused: int = 0  # records of uncommitted or unknown code
@@ -81,11 +83,10 @@ def advise(
     student = TableStudent(config.model_name, config.data_name, config.recipe_fingerprint())
     teacher, exact = teacher_in_words(config), exact_teacher(config)
     label, wanted = method_label(config.method), (*astuple(student), teacher)
-    table, found, unused = None, [], 0
+    table, found, unused, plans = None, [], 0, read_plans(results)
     if (results / "records").is_dir():
         selection = select(results / "records", include_dirty=include_dirty)
         unused = sum("--include-dirty" in one.reason for one in selection.left_out)
-        plans = read_plans(results)
         comparison = compare(results / "records", selection, plans)
         table = find_table(comparison, student)
         found = list(settings_of(comparison, plans, read_teachers(results), results.as_posix(), label=label))
@@ -99,9 +100,13 @@ def advise(
     strength = next((one for one in measured if one.same_recipe), measured[0] if measured else None)
     cells = {name: find_cell(table, name, exact) if table else None for name in (NO_TEACHER, label)}
     trained = {name: frozenset(cell.scores if cell else ()) for name, cell in cells.items()}
-    to_run = _Commands(config, named, results, include_dirty, label, trained).to_run(gate, strength, here)
+    asked_by = [plan.plan for plan, _ in asking(plans, student, Method("", label, exact))]
+    waits = here.plan if here and here.waits else next(iter(asked_by), "") if here is None or not here.plan else ""
+    is_known = here is not None and (here.plan or (here.interval and here.seeds >= SEVERAL))
+    commands = _Commands(config, named, results, include_dirty, label, trained)
+    to_run = commands.to_run(gate, strength, is_known=bool(is_known or waits))
     known = (label, student.model, student.pretrain_data, config.recipe.epochs, teacher, strength, gate, here)
-    return Prospect(*known, to_run, settings, unused)
+    return Prospect(*known, waits, to_run, settings, unused)
 
 
 def _known_gate(own: Gate, shipped: Gate | None) -> Gate:
@@ -142,19 +147,18 @@ class _Commands:
     label: str
     trained: Mapping[str, frozenset[int]]
 
-    def to_run(self, gate: Gate, strength: TeacherStrength | None, here: MeasuredSetting | None) -> tuple[str, ...]:
+    def to_run(self, gate: Gate, strength: TeacherStrength | None, *, is_known: bool) -> tuple[str, ...]:
         """Return the commands that would make the rule's answer known, the cheapest first.
 
         None asks for seeds beyond a first look: who adds them until a test succeeds finds more than there is.
         """
-        alone = self.trained[NO_TEACHER]
+        alone, needs_control = self.trained[NO_TEACHER], not gate.is_open and gate.control is None
         found = [] if strength else list(self._measure())
-        if gate.gap is None and not alone:
+        if not alone and (gate.gap is None or needs_control):
             found.append(self._pretrain(NO_TEACHER, self.config.seed))
-        if not gate.is_open and gate.control is None:
+        if needs_control:
             paired = not alone or self.config.seed in alone
             found.append(self._pretrain(CONTROL_METHOD, self.config.seed if paired else min(alone)))
-        is_known = here is not None and (here.planned or here.interval)
         if expect(gate, strength) == "gain" and not is_known:
             found += self._look()
         return tuple(shlex.join(words) for words in found)

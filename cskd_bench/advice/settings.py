@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from cskd_bench.advice.gate import NO_TEACHER, Gate, gate_of
 from cskd_bench.report.compare import compare
-from cskd_bench.report.plans import RegisteredPlan, read_plans
+from cskd_bench.report.plans import Contrast, RegisteredPlan, read_plans
 from cskd_bench.report.selection import STUDIED, Method, TableStudent, pretrain_epochs, select
 from cskd_bench.report.tables import Answer, Comparison, Difference, Table
 from cskd_bench.report.teachers import Share, TeacherMeasure, read_teachers, without_hash
@@ -43,7 +43,7 @@ class MeasuredSetting(StrictModel):
     """One setting with CSKD − no teacher, paired by seed; shares, and a 95 % interval.
 
     Where a registered plan asks for this contrast, difference, interval and answer are the plan's: on its seeds, and
-    corrected for all its contrasts. Elsewhere the interval is for this difference alone.
+    corrected for its family of contrasts. Elsewhere the interval is for this difference alone.
     """
 
     results: str  # the folder with its records and leaderboard
@@ -157,7 +157,8 @@ def settings_of(
             plain = [item for item in cell.differences if item.baseline.label == NO_TEACHER]
             if method.label != label or cell.setting.weights == "ema" or not plain:
                 continue
-            came_out = _of_plan(comparison, plans, table.student, method) or _alone(plain[0])
+            asked = asking(plans, table.student, method)
+            came_out = _of_plan(comparison, asked, plain[0]) if asked else _alone(plain[0])
             yield MeasuredSetting(
                 results=results,
                 title=title,
@@ -186,23 +187,25 @@ def _alone(difference: Difference) -> _CameOut:
     return _CameOut(difference.mean, difference.interval, difference.seeds)
 
 
-def _of_plan(
-    comparison: Comparison, plans: Sequence[RegisteredPlan], student: TableStudent, method: Method
-) -> _CameOut | None:
-    """Return what came out of the registered contrast of a method and no teacher; of two plans the one that is whole.
-
-    None where no plan asks for it.
-    """
-    asked = {
-        (plan.plan, one.name, one.where): len(plan.seeds)
+def asking(
+    plans: Sequence[RegisteredPlan], student: TableStudent, method: Method
+) -> list[tuple[RegisteredPlan, Contrast]]:
+    """Return the registered contrasts of a method and no teacher in pretraining, with their plans."""
+    return [
+        (plan, one)
         for plan in plans
         for one in plan.contrasts
         if one.protocol == "pretrain" and one.minus is None and one.first.student == one.second.student == student
         if one.first.is_of(method) and one.second.label == NO_TEACHER
-    }
-    found = [
-        _CameOut(result.mean, result.simultaneous, result.seeds, result.plan, asked[key], result.answer)
-        for result in (*comparison.primary, *comparison.exploratory)
-        if (key := (result.plan, result.name, result.where)) in asked and result.mean is not None
     ]
-    return max(found, key=lambda one: one.seeds / one.planned, default=None)
+
+
+def _of_plan(comparison: Comparison, asked: Sequence[tuple[RegisteredPlan, Contrast]], plain: Difference) -> _CameOut:
+    """Return what came out of a registered contrast; of two plans the one that is whole, then the more cautious."""
+    results = {
+        (result.plan, result.name, result.where): result for result in (*comparison.primary, *comparison.exploratory)
+    }
+    found = [(results[plan.plan, one.name, one.where], len(plan.seeds)) for plan, one in asked]
+    result, seeds = max(found, key=lambda one: (one[0].seeds / one[1], one[0].adjusted or 0.0))
+    mean = plain.mean if result.mean is None else result.mean
+    return _CameOut(mean, result.simultaneous, result.seeds, result.plan, seeds, result.answer)

@@ -63,7 +63,7 @@ def _conditions(gate: Gate) -> Iterator[str]:
             f"{count(gate.seeds, 'seed')}."
         )
     if gate.control is None:
-        yield f"{CONTROL_METHOD}: no run with this teacher and a seed that no teacher has, too."
+        yield f"{CONTROL_METHOD}: no run with this teacher at a seed that was also run without one."
     else:
         yield (
             f"{CONTROL_METHOD} − no teacher: {points(gate.control)} points (opens at {100 * CONTROL:.0f}), "
@@ -83,6 +83,8 @@ def difference_in_words(one: MeasuredSetting) -> str:
     """Write a difference with its interval and seeds: `−0.08 points [−9.08, +8.91], 3 seeds`."""
     bounds = interval(one.interval, signed=True)
     seeds = f"{one.seeds} of {count(one.planned, 'seed')}" if one.waits else count(one.seeds, "seed")
+    if not one.seeds:
+        return seeds
     return f"{points(one.difference)} points{' ' + bounds if bounds else ''}, {seeds}"
 
 
@@ -118,31 +120,36 @@ def _here(here: MeasuredSetting | None) -> str:
 
 
 def _advice(prospect: Prospect) -> Iterator[str]:
-    if prospect.here is not None and (prospect.here.plan or prospect.here.interval):
+    if prospect.waiting:
+        yield f"Plan {prospect.waiting} is not finished: run it to its end, as nothing is claimed before."
+    elif prospect.here is not None and (prospect.here.plan or prospect.here.interval):
         yield _experience(prospect.here, _name(prospect))
     yield from _rule(prospect)
     if (like := prospect.alike) and prospect.expected != "unknown":
         told = ", ".join(f"{number} {name}" for name, number in sorted(Counter(one.outcome for one in like).items()))
-        yield f"CSKD in {count(len(like), 'other tested setting')} where the rule said the same: {told}."
+        yield f"Other settings where the rule said the same, each taken alone: {told}."
 
 
 def _experience(here: MeasuredSetting, name: str) -> str:
     """Say what its own runs showed of a setting; no rule says more."""
+    if not here.plan:
+        side = {"higher": "is above zero", "lower": "is below zero"}.get(here.outcome, "includes zero")
+        return f"The interval of this difference alone {side}. For a claim, register a plan with new seeds."
     match here.outcome:
         case "higher" | "lower":
             return f"{name} scores {here.outcome} than no teacher here: {difference_in_words(here)}."
         case "equal":
             return f"{name} and no teacher are equal here, within the plan's band."
         case "not shown":
-            return f"{count(here.seeds, 'seed')} show no difference between {name} and no teacher here."
+            return f"{count(here.seeds, 'seed')} do not show a difference between {name} and no teacher here."
         case _:
-            return f"Plan {here.plan} is not finished: run it to its end, as nothing is claimed before."
+            return f"Plan {here.plan} has all its seeds, and no test: they all differ by the same."
 
 
 def _rule(prospect: Prospect) -> Iterator[str]:
     gate, strength, here = prospect.gate, prospect.strength, prospect.here
     if prospect.expected == "gain":
-        if here is None or not (here.plan or here.interval):
+        if not prospect.waiting and (here is None or not (here.plan or here.interval)):
             yield "Try CSKD, with several seeds."
         yield "The gate is open, and the teacher names the class more often than the student without one does."
         yield "So the rule says that a gain is possible. It says nothing of its size."

@@ -70,7 +70,7 @@ function differences(data, cell) {
       item.pairs.map(([seed, difference, ours, theirs, p]) => [`${seed}`, points(difference), ours === null ? "–" : `${ours}`, theirs === null ? "–" : `${theirs}`, pValue(p)]))));
   return node("section", {}, node("h3", {}, "Paired differences, in points"), node("div", { class: "intervals" }, forest(data, cell) ?? ""),
     grid(["", "difference", "95 % interval", "simultaneous", "p", "p, corrected", "bootstrap", "detectable", "seeds"], rows),
-    node("p", { class: "soft" }, `Interval and p over ${cell.differences[0].covers}. “?” cannot be tested: one seed, or no spread.`), pairs);
+    node("p", { class: "soft" }, `Interval and p over ${cell.differences[0].covers}. “?” cannot be tested: one seed, no spread, or a plan that waits for its seeds.`), pairs);
 }
 
 function forest(data, cell) {

@@ -1,10 +1,12 @@
 """Families of tests: a plan's primary contrasts first, then the rest of each table behind the plan's gate."""
 
+import itertools
 import statistics as standard
 from collections.abc import Iterator, Sequence
 
 from cskd_bench.report import statistics
 from cskd_bench.report.contrasts import PlanResult, correct
+from cskd_bench.report.plans import Contrast
 from cskd_bench.report.tables import ContrastResult, Difference, Table, TableCell
 
 
@@ -18,9 +20,10 @@ def correct_tables(tables: Sequence[Table], answers: Sequence[PlanResult]) -> No
                     owners[id(cell)].primary = True
                 _mark_primary(result, cells)
     for answer in answers:
-        for result, cells in zip(answer.results, answer.cells, strict=True):
-            if result.seeds < len(answer.plan.seeds):
-                _withhold(result, cells)
+        for result, contrast in zip(answer.results, answer.plan.contrasts, strict=True):
+            if result.seeds < len(answer.plan.seeds) and contrast.minus is None:
+                for table in tables:
+                    _withhold(table, contrast)
     for table in tables:
         gates = [answer.gate for answer in answers if answer.has_gate and answer.plan.covers(table.student)]
         _correct_rest(table, max(gates, default=0.0))
@@ -48,12 +51,23 @@ def _mark_primary(result: ContrastResult, cells: Sequence[TableCell]) -> None:
         difference.detectable = result.detectable
 
 
-def _withhold(result: ContrastResult, cells: Sequence[TableCell]) -> None:
-    """Leave a table's difference untested while a contrast with it waits for seeds, unless another plan answers it."""
-    for _, difference in _differences_of(cells):
-        if not difference.primary or difference.adjusted is None:
-            difference.primary = difference.primary or result.family == "primary"
+def _withhold(table: Table, contrast: Contrast) -> None:
+    """Leave a table's difference untested while its contrast waits for seeds, unless another plan answers it.
+
+    Nothing of its column is bold then, as that would call the others worse.
+    """
+    if not contrast.first.student == contrast.second.student == table.student:
+        return
+    cells = list(table.cells.values())
+    pairs = itertools.product(contrast.find(contrast.first, cells), contrast.find(contrast.second, cells))
+    for first, second in pairs:
+        for _, difference in _differences_of([first, second] if first.setting == second.setting else []):
+            if difference.primary and difference.adjusted is not None:
+                continue
+            difference.primary = difference.primary or contrast.family == "primary"
             difference.interval = difference.bootstrap = difference.p_value = None
+            for cell in cells:
+                cell.best = cell.best and cell.setting != first.setting
 
 
 def _differences_of(cells: Sequence[TableCell]) -> Iterator[tuple[TableCell, Difference]]:
@@ -66,13 +80,18 @@ def _differences_of(cells: Sequence[TableCell]) -> Iterator[tuple[TableCell, Dif
 
 
 def _correct_rest(table: Table, gate: float) -> None:
-    """Correct all other tests of a table together; none holds unless the gate does."""
+    """Correct all other tests of a table together; none holds unless the gate does.
+
+    A difference that waits for the seeds of its plan counts in the family from the start.
+    """
     rest = [item for cell in table.cells.values() for item in cell.differences if not item.primary]
-    tested = [item for item in rest if item.p_value is not None]
-    table.tests = len(tested)
-    level = statistics.LEVEL / max(len(tested), 1)
-    for item, holm in zip(tested, correct([item.p_value for item in tested]), strict=True):
-        item.holm, item.adjusted = holm, max(holm or 0.0, gate)
+    family = [item for item in rest if item.estimate.p_value() is not None]
+    table.tests = len(family)
+    level = statistics.LEVEL / max(len(family), 1)
+    for item, holm in zip(family, correct([item.p_value for item in family]), strict=True):
+        if holm is None:
+            continue
+        item.holm, item.adjusted = holm, max(holm, gate)
         item.simultaneous = item.estimate.interval(level)
         item.detectable = statistics.detectable(item.estimate, level)
 

@@ -104,7 +104,7 @@ def _detail(
     """Write the numbers, or why there are none: `−0.14 points [−3.60, +3.32], 3 seeds.`"""
     seeds, left = seeds_left
     if mean is None:
-        return f"{why or 'no seed is shared'}."
+        return f"{why}." if why else f"0 of {words.count(left, 'seed')}; tested once all are there."
     measured = f"{words.points(mean)} points"
     if left:
         return f"{measured} so far, {seeds} of {words.count(seeds + left, 'seed')}; tested once all are there."

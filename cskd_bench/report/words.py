@@ -63,7 +63,7 @@ def interval(bounds: tuple[float, float] | None, *, signed: bool = False) -> str
 
 
 def mark(difference: Difference) -> str:
-    """Return the mark of a difference: ↑ ↓ shown, △ ▽ a lead behind a shut gate, ○ not shown, ? not testable."""
+    """Return the mark of a difference: ↑ ↓ shown, △ ▽ a lead behind a shut gate, ○ not shown, ? not tested."""
     if difference.p_value is None:
         return "?"
     if difference.significant:

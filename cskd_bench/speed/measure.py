@@ -50,6 +50,7 @@ def measure_kept(make: Callable[[], object]) -> int:
         gc.collect()
         before, _ = tracemalloc.get_traced_memory()
         del kept
+        gc.collect()
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -42,6 +42,7 @@ def _run(options: argparse.Namespace) -> int:
             "strength": found.strength and found.strength.model_dump(),
             "gate": {**found.gate.model_dump(), "gap": found.gate.gap, "open": found.gate.is_open},
             "expected": found.expected,
+            "waiting_plan": found.waiting,
             "here": found.here and {**found.here.model_dump(), "outcome": found.here.outcome},
             "to_run": found.to_run,
             "unused_records": found.unused,
@@ -60,7 +61,7 @@ def _run(options: argparse.Namespace) -> int:
         for command in found.to_run:
             console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
     console.print(
-        "\nWhat the rule rests on (95 % intervals; a registered plan's hold for all its contrasts at once):",
+        "\nWhat the rule rests on (95 % intervals, corrected for a plan's family, else of one difference alone):",
         soft_wrap=True,
     )
     for setting in found.settings:

@@ -3,6 +3,8 @@
 import json
 import shlex
 import shutil
+from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 import tomlkit
@@ -12,10 +14,11 @@ from report_synthetic import make_record
 
 from cskd_bench.advice.gate import Gate
 from cskd_bench.advice.settings import TeacherStrength, read_settings
-from cskd_bench.advice.teacher import exact_teacher
+from cskd_bench.advice.teacher import exact_teacher, teacher_in_words
 from cskd_bench.cli import build_parser, main
 from cskd_bench.config import load_config
 from cskd_bench.record import CodeRef, write_record
+from cskd_bench.report.selection import TableStudent
 
 
 @pytest.fixture
@@ -124,11 +127,11 @@ def test_a_method_with_settings_is_not_taken_for_the_plain_one(run_file, capsys)
         assert main(shlex.split(command)[1:]) == 0
 
 
-def test_the_control_is_asked_for_with_a_seed_that_no_teacher_has(run_file, capsys):
+def test_the_control_is_asked_for_at_a_seed_that_was_run_without_a_teacher(run_file, capsys):
     for seed in (3, 4):
         add_record(run_file, "supervised", seed, 0.5, 0.55)
     said = ask(capsys)
-    assert "shut, by the gap alone" in said and "kd-standardised: no run with this teacher and a seed" in said
+    assert "shut, by the gap alone" in said and "kd-standardised: no run with this teacher at a seed" in said
     (control,) = [command for command in commands(said) if "kd-standardised" in command]
     assert "--set seed=3" in control
     assert main(shlex.split(control)[1:]) == 0
@@ -161,25 +164,47 @@ def test_a_first_look_asks_for_pairs_of_a_few_seeds_and_for_no_more(run_file, ca
     ]
     add_record(run_file, "cskd", 1, 0.03, 0.3, **with_teacher)
     assert len(asked()) == 4, "one seed says nothing"
-    for label, value, changes in (("supervised", 0.01, {}), ("cskd", 0.031, with_teacher)):
-        add_record(run_file, label, 0, value, 0.3, **changes)
+    for seed, value in ((0, 0.031), (2, 0.029)):
+        assert asked(), "nor do two"
+        add_record(run_file, "supervised", seed, 0.01, 0.3)
+        add_record(run_file, "cskd", seed, value, 0.3, **with_teacher)
     said = ask(capsys, *bank)
     assert commands(said) == [] and "Try CSKD" not in said
-    assert "Advice: CSKD scores higher than no teacher here: +2.05 points [" in said
+    assert "Advice: The interval of this difference alone is above zero. For a claim, register a plan" in said
+
+
+def test_what_the_shipped_gate_lacks_is_completed_by_the_printed_commands(run_file, capsys, monkeypatch):
+    """This repository's gate has no control; the user has no run at all, so a control needs one beside it."""
+    add_record(run_file, "supervised", 0, 0.5, 0.55)
+    add_record(run_file, "cskd", 0, 0.6, 0.6, teacher="test_byobnet@0123456789ab at 64 px")
+    shipped = read_settings(run_file.parent / "mine")
+    monkeypatch.setattr("cskd_bench.advice.advise.shipped_settings", lambda: shipped)
+    words = ["advise", "run.toml", "--results", "empty", "--include-dirty"]
+    assert main(words) == 0
+    to_type = [command for command in commands(capsys.readouterr().out) if " pretrain " in command]
+    assert ["supervised" in command for command in to_type] == [True, False]
+    assert [main(shlex.split(command)[1:]) for command in to_type] == [0, 0]
+    capsys.readouterr()
+    assert main(words) == 0
+    assert not any(" pretrain " in command for command in commands(capsys.readouterr().out))
 
 
 def test_while_a_plan_waits_nothing_but_its_end_is_advised(run_file, capsys):
-    bank = look(run_file, capsys)
+    bank, mine = look(run_file, capsys), run_file.parent / "mine"
+    config = load_config(run_file, [], "cskd")
+    empty = TableStudent(config.model_name, config.data_name, config.recipe_fingerprint())
+    asked = SimpleNamespace(**asdict(empty) | {"student": empty.model, "teacher": teacher_in_words(config)})
+    ask_plan(mine, asked, "asked", [2, 3, 4], "cskd", task="squares")
+    said = ask(capsys, *bank)
+    assert "Advice: Plan asked is not finished" in said and commands(said) == [] and "Try CSKD" not in said
     for seed, gain in ((2, 0.005), (3, 0.015)):
         add_record(run_file, "supervised", seed, 0.01, 0.3)
         add_record(run_file, "cskd", seed, 0.01 + gain, 0.3, teacher="test_byobnet@0123456789ab at 64 px")
-    (one,) = read_settings(run_file.parent / "mine")
-    ask_plan(run_file.parent / "mine", one, "asked", [2, 3, 4], "cskd", task="squares")
     said = ask(capsys, *bank)
     assert "here: +1.00 points, 2 of 3 seeds: no answer yet (mine; plan asked)." in said
     assert "Advice: Plan asked is not finished: run it to its end, as nothing is claimed before." in said
     assert commands(said) == [] and "Try CSKD" not in said
-    ask_plan(run_file.parent / "mine", one, "asked", [2, 3], "cskd", task="squares", band=0.1)
+    ask_plan(mine, asked, "asked", [2, 3], "cskd", task="squares", band=0.1)
     said = ask(capsys, *bank)
     assert ", 2 seeds: equal within the plan's band (mine; plan asked)." in said
     assert "Advice: CSKD and no teacher are equal here, within the plan's band." in said and commands(said) == []
@@ -212,11 +237,15 @@ def test_older_records_are_not_asked_for_again(run_file, capsys):
 
 
 def test_the_setting_itself_is_not_among_those_like_it(run_file, capsys, monkeypatch):
-    add_record(run_file, "supervised", 0, 0.5, 0.55)
-    add_record(run_file, "cskd", 0, 0.6, 0.6, teacher="test_byobnet@0123456789ab at 64 px")
-    monkeypatch.setattr("cskd_bench.advice.advise.shipped_settings", lambda: read_settings(run_file.parent / "mine"))
-    said = ask(capsys)
-    assert "expects no gain" in said and "where the rule said the same" not in said
+    for seed, value in ((0, 0.6), (1, 0.61)):
+        add_record(run_file, "supervised", seed, 0.5, 0.55)
+        add_record(run_file, "cskd", seed, value, 0.6, teacher="test_byobnet@0123456789ab at 64 px")
+    (one,) = read_settings(run_file.parent / "mine")
+    other = one.model_copy(update={"pretrain_recipe": "another"})
+    for settings, like in (([one], False), ([one, other], True)):
+        monkeypatch.setattr("cskd_bench.advice.advise.shipped_settings", lambda found=settings: found)
+        said = ask(capsys)
+        assert "expects no gain" in said and ("each taken alone: 1 " in said) == like
 
 
 def test_results_that_are_no_folder_are_named(run_file, capsys):
@@ -259,4 +288,4 @@ def test_a_file_that_is_no_measurement_is_named(run_file, capsys):
 
 def test_every_line_is_whole_in_a_narrow_terminal(run_file, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
-    assert "(95 % intervals; a registered plan's hold for all its contrasts at once):" in ask(capsys)
+    assert "(95 % intervals, corrected for a plan's family, else of one difference alone):" in ask(capsys)

@@ -106,6 +106,7 @@ def test_a_setting_whose_plan_waits_for_seeds_has_no_interval_yet(tmp_path):
     found = three_seeds(tmp_path)
     assert found.outcome == "higher" and (found.plan, found.planned, found.waits) == ("", 0, False)
     ask_plan(tmp_path, found, "other", [0, 1, 2, 3], "deit", task="colours")
+    ask_plan(tmp_path, found, "another", [0, 1, 2, 3], "cskd", task="colours", against="deit")
     assert read_settings(tmp_path) == [found], "a plan that does not ask for this contrast changes nothing"
     ask_plan(tmp_path, found, "asked", [0, 1, 2, 3], "cskd", task="colours")
     (waiting,) = read_settings(tmp_path)
@@ -122,6 +123,16 @@ def test_a_setting_has_the_interval_and_the_answer_of_its_plan(tmp_path):
     assert planned.difference == pytest.approx(0.0205) and planned.interval[0] < found.interval[0]
     ask_plan(tmp_path, found, "longer", [0, 1, 2, 3], "cskd", task="colours")
     assert read_settings(tmp_path) == [planned], "a plan that is whole goes before one that waits"
+    ask_plan(tmp_path, found, "cautious", [0, 1], "cskd", "deit", "kd", task="colours")
+    assert [one.plan for one in read_settings(tmp_path)] == ["cautious"], "of two whole ones the larger p-value"
+
+
+def test_a_plan_on_new_seeds_takes_the_answer_from_the_old_ones(tmp_path):
+    found = three_seeds(tmp_path)
+    ask_plan(tmp_path, found, "asked", [3, 4], "cskd", task="colours")
+    (waiting,) = read_settings(tmp_path)
+    assert (waiting.outcome, waiting.seeds, waiting.waits) == ("not tested", 0, True)
+    assert difference_in_words(waiting) == "0 of 2 seeds"
 
 
 @pytest.mark.parametrize(

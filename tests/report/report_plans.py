@@ -15,13 +15,20 @@ class Asked(Protocol):
 
 
 def ask_plan(
-    results: Path, one: Asked, name: str, seeds: list[int], *methods: str, task: str, band: float | None = None
+    results: Path,
+    one: Asked,
+    name: str,
+    seeds: list[int],
+    *methods: str,
+    task: str,
+    band: float | None = None,
+    against: str = "supervised",
 ) -> None:
-    """Register a plan in a results folder, with a primary contrast of each method and no teacher."""
+    """Register a plan in a results folder, with a primary contrast of each method and another."""
     student = {"model": one.student, "pretrain_data": one.pretrain_data, "pretrain_recipe": one.pretrain_recipe}
-    shared = {"second": student | {"label": "supervised"}, "task": task, "protocol": "pretrain", "band": band}
+    shared = {"second": student | {"label": against}, "task": task, "protocol": "pretrain", "band": band}
     contrasts = [
-        {"name": f"{label} − supervised", "where": task, "first": student | {"label": label, "teacher": one.teacher}}
+        {"name": f"{label} − {against}", "where": task, "first": student | {"label": label, "teacher": one.teacher}}
         for label in methods
     ]
     plan = {"plan": name, "registered": "now", "commit": "a", "seeds": seeds, "students": [[*student.values()]]}

@@ -26,6 +26,9 @@ CELLS = {  # label: scores by seed
 }
 
 
+TWICE = {"cskd (64 largest logits)": CELLS["cskd"]}  # the same method from another kind of bank
+
+
 def study(results, cells=None, **changes):
     """Write one record per method and seed, without side files; return the last one."""
     record = None
@@ -178,8 +181,7 @@ def test_a_contrast_is_not_tested_before_all_its_seeds_are_there(tmp_path):
     waiting = [found["cskd", "deit"], found["cskd", "kd"]]
     assert [words.difference(one) for one in waiting] == ["? +7.15", "? +9.55"]
     assert [one.primary for one in waiting] == [True, False] and not any(one.interval for one in waiting)
-    assert table.tests == 8, "the table's other differences are tested, behind the shut gate"
-    assert not table.cells[waiting[0].baseline, table.settings[0]].best
+    assert table.tests == 9, "all but the primary one, also what waits, so that no test is easier meanwhile"
     figure = forest(comparison.primary)
     assert "<circle" in figure and 'class="thick' not in figure and 'class="thin' not in figure
 
@@ -198,8 +200,27 @@ def test_a_plan_that_waits_takes_nothing_from_one_that_is_whole(tmp_path):
 def test_where_all_differences_wait_no_spread_is_called_missing(tmp_path):
     record = study(tmp_path, {label: CELLS[label] for label in ("deit", "cskd")})
     behind = contrast(record, "cskd", "deit", family="exploratory")
-    (table,) = compared(tmp_path, plan_of(behind, seeds=(0, 1, 2, 3, 4))).tables
-    assert table.tests == 0 and table.power == ""
+    comparison = compared(tmp_path, plan_of(behind, seeds=(0, 1, 2, 3, 4)))
+    (table,) = comparison.tables
+    assert table.tests == 1 and table.power == ""
+    assert not any(cell.best for cell in table.cells.values()), "bold would call the other one worse"
+    assert any(cell.best for cell in compared(tmp_path).tables[0].cells.values())
+
+
+def test_what_waits_is_withheld_also_where_no_cell_or_two_answer_to_its_name(tmp_path):
+    record = study(tmp_path, {label: CELLS[label] for label in ("deit", "cskd")} | TWICE)
+    plan = plan_of(contrast(record, "cskd", "deit"), seeds=(7, 8))
+    comparison = compared(tmp_path, plan)
+    (result,) = comparison.primary
+    assert result.mean is None and "its records differ: 2 cells" in result.detail
+    found = differences(comparison)
+    for label in ("cskd", "cskd (64 largest logits)"):
+        assert words.difference(found[label, "deit"]).startswith("? ")
+    (one,) = compared(tmp_path, plan_of(contrast(record, "supervised", "deit"), seeds=(7, 8))).primary
+    assert one.detail == "supervised on mnist_5k: not run."
+    study(tmp_path, {"kd": CELLS["kd"]})
+    (one,) = compared(tmp_path, plan_of(contrast(record, "kd", "deit"), seeds=(7, 8))).primary
+    assert one.detail == "0 of 2 seeds; tested once all are there."
 
 
 def test_seeds_that_were_not_registered_do_not_count_in_a_contrast(tmp_path):
