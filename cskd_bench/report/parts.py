@@ -39,7 +39,10 @@ LAST_EPOCH: Final = (
     "Last epoch of pretraining: mean ± standard deviation over pretraining seeds (number of seeds). "
     "Described, not tested."
 )
-FEW_VIEWS: Final = "Patches and attention are those of 64 validation images; agreement is that of the batches whose losses were logged."
+FEW_VIEWS: Final = (
+    "Patches and attention are those of 64 validation images; "
+    "agreement is that of the batches whose losses were logged."
+)
 NO_TEACHER: Final = "No teacher was measured: `bank agreement --output` does it."
 COUNTED: Final = (
     "How often a bank's labels name the class of the view's image, on training views. Described, not tested."

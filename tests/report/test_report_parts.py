@@ -237,6 +237,14 @@ def test_the_training_table_describes_the_last_epoch(tmp_path):
         ["deit", "40.00 (1)", "−10.00 (1)", "25.0 (1)", "–"],
         ["cskd", "90.00 ± 0.00 (3)", "+30.00 ± 10.00 (3)", patches, "–"],
     ]
+    assert "Described, not tested. Patches and attention are those of 64 val" in (tmp_path / "page.md").read_text()
+
+
+def test_where_no_patches_were_measured_nothing_is_said_of_their_images(tmp_path):
+    trained(tmp_path, "supervised", 0, top1=0.5, train_top1=0.9)
+    (tmp_path / "page.md").write_text(part("training"))
+    build_report(tmp_path, tmp_path, formats=["md"], into=[tmp_path / "page.md"])
+    assert "Described, not tested.\n" in (tmp_path / "page.md").read_text()
 
 
 def measured(results, seed, views, share, **changes):
