@@ -39,10 +39,6 @@ LAST_EPOCH: Final = (
     "Last epoch of pretraining: mean ± standard deviation over pretraining seeds (number of seeds). "
     "Described, not tested."
 )
-FEW_VIEWS: Final = (
-    "Patches and attention are those of 64 validation images; "
-    "agreement is that of the batches whose losses were logged."
-)
 NO_TEACHER: Final = "No teacher was measured: `bank agreement --output` does it."
 COUNTED: Final = (
     "How often a bank's labels name the class of the view's image, on training views. Described, not tested."
@@ -146,8 +142,7 @@ def _told_training(heading: str, table: Table, names: list[str]) -> Iterator[str
     for setting, name in zip(table.settings, names, strict=True):
         head, rows = training_table(table, setting)
         column = f", {markdown_text(name)}" if len(names) > 1 else ""
-        few = f" {FEW_VIEWS}" if any("patches" in text for text in head) else ""
-        yield f"**{heading}{column}.** {LAST_EPOCH + few if rows else NO_CURVE}"
+        yield f"**{heading}{column}.** {LAST_EPOCH if rows else NO_CURVE}"
         if rows:
             yield markdown_table(["method", *head], [[method_name(table, method), *row] for method, row in rows])
 

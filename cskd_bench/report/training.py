@@ -45,9 +45,9 @@ def _gap(record: Record) -> float | None:
 QUANTITIES: Final = (
     Quantity("top-1 on training images, %", _train, 100, 2),
     Quantity("gap to top-1 on validation images, points", _gap, 100, 2, "+"),
-    Quantity("patches that name the image's label, %", _last("patch_top1"), 100, 1),
-    Quantity("patches that agree with the fused labels, %", _last("spatial_agreement"), 100, 1),
-    Quantity("attention distance, pixels", _last("attention_distance"), 1, 1),
+    Quantity("patches of up to 64 validation images that name the image's label, %", _last("patch_top1"), 100, 1),
+    Quantity("patches of logged batches that agree with the fused labels, %", _last("spatial_agreement"), 100, 1),
+    Quantity("attention distance on up to 64 validation images, pixels", _last("attention_distance"), 1, 1),
 )
 
 
